@@ -1,0 +1,80 @@
+#include "loader.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static int missing(void) {
+    errno = ENOSYS;
+    return -1;
+}
+
+void *synergy_next(const char *name) {
+    void *function = dlsym(RTLD_NEXT, name);
+    return function ? function : (void *)missing;
+}
+
+static int file_is_there(const char *directory, const char *below) {
+    char path[4096];
+    int length = snprintf(path, sizeof path, "%s%s", directory, below);
+    return length > 0 && (size_t)length < sizeof path && access(path, F_OK) == 0;
+}
+
+/* Whether the user said anything at all. What it is, and whether it is right, the engine finds
+ * out: a process without settings must not pay for reading them. */
+static int has_settings(void) {
+    for (char **entry = environ; entry && *entry; entry++)
+        if (strncmp(*entry, "SYNERGY_", 8) == 0)
+            return 1;
+    const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    if (config && *config) {
+        if (file_is_there(config, "/synergy/synergy.toml"))
+            return 1;
+    } else if (home && *home && file_is_there(home, "/.config/synergy/synergy.toml")) {
+        return 1;
+    }
+    return file_is_there(SYNERGY_SYSCONFDIR, "/synergy/synergy.toml");
+}
+
+/* Written once, by open_engine(); read by every hook. */
+static _Atomic(const struct synergy_engine *) opened_engine;
+
+static void open_engine(void) {
+    if (!has_settings())
+        return;
+    /* $ORIGIN: the directory that this library was loaded from, whatever the working directory and
+     * the search path are now (ld.so(8)). */
+    void *library = dlopen("$ORIGIN/libsynergy-engine.so", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    void *symbol = library ? dlsym(library, SYNERGY_ENGINE_OPEN) : NULL;
+    if (!symbol) {
+        const char *why = dlerror();
+        char line[1024];
+        int length = snprintf(line, sizeof line,
+                              "synergy: error: nothing is punched, the engine can't be loaded: %s\n",
+                              why ? why : "unknown");
+        if (length > 0 && write(STDERR_FILENO, line, strnlen(line, sizeof line)) < 0)
+            return;
+        return;
+    }
+    synergy_engine_open_fn *open = (synergy_engine_open_fn *)symbol;
+    atomic_store_explicit(&opened_engine, open(synergy_libc()), memory_order_release);
+}
+
+const struct synergy_engine *synergy_engine_loaded(void) {
+    return atomic_load_explicit(&opened_engine, memory_order_acquire);
+}
+
+const struct synergy_engine *synergy_engine_load(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int saved = errno;
+    pthread_once(&once, open_engine);
+    errno = saved;
+    return synergy_engine_loaded();
+}

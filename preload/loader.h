@@ -1,0 +1,21 @@
+/* How the shim finds libc's functions and the engine. */
+#pragma once
+
+#include "engine_table.h"
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+/* The next definition of a function after this library's own: libc's, or another preloaded
+ * library's. One that doesn't exist yields a function that fails with ENOSYS. */
+void *synergy_next(const char *name);
+
+/* libc's functions for the engine (preload.c has them). */
+const struct synergy_libc *synergy_libc(void);
+
+/* The engine if this process has one already, else NULL. One load. */
+const struct synergy_engine *synergy_engine_loaded(void);
+
+/* The engine, opened now if the process has any setting; NULL if it has none or the engine can't
+ * be opened (said once on stderr). Keeps errno. */
+const struct synergy_engine *synergy_engine_load(void);

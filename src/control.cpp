@@ -1,0 +1,149 @@
+#include "control.h"
+
+#include <cstddef>
+#include <cstring>
+#include <sys/epoll.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <system_error>
+#include <type_traits>
+#include <unistd.h>
+
+namespace synergy {
+
+// Both ends are one binary in one family of processes, so a message is its bytes.
+static_assert(std::is_trivially_copyable_v<Request> && std::is_trivially_copyable_v<Answer>);
+
+namespace {
+
+constexpr timeval patience{.tv_sec = 2, .tv_usec = 0};
+
+socklen_t fill(sockaddr_un &address, const std::array<char, 5> &name) {
+    address = {};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path + 1, name.data(), name.size());
+    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+}
+
+/// One message with at most one descriptor beside it.
+struct Packet {
+    iovec data;
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    msghdr header;
+
+    Packet(void *bytes, std::size_t size) : data{bytes, size}, control{}, header{} {
+        header.msg_iov = &data;
+        header.msg_iovlen = 1;
+    }
+
+    bool send(int fd, int pass) {
+        if (pass >= 0) {
+            header.msg_control = control;
+            header.msg_controllen = sizeof control;
+            cmsghdr *extra = CMSG_FIRSTHDR(&header);
+            extra->cmsg_level = SOL_SOCKET;
+            extra->cmsg_type = SCM_RIGHTS;
+            extra->cmsg_len = CMSG_LEN(sizeof(int));
+            std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
+        }
+        ssize_t sent;
+        do
+            sent = libc().sendmsg(fd, &header, MSG_NOSIGNAL);
+        while (sent < 0 && errno == EINTR);
+        return sent == static_cast<ssize_t>(data.iov_len);
+    }
+
+    bool receive(int fd, Socket &passed) {
+        header.msg_control = control;
+        header.msg_controllen = sizeof control;
+        ssize_t got;
+        do
+            got = libc().recvmsg(fd, &header, MSG_CMSG_CLOEXEC);
+        while (got < 0 && errno == EINTR);
+        if (got < 0)
+            return false;
+        cmsghdr *extra = CMSG_FIRSTHDR(&header);
+        if (extra && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS) {
+            int fd_passed = -1;
+            std::memcpy(&fd_passed, CMSG_DATA(extra), sizeof fd_passed);
+            passed = Socket(fd_passed);
+        }
+        return got == static_cast<ssize_t>(data.iov_len);
+    }
+};
+
+} // namespace
+
+std::optional<Answer> ask(const EngineAddress &engine, const Request &request, int pass,
+                          Socket *received) {
+    Socket socket(libc().socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (!socket)
+        return std::nullopt;
+    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    sockaddr_un address;
+    socklen_t length = fill(address, engine.name);
+    int connected;
+    do
+        connected = libc().connect(socket.fd(), reinterpret_cast<sockaddr *>(&address), length);
+    while (connected != 0 && errno == EINTR);
+    if (connected != 0)
+        return std::nullopt;
+    // The name may be another's by now, who must not learn the secret.
+    ucred owner{};
+    socklen_t owner_length = sizeof owner;
+    if (getsockopt(socket.fd(), SOL_SOCKET, SO_PEERCRED, &owner, &owner_length) != 0 ||
+        owner.pid != engine.process)
+        return std::nullopt;
+    Request copy = request;
+    if (!Packet(&copy, sizeof copy).send(socket.fd(), pass))
+        return std::nullopt;
+    Answer answer;
+    Socket passed;
+    if (!Packet(&answer, sizeof answer).receive(socket.fd(), passed))
+        return std::nullopt;
+    if (received)
+        *received = std::move(passed);
+    return answer;
+}
+
+ControlServer::ControlServer(Scheduler &scheduler, const Secret &secret, Handler handler)
+    : scheduler_(scheduler), secret_(secret), handler_(std::move(handler)),
+      listener_(Socket::open(AF_UNIX, SOCK_SEQPACKET)) {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    // A bind() of the family alone has the kernel choose a free abstract name (unix(7)).
+    if (!listener_ ||
+        libc().bind(listener_.fd(), reinterpret_cast<sockaddr *>(&name), sizeof(sa_family_t)) != 0 ||
+        libc().listen(listener_.fd(), 1024) != 0)
+        throw std::system_error(errno, std::generic_category(), "Unix socket");
+    socklen_t length = sizeof name;
+    getsockname(listener_.fd(), reinterpret_cast<sockaddr *>(&name), &length);
+    std::memcpy(address_.name.data(), name.sun_path + 1, address_.name.size());
+    address_.process = getpid();
+    scheduler_.watch(listener_.fd(), EPOLLIN, [this](std::uint32_t) { accept_one(); });
+}
+
+void ControlServer::accept_one() {
+    Socket caller(libc().accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!caller)
+        return;
+    int fd = caller.fd();
+    callers_[fd] = std::move(caller);
+    scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { serve(fd); });
+}
+
+void ControlServer::serve(int fd) {
+    Socket caller = std::move(callers_[fd]);
+    callers_.erase(fd);
+    scheduler_.unwatch(fd);
+    Request request;
+    Socket passed;
+    if (!Packet(&request, sizeof request).receive(caller.fd(), passed) || request.secret != secret_)
+        return;
+    Socket hand_over;
+    Answer answer = handler_(request, std::move(passed), hand_over);
+    Packet(&answer, sizeof answer).send(caller.fd(), hand_over.fd());
+}
+
+} // namespace synergy

@@ -1,0 +1,80 @@
+// How any thread of a family speaks to an engine's thread: one request and one answer over a Unix
+// socket, which also carries descriptors between the tables of the two.
+#pragma once
+
+#include "family.h"
+#include "scheduler.h"
+#include "settings.h"
+#include "socket.h"
+
+#include <functional>
+#include <optional>
+
+namespace synergy {
+
+enum class Kind : std::uint8_t {
+    open,     ///< punch for this socket of the server's
+    close,    ///< the server is about to close this descriptor
+    give_way, ///< close what stands for sockets that the server no longer has
+    fetch,    ///< hand over the connection that rang from this port
+};
+
+/// A server's socket, as the thread that called listen() or bind() saw it.
+struct ServerSocket {
+    int fd = -1; ///< its number in the server's table
+    std::uint64_t inode = 0;
+    Transport transport = Transport::tcp;
+    Endpoint local;
+    Endpoint connected;       ///< a UDP socket's only peer, if it was connected
+    bool takes_v4 = false;    ///< AF_INET6 without IPV6_V6ONLY
+    bool defer_accept = false; ///< TCP_DEFER_ACCEPT: accept() waits for data
+    int receive_buffer = 0;   ///< set by the server; 0: the kernel's choice
+    int send_buffer = 0;
+    int max_segment = 0;
+};
+
+struct Request {
+    Secret secret{};
+    Kind kind = Kind::open;
+    std::uint16_t doorbell = 0;
+    int fd = -1;
+    ServerSocket socket;
+    Target target; ///< one peer only, of a caller's own choice; empty: those of the settings
+};
+
+struct Answer {
+    int result = 0; ///< 0, or an errno
+    Endpoint peer;  ///< of a connection handed over
+};
+
+/// Sends a request to an engine and waits for the answer, two seconds at most. `pass` is a
+/// descriptor to hand over (-1: none), `received` takes the one that comes back. nullopt: no engine
+/// answers there, or it is another process than the address says. Takes no lock, allocates nothing.
+std::optional<Answer> ask(const EngineAddress &engine, const Request &request, int pass,
+                          Socket *received);
+
+/// The engine's end.
+class ControlServer {
+  public:
+    /// What to answer; `passed` is the descriptor that came with the request. A descriptor put into
+    /// `hand_over` goes back with the answer.
+    using Handler = std::function<Answer(const Request &, Socket passed, Socket &hand_over)>;
+
+    /// Listens under a name of the kernel's choice. Throws std::system_error.
+    ControlServer(Scheduler &scheduler, const Secret &secret, Handler handler);
+
+    [[nodiscard]] EngineAddress address() const { return address_; }
+
+  private:
+    void accept_one();
+    void serve(int fd);
+
+    Scheduler &scheduler_;
+    Secret secret_;
+    Handler handler_;
+    Socket listener_;
+    EngineAddress address_;
+    std::unordered_map<int, Socket> callers_;
+};
+
+} // namespace synergy

@@ -1,0 +1,146 @@
+#include "engine.h"
+
+#include "engine_thread.h"
+#include "handoff.h"
+#include "heard.h"
+#include "log.h"
+#include "registry.h"
+#include "server_socket.h"
+
+#include <algorithm>
+
+namespace synergy::engine {
+
+namespace {
+
+// Written by start(), read-only from then on; never destroyed, since the thread reads it.
+const Settings *settings = nullptr;
+
+bool has_target(const ServerSocket &socket) {
+    auto targets = settings->targets_for(socket.transport, socket.local.port());
+    return std::any_of(targets.begin(), targets.end(), [&](const Target &target) {
+        return !reachable(socket, target.peer).empty();
+    });
+}
+
+bool is_listening(int fd) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &length) == 0 && value != 0;
+}
+
+/// Has the engine's thread open the holes: those of the settings, or the one of `target`.
+int request_open(const ServerSocket &socket, const Target &target) {
+    Request request;
+    request.kind = Kind::open;
+    request.socket = socket;
+    request.target = target;
+    if (socket.transport == Transport::tcp) {
+        // So that punching sockets may be bound beside it (socket(7)); see TcpPunch.
+        constexpr int on = 1;
+        libc().setsockopt(socket.fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+        libc().setsockopt(socket.fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    }
+    int pass = socket.transport == Transport::udp ? socket.fd : -1;
+    int error = request_of_engine(*settings, request, pass);
+    if (error != 0)
+        log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                   strerrordesc_np(error));
+    return error;
+}
+
+synergy_mark open_described(const ServerSocket &socket) {
+    bool is_open = has_target(socket) && request_open(socket, {}) == 0;
+    return is_open ? SYNERGY_WATCHED : SYNERGY_UNTOUCHED;
+}
+
+void request_close(int fd) {
+    Request request;
+    request.kind = Kind::close;
+    request.fd = fd;
+    request_of_running_engine(request);
+}
+
+} // namespace
+
+void start(Settings from) {
+    settings = new Settings(std::move(from));
+    log::configure(settings->log, settings->log_file);
+    for (const Problem &problem : settings->problems)
+        log::error("{}", problem.line());
+    // Before any fork that is to share them.
+    Family::get();
+    Heard::get();
+}
+
+int open_toward(int fd, const Target &target) {
+    auto socket = describe(fd);
+    if (!socket)
+        return -1;
+    if (reachable(*socket, target.peer).empty()) {
+        errno = EAFNOSUPPORT;
+        return -1;
+    }
+    errno = request_open(*socket, target);
+    return errno == 0 ? 0 : -1;
+}
+
+synergy_mark listening(int fd) {
+    auto socket = describe(fd);
+    if (!socket || socket->transport != Transport::tcp)
+        return SYNERGY_UNTOUCHED;
+    if (socket->local.port() == 0)
+        return SYNERGY_UNKNOWN; // listen() will choose one
+    return open_described(*socket);
+}
+
+synergy_mark listened(int fd, int result) {
+    if (result == 0)
+        return listening(fd);
+    if (!is_listening(fd))
+        request_close(fd);
+    return SYNERGY_UNKNOWN;
+}
+
+synergy_mark bound(int fd, const Endpoint &local) {
+    // Told by the port alone where possible, so that other servers don't see a single call more.
+    if (local.empty() || (local.port() != 0 && !settings->applies_to(local.port())))
+        return SYNERGY_UNTOUCHED;
+    auto socket = describe(fd);
+    if (!socket)
+        return SYNERGY_UNTOUCHED;
+    return socket->transport == Transport::udp ? open_described(*socket) : SYNERGY_UNKNOWN;
+}
+
+synergy_mark receiving(int fd) {
+    auto socket = describe(fd);
+    if (!socket || socket->transport != Transport::udp)
+        return SYNERGY_UNTOUCHED;
+    if (socket->local.port() == 0)
+        return SYNERGY_UNKNOWN;
+    // A client's socket (a resolver's, say) is connected to somebody who is no peer.
+    if (!socket->connected.empty()) {
+        auto targets = settings->targets_for(socket->transport, socket->local.port());
+        if (std::none_of(targets.begin(), targets.end(), [&](const Target &target) {
+                return target.peer == socket->connected.unmapped();
+            }))
+            return SYNERGY_UNTOUCHED;
+    }
+    return open_described(*socket);
+}
+
+bool give_way() {
+    Request request;
+    request.kind = Kind::give_way;
+    return request_of_running_engine(request) == 0;
+}
+
+synergy_accepted accepted(int fd, int flags, Endpoint &peer) {
+    return answer_doorbell(fd, flags, peer);
+}
+
+void received(int fd, const Endpoint &peer) { Heard::get().note(fd, peer, Clock::now()); }
+
+void closing(int fd) { request_close(fd); }
+
+} // namespace synergy::engine

@@ -1,0 +1,26 @@
+// What the engine does for a server, in the server's own threads: it decides whether a socket is to
+// be punched for, and asks the engine's thread. The shim, listendemo and tests call it.
+#pragma once
+
+#include "engine_table.h"
+#include "settings.h"
+
+namespace synergy::engine {
+
+/// Takes the settings, once a process and before anything else; says what is wrong with them.
+void start(Settings settings);
+
+/// Opens holes for a bound socket toward one peer of the caller's choice. 0, or -1 and errno.
+int open_toward(int fd, const Target &target);
+
+/// What the shim asks: see synergy_engine in engine_table.h.
+synergy_mark listening(int fd);
+synergy_mark listened(int fd, int result);
+synergy_mark bound(int fd, const Endpoint &local);
+synergy_mark receiving(int fd);
+bool give_way();
+synergy_accepted accepted(int fd, int flags, Endpoint &peer);
+void received(int fd, const Endpoint &peer);
+void closing(int fd);
+
+} // namespace synergy::engine

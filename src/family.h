@@ -1,0 +1,62 @@
+// What the processes of one server share: a page mapped before the first fork, so that whichever
+// process accepts can tell a doorbell from a client and knows whom to ask for the connection.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include <sys/types.h>
+
+namespace synergy {
+
+using Secret = std::array<std::uint8_t, 16>;
+
+/// One engine of the family, as the others see it.
+struct EngineAddress {
+    pid_t process = 0;
+    /// Abstract name of the Unix socket that it listens on, without the leading zero byte (unix(7):
+    /// the kernel's own choice is five hexadecimal digits).
+    std::array<char, 5> name{};
+};
+
+class Family {
+  public:
+    /// The page of this process and of all that it forks from now on; made at the first call, which
+    /// must come before any fork that is to share it. Throws std::system_error without memory.
+    static Family &get();
+
+    [[nodiscard]] const Secret &secret() const { return secret_; }
+
+    /// Takes a slot for this process's engine; nullopt when 255 live processes have one.
+    std::optional<std::uint8_t> join(const EngineAddress &address);
+
+    /// Marks a port of this host as the source of a doorbell of engine `slot`; false if it is one's
+    /// already. silence() ends that.
+    bool ring(std::uint16_t port, std::uint8_t slot);
+    void silence(std::uint16_t port);
+
+    /// The engine that a connection from this port of this host belongs to.
+    [[nodiscard]] std::optional<EngineAddress> engine_behind(std::uint16_t port) const;
+
+  private:
+    Family();
+
+    // Shared by processes: lock-free atomics only.
+    struct Slot {
+        std::atomic<std::int32_t> process; ///< 0: free, -1: being filled in
+        std::atomic<std::uint64_t> name;   ///< five bytes of it
+    };
+    struct Page {
+        std::array<std::atomic<std::uint8_t>, 65536> doorbells; ///< 0, or 1 + slot
+        std::array<Slot, 255> slots;
+    };
+    static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+    Page *page_ = nullptr; ///< never unmapped: accept() may be using it
+    Secret secret_{};
+};
+
+} // namespace synergy

@@ -1,0 +1,215 @@
+#include "log.h"
+
+#include "libc_calls.h"
+
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <ctime>
+#include <atomic>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <spdlog/sinks/sink.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+namespace synergy::log {
+
+namespace {
+
+// Which file stood behind the server's stderr when the log was configured. Written by configure(),
+// before the engine's thread starts.
+struct stat first_stderr {};
+
+// The thread that has a descriptor table of its own; 0: none. Written by that thread.
+std::atomic<pid_t> own_table_thread{0};
+
+/// A server that closes its stderr may get a database or a client as its next descriptor 2.
+bool is_still_stderr(int fd) {
+    struct stat now {};
+    if (fstat(fd, &now) != 0)
+        return false;
+    if (now.st_dev == first_stderr.st_dev && now.st_ino == first_stderr.st_ino)
+        return true;
+    int flags = fcntl(fd, F_GETFL);
+    return S_ISCHR(now.st_mode) || (S_ISREG(now.st_mode) && flags >= 0 && (flags & O_APPEND));
+}
+
+/// The server's descriptor 2 for the moment of one line. The engine's thread has a table of its
+/// own, where 2 is something else: there it is fetched from the process where that is allowed, else
+/// opened a second time through /proc (which names the table of the process's first thread).
+int borrow_stderr() {
+    if (gettid() != own_table_thread.load())
+        return fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    int process = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+    if (process >= 0) {
+        int fd = static_cast<int>(syscall(SYS_pidfd_getfd, process, STDERR_FILENO, 0));
+        libc().close(process);
+        if (fd >= 0)
+            return fd;
+    }
+    return ::open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+int open_stderr() {
+    int fd = borrow_stderr();
+    if (fd >= 0 && !is_still_stderr(fd)) {
+        libc().close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/// A line must not end the server (SIGPIPE), nor wait for whoever reads its stderr.
+void write_line(int fd, std::string_view line) {
+    pollfd room{fd, POLLOUT, 0};
+    if (poll(&room, 1, 0) != 1)
+        return;
+    sigset_t pipe_signal, before, pending;
+    sigemptyset(&pipe_signal);
+    sigaddset(&pipe_signal, SIGPIPE);
+    sigpending(&pending);
+    bool was_pending = sigismember(&pending, SIGPIPE) == 1;
+    pthread_sigmask(SIG_BLOCK, &pipe_signal, &before);
+    ssize_t written = ::write(fd, line.data(), line.size());
+    if (written < 0 && errno == EPIPE && !was_pending) {
+        timespec at_once{};
+        sigtimedwait(&pipe_signal, nullptr, &at_once);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+std::string timestamp() {
+    // Not localtime_r() or gmtime_r(): both take a lock of libc's, which a fork may leave locked.
+    using namespace std::chrono;
+    auto now = floor<milliseconds>(system_clock::now());
+    auto day = floor<days>(now);
+    year_month_day date(day);
+    hh_mm_ss time(now - day);
+    return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", static_cast<int>(date.year()),
+                       static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                       time.hours().count(), time.minutes().count(), time.seconds().count(),
+                       time.subseconds().count());
+}
+
+const char *level_name(spdlog::level::level_enum level) {
+    switch (level) {
+    case spdlog::level::err:
+        return "error";
+    case spdlog::level::warn:
+        return "warning";
+    case spdlog::level::info:
+        return "info";
+    default:
+        return "debug";
+    }
+}
+
+int syslog_priority(spdlog::level::level_enum level) {
+    constexpr int facility_daemon = 3 * 8; // RFC 5424 6.2.1
+    switch (level) {
+    case spdlog::level::err:
+        return facility_daemon + 3;
+    case spdlog::level::warn:
+        return facility_daemon + 4;
+    case spdlog::level::info:
+        return facility_daemon + 6;
+    default:
+        return facility_daemon + 7;
+    }
+}
+
+/// Sends each line where the settings say. Stateless once made, so any thread may use it.
+class LineSink final : public spdlog::sinks::sink {
+  public:
+    explicit LineSink(std::string destination) : destination_(std::move(destination)) {}
+
+    void log(const spdlog::details::log_msg &message) override {
+        int saved = errno;
+        std::string_view text(message.payload.data(), message.payload.size());
+        if (destination_ == "syslog")
+            to_syslog(message.level, text);
+        else if (destination_ == "stderr")
+            to(open_stderr(), fmt::format("synergy: {}: {}\n", level_name(message.level), text));
+        else
+            to(::open(destination_.c_str(),
+                      O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640),
+               fmt::format("{} [{}] {}: {}\n", timestamp(), getpid(), level_name(message.level),
+                           text));
+        errno = saved;
+    }
+    void flush() override {}
+    void set_pattern(const std::string &) override {}
+    void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
+
+  private:
+    static void to(int fd, const std::string &line) {
+        if (fd < 0)
+            return;
+        write_line(fd, line);
+        libc().close(fd);
+    }
+
+    // syslog(3) would open and keep a socket in the server's table and share its identity string.
+    static void to_syslog(spdlog::level::level_enum level, std::string_view text) {
+        int fd = libc().socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0)
+            return;
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::strcpy(address.sun_path, "/dev/log");
+        std::string line = fmt::format("<{}>synergy[{}]: {}", syslog_priority(level), getpid(), text);
+        if (libc().connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0)
+            send(fd, line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        libc().close(fd);
+    }
+
+    std::string destination_;
+};
+
+spdlog::level::level_enum spdlog_level(LogLevel level) {
+    switch (level) {
+    case LogLevel::debug:
+        return spdlog::level::debug;
+    case LogLevel::info:
+        return spdlog::level::info;
+    case LogLevel::warn:
+        return spdlog::level::warn;
+    case LogLevel::error:
+        return spdlog::level::err;
+    case LogLevel::off:
+        return spdlog::level::off;
+    }
+    return spdlog::level::warn;
+}
+
+spdlog::logger *make(LogLevel level, const std::string &destination) {
+    // Not through spdlog's registry: that is a static object, gone at exit while the thread runs.
+    auto *made = new spdlog::logger("synergy", std::make_shared<LineSink>(destination));
+    // spdlog's own handler takes a lock and writes to stderr.
+    made->set_error_handler([](const std::string &) {});
+    made->set_level(spdlog_level(level));
+    return made;
+}
+
+// Replaced by configure() before the engine's thread starts; read everywhere. Never freed.
+spdlog::logger *current = nullptr;
+
+} // namespace
+
+void configure(LogLevel level, const std::string &destination) {
+    fstat(STDERR_FILENO, &first_stderr);
+    current = make(level, destination);
+}
+
+void this_thread_has_its_own_table() { own_table_thread = gettid(); }
+
+spdlog::logger &logger() {
+    static spdlog::logger *fallback = make(LogLevel::warn, "stderr");
+    return current ? *current : *fallback;
+}
+
+} // namespace synergy::log

@@ -1,0 +1,41 @@
+// The server's sockets that have holes, and the holes.
+#pragma once
+
+#include "handoff.h"
+#include "punch.h"
+
+namespace synergy {
+
+/// The peer as this socket can reach it (v4-mapped where it must be); empty if it can't.
+Endpoint reachable(const ServerSocket &socket, const Endpoint &peer);
+
+class Registry {
+  public:
+    Registry(Scheduler &scheduler, const Settings &settings, Handoff &handoff);
+
+    /// Opens the holes of a server's socket toward those of `targets` that it can reach, besides
+    /// those it has. `duplicate` is the socket itself where punches must leave from it (UDP).
+    void open(const ServerSocket &socket, const std::vector<Target> &targets, Socket duplicate);
+    /// The server is about to close this descriptor: no packet for it leaves after this.
+    void close(int fd);
+    /// Ends the holes of sockets that the server no longer has. True if there were any.
+    bool give_way();
+
+  private:
+    struct Server {
+        ServerSocket socket;
+        Socket duplicate;
+        std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
+    };
+
+    bool is_alive(const ServerSocket &socket);
+    void drop(std::uint64_t inode);
+
+    Scheduler &scheduler_;
+    Handoff &handoff_;
+    ServerDescriptors descriptors_;
+    PunchContext context_;
+    std::unordered_map<std::uint64_t, Server> servers_; ///< by inode
+};
+
+} // namespace synergy

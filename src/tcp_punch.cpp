@@ -1,0 +1,268 @@
+#include "tcp_punch.h"
+
+#include "log.h"
+
+#include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+
+namespace synergy {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+// RFC 6298 2.1 and Linux (TCP_TIMEOUT_INIT): the first retransmission comes after a second.
+constexpr Duration first_timeout = seconds(1);
+
+/// The round trip to the dying hop, with margin.
+constexpr Duration error_window = milliseconds(150);
+
+/// An error that comes late widens the window; many in a row are about something else.
+constexpr unsigned few_failures = 4;
+
+/// GTSM (RFC 5082): IPV6_MINHOPCOUNT 255 takes only what no router has forwarded, so neither the
+/// ICMP error nor anything else from beyond the link.
+constexpr int deaf = 255;
+constexpr int hears_all = 0;
+
+/// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
+/// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
+constexpr int v4_guard = 2;
+
+/// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
+/// 60 s on Linux), and after that of one that lives on.
+constexpr Duration rest = seconds(1);
+constexpr Duration long_rest = seconds(5);
+constexpr unsigned short_rests = 120;
+
+/// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
+constexpr Duration handshake_time = seconds(15);
+
+tcp_info info_of(const Socket &socket) {
+    tcp_info info{};
+    socklen_t length = sizeof info;
+    getsockopt(socket.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
+    return info;
+}
+
+SynTimer timer_of(const tcp_info &info) {
+    return {info.tcpi_retransmits, std::chrono::microseconds(info.tcpi_rto)};
+}
+
+// RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
+enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_received = 3 };
+
+} // namespace
+
+TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
+    : context_(context), hole_(std::move(hole)),
+      is_v4_(hole_.peer.unmapped().family() == AF_INET),
+      guard_(is_v4_ ? Duration::zero() : error_window), timer_(context.scheduler) {}
+
+TcpPunch::~TcpPunch() {
+    if (socket_)
+        context_.scheduler.unwatch(socket_.fd());
+}
+
+void TcpPunch::open() { punch(); }
+
+void TcpPunch::set_hop_limit(int hop_limit) {
+    if (is_v4_)
+        socket_.set(IPPROTO_IP, IP_TTL, hop_limit);
+    else
+        socket_.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit);
+}
+
+/// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
+/// dies on its way.
+void TcpPunch::enter(Guard::Phase phase) {
+    constexpr int ordinary = -1; // the system's (ipv6(7), ip(7))
+    if (phase == phase_)
+        return;
+    phase_ = phase;
+    if (phase == Guard::Phase::low) {
+        if (!is_v4_)
+            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
+        set_hop_limit(hole_.hop_limit);
+    } else {
+        set_hop_limit(ordinary);
+        if (!is_v4_)
+            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, hears_all);
+    }
+}
+
+bool TcpPunch::bind_socket() {
+    if (try_bind())
+        return true;
+    int error = errno;
+    socket_.reset();
+    failure_log_.failed(hole_, "can't open a punching socket", error);
+    retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
+    return false;
+}
+
+bool TcpPunch::try_bind() {
+    const ServerSocket &server = hole_.server;
+    int family = server.local.family();
+    socket_ = Socket::open(family, SOCK_STREAM, IPPROTO_TCP);
+    if (!socket_)
+        return false;
+    phase_ = Guard::Phase::open;
+    // SO_REUSEPORT lets it stand beside the listener, SO_REUSEADDR beside connections that another
+    // user's process has accepted.
+    if (!socket_.set(SOL_SOCKET, SO_REUSEPORT, 1) || !socket_.set(SOL_SOCKET, SO_REUSEADDR, 1))
+        return false;
+    // What is negotiated by the SYN must be there before it.
+    if (server.receive_buffer != 0)
+        socket_.set(SOL_SOCKET, SO_RCVBUF, server.receive_buffer);
+    if (server.send_buffer != 0)
+        socket_.set(SOL_SOCKET, SO_SNDBUF, server.send_buffer);
+    if (server.max_segment != 0)
+        socket_.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
+    if (family == AF_INET6) {
+        // A wildcard beside a dual-stack listener must be dual-stack too.
+        socket_.set(IPPROTO_IPV6, IPV6_V6ONLY, server.takes_v4 ? 0 : 1);
+        // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
+        socket_.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    }
+    if (is_v4_ && !socket_.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+        return false;
+    Endpoint local = server.local;
+    if (local.is_wildcard()) {
+        Endpoint chosen = context_.settings.local_for(is_v4_ ? AF_INET : AF_INET6);
+        if (!chosen.empty())
+            local = (family == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
+    }
+    return libc().bind(socket_.fd(), local.data(), local.length()) == 0;
+}
+
+void TcpPunch::punch() {
+    if (!context_.is_alive(hole_.server))
+        return;
+    if (!socket_ && !bind_socket())
+        return;
+    enter(Guard::Phase::low);
+    int result = libc().connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
+    int error = result == 0 ? 0 : errno;
+    if (error == EADDRNOTAVAIL) {
+        // The four-tuple is in use: a connection that came through it lives, or rests (RFC 9293
+        // 3.6.1). Where there was none before, there is no source address at all.
+        if (rests_++ == 0)
+            log::debug("{}: waits for an earlier connection to be over", hole_.text());
+        retry_at(Clock::now() + (rests_ > short_rests ? long_rest : rest));
+        return;
+    }
+    if (error != 0 && error != EINPROGRESS) {
+        failed(error);
+        return;
+    }
+    rests_ = 0;
+    Time now = Clock::now();
+    renewal_ = now + context_.settings.refresh;
+    guard_.sent(now, first_timeout);
+    log::debug("{}: punched, hop limit {}", hole_.text(), hole_.hop_limit);
+    if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
+        failed(errno);
+        return;
+    }
+    enter(guard_.phase());
+    schedule();
+}
+
+void TcpPunch::schedule() {
+    timer_.set(std::min(guard_.next(), renewal_), [this] { tick(); });
+}
+
+void TcpPunch::tick() {
+    tcp_info info = info_of(socket_);
+    if (info.tcpi_state != state_syn_sent) {
+        happened();
+        return;
+    }
+    Time now = Clock::now();
+    if (now >= renewal_) {
+        failures_ = 0;
+        sockaddr none{};
+        none.sa_family = AF_UNSPEC;
+        // Out of SYN_SENT, the port kept, nothing sent (connect(2)).
+        libc().connect(socket_.fd(), &none, sizeof none);
+        context_.scheduler.unwatch(socket_.fd());
+        punch();
+        return;
+    }
+    guard_.tick(now, timer_of(info));
+    if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
+        !context_.is_alive(hole_.server))
+        return;
+    enter(guard_.phase());
+    schedule();
+}
+
+/// The socket is no longer in SYN_SENT.
+void TcpPunch::happened() {
+    switch (info_of(socket_).tcpi_state) {
+    case state_syn_sent:
+        return;
+    case state_syn_received:
+        // The peer's SYN has come. What leaves from now on is for the peer.
+        enter(Guard::Phase::open);
+        if (busy_until_ == Time{})
+            busy_until_ = Clock::now() + handshake_time;
+        if (Clock::now() < busy_until_) {
+            timer_.set(Clock::now() + milliseconds(500), [this] { tick(); });
+            return;
+        }
+        failed(ETIMEDOUT);
+        return;
+    default:
+        break;
+    }
+    int error = socket_.get(SOL_SOCKET, SO_ERROR, EIO);
+    // A connection that ended before it was looked at was still a connection.
+    if (error == 0 && !socket_.remote().empty())
+        established();
+    else
+        failed(error);
+}
+
+void TcpPunch::failed(int error) {
+    busy_until_ = {};
+    if (error == ECONNREFUSED)
+        failure_log_.failed(hole_,
+                            "a reset came back: the hop limit is too high, or a firewall answers "
+                            "for the peer",
+                            error);
+    else if (error == EHOSTUNREACH && failures_ < few_failures)
+        guard_.error_came(Clock::now()); // the punch's own error, after the window
+    else if (error != ETIMEDOUT)
+        failure_log_.failed(hole_, "can't punch", error);
+    context_.scheduler.unwatch(socket_.fd());
+    socket_.reset();
+    Duration delay = retry_delay(++failures_, context_.settings.refresh);
+    if (delay == Duration::zero())
+        punch();
+    else
+        retry_at(Clock::now() + delay);
+}
+
+void TcpPunch::retry_at(Time time) {
+    timer_.set(time, [this] { punch(); });
+}
+
+void TcpPunch::established() {
+    context_.scheduler.unwatch(socket_.fd());
+    enter(Guard::Phase::open);
+    failures_ = 0;
+    busy_until_ = {};
+    failure_log_.recovered();
+    Endpoint peer = socket_.remote();
+    log::info("{}: connected", hole_.text());
+    Socket connection = std::move(socket_);
+    retry_at(Clock::now() + rest);
+    context_.deliver(std::move(connection), peer, hole_.server);
+}
+
+} // namespace synergy

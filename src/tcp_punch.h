@@ -1,0 +1,45 @@
+// TCP: guarded simultaneous open (RFC 9293 3.5; RFC 5382 REQ-2 and RFC 6092 REC-31 have firewalls
+// let it through). A second socket beside the listener stays in SYN_SENT with the peer's address;
+// its SYN opens the firewall and dies beyond it, and the peer's own SYN completes the connection.
+#pragma once
+
+#include "guard.h"
+#include "punch.h"
+
+namespace synergy {
+
+class TcpPunch final : public Punch {
+  public:
+    TcpPunch(const PunchContext &context, Hole hole);
+    ~TcpPunch() override;
+
+    void open() override;
+
+  private:
+    bool bind_socket();
+    bool try_bind();
+    void punch();
+    void happened();
+    void tick();
+    void failed(int error);
+    void established();
+    void retry_at(Time time);
+    void enter(Guard::Phase phase);
+    void set_hop_limit(int hop_limit);
+    void schedule();
+
+    const PunchContext &context_;
+    Hole hole_;
+    bool is_v4_; ///< on the wire: also a v4-mapped peer of an AF_INET6 socket
+    Socket socket_;
+    Guard guard_;
+    Guard::Phase phase_ = Guard::Phase::open;
+    Timer timer_;
+    Time renewal_{};
+    Time busy_until_{}; ///< how long a half-open connection may take
+    unsigned failures_ = 0;
+    unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
+    FailureLog failure_log_;
+};
+
+} // namespace synergy

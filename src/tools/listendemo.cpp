@@ -1,0 +1,165 @@
+// listendemo tcp|udp LADDR LPORT RADDR RPORT HOPLIMIT
+//
+// The smallest server that opens its own firewall: it waits for one peer, sends standard input to
+// it and writes what comes from it to standard output.
+#include "engine.h"
+#include "log.h"
+
+#include <CLI/CLI.hpp>
+#include <arpa/inet.h>
+#include <array>
+#include <cstdio>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace {
+
+using namespace synergy;
+
+[[noreturn]] void fail(const char *what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
+
+/// The engine's hop limit, 0 for automatic.
+int parse_hop_limit(const std::string &text) {
+    if (text == "auto")
+        return 0;
+    int value = 0;
+    if (!CLI::detail::lexical_cast(text, value) || value < hop_limit_min || value > hop_limit_max)
+        throw CLI::ValidationError("HOPLIMIT",
+                                   "'" + text + "' is not a hop limit: 1 to 254 or auto");
+    return value;
+}
+
+Endpoint parse_address(const char *what, const std::string &text, std::uint16_t port) {
+    sockaddr_in6 v6{};
+    v6.sin6_family = AF_INET6;
+    if (inet_pton(AF_INET6, text.c_str(), &v6.sin6_addr) == 1)
+        return Endpoint::from(reinterpret_cast<sockaddr *>(&v6), sizeof v6).with_port(port);
+    sockaddr_in v4{};
+    v4.sin_family = AF_INET;
+    if (inet_pton(AF_INET, text.c_str(), &v4.sin_addr) == 1)
+        return Endpoint::from(reinterpret_cast<sockaddr *>(&v4), sizeof v4).with_port(port);
+    throw CLI::ValidationError(what, "'" + text + "' is not an IPv6 or IPv4 address");
+}
+
+void write_all(int fd, const char *data, std::size_t size) {
+    while (size > 0) {
+        ssize_t written = ::write(fd, data, size);
+        if (written < 0)
+            fail("write");
+        data += written;
+        size -= static_cast<std::size_t>(written);
+    }
+}
+
+/// Carries data both ways until the peer has closed its side (TCP) or standard input has ended
+/// and nothing more comes (UDP has no end of its own).
+void carry(int fd, bool is_stream) {
+    std::array<pollfd, 2> watched{{{STDIN_FILENO, POLLIN, 0}, {fd, POLLIN, 0}}};
+    std::array<char, 65536> buffer{};
+    for (;;) {
+        if (poll(watched.data(), watched.size(), -1) < 0)
+            fail("poll");
+        if (watched[0].revents != 0) {
+            ssize_t got = ::read(STDIN_FILENO, buffer.data(), is_stream ? buffer.size() : 1200);
+            if (got > 0) {
+                write_all(fd, buffer.data(), static_cast<std::size_t>(got));
+            } else {
+                watched[0].fd = -1;
+                if (is_stream)
+                    shutdown(fd, SHUT_WR);
+            }
+        }
+        if (watched[1].revents != 0) {
+            ssize_t got = ::recv(fd, buffer.data(), buffer.size(), 0);
+            if (got < 0)
+                fail("recv");
+            if (got == 0 && is_stream)
+                return;
+            write_all(STDOUT_FILENO, buffer.data(), static_cast<std::size_t>(got));
+        }
+    }
+}
+
+void serve_tcp(int fd, const Target &target) {
+    if (engine::open_toward(fd, target) != 0)
+        fail("punch");
+    if (listen(fd, 1) != 0)
+        fail("listen");
+    for (;;) {
+        int connection = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
+        if (connection < 0)
+            fail("accept");
+        Endpoint peer;
+        if (engine::accepted(connection, SOCK_CLOEXEC, peer) == SYNERGY_NOTHING)
+            continue;
+        close(fd);
+        carry(connection, true);
+        return;
+    }
+}
+
+void serve_udp(int fd, const Target &target) {
+    if (engine::open_toward(fd, target) != 0)
+        fail("punch");
+    // The first datagram tells that the peer is there; from then on it is the only one.
+    char none;
+    sockaddr_storage from{};
+    socklen_t length = sizeof from;
+    auto *any = reinterpret_cast<sockaddr *>(&from);
+    if (recvfrom(fd, &none, 1, MSG_PEEK, any, &length) < 0)
+        fail("recvfrom");
+    if (connect(fd, any, length) != 0)
+        fail("connect");
+    carry(fd, false);
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    CLI::App app{"Waits for one peer behind a firewall of its own: standard input goes to it, what "
+                 "it sends to standard output.",
+                 "listendemo"};
+    std::string transport, local_address, remote_address, hop_limit;
+    std::uint16_t local_port = 0, remote_port = 0;
+    app.add_option("TRANSPORT", transport, "tcp or udp")
+        ->required()
+        ->check(CLI::IsMember({"tcp", "udp"}));
+    app.add_option("LADDR", local_address, "address to listen on")->required();
+    app.add_option("LPORT", local_port, "port to listen on")
+        ->required()
+        ->check(CLI::Range(1, 65535));
+    app.add_option("RADDR", remote_address, "address that the peer comes from")->required();
+    app.add_option("RPORT", remote_port, "port that the peer comes from")
+        ->required()
+        ->check(CLI::Range(1, 65535));
+    app.add_option("HOPLIMIT", hop_limit, "1 to 254, or auto")->required();
+    try {
+        app.parse(argc, argv);
+        Endpoint local = parse_address("LADDR", local_address, local_port);
+        Target target{.peer = parse_address("RADDR", remote_address, remote_port),
+                      .hops = parse_hop_limit(hop_limit)};
+        engine::start({});
+        bool is_tcp = transport == "tcp";
+        int fd = socket(local.family(), (is_tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC, 0);
+        constexpr int on = 1;
+        if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
+            fail("socket");
+        if (bind(fd, local.data(), local.length()) != 0)
+            fail("bind");
+        if (is_tcp)
+            serve_tcp(fd, target);
+        else
+            serve_udp(fd, target);
+        return 0;
+    } catch (const CLI::ParseError &error) {
+        return app.exit(error) == 0 ? 0 : 2;
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "listendemo: %s\n", error.what());
+        return 1;
+    }
+}

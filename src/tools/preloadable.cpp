@@ -1,0 +1,134 @@
+#include "preloadable.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <link.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string_view>
+
+namespace synergy {
+
+namespace {
+
+using ElfHeader = ElfW(Ehdr);
+using ProgramHeader = ElfW(Phdr);
+
+constexpr std::size_t script_line_max = 256; ///< BINPRM_BUF_SIZE: the kernel looks no further
+
+bool is_program(const std::string &file) {
+    struct stat status;
+    return ::stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode) &&
+           ::access(file.c_str(), X_OK) == 0;
+}
+
+/// The interpreter that a script's first line names; empty: it is no script.
+std::string interpreter(std::string_view head) {
+    if (!head.starts_with("#!"))
+        return {};
+    head = head.substr(2, head.find('\n') - 2);
+    head.remove_prefix(std::min(head.find_first_not_of(" \t"), head.size()));
+    return std::string(head.substr(0, head.find_first_of(" \t")));
+}
+
+/// Whether the kernel calls a program secure (AT_SECURE) for what its file grants; the dynamic
+/// linker then ignores libraries given by path in LD_PRELOAD.
+const char *secure_for(const std::string &file) {
+    struct stat status;
+    struct statvfs system;
+    if (::stat(file.c_str(), &status) != 0)
+        return nullptr;
+    // What it grants doesn't count where the user has it anyway, or the file system grants nothing.
+    if (::statvfs(file.c_str(), &system) == 0 && (system.f_flag & ST_NOSUID) != 0)
+        return nullptr;
+    if ((status.st_mode & S_ISUID) != 0 && status.st_uid != ::getuid())
+        return "set-user-ID";
+    if ((status.st_mode & S_ISGID) != 0 && (status.st_mode & S_IXGRP) != 0 &&
+        status.st_gid != ::getgid())
+        return "set-group-ID";
+    if (::getuid() != 0 && ::getxattr(file.c_str(), "security.capability", nullptr, 0) > 0)
+        return "given capabilities by its file";
+    return nullptr;
+}
+
+bool read_header(std::istream &stream, ElfHeader &header) {
+    stream.seekg(0);
+    return stream.read(reinterpret_cast<char *>(&header), sizeof(header)) &&
+           std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0;
+}
+
+bool same_architecture(const ElfHeader &one, const ElfHeader &other) {
+    return one.e_ident[EI_CLASS] == other.e_ident[EI_CLASS] &&
+           one.e_ident[EI_DATA] == other.e_ident[EI_DATA] && one.e_machine == other.e_machine;
+}
+
+/// Whether a program asks for a dynamic linker. What can't be read isn't held against it.
+bool has_interpreter(std::istream &stream, const ElfHeader &header) {
+    stream.seekg(static_cast<std::streamoff>(header.e_phoff));
+    for (unsigned i = 0; i < header.e_phnum; ++i) {
+        ProgramHeader program;
+        if (!stream.read(reinterpret_cast<char *>(&program), sizeof(program)) ||
+            program.p_type == PT_INTERP)
+            return true;
+    }
+    return false;
+}
+
+} // namespace
+
+std::string find_command(const std::string &command) {
+    if (command.find('/') != std::string::npos)
+        return is_program(command) ? command : "";
+    const char *variable = std::getenv("PATH");
+    std::string_view path = variable != nullptr ? variable : "/bin:/usr/bin";
+    for (;;) {
+        const std::size_t colon = path.find(':');
+        const std::string_view directory = path.substr(0, colon);
+        // An empty entry is the current directory.
+        std::string file(directory.empty() ? "." : directory);
+        file.append("/").append(command);
+        if (is_program(file))
+            return file;
+        if (colon == std::string_view::npos)
+            return {};
+        path.remove_prefix(colon + 1);
+    }
+}
+
+std::optional<std::string> why_not_preloadable(const std::string &file,
+                                               const std::string &library) {
+    std::string program = file;
+    std::ifstream stream(program, std::ios::binary);
+    char head[script_line_max];
+    stream.read(head, sizeof(head));
+    if (std::string script =
+            interpreter(std::string_view(head, static_cast<std::size_t>(stream.gcount())));
+        !script.empty()) {
+        program = script;
+        stream = std::ifstream(program, std::ios::binary);
+    }
+
+    if (const char *reason = secure_for(program))
+        return program + " is " + reason + ": the dynamic linker ignores LD_PRELOAD for it";
+
+    stream.clear();
+    std::ifstream library_stream(library, std::ios::binary);
+    ElfHeader header;
+    ElfHeader library_header;
+    if (!read_header(stream, header))
+        return std::nullopt;
+    if (read_header(library_stream, library_header) && !same_architecture(header, library_header))
+        return program + " is built for another architecture than " + library;
+    if (!has_interpreter(stream, header))
+        return program + " is statically linked: nothing can be preloaded into it";
+    return std::nullopt;
+}
+
+} // namespace synergy

@@ -1,0 +1,16 @@
+// Whether LD_PRELOAD can have an effect on a command, as far as its file tells.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace synergy {
+
+/// The file that execvp() runs for a command; empty where it finds none.
+std::string find_command(const std::string &command);
+
+/// Why a library can't be preloaded into what this file runs, as a sentence that begins with the
+/// file's name. Nothing: it can, or what stands against it can't be seen in the file.
+std::optional<std::string> why_not_preloadable(const std::string &file, const std::string &library);
+
+} // namespace synergy

@@ -1,0 +1,96 @@
+"""What the lab's tests share: the paths, built once, and the tools that they need."""
+
+import shutil
+
+import pytest
+
+pytest.register_assert_rewrite("servers", "trials")
+
+import firewall  # noqa: E402
+import programs  # noqa: E402
+from responder import Responder  # noqa: E402
+from topology import Path  # noqa: E402
+
+# Where a tool comes from, for whoever reads why a test was skipped.
+PACKAGES = {
+    "ip": "iproute2", "ip6tables-restore": "iptables", "iptables-restore": "iptables",
+    "conntrack": "conntrack", "tcpdump": "tcpdump", "setpriv": "util-linux", "ncat": "ncat",
+    "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
+    "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3",
+}
+ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: waits for a timer of the kernel's")
+    config.addinivalue_line("markers", "needs(tool, ...): skipped where one is not installed")
+    config.addinivalue_line("markers", "other_users: needs more users than a user namespace has")
+
+
+def skip_what_is_missing(tools):
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        packages = sorted({PACKAGES[tool] for tool in missing})
+        pytest.skip(f"{', '.join(missing)} missing: apt-get install {' '.join(packages)}")
+
+
+@pytest.fixture(autouse=True)
+def requirements(request):
+    skip_what_is_missing(ALWAYS_NEEDED)
+    for marker in request.node.iter_markers("needs"):
+        skip_what_is_missing(marker.args)
+    if request.node.get_closest_marker("other_users") and not programs.has_other_users():
+        pytest.skip("needs a second user: an ordinary user's namespace has but one, run as root")
+
+
+class Paths:
+    """Each kind of path is built when the first test asks for it."""
+
+    def __init__(self):
+        self.built = {}
+
+    def get(self, label, two_firewalls=False):
+        if label not in self.built:
+            path = Path(label, two_firewalls)
+            firewall.mute_routers(path)
+            self.built[label] = (path, Responder(path))
+        return self.built[label][0]
+
+    def stop(self):
+        for _, responder in self.built.values():
+            responder.stop()
+
+
+@pytest.fixture(scope="session")
+def paths():
+    built = Paths()
+    yield built
+    built.stop()
+
+
+def stand_on(path):
+    firewall.set_profile(path, "strict")
+    firewall.forget_connections(path)
+    stand = programs.Stand(path)
+    try:
+        yield stand
+    finally:
+        stand.clear()
+
+
+@pytest.fixture
+def stand(paths):  # pylint: disable=redefined-outer-name
+    """The path with one firewall on each side, strict."""
+    yield from stand_on(paths.get("one"))
+
+
+@pytest.fixture
+def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
+    yield from stand_on(paths.get("two", two_firewalls=True))
+
+
+@pytest.fixture(scope="session")
+def library():
+    """What was built, where every user can read it."""
+    programs.stage_build()

@@ -1,0 +1,223 @@
+"""Programs in the lab: started in a node's namespace, told what they are, their output kept, and
+all of them gone when the test is over."""
+
+import itertools
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import namespace
+
+# The checkout may be unreadable for the user that a server runs as, so what was built is copied
+# to the lab's own /run. What programs write goes there as well.
+STAGE = pathlib.Path("/run/synergy-build")
+SCRATCH = pathlib.Path("/run/lab")
+
+UNPRIVILEGED = ("nobody", "nogroup")
+_numbers = itertools.count(1)
+_server_ports = itertools.count(4001)
+
+
+def fresh_port():
+    """A server port that no test had before: no connection of old rests on it."""
+    return next(_server_ports)
+
+
+def has_other_users():
+    """A user namespace of an ordinary user holds that user alone."""
+    ranges = pathlib.Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    return int(ranges[2]) > 1
+
+
+def stage_build():
+    """Copies what the tests run out of the build directory."""
+    build = pathlib.Path(os.environ["SYNERGY_BUILD"])
+    wanted = [build / "preload/libsynergy.so", build / "preload/libsynergy-engine.so"]
+    wanted += [build / "src/listendemo", build / "src/synergy"]
+    missing = [str(path) for path in wanted if not path.exists()]
+    if missing:
+        pytest.fail(f"not built: {', '.join(missing)} (SYNERGY_BUILD names the build directory)")
+    libraries = [*build.glob("preload/*.so*"), *build.glob("src/*.so*")]
+    for path in {*wanted, *(library for library in libraries if library.is_file())}:
+        copy = STAGE / path.relative_to(build)
+        copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+        copy.chmod(0o755)
+
+
+def script(name):
+    """A script of this directory, where every user can read it."""
+    copy = SCRATCH / name
+    if not copy.exists():
+        SCRATCH.mkdir(mode=0o755, exist_ok=True)
+        shutil.copy(pathlib.Path(__file__).parent / name, copy)
+    return copy
+
+
+class Preload:
+    """The library in front of a program, with its settings: Preload(peers="...", hops=2)."""
+
+    def __init__(self, library=None, **settings):
+        self.library = library or STAGE / "preload/libsynergy.so"
+        self.settings = settings
+
+    def environment(self):
+        # A sanitizer's own library must come first in a program that was built without it.
+        first = os.environ.get("SYNERGY_LAB_PRELOAD", "")
+        variables = {f"SYNERGY_{name.upper()}": str(value) for name, value in self.settings.items()}
+        return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables}
+
+
+def _as_user(user):
+    if user == "root":
+        return []
+    if has_other_users():
+        name, group = UNPRIVILEGED
+        return ["setpriv", f"--reuid={name}", f"--regid={group}", "--clear-groups"]
+    return ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+
+
+class Program:
+    """A running program. Its standard output and error go to files, so it never waits for us."""
+
+    def __init__(self, path, node, command, *, preload=None, user="nobody", environment=None):
+        SCRATCH.mkdir(mode=0o755, exist_ok=True)
+        command = [str(word) for word in command]
+        number = next(_numbers)
+        self.path, self.node, self.name = path, node, f"{os.path.basename(command[0])}-{number}"
+        self.stdout_file = SCRATCH / f"{self.name}.out"
+        self.stderr_file = SCRATCH / f"{self.name}.err"
+        variables = {
+            "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/nonexistent",
+            **(preload.environment() if preload else {}), **(environment or {}),
+        }
+        # Through env, so that the library is in front of the program and of nothing before it.
+        late = [f"{key}={value}" for key, value in variables.items()]
+        shown = [shlex.quote(word) for word in late if not word.startswith(("PATH", "LANG", "HOME"))]
+        print(f"{self.name}: {node}{'#' if user == 'root' else '$'}", *shown, shlex.join(command))
+        with namespace.inside(path.namespace(node)), open(self.stdout_file, "wb") as out, \
+                open(self.stderr_file, "wb") as err:
+            self.process = subprocess.Popen(
+                [*_as_user(user), "env", "-i", *late, *command], stdin=subprocess.PIPE, stdout=out,
+                stderr=err, cwd="/", start_new_session=True,
+            )
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def stdout(self):
+        return self.stdout_file.read_text(encoding="utf-8", errors="replace")
+
+    def stderr(self):
+        return self.stderr_file.read_text(encoding="utf-8", errors="replace")
+
+    def write(self, text):
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def close_input(self):
+        self.process.stdin.close()
+
+    def wait_for(self, pattern, timeout=10.0):
+        """The match of a regular expression in what the program has written so far."""
+        def look():
+            return re.search(pattern, self.stdout()) or re.search(pattern, self.stderr())
+        return wait_until(look, timeout, f"{self.name} to write {pattern!r}", self)
+
+    def wait_exit(self, timeout=10.0):
+        return self.process.wait(timeout)
+
+    def is_running(self):
+        return self.process.poll() is None
+
+    def stop(self):
+        """The whole session of the program is gone afterwards; what it said is on record."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+        for label, text in (("stdout", self.stdout()), ("stderr", self.stderr())):
+            if text.strip():
+                print(f"--- {self.name}: {label}", text.rstrip()[-4000:], sep="\n")
+
+
+def wait_until(condition, timeout, what, program=None):
+    """Polls until the condition gives something true, and returns that."""
+    end = time.monotonic() + timeout
+    while True:
+        # Looked at first: what a program writes last is still seen after it ended.
+        ended = program is not None and not program.is_running()
+        found = condition()
+        if found:
+            return found
+        if ended:
+            raise TimeoutError(f"{program.name} ended while waiting for {what}")
+        if time.monotonic() >= end:
+            raise TimeoutError(f"{timeout} s passed waiting for {what}")
+        time.sleep(0.005)
+
+
+_LISTENING = {"tcp": "0A", "udp": "07"}
+
+
+def is_listening(path, node, transport, port):
+    """Whether a server has the port: a listening socket, or a UDP socket with no peer."""
+    with namespace.inside(path.namespace(node)):
+        for table in (transport, transport + "6"):
+            with open(f"/proc/thread-self/net/{table}", encoding="ascii") as file:
+                for line in file.readlines()[1:]:
+                    fields = line.split()
+                    if int(fields[1].rpartition(":")[2], 16) == port \
+                            and fields[3] == _LISTENING[transport]:
+                        return True
+    return False
+
+
+def wait_listening(program, transport, port, timeout=10.0):
+    wait_until(lambda: is_listening(program.path, program.node, transport, port), timeout,
+               f"{transport} port {port}", program)
+
+
+class Stand:
+    """A path for one test: what it starts here is gone when it is over."""
+
+    def __init__(self, path):
+        self.path = path
+        self.programs = []
+
+    def start(self, node, command, **options):
+        program = Program(self.path, node, command, **options)
+        self.programs.append(program)
+        return program
+
+    def serve(self, command, transport, port, **options):
+        """Starts a server on A, and waits until it has its port."""
+        program = self.start("A", command, **options)
+        wait_listening(program, transport, port)
+        return program
+
+    def clear(self):
+        for program in self.programs:
+            program.stop()
+        self.programs.clear()
+        # A server may have left its session, and its children with it.
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and self.path.owns(entry):
+                print(f"killing what was left behind: process {entry}")
+                try:
+                    os.kill(int(entry), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass

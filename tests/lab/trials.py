@@ -1,0 +1,101 @@
+"""Connections by the dozen: how many of them come about, with the library and without."""
+
+import concurrent.futures
+import dataclasses
+import time
+
+import firewall
+from conftest import skip_what_is_missing
+from programs import Preload, fresh_port, has_other_users
+from topology import PEER
+
+import pytest
+
+PEER_PORTS = range(5000, 5900)  # of connections with the library
+PORTS_WITHOUT = range(5900, 5910)
+PORT_OF_REFERENCE = 5910
+AT_A_TIME = 5
+PATIENCE = 10.0  # a few of the kernel's repeated SYNs
+NO_ANSWER = 1.3  # the peer's SYN and its first repetition went unanswered
+
+
+@dataclasses.dataclass
+class Outcome:
+    successes: int = 0
+    failures: list = dataclasses.field(default_factory=list)
+    slowest: float = 0.0
+
+
+def peers(family, first, last=None):
+    """A peer's address with a port or a range of them, as SYNERGY_PEERS has it."""
+    address = f"[{PEER[6]}]" if family == 6 else PEER[4]
+    return f"{address}:{first}" + (f"-{last}" if last and last != first else "")
+
+
+def converse(stand, server, source_ports, preload_for, patience):
+    """One conversation from each port. `preload_for(ports)` gives the library, or None, for a
+    server that has these ports to expect."""
+    outcome = Outcome()
+
+    def one(program, source_port, port):
+        started = time.monotonic()
+        try:
+            server.talk(stand, server, program, source_port, port, patience)
+            outcome.successes += 1
+            outcome.slowest = max(outcome.slowest, time.monotonic() - started)
+        except OSError as error:
+            outcome.failures.append(f"from port {source_port}: {error!r}")
+
+    def lane(ports):
+        # A server that serves once is started again on the same port, as by hand.
+        port = fresh_port()
+        for source_port in ports:
+            program = server.start(stand, port, preload_for([source_port]))
+            one(program, source_port, port)
+            program.stop()
+
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        if server.serves_once:
+            lanes = [source_ports[index::AT_A_TIME] for index in range(AT_A_TIME)]
+            work = [pool.submit(lane, ports) for ports in lanes if ports]
+        else:
+            port = fresh_port()
+            program = server.start(stand, port, preload_for(source_ports))
+            work = [pool.submit(one, program, source, port) for source in source_ports]
+        for item in work:
+            item.result()
+    if not server.serves_once:
+        program.stop()
+    print(f"{server.name}: {outcome.successes} of {len(source_ports)}, "
+          f"the slowest took {outcome.slowest:.2f} s", *outcome.failures, sep="\n  ")
+    return outcome
+
+
+def skip_if_impossible(server):
+    skip_what_is_missing(server.tools)
+    if server.other_users and not has_other_users():
+        pytest.skip(f"{server.name} needs a second user: an ordinary user's namespace has but one,"
+                    " run as root")
+
+
+def check(stand, server, profile="strict", count=20, **settings):
+    """The whole of what is promised of a server: all get in with the library. And that it means
+    something: none without it, though the server is fine where an administrator opens the port."""
+    skip_if_impossible(server)
+    settings.setdefault("hops", stand.path.hops)
+
+    def library(ports):
+        return Preload(peers=peers(server.family, ports[0], ports[-1]), **settings)
+
+    firewall.set_profile(stand.path, "open")
+    reference = converse(stand, server, [PORT_OF_REFERENCE], lambda _: None, PATIENCE)
+    assert reference.failures == [], "not even with the port open"
+
+    firewall.set_profile(stand.path, profile)
+    firewall.forget_connections(stand.path)
+    without = converse(stand, server, list(PORTS_WITHOUT[:3]), lambda _: None, NO_ANSWER)
+    assert without.successes == 0, "the firewall lets strangers in"
+
+    outcome = converse(stand, server, list(PEER_PORTS[:count]), library, PATIENCE)
+    assert outcome.failures == []
+    assert outcome.successes == count

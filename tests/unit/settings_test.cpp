@@ -1,0 +1,703 @@
+#include "settings.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+
+using namespace synergy;
+
+namespace {
+
+using Variables = std::map<std::string, std::string>;
+
+/// Settings from these variables alone; no config file unless they name one.
+Settings load(Variables variables) {
+    if (!variables.contains("SYNERGY_CONFIG") && !variables.contains("HOME"))
+        variables["SYNERGY_CONFIG"] = "/dev/null";
+    return load_settings([&](const char *name) -> const char * {
+        const auto found = variables.find(name);
+        return found == variables.end() ? nullptr : found->second.c_str();
+    });
+}
+
+std::string lines(const std::vector<Problem> &problems) {
+    std::string all;
+    for (const Problem &problem : problems)
+        all += problem.line() + "\n";
+    return all;
+}
+
+/// "[2001:db8::5]:5555/3 ..." with the hop limits.
+std::string targets(const Settings &settings, Transport transport, std::uint16_t port) {
+    std::string all;
+    for (const Target &target : settings.targets_for(transport, port))
+        all += (all.empty() ? "" : " ") + target.peer.text() + "/" + std::to_string(target.hops);
+    return all;
+}
+
+std::vector<Peer> peers(std::string_view text, std::string &problems) {
+    std::vector<Problem> found;
+    std::vector<Peer> result = parse_peers(text, "P", found);
+    problems = lines(found);
+    return result;
+}
+
+std::string problem_of(std::string_view text) {
+    std::string problems;
+    CHECK(peers(text, problems).empty());
+    return problems;
+}
+
+/// A directory that goes away with the value.
+class Directory {
+  public:
+    Directory() {
+        std::string name = (std::filesystem::temp_directory_path() / "synergy-XXXXXX").string();
+        REQUIRE(mkdtemp(name.data()) != nullptr);
+        path_ = name;
+    }
+    ~Directory() { std::filesystem::remove_all(path_); }
+    Directory(const Directory &) = delete;
+    Directory &operator=(const Directory &) = delete;
+
+    [[nodiscard]] std::string path(const std::string &name) const { return path_ + "/" + name; }
+
+    std::string write(const std::string &name, const std::string &content) const {
+        const std::string file = path(name);
+        std::filesystem::create_directories(std::filesystem::path(file).parent_path());
+        std::ofstream(file, std::ios::binary) << content;
+        return file;
+    }
+
+  private:
+    std::string path_;
+};
+
+/// Settings from a config file of this content; problems with "FILE" for its name.
+Settings load_file(const std::string &content, Variables variables = {}) {
+    const Directory directory;
+    const std::string file = directory.write("synergy.toml", content);
+    variables["SYNERGY_CONFIG"] = file;
+    Settings settings = load(std::move(variables));
+    CHECK(settings.file == file);
+    for (Problem &problem : settings.problems)
+        if (problem.place.starts_with(file))
+            problem.place.replace(0, file.size(), "FILE");
+    return settings;
+}
+
+const char *const good_peer = "[2001:db8::5]:5555";
+
+} // namespace
+
+TEST_CASE("without settings there is nothing to do") {
+    const Settings settings = load({});
+    CHECK(settings.rules.empty());
+    CHECK(settings.problems.empty());
+    CHECK(settings.targets_for(Transport::tcp, 4444).empty());
+    CHECK(settings.refresh == std::chrono::seconds(20));
+    CHECK(settings.log == LogLevel::warn);
+    CHECK(settings.log_file == "stderr");
+    CHECK(settings.local_for(AF_INET6).empty());
+}
+
+TEST_CASE("peers of all forms") {
+    std::string problems;
+    const std::vector<Peer> list =
+        peers(",, [2001:db8::5]:5555\t[2001:db8::6]:1-3,198.51.100.5:80 ,\n"
+              "192.0.2.1:65534-65535 [::ffff:192.0.2.9]:7,",
+              problems);
+    CHECK(problems == "");
+    REQUIRE(list.size() == 5);
+    CHECK(list[0].address.text() == "[2001:db8::5]:0");
+    CHECK(list[0].first_port == 5555);
+    CHECK(list[0].last_port == 5555);
+    CHECK(list[1].first_port == 1);
+    CHECK(list[1].last_port == 3);
+    CHECK(list[2].address.text() == "198.51.100.5:0");
+    CHECK(list[3].first_port == 65534);
+    CHECK(list[3].last_port == 65535);
+    CHECK(list[4].address.text() == "192.0.2.9:0"); // v4-mapped is IPv4
+}
+
+TEST_CASE("no peers") {
+    std::string problems;
+    CHECK(peers("", problems).empty());
+    CHECK(peers(" ,\t, ", problems).empty());
+    CHECK(problems == "");
+}
+
+TEST_CASE("link-local peers have a scope") {
+    std::string problems;
+    const std::vector<Peer> list = peers("[fe80::1%lo]:5 [fe80::1%77]:5 [fe80::1]:5", problems);
+    CHECK(problems == "");
+    REQUIRE(list.size() == 3);
+    CHECK(list[0].address.address_text() == "fe80::1%1");
+    CHECK(list[1].address.address_text() == "fe80::1%77");
+    CHECK(list[2].address.address_text() == "fe80::1");
+
+    const std::string scope = "': expected after '%' a network interface of this host\n";
+    CHECK(problem_of("[fe80::1%nosuch0]:5") == "P: '[fe80::1%nosuch0]:5" + scope);
+    CHECK(problem_of("[fe80::1%]:5") == "P: '[fe80::1%]:5" + scope);
+    CHECK(problem_of("[fe80::1%0]:5") == "P: '[fe80::1%0]:5" + scope);
+    CHECK(problem_of("[2001:db8::5%lo]:5") ==
+          "P: '[2001:db8::5%lo]:5': expected no '%' but after a link-local address (fe80::)\n");
+}
+
+TEST_CASE("a wrong peer is named, and what was expected") {
+    const std::string port = "': expected a port from 1 to 65535, or a range as 5000-5010\n";
+    for (const std::string text :
+         {"192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:", "192.0.2.1:-5", "192.0.2.1:5-",
+          "192.0.2.1:0-5", "192.0.2.1:5-6-7", "192.0.2.1:+5", "192.0.2.1:5x", "192.0.2.1:0x5",
+          "192.0.2.1:5:6", "192.0.2.1:http", "[2001:db8::5]:99999999999999999999", "[::2]:5]"})
+        CHECK(problem_of(text) == "P: '" + text + port);
+    CHECK(problem_of("192.0.2.1:6-5") ==
+          "P: '192.0.2.1:6-5': expected a range whose first port is not above its last\n");
+
+    const std::string host =
+        "': expected the address of one host, neither wildcard nor multicast\n";
+    for (const std::string text : {"[::]:5", "0.0.0.0:5", "[::ffff:0.0.0.0]:5", "[ff02::1]:5",
+                                   "224.0.0.1:5", "[::ffff:224.0.0.1]:5"})
+        CHECK(problem_of(text) == "P: '" + text + host);
+
+    const std::string peer =
+        "': expected an address and a port, as [2001:db8::5]:5555 or 198.51.100.5:5555\n";
+    for (const std::string text : {"192.0.2.1", "[2001:db8::5]", "[2001:db8::5]5555", "[::2]x:5"})
+        CHECK(problem_of(text) == "P: '" + text + peer);
+
+    const std::string brackets = "': expected an IPv6 address in brackets, as [2001:db8::5]:5555\n";
+    for (const std::string text : {"2001:db8::5", "2001:db8::5:5555", "::1", "::", "fe80::1%lo"})
+        CHECK(problem_of(text) == "P: '" + text + brackets);
+
+    const std::string names =
+        "': expected an address: host names are not resolved yet, write [2001:db8::5]:5555 or "
+        "198.51.100.5:5555\n";
+    for (const std::string text :
+         {"host.example:5555", "localhost:5", "a-b_c.example.:1", "b\xc3\xbc.example:1", "host"})
+        CHECK(problem_of(text) == "P: '" + text + names);
+
+    const std::string inside = "': expected an IPv6 address between the brackets\n";
+    for (const std::string text : {"[192.0.2.1]:5", "[]:5", "[host.example]:5", "[1::2::3]:5"})
+        CHECK(problem_of(text) == "P: '" + text + inside);
+
+    const std::string v4 = "': expected an IPv4 address as 198.51.100.5\n";
+    for (const std::string text : {"192.0.2:5", "192.0.2.256:5", ":5", "192.0.2.1/32:5", "5555"})
+        CHECK(problem_of(text) == "P: '" + text + v4);
+
+    CHECK(problem_of("[2001:db8::5:5555") ==
+          "P: '[2001:db8::5:5555': expected ']' after the IPv6 address\n");
+}
+
+TEST_CASE("a wrong peer doesn't keep the others out") {
+    std::string problems;
+    CHECK(peers("192.0.2.1:5,host:6,[2001:db8::5]:7", problems).size() == 2);
+    CHECK(std::count(problems.begin(), problems.end(), '\n') == 1);
+}
+
+TEST_CASE("no NUL hides what follows it") {
+    using namespace std::string_view_literals;
+    CHECK(problem_of("192.0.2.1\0x:5"sv) ==
+          "P: '192.0.2.1\\x00x:5': expected an IPv4 address as 198.51.100.5\n");
+    CHECK(problem_of("[fe80::1%lo\0x]:5"sv) ==
+          "P: '[fe80::1%lo\\x00x]:5': expected after '%' a network interface of this host\n");
+}
+
+TEST_CASE("messages are one line each, and not endless") {
+    CHECK(problem_of("a\x1b[2Jb").find("'a\\x1b[2Jb'") != std::string::npos);
+    const std::string problem = problem_of(std::string(100000, 'x'));
+    CHECK(problem.size() < 400);
+    CHECK(problem.find("xxx...'") != std::string::npos);
+}
+
+TEST_CASE("at most 4096 endpoints") {
+    const std::string most = "': expected 4096 addresses and ports at most in all\n";
+    std::string problems;
+    CHECK(peers("[2001:db8::5]:1-4096", problems).size() == 1);
+    CHECK(problems == "");
+    CHECK(problem_of("[2001:db8::5]:1-4097") == "P: '[2001:db8::5]:1-4097" + most);
+    CHECK(problem_of("[2001:db8::5]:1-65535") == "P: '[2001:db8::5]:1-65535" + most);
+    // What is there already takes no more room, and a peer after the one too many may fit.
+    CHECK(peers("[2001:db8::5]:1-4095 [2001:db8::5]:5-4000 192.0.2.1:1-2 192.0.2.1:1", problems)
+              .size() == 3);
+    CHECK(problems == "P: '192.0.2.1:1-2" + most);
+}
+
+TEST_CASE("each endpoint is a target once") {
+    const Settings settings =
+        load({{"SYNERGY_PEERS", "192.0.2.1:1-3 192.0.2.1:2-4 192.0.2.1:1 [::ffff:192.0.2.1]:3"},
+              {"SYNERGY_HOPS", "7"}});
+    CHECK(lines(settings.problems) == "");
+    CHECK(targets(settings, Transport::tcp, 1) ==
+          "192.0.2.1:1/7 192.0.2.1:2/7 192.0.2.1:3/7 192.0.2.1:4/7");
+}
+
+TEST_CASE("a range up to the last port ends") {
+    const Settings settings = load({{"SYNERGY_PEERS", "192.0.2.1:65534-65535"}});
+    CHECK(targets(settings, Transport::udp, 1) == "192.0.2.1:65534/0 192.0.2.1:65535/0");
+}
+
+TEST_CASE("everything from the environment") {
+    const Settings settings = load({{"SYNERGY_PEERS", good_peer},
+                                    {"SYNERGY_HOPS", "254"},
+                                    {"SYNERGY_PORTS", "4444, 5000-5010"},
+                                    {"SYNERGY_LOCAL", "2001:db8::11 192.0.2.11"},
+                                    {"SYNERGY_REFRESH", "3600"},
+                                    {"SYNERGY_LOG", "debug"},
+                                    {"SYNERGY_LOG_FILE", "syslog"}});
+    CHECK(lines(settings.problems) == "");
+    REQUIRE(settings.rules.size() == 1);
+    CHECK(settings.rules[0].ports == std::vector<PortRange>{{4444, 4444}, {5000, 5010}});
+    CHECK_FALSE(settings.rules[0].protocol);
+    for (const std::uint16_t port : std::initializer_list<std::uint16_t>{4444, 5000, 5005, 5010})
+        CHECK(targets(settings, Transport::sctp, port) == "[2001:db8::5]:5555/254");
+    for (const std::uint16_t port : std::initializer_list<std::uint16_t>{0, 4443, 4445, 4999, 5011})
+        CHECK(targets(settings, Transport::tcp, port) == "");
+    CHECK(settings.applies_to(5005));
+    CHECK_FALSE(settings.applies_to(81));
+    CHECK(settings.local_for(AF_INET6).text() == "[2001:db8::11]:0");
+    CHECK(settings.local_for(AF_INET).text() == "192.0.2.11:0");
+    CHECK(settings.refresh == std::chrono::seconds(3600));
+    CHECK(settings.log == LogLevel::debug);
+    CHECK(settings.log_file == "syslog");
+}
+
+TEST_CASE("a variable that is empty is not set") {
+    const Settings settings = load({{"SYNERGY_PEERS", good_peer},
+                                    {"SYNERGY_HOPS", ""},
+                                    {"SYNERGY_PORTS", ""},
+                                    {"SYNERGY_LOCAL", ""},
+                                    {"SYNERGY_REFRESH", ""},
+                                    {"SYNERGY_LOG", ""},
+                                    {"SYNERGY_LOG_FILE", ""}});
+    CHECK(lines(settings.problems) == "");
+    CHECK(targets(settings, Transport::tcp, 9) == "[2001:db8::5]:5555/0");
+    CHECK(settings.log_file == "stderr");
+}
+
+TEST_CASE("what would punch elsewhere or otherwise than meant stops all punching") {
+    const struct {
+        const char *variable;
+        const char *text;
+        const char *expected;
+    } cases[] = {
+        {"SYNERGY_HOPS", "0", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_HOPS", "255", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_HOPS", "-1", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_HOPS", "3 ", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_HOPS", "Auto", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_HOPS", "99999999999", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_PORTS", "0", "a port from 1 to 65535, or a range as 5000-5010"},
+        {"SYNERGY_PORTS", "http", "a port from 1 to 65535, or a range as 5000-5010"},
+        {"SYNERGY_PORTS", "6-5", "a range whose first port is not above its last"},
+        {"SYNERGY_PORTS", " , ", "at least one port"},
+        {"SYNERGY_LOCAL", "host", "an address without port, as 2001:db8::11 or 198.51.100.11"},
+        {"SYNERGY_LOCAL", "[::2]:5", "an address without port, as 2001:db8::11 or 198.51.100.11"},
+        {"SYNERGY_LOCAL", "192.0.2.1:5",
+         "an address without port, as 2001:db8::11 or 198.51.100.11"},
+        {"SYNERGY_LOCAL", "::", "the address of one host, neither wildcard nor multicast"},
+        {"SYNERGY_LOCAL", "fe80::1%nosuch0", "after '%' a network interface of this host"},
+        {"SYNERGY_REFRESH", "0", "whole seconds from 1 to 3600"},
+        {"SYNERGY_REFRESH", "3601", "whole seconds from 1 to 3600"},
+        {"SYNERGY_REFRESH", "1.5", "whole seconds from 1 to 3600"},
+        {"SYNERGY_REFRESH", "20s", "whole seconds from 1 to 3600"},
+    };
+    for (const auto &each : cases) {
+        const Settings settings = load({{"SYNERGY_PEERS", good_peer}, {each.variable, each.text}});
+        CHECK(lines(settings.problems) == std::string(each.variable) + ": '" + each.text +
+                                              "': expected " + each.expected + "\n");
+        CHECK(settings.rules.empty());
+    }
+}
+
+TEST_CASE("a port that is wrong among others stops all punching too") {
+    const Settings settings =
+        load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_PORTS", "4444 x 5000"}});
+    CHECK(lines(settings.problems) ==
+          "SYNERGY_PORTS: 'x': expected a port from 1 to 65535, or a range as 5000-5010\n");
+    CHECK(settings.rules.empty());
+}
+
+TEST_CASE("a log setting that is wrong doesn't stop punching") {
+    const Settings settings = load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_LOG", "loud"}});
+    CHECK(lines(settings.problems) ==
+          "SYNERGY_LOG: 'loud': expected debug, info, warn, error or off\n");
+    CHECK(settings.log == LogLevel::warn);
+    CHECK(settings.rules.size() == 1);
+}
+
+TEST_CASE("log levels") {
+    CHECK(load({{"SYNERGY_LOG", "info"}}).log == LogLevel::info);
+    CHECK(load({{"SYNERGY_LOG", "warn"}}).log == LogLevel::warn);
+    CHECK(load({{"SYNERGY_LOG", "error"}}).log == LogLevel::error);
+    CHECK(load({{"SYNERGY_LOG", "off"}}).log == LogLevel::off);
+    CHECK(load({{"SYNERGY_LOG_FILE", "/var/log/s y.log"}}).log_file == "/var/log/s y.log");
+}
+
+TEST_CASE("source addresses") {
+    const Settings settings = load({{"SYNERGY_LOCAL", "[2001:db8::11], 192.0.2.11"}});
+    CHECK(lines(settings.problems) == "");
+    CHECK(settings.local_for(AF_INET6).address_text() == "2001:db8::11");
+    CHECK(load({{"SYNERGY_LOCAL", "::ffff:192.0.2.11"}}).local_for(AF_INET).text() ==
+          "192.0.2.11:0");
+    CHECK(lines(load({{"SYNERGY_LOCAL", "192.0.2.11 192.0.2.12"}}).problems) ==
+          "SYNERGY_LOCAL: '192.0.2.12': expected one IPv6 and one IPv4 address at most\n");
+}
+
+TEST_CASE("everything from the file") {
+    const Settings settings = load_file(R"(
+peers = ["[2001:db8::5]:5555", "198.51.100.5:1-2, 198.51.100.6:3"]
+hops = 4
+local = ["2001:db8::11", "192.0.2.11"]
+refresh = 10
+log = "error"
+log_file = "/tmp/x.log"
+)");
+    CHECK(lines(settings.problems) == "");
+    CHECK(targets(settings, Transport::udp, 1) ==
+          "[2001:db8::5]:5555/4 198.51.100.5:1/4 198.51.100.5:2/4 198.51.100.6:3/4");
+    CHECK(settings.local.size() == 2);
+    CHECK(settings.refresh == std::chrono::seconds(10));
+    CHECK(settings.log == LogLevel::error);
+    CHECK(settings.log_file == "/tmp/x.log");
+}
+
+TEST_CASE("a list of one may be written without brackets") {
+    const Settings settings =
+        load_file("peers = '192.0.2.1:5'\nlocal = '192.0.2.11'\nhops = 'auto'\n");
+    CHECK(lines(settings.problems) == "");
+    CHECK(targets(settings, Transport::udp, 1) == "192.0.2.1:5/0");
+    CHECK(settings.local.size() == 1);
+}
+
+namespace {
+
+const char *const sections = R"(
+peers = ["192.0.2.1:1"]
+hops = 9
+
+[[listen]]
+port = 4444
+protocol = "udp"
+peers = ["192.0.2.2:2"]
+hops = 2
+
+[[listen]]
+port = ["4444,5000-5010", 80]
+
+[[listen]]
+port = "5010-6000"
+hops = "auto"
+)";
+
+} // namespace
+
+TEST_CASE("sections: the first that fits counts, what it lacks is taken from above") {
+    const Settings settings = load_file(sections);
+    CHECK(lines(settings.problems) == "");
+    CHECK(targets(settings, Transport::udp, 4444) == "192.0.2.2:2/2");
+    CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.1:1/9");
+    CHECK(targets(settings, Transport::udp, 80) == "192.0.2.1:1/9");
+    CHECK(targets(settings, Transport::tcp, 5010) == "192.0.2.1:1/9");
+    CHECK(targets(settings, Transport::tcp, 5011) == "192.0.2.1:1/0");
+    CHECK(targets(settings, Transport::tcp, 81) == "");
+}
+
+TEST_CASE("the environment wins over the file") {
+    const Settings by_peers = load_file(sections, {{"SYNERGY_PEERS", "192.0.2.3:3"}});
+    CHECK(targets(by_peers, Transport::udp, 4444) == "192.0.2.3:3/2");
+    CHECK(targets(by_peers, Transport::tcp, 5011) == "192.0.2.3:3/0");
+    CHECK(targets(by_peers, Transport::tcp, 81) == "");
+
+    const Settings by_hops = load_file(sections, {{"SYNERGY_HOPS", "5"}});
+    CHECK(targets(by_hops, Transport::udp, 4444) == "192.0.2.2:2/5");
+    CHECK(targets(by_hops, Transport::tcp, 5011) == "192.0.2.1:1/5");
+
+    const Settings by_ports = load_file(sections, {{"SYNERGY_PORTS", "81"}});
+    CHECK(by_ports.rules.size() == 1);
+    CHECK(targets(by_ports, Transport::udp, 81) == "192.0.2.1:1/9");
+    CHECK(targets(by_ports, Transport::udp, 4444) == "");
+
+    const Settings others =
+        load_file("refresh = 5\nlocal = '192.0.2.1'\nlog = 'off'\nlog_file = '/x'\n",
+                  {{"SYNERGY_REFRESH", "6"},
+                   {"SYNERGY_LOCAL", "2001:db8::1"},
+                   {"SYNERGY_LOG", "info"},
+                   {"SYNERGY_LOG_FILE", "/y"}});
+    CHECK(others.refresh == std::chrono::seconds(6));
+    CHECK(others.local_for(AF_INET).empty());
+    CHECK(others.local_for(AF_INET6).address_text() == "2001:db8::1");
+    CHECK(others.log == LogLevel::info);
+    CHECK(others.log_file == "/y");
+}
+
+TEST_CASE("peers of the environment that are all wrong don't bring those of the file back") {
+    const Settings settings = load_file("peers = ['192.0.2.1:1']", {{"SYNERGY_PEERS", "host:5"}});
+    CHECK(settings.problems.size() == 1);
+    CHECK(settings.rules.empty());
+}
+
+TEST_CASE("a section may be without peers") {
+    const Settings settings = load_file("peers = ['192.0.2.1:1']\n"
+                                        "[[listen]]\nport = 80\npeers = []\n"
+                                        "[[listen]]\nport = '1-65535'\n");
+    CHECK(lines(settings.problems) == "");
+    CHECK(targets(settings, Transport::tcp, 80) == "");
+    CHECK(targets(settings, Transport::tcp, 81) == "192.0.2.1:1/0");
+}
+
+TEST_CASE("mistakes in the file are named by line and column") {
+    const struct {
+        const char *content;
+        const char *line;
+        bool punches;
+    } cases[] = {
+        {"peers = ['192.0.2.1:1', 'host:5']",
+         "FILE:1:25: 'host:5': expected an address: host names are not resolved yet, write "
+         "[2001:db8::5]:5555 or 198.51.100.5:5555",
+         true},
+        {"peers = ['192.0.2.1:1', 5]", "FILE:1:25: '5': expected an IPv4 address as 198.51.100.5",
+         true},
+        {"peers = ['192.0.2.1:1', [1, 2]]",
+         "FILE:1:25: '[1, 2]': expected an address and a port, as [2001:db8::5]:5555 or "
+         "198.51.100.5:5555",
+         true},
+        {"peers = ['192.0.2.1:1']\nhops = 300",
+         "FILE:2:8: '300': expected a hop limit from 1 to 254, or auto", false},
+        {"peers = ['192.0.2.1:1']\nhops = 3.5 # \xc3\xbc",
+         "FILE:2:8: '3.5': expected a hop limit from 1 to 254, or auto", false},
+        {"# \xc3\xbc\npeers = ['192.0.2.1:1']\n\nhops = [3]",
+         "FILE:4:8: '[3]': expected a hop limit from 1 to 254, or auto", false},
+        {"peers = ['192.0.2.1:1']\nrefresh = true",
+         "FILE:2:11: 'true': expected whole seconds from 1 to 3600", false},
+        {"peers = ['192.0.2.1:1']\nlocal = [1979-05-27]",
+         "FILE:2:10: '1979-05-27': expected an address without port, as 2001:db8::11 or "
+         "198.51.100.11",
+         false},
+        {"peers = ['192.0.2.1:1']\nlog = 3",
+         "FILE:2:7: '3': expected debug, info, warn, error or off", true},
+        {"peers = ['192.0.2.1:1']\nlog_file = false",
+         "FILE:2:12: 'false': expected a path, stderr or syslog", true},
+        {"peers = ['192.0.2.1:1']\nlog_file = \"a\\u0000b\"",
+         "FILE:2:12: 'a\\x00b': expected a path, stderr or syslog", true},
+        {"peers = ['192.0.2.1:1']\nhop = 3",
+         "FILE:2:1: 'hop': expected one of the keys peers, hops, local, refresh, log, log_file, "
+         "listen",
+         true},
+        {"peers = ['192.0.2.1:1']\n[other]\nhops = 300",
+         "FILE:2:2: 'other': expected one of the keys peers, hops, local, refresh, log, log_file, "
+         "listen",
+         true},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 1\nprot = 'tcp'",
+         "FILE:4:1: 'prot': expected one of the keys port, protocol, peers, hops", true},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 70000",
+         "FILE:3:8: '70000': expected a port from 1 to 65535, or a range as 5000-5010", false},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = [1, true]",
+         "FILE:3:12: 'true': expected a port from 1 to 65535, or a range as 5000-5010", false},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = ['1', '']",
+         "FILE:3:14: '': expected at least one port", false},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = []",
+         "FILE:3:8: '[]': expected at least one port: port = 4444, \"5000-5010\" or an array of "
+         "those",
+         false},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nhops = 3",
+         "FILE:2:1: '[[listen]]': expected at least one port: port = 4444, \"5000-5010\" or an "
+         "array of those",
+         false},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 1\nprotocol = 'dccp'",
+         "FILE:4:12: 'dccp': expected tcp, udp or sctp", false},
+        {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 1\nhops = 0",
+         "FILE:4:8: '0': expected a hop limit from 1 to 254, or auto", false},
+        {"peers = ['192.0.2.1:1']\n[listen]\nport = 1",
+         "FILE:2:1: '[listen]': expected sections that begin with [[listen]]", false},
+        {"peers = ['192.0.2.1:1']\nlisten = 4444",
+         "FILE:2:10: '4444': expected sections that begin with [[listen]]", false},
+        {"peers = ['192.0.2.1:1']\nlisten = [4444]",
+         "FILE:2:11: '4444': expected sections that begin with [[listen]]", false},
+    };
+    for (const auto &each : cases) {
+        const Settings settings = load_file(each.content);
+        CHECK(lines(settings.problems) == std::string(each.line) + "\n");
+        CHECK(settings.rules.empty() == !each.punches);
+    }
+}
+
+TEST_CASE("a file that is no TOML stops all punching") {
+    for (const char *content : {"hops == 3", "hops = 3\nhops = 4", "peers = [", "\xff\xfe", "="}) {
+        const Settings settings = load_file(content, {{"SYNERGY_PEERS", good_peer}});
+        REQUIRE(settings.problems.size() == 1);
+        CHECK(settings.problems[0].place.starts_with("FILE:"));
+        CHECK(settings.problems[0].expected.starts_with("valid TOML: "));
+        CHECK(settings.rules.empty());
+    }
+    const Settings settings = load_file("# \n  hops = = 3\n");
+    CHECK(settings.problems.at(0).text == "  hops = = 3");
+    CHECK(settings.problems.at(0).place.starts_with("FILE:2:"));
+}
+
+TEST_CASE("a file of any depth is read without harm") {
+    CHECK(load_file("peers = " + std::string(100000, '[')).problems.size() == 1);
+    CHECK(load_file("peers = " + std::string(200, '[') + std::string(200, ']')).rules.empty());
+}
+
+TEST_CASE("a named file that can't be read stops all punching") {
+    const Directory directory;
+    const auto problem = [](const std::string &file) {
+        const Settings settings = load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_CONFIG", file}});
+        CHECK(settings.rules.empty());
+        CHECK(settings.file == file);
+        return lines(settings.problems);
+    };
+    const auto expected = [](const std::string &file, const char *error) {
+        return "SYNERGY_CONFIG: '" + file + "': expected a file that can be read: " + error + "\n";
+    };
+    const std::string missing = directory.path("missing");
+    CHECK(problem(missing) == expected(missing, "No such file or directory"));
+    CHECK(problem(directory.path("")) == expected(directory.path(""), "Is a directory"));
+    const std::string pipe = directory.path("pipe");
+    REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+    CHECK(problem(pipe) == expected(pipe, "Illegal seek"));
+    CHECK(problem("/dev/zero") == expected("/dev/zero", "File too large"));
+    if (geteuid() != 0) {
+        const std::string secret = directory.write("secret", "hops = 3");
+        REQUIRE(chmod(secret.c_str(), 0) == 0);
+        CHECK(problem(secret) == expected(secret, "Permission denied"));
+    }
+}
+
+TEST_CASE("the first config file that exists is the one") {
+    const Directory directory;
+    const std::string in_home = directory.path("home/.config/synergy/synergy.toml");
+    const std::string in_xdg = directory.path("xdg/synergy/synergy.toml");
+    const std::string system = SYNERGY_SYSCONFDIR "/synergy/synergy.toml";
+    Variables variables{{"HOME", directory.path("home")}};
+    const auto places = [&] {
+        return config_places([&](const char *name) -> const char * {
+            const auto found = variables.find(name);
+            return found == variables.end() ? nullptr : found->second.c_str();
+        });
+    };
+    CHECK(places() == std::vector<std::string>{in_home, system});
+    if (!std::filesystem::exists(system))
+        CHECK(load(variables).file.empty());
+
+    directory.write("home/.config/synergy/synergy.toml", "hops = 1");
+    directory.write("xdg/synergy/synergy.toml", "hops = 2");
+    CHECK(load(variables).file == in_home);
+    variables["XDG_CONFIG_HOME"] = "";
+    CHECK(load(variables).file == in_home);
+    variables["XDG_CONFIG_HOME"] = "relative"; // is to be ignored (XDG Base Directory)
+    CHECK(load(variables).file == in_home);
+    variables["XDG_CONFIG_HOME"] = directory.path("xdg");
+    CHECK(load(variables).file == in_xdg);
+    CHECK(places() == std::vector<std::string>{in_xdg, system});
+    variables["SYNERGY_CONFIG"] = "";
+    CHECK(load(variables).file == in_xdg);
+    variables["SYNERGY_CONFIG"] = directory.write("named", "hops = 3");
+    CHECK(load(variables).file == directory.path("named"));
+
+    variables = {{"HOME", "relative"}};
+    CHECK(places() == std::vector<std::string>{system});
+}
+
+TEST_CASE("a default config file that exists and can't be read stops all punching") {
+    const Directory directory;
+    const std::string file = directory.path(".config/synergy/synergy.toml");
+    std::filesystem::create_directories(file); // a directory can't be read, by root either
+    const Settings settings = load({{"HOME", directory.path("")}, {"SYNERGY_PEERS", good_peer}});
+    CHECK(lines(settings.problems) ==
+          "config file: '" + directory.path("") +
+              "/.config/synergy/synergy.toml': expected a file that can be read: Is a directory\n");
+    CHECK(settings.rules.empty());
+}
+
+namespace {
+
+/// Small damage of the kind that people and editors do.
+std::string mutate(std::string text, std::mt19937 &random) {
+    static const char *const pieces[] = {
+        "[",  "]",  ":", "::", "-", ",",     " ",  "%", "=",    "\"",   "'",           "\n",
+        "[[", "]]", "{", "}",  "0", "65536", "\\", "#", "\xff", "\x7f", "99999999999", "."};
+    const auto below = [&](std::size_t bound) {
+        return bound == 0 ? 0 : static_cast<std::size_t>(random()) % bound;
+    };
+    for (std::size_t i = below(4) + 1; i > 0; --i) {
+        const std::size_t at = below(text.size() + 1);
+        switch (below(5)) {
+        case 0:
+            text.erase(at, below(6));
+            break;
+        case 1:
+            text.insert(at, pieces[below(std::size(pieces))]);
+            break;
+        case 2:
+            text.insert(at, 1, static_cast<char>(random() & 0xffU));
+            break;
+        case 3:
+            text.insert(at, text.substr(below(text.size() + 1), below(20)));
+            break;
+        default:
+            if (at < text.size())
+                text[at] = static_cast<char>(text[at] ^ (1 << below(8)));
+        }
+    }
+    return text;
+}
+
+void check_sound(const std::vector<Peer> &list) {
+    std::size_t wrong = 0;
+    for (const Peer &peer : list) {
+        wrong += peer.address.empty() || peer.address.is_wildcard() || peer.address.is_multicast();
+        wrong += peer.address.is_v4_mapped() || peer.address.port() != 0;
+        wrong += peer.first_port == 0 || peer.first_port > peer.last_port;
+    }
+    CHECK(wrong == 0);
+}
+
+void check_sound(const Settings &settings) {
+    for (const Rule &rule : settings.rules) {
+        check_sound(rule.peers);
+        CHECK(rule.hops >= 0);
+        CHECK(rule.hops <= hop_limit_max);
+    }
+    CHECK(settings.targets_for(Transport::tcp, 4444).size() <= 4096);
+    CHECK(settings.local.size() <= 2);
+    CHECK(settings.refresh >= std::chrono::seconds(1));
+    for (const Problem &problem : settings.problems)
+        CHECK(problem.line().find('\n') == std::string::npos);
+}
+
+} // namespace
+
+TEST_CASE("damaged texts neither crash nor throw, and nothing unsound comes of them") {
+    std::mt19937 random(4444); // NOLINT: the same texts each time
+    const std::string list = "[2001:db8::5]:5555-5560, 198.51.100.5:80 [fe80::1%lo]:5 "
+                             "[::ffff:192.0.2.1]:9 host.example:5555";
+    for (int i = 0; i < 20000; ++i) {
+        const std::string text = mutate(list, random);
+        std::vector<Problem> problems;
+        CHECK_NOTHROW(check_sound(parse_peers(text, "P", problems)));
+    }
+    for (int i = 0; i < 5000; ++i) {
+        Variables variables{{"SYNERGY_PEERS", mutate(good_peer, random)},
+                            {"SYNERGY_HOPS", mutate("auto", random)},
+                            {"SYNERGY_PORTS", mutate("4444,5000-5010", random)},
+                            {"SYNERGY_LOCAL", mutate("2001:db8::11 192.0.2.11", random)},
+                            {"SYNERGY_REFRESH", mutate("20", random)},
+                            {"SYNERGY_LOG", mutate("warn", random)}};
+        CHECK_NOTHROW(check_sound(load(variables)));
+    }
+    const Directory directory;
+    const std::string whole =
+        std::string("refresh = 20\nlog = \"warn\"\nlocal = ['::2']") + sections;
+    for (int i = 0; i < 5000; ++i) {
+        const std::string file = directory.write("synergy.toml", mutate(whole, random));
+        CHECK_NOTHROW(check_sound(load({{"SYNERGY_CONFIG", file}})));
+    }
+}
