@@ -6,18 +6,29 @@ namespace synergy {
 
 using std::chrono::milliseconds;
 
-void Guard::sent(Time now, Duration timeout) {
-    seen_ = 0;
-    settle(now, timeout);
+Duration Guard::interval_after(unsigned retransmits) const {
+    if (retransmits == 1)
+        return out_of_step_first;
+    return retransmits < short_intervals ? out_of_step : std::max(refresh_, out_of_step);
 }
 
-void Guard::settle(Time sent_at, Duration timeout) {
-    sent_at_ = sent_at;
-    retransmission_ = sent_at + timeout;
+void Guard::sent(Time now) {
+    seen_ = 0;
+    first_sent_ = now;
+    // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is.
+    retransmission_ = now + first_timeout;
+    deadline_ = retransmission_ + interval_after(1);
+    left(now);
+}
+
+/// A SYN left at about `now`; retransmission_ says when the next one will.
+void Guard::left(Time now) {
+    last_sent_ = now;
+    not_before_ = retransmission_;
     if (window_ > Duration::zero()) {
         step_ = Step::error_due;
         phase_ = Phase::low;
-        next_ = sent_at + window_;
+        next_ = now + window_;
     } else {
         step_ = Step::hearing;
         phase_ = Phase::open;
@@ -26,20 +37,20 @@ void Guard::settle(Time sent_at, Duration timeout) {
 }
 
 void Guard::error_came(Time now) {
-    // Not so wide that the next retransmission, a second later, leaves no time to hear the peer.
-    constexpr Duration widest = milliseconds(600);
+    // Not so wide that the next SYN leaves no time to hear the peer.
+    constexpr Duration widest = milliseconds(450);
     if (window_ > Duration::zero())
-        window_ = std::clamp<Duration>((now - sent_at_) * 3 / 2, window_, widest);
+        window_ = std::clamp<Duration>((now - last_sent_) * 3 / 2, window_, widest);
 }
 
 void Guard::tick(Time now, SynTimer timer) {
-    // Counted already: the thread came late, or the kernel's timer had started earlier than thought.
     if (timer.retransmits != seen_) {
         seen_ = timer.retransmits;
-        settle(now, timer.timeout);
+        retransmission_ = std::min(not_before_ + timer.timeout, deadline_);
+        left(now);
         return;
     }
-    if (step_ == Step::error_due && now >= sent_at_ + window_) {
+    if (step_ == Step::error_due && now >= last_sent_ + window_) {
         step_ = Step::hearing;
         phase_ = Phase::open;
         next_ = retransmission_ - lead;
@@ -47,10 +58,12 @@ void Guard::tick(Time now, SynTimer timer) {
     if (step_ == Step::hearing && now >= retransmission_ - lead) {
         step_ = Step::awaiting;
         phase_ = Phase::low;
+        deadline_ = std::max(now, retransmission_) + interval_after(seen_ + 1);
         next_ = std::max(now, retransmission_) + milliseconds(1);
         return;
     }
     if (step_ == Step::awaiting) {
+        not_before_ = now;
         // Kernel timers of seconds are tens of milliseconds coarse.
         bool is_overdue = now > retransmission_ + milliseconds(500);
         next_ = now + (is_overdue ? milliseconds(100) : milliseconds(4));

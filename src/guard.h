@@ -1,8 +1,14 @@
-// When a punching socket in SYN_SENT may be heard, and when it must be deaf.
+// When a punching socket in SYN_SENT may be heard, when it must be deaf, and when its next SYN goes.
 //
 // Every SYN that the socket sends, its first one and the kernel's retransmissions, has to leave
 // with the punch's hop limit, and the ICMP error that it dies with would kill the socket. Between
 // them the hop limit must be the ordinary one, or the answer to the peer's SYN would die as well.
+//
+// All SYNs of a socket must have one sequence number: a firewall that has seen the peer's SYN (and
+// the socket did not, being deaf) drops a SYN of ours that comes with another one. So renewing is
+// left to the kernel's retransmissions, and TCP_USER_TIMEOUT says when they come: the kernel
+// retransmits at once when that time is over, and gives up instead if it has not been extended
+// before. A SYN can't slip out, then, while the engine's thread is kept from running.
 #pragma once
 
 #include "scheduler.h"
@@ -26,12 +32,24 @@ class Guard {
     /// run late, never early, and ours by less than this on a busy machine.
     static constexpr Duration lead = std::chrono::milliseconds(40);
 
-    /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
-    /// from the peer's SYN and need not be deaf (IPv4).
-    explicit Guard(Duration window) : window_(window) {}
+    /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
+    /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.
+    static constexpr Duration first_timeout = std::chrono::seconds(1);
 
-    /// A SYN has just left.
-    void sent(Time now, Duration timeout);
+    /// Between the first SYNs. Were it a second, a client whose SYN came while the socket was deaf
+    /// would find it deaf again each time that it tries, both keeping the same intervals.
+    /// The first differs, so that neither the second nor the third second after a SYN is deaf again.
+    static constexpr Duration out_of_step_first = std::chrono::milliseconds(700);
+    static constexpr Duration out_of_step = std::chrono::milliseconds(780);
+    /// How many retransmissions there are while the intervals are that short.
+    static constexpr unsigned short_intervals = 5;
+
+    /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
+    /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
+    Guard(Duration window, Duration refresh) : window_(window), refresh_(refresh) {}
+
+    /// The first SYN has just left.
+    void sent(Time now);
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
     /// To be called at next() with what the kernel says.
@@ -40,18 +58,25 @@ class Guard {
     [[nodiscard]] Phase phase() const { return phase_; }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
+    /// TCP_USER_TIMEOUT for the socket in this phase (tcp(7)): since the first SYN.
+    [[nodiscard]] Duration user_timeout() const { return deadline_ - first_sent_; }
 
   private:
     enum class Step { error_due, hearing, awaiting };
 
-    void settle(Time sent_at, Duration timeout);
+    void left(Time now);
+    [[nodiscard]] Duration interval_after(unsigned retransmits) const;
 
     Duration window_;
+    Duration refresh_;
     Phase phase_ = Phase::low;
     Step step_ = Step::error_due;
     Time next_{};
-    Time sent_at_{};
-    Time retransmission_{};
+    Time first_sent_{};
+    Time last_sent_{};
+    Time retransmission_{}; ///< when the kernel's timer runs out, or later by its coarseness
+    Time not_before_{};     ///< the SYN that is awaited had not left then
+    Time deadline_{};       ///< no retransmission from here on unless it is moved
     unsigned seen_ = 0;
 };
 

@@ -14,9 +14,6 @@ using std::chrono::seconds;
 
 namespace {
 
-// RFC 6298 2.1 and Linux (TCP_TIMEOUT_INIT): the first retransmission comes after a second.
-constexpr Duration first_timeout = seconds(1);
-
 /// The round trip to the dying hop, with margin.
 constexpr Duration error_window = milliseconds(150);
 
@@ -60,7 +57,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
     : context_(context), hole_(std::move(hole)),
       is_v4_(hole_.peer.unmapped().family() == AF_INET),
-      guard_(is_v4_ ? Duration::zero() : error_window), timer_(context.scheduler) {}
+      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh), timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
     if (socket_)
@@ -76,6 +73,12 @@ void TcpPunch::set_hop_limit(int hop_limit) {
         socket_.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit);
 }
 
+void TcpPunch::set_user_timeout(Duration timeout) {
+    using std::chrono::milliseconds;
+    auto count = std::chrono::duration_cast<milliseconds>(timeout).count();
+    socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
+}
+
 /// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
 /// dies on its way.
 void TcpPunch::enter(Guard::Phase phase) {
@@ -84,6 +87,8 @@ void TcpPunch::enter(Guard::Phase phase) {
         return;
     phase_ = phase;
     if (phase == Guard::Phase::low) {
+        // First of all, since the kernel gives up where this comes too late.
+        set_user_timeout(guard_.user_timeout());
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
         set_hop_limit(hole_.hop_limit);
@@ -115,6 +120,8 @@ bool TcpPunch::try_bind() {
     // user's process has accepted.
     if (!socket_.set(SOL_SOCKET, SO_REUSEPORT, 1) || !socket_.set(SOL_SOCKET, SO_REUSEADDR, 1))
         return false;
+    // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
+    socket_.set(IPPROTO_TCP, TCP_SYNCNT, 127);
     // What is negotiated by the SYN must be there before it.
     if (server.receive_buffer != 0)
         socket_.set(SOL_SOCKET, SO_RCVBUF, server.receive_buffer);
@@ -161,8 +168,8 @@ void TcpPunch::punch() {
     }
     rests_ = 0;
     Time now = Clock::now();
-    renewal_ = now + context_.settings.refresh;
-    guard_.sent(now, first_timeout);
+    guard_.sent(now);
+    set_user_timeout(guard_.user_timeout());
     log::debug("{}: punched, hop limit {}", hole_.text(), hole_.hop_limit);
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         failed(errno);
@@ -173,7 +180,7 @@ void TcpPunch::punch() {
 }
 
 void TcpPunch::schedule() {
-    timer_.set(std::min(guard_.next(), renewal_), [this] { tick(); });
+    timer_.set(guard_.next(), [this] { tick(); });
 }
 
 void TcpPunch::tick() {
@@ -182,18 +189,9 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    Time now = Clock::now();
-    if (now >= renewal_) {
+    guard_.tick(Clock::now(), timer_of(info));
+    if (info.tcpi_retransmits > 0)
         failures_ = 0;
-        sockaddr none{};
-        none.sa_family = AF_UNSPEC;
-        // Out of SYN_SENT, the port kept, nothing sent (connect(2)).
-        libc().connect(socket_.fd(), &none, sizeof none);
-        context_.scheduler.unwatch(socket_.fd());
-        punch();
-        return;
-    }
-    guard_.tick(now, timer_of(info));
     if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
         !context_.is_alive(hole_.server))
         return;
@@ -209,10 +207,11 @@ void TcpPunch::happened() {
     case state_syn_received:
         // The peer's SYN has come. What leaves from now on is for the peer.
         enter(Guard::Phase::open);
+        set_user_timeout(Duration::zero());
         if (busy_until_ == Time{})
             busy_until_ = Clock::now() + handshake_time;
         if (Clock::now() < busy_until_) {
-            timer_.set(Clock::now() + milliseconds(500), [this] { tick(); });
+            timer_.set(Clock::now() + milliseconds(200), [this] { tick(); });
             return;
         }
         failed(ETIMEDOUT);
@@ -255,6 +254,7 @@ void TcpPunch::retry_at(Time time) {
 void TcpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
     enter(Guard::Phase::open);
+    set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};
     failure_log_.recovered();

@@ -26,6 +26,7 @@ class TcpPunch final : public Punch {
     void retry_at(Time time);
     void enter(Guard::Phase phase);
     void set_hop_limit(int hop_limit);
+    void set_user_timeout(Duration timeout);
     void schedule();
 
     const PunchContext &context_;
@@ -35,7 +36,6 @@ class TcpPunch final : public Punch {
     Guard guard_;
     Guard::Phase phase_ = Guard::Phase::open;
     Timer timer_;
-    Time renewal_{};
     Time busy_until_{}; ///< how long a half-open connection may take
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free

@@ -8,6 +8,7 @@ pytest.register_assert_rewrite("servers", "trials")
 
 import firewall  # noqa: E402
 import programs  # noqa: E402
+from background import Background  # noqa: E402
 from responder import Responder  # noqa: E402
 from topology import Path  # noqa: E402
 
@@ -25,6 +26,8 @@ ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "se
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: waits for a timer of the kernel's")
     config.addinivalue_line("markers", "needs(tool, ...): skipped where one is not installed")
+    config.addinivalue_line(
+        "markers", "background(label, scenario): see background.py; such tests come last")
     config.addinivalue_line("markers", "other_users: needs more users than a user namespace has")
 
 
@@ -88,6 +91,28 @@ def stand(paths):  # pylint: disable=redefined-outer-name
 @pytest.fixture
 def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
     yield from stand_on(paths.get("two", two_firewalls=True))
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("background") is not None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
+    """Whatever the selected tests are to wait for starts with the session."""
+    started = {}
+    wanted = [item for item in request.session.items if item.get_closest_marker("background")]
+    for item in wanted:
+        tools = [tool for marker in item.iter_markers("needs") for tool in marker.args]
+        if all(map(shutil.which, [*ALWAYS_NEEDED, *tools])):
+            label, scenario = item.get_closest_marker("background").args
+            started[label] = Background(paths.get(label), scenario)
+    yield started
+
+
+@pytest.fixture
+def background(request, backgrounds):  # pylint: disable=redefined-outer-name
+    return backgrounds[request.node.get_closest_marker("background").args[0]]
 
 
 @pytest.fixture(scope="session")

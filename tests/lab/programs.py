@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -23,11 +24,20 @@ SCRATCH = pathlib.Path("/run/lab")
 UNPRIVILEGED = ("nobody", "nogroup")
 _numbers = itertools.count(1)
 _server_ports = itertools.count(4001)
+_peer_ports = itertools.count(10001)
+_peer_ports_lock = threading.Lock()
+_staging = threading.Lock()
 
 
 def fresh_port():
     """A server port that no test had before: no connection of old rests on it."""
     return next(_server_ports)
+
+
+def fresh_peer_ports(count):
+    """As many in a row, for the same reason: a netcat cannot bind to a port that still rests."""
+    with _peer_ports_lock:
+        return [next(_peer_ports) for _ in range(count)]
 
 
 def has_other_users():
@@ -37,7 +47,13 @@ def has_other_users():
 
 
 def stage_build():
-    """Copies what the tests run out of the build directory."""
+    """Copies what the tests run out of the build directory, the first time that it is asked to."""
+    with _staging:
+        if not STAGE.exists():
+            _copy_build()
+
+
+def _copy_build():
     build = pathlib.Path(os.environ["SYNERGY_BUILD"])
     wanted = [build / "preload/libsynergy.so", build / "preload/libsynergy-engine.so"]
     wanted += [build / "src/listendemo", build / "src/synergy"]
@@ -72,6 +88,8 @@ class Preload:
         # A sanitizer's own library must come first in a program that was built without it.
         first = os.environ.get("SYNERGY_LAB_PRELOAD", "")
         variables = {f"SYNERGY_{name.upper()}": str(value) for name, value in self.settings.items()}
+        if "SYNERGY_LAB_LOG" in os.environ:
+            variables.setdefault("SYNERGY_LOG", os.environ["SYNERGY_LAB_LOG"])
         return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables}
 
 
@@ -87,11 +105,13 @@ def _as_user(user):
 class Program:
     """A running program. Its standard output and error go to files, so it never waits for us."""
 
-    def __init__(self, path, node, command, *, preload=None, user="nobody", environment=None):
+    def __init__(self, path, node, command, *, preload=None, user="nobody", environment=None,
+                 say=print):
         SCRATCH.mkdir(mode=0o755, exist_ok=True)
         command = [str(word) for word in command]
         number = next(_numbers)
         self.path, self.node, self.name = path, node, f"{os.path.basename(command[0])}-{number}"
+        self.say = say
         self.stdout_file = SCRATCH / f"{self.name}.out"
         self.stderr_file = SCRATCH / f"{self.name}.err"
         variables = {
@@ -100,8 +120,9 @@ class Program:
         }
         # Through env, so that the library is in front of the program and of nothing before it.
         late = [f"{key}={value}" for key, value in variables.items()]
-        shown = [shlex.quote(word) for word in late if not word.startswith(("PATH", "LANG", "HOME"))]
-        print(f"{self.name}: {node}{'#' if user == 'root' else '$'}", *shown, shlex.join(command))
+        shown = [word for word in late if not word.startswith(("PATH=", "LANG=", "HOME="))]
+        prompt = "#" if user == "root" else "$"
+        self.say(f"{self.name}: {node}{prompt} {shlex.join([*shown, *command])}")
         with namespace.inside(path.namespace(node)), open(self.stdout_file, "wb") as out, \
                 open(self.stderr_file, "wb") as err:
             self.process = subprocess.Popen(
@@ -151,7 +172,7 @@ class Program:
             pass
         for label, text in (("stdout", self.stdout()), ("stderr", self.stderr())):
             if text.strip():
-                print(f"--- {self.name}: {label}", text.rstrip()[-4000:], sep="\n")
+                self.say(f"--- {self.name}: {label}\n{text.rstrip()[-4000:]}")
 
 
 def wait_until(condition, timeout, what, program=None):
@@ -192,14 +213,15 @@ def wait_listening(program, transport, port, timeout=10.0):
 
 
 class Stand:
-    """A path for one test: what it starts here is gone when it is over."""
+    """A path for one test: what it starts here is gone when it is over. What is to be read where
+    the test fails goes to `say`."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, say=print):
+        self.path, self.say = path, say
         self.programs = []
 
     def start(self, node, command, **options):
-        program = Program(self.path, node, command, **options)
+        program = Program(self.path, node, command, say=self.say, **options)
         self.programs.append(program)
         return program
 
@@ -216,7 +238,7 @@ class Stand:
         # A server may have left its session, and its children with it.
         for entry in os.listdir("/proc"):
             if entry.isdigit() and self.path.owns(entry):
-                print(f"killing what was left behind: process {entry}")
+                self.say(f"killing what was left behind: process {entry}")
                 try:
                     os.kill(int(entry), signal.SIGKILL)
                 except ProcessLookupError:

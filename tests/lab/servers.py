@@ -2,6 +2,7 @@
 the server knows the peer by its own address and port."""
 
 import dataclasses
+import pathlib
 import re
 import subprocess
 import threading
@@ -158,7 +159,7 @@ def talk_udp(stand, server, program, source_port, port, timeout):
             check_address_in_answer(server, source_port, answer)
 
 
-_once = threading.Lock()
+_making_keys = threading.Lock()
 
 
 def write_page():
@@ -194,7 +195,7 @@ def nginx_command(port):
 
 
 def make_ssh_keys():
-    with _once:
+    with _making_keys:
         home = SCRATCH / "ssh"
         if home.exists():
             return
@@ -213,6 +214,18 @@ StrictModes no
 UsePAM no
 PidFile none
 """, encoding="ascii")
+        plain_login_for_root()
+
+
+def plain_login_for_root():
+    """Here, root's shell is sh and starts in an empty place: what a shell's start-up files do on
+    this machine is no part of the test. The lab's mounts are its own."""
+    passwd = SCRATCH / "ssh/passwd"
+    lines = pathlib.Path("/etc/passwd").read_text(encoding="utf-8").splitlines(keepends=True)
+    passwd.write_text("".join(
+        f"root:x:0:0:root:{SCRATCH}/ssh:/bin/sh\n" if line.startswith("root:") else line
+        for line in lines), encoding="utf-8")
+    subprocess.run(["mount", "--bind", passwd, "/etc/passwd"], check=True)
 
 
 def sshd_command(port):
@@ -258,7 +271,7 @@ SOCAT_FORK = Server(
     tools=("socat",), knows_peer_as=r"accepting connection from AF=10 \[{address}\]:{port} ")
 HTTP_SERVER = Server(
     "http.server", talk_http,
-    lambda port: [PYTHON, "-m", "http.server", port, "--directory", SCRATCH / "www"],
+    lambda port: [PYTHON, "-m", "http.server", port, "--bind", "::", "-d", SCRATCH / "www"],
     prepare=write_page, knows_peer_as=r"{address} - - ")
 NGINX = Server(
     "nginx", talk_nginx, nginx_command, tools=("nginx",), user="root", other_users=True)

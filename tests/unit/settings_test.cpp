@@ -541,6 +541,26 @@ TEST_CASE("a file that is no TOML stops all punching") {
     CHECK(settings.problems.at(0).place.starts_with("FILE:2:"));
 }
 
+TEST_CASE("what toml++ 3.3 takes for impossible") {
+    for (const char *letter : {"\xc3\xbc", "\xef\xbb\xb7", "\xd8\xa7"}) {
+        const Settings key = load_file(std::string("gr") + letter + "n = 3\n");
+        REQUIRE(key.problems.size() == 1);
+        CHECK(key.problems[0].place.starts_with("FILE:1:"));
+        const Settings text = load_file(std::string("log_file = \"\"\"\\\n") + letter + "\"\"\"\n");
+        CHECK(lines(text.problems) == "");
+        CHECK(text.log_file == letter);
+    }
+    for (const char *line : {"[[[listen]]]", "[[=", "[[ ]]", "[[[["}) {
+        for (const char *rest : {"", "\n", "\nport = 4444\n[[listen]]\n"}) {
+            const Settings settings = load_file(std::string("# one\n\n") + line + rest);
+            REQUIRE(settings.problems.size() == 1);
+            CHECK(settings.problems[0].place.starts_with("FILE:3:"));
+            CHECK(settings.problems[0].text == line);
+            CHECK(settings.problems[0].expected.starts_with("valid TOML"));
+        }
+    }
+}
+
 TEST_CASE("a file of any depth is read without harm") {
     CHECK(load_file("peers = " + std::string(100000, '[')).problems.size() == 1);
     CHECK(load_file("peers = " + std::string(200, '[') + std::string(200, ']')).rules.empty());

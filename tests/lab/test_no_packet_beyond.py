@@ -1,0 +1,69 @@
+"""No packet of a punch goes further than its hop limit says, in half a minute of punches, their
+retransmissions by the kernel and their renewals."""
+
+import collections
+import time
+
+import pytest
+
+import capture
+import servers
+from programs import Preload, fresh_peer_ports, fresh_port
+from topology import SERVER
+from trials import peers
+
+DURATION = 30
+PEERS = 4
+OFTEN, SELDOM = 3, 20  # seconds between renewals; 20 is the default
+
+
+def watch(stand):
+    """Servers of each kind, some punching as far as r1, the others, for the proof that the capture
+    would have seen a packet too many, as far as r2. What crosses the links on both sides of r1."""
+    path = stand.path
+    ports = {}
+    with capture.Capture(path, "fwa", "r1") as before, capture.Capture(path, "r1", "r2") as behind:
+        for kind in (servers.own_tcp("::"), servers.own_udp("::", "recvfrom"),
+                     servers.own_tcp("0.0.0.0", 4), servers.own_udp("0.0.0.0", "recvfrom", 4)):
+            for hops in (path.hops, path.hops + 1):
+                for refresh in (OFTEN, SELDOM):
+                    port = ports[kind, hops, refresh] = fresh_port()
+                    first, *_, last = fresh_peer_ports(PEERS)
+                    kind.start(stand, port, Preload(
+                        peers=peers(kind.family, first, last), hops=hops, refresh=refresh))
+        time.sleep(DURATION)
+    return ports, before.packets, behind.packets
+
+
+def of_server(packets, port):
+    return [packet for packet in packets
+            if packet.source in SERVER.values() and packet.source_port == port]
+
+
+def check_renewals(punches, refresh, case):
+    """That there was something to see: every peer punched to, and again and again."""
+    times = collections.defaultdict(list)
+    for packet in punches:
+        times[packet.destination_port].append(packet.time)
+    assert len(times) == PEERS, f"{case}: punched to {sorted(times)} only"
+    for at in times.values():
+        assert len(at) >= DURATION // refresh, f"{case}: sent at {at}"
+        assert max(at) - min(at) > DURATION / 2, f"{case}: sent at {at}"
+
+
+@pytest.mark.background("capture", watch)
+@pytest.mark.needs("tcpdump")
+def test_no_packet_beyond_the_dying_hop(background):
+    ports, before, behind = background.result()
+    for (kind, hops, refresh), port in ports.items():
+        case = f"{kind.name}, hop limit {hops}, renewed every {refresh} s"
+        punches = of_server(before, port)
+        check_renewals(punches, refresh, case)
+        far = of_server(behind, port)
+        if hops == 2:
+            assert far == [], case
+            assert {packet.hop_limit for packet in punches} == {1}, case
+        else:
+            # One hop more, and the capture has every one of them.
+            assert len(far) == len(punches), case
+            assert {packet.hop_limit for packet in far} == {1}, case

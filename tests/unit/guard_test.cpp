@@ -1,0 +1,170 @@
+#include "guard.h"
+
+#include <doctest/doctest.h>
+
+#include <set>
+
+using namespace synergy;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+/// What Linux does with a socket in SYN_SENT whose guard is `guard`: retransmits when its timer
+/// runs out or TCP_USER_TIMEOUT does, whichever is first, unless that time is over by then.
+struct Kernel {
+    explicit Kernel(unsigned linear) : linear_timeouts(linear) {}
+
+    unsigned linear_timeouts; ///< net.ipv4.tcp_syn_linear_timeouts
+    SynTimer timer{.retransmits = 0, .timeout = seconds(1)};
+    Time fires{};
+    bool gave_up = false;
+
+    void retransmit(Time now, Time deadline) {
+        if (timer.retransmits > 0 && now >= deadline) {
+            gave_up = true;
+            return;
+        }
+        timer.retransmits++;
+        if (timer.retransmits > linear_timeouts)
+            timer.timeout *= 2;
+        fires = now + std::min<Duration>(timer.timeout, deadline - now);
+    }
+};
+
+struct Run {
+    std::vector<Duration> sent;                          ///< SYNs, since the first
+    std::vector<std::pair<Duration, Duration>> deaf;     ///< when the guard was low
+    bool stayed_low_for_each = true;
+    bool gave_up = false;
+};
+
+/// A socket's life, with timers of kernel and thread as late as told.
+Run live(Guard guard, unsigned linear, Duration kernel_late, Duration thread_late, Duration length) {
+    Run run;
+    Kernel kernel(linear);
+    const Time start{seconds(1000)};
+    Duration user_timeout{};
+    guard.sent(start);
+    user_timeout = guard.user_timeout();
+    run.sent.emplace_back(0);
+    kernel.fires = start + seconds(1) + kernel_late;
+    Time low_since = start;
+    auto phase = guard.phase();
+    if (phase == Guard::Phase::open)
+        run.deaf.emplace_back(Duration{}, Duration{});
+    for (Time now = start; now < start + length; now += milliseconds(1)) {
+        if (now >= kernel.fires) {
+            kernel.retransmit(now, start + user_timeout);
+            if (kernel.gave_up)
+                break;
+            kernel.fires += kernel_late;
+            run.sent.push_back(now - start);
+            run.stayed_low_for_each &= phase == Guard::Phase::low;
+        }
+        if (now >= guard.next() + thread_late) {
+            guard.tick(now, kernel.timer);
+            if (guard.phase() != phase) {
+                phase = guard.phase();
+                if (phase == Guard::Phase::low) {
+                    low_since = now;
+                    user_timeout = guard.user_timeout();
+                } else {
+                    run.deaf.emplace_back(low_since - start, now - start);
+                }
+            }
+        }
+    }
+    run.gave_up = kernel.gave_up;
+    return run;
+}
+
+bool is_deaf_at(const Run &run, Duration time) {
+    for (auto [from, to] : run.deaf)
+        if (time >= from && time <= to)
+            return true;
+    return false;
+}
+
+} // namespace
+
+TEST_CASE("no SYN leaves in the open phase, however late the timers") {
+    for (unsigned linear : {0U, 4U})
+        for (auto kernel_late : {milliseconds(0), milliseconds(60), milliseconds(300)})
+            for (auto thread_late : {milliseconds(0), milliseconds(30)}) {
+                CAPTURE(linear);
+                Run run = live(Guard(milliseconds(150), seconds(20)), linear, kernel_late,
+                               thread_late, seconds(120));
+                CHECK(run.stayed_low_for_each);
+                CHECK(!run.gave_up);
+                CHECK(run.sent.size() > 8);
+            }
+}
+
+TEST_CASE("a thread that is kept from running loses the socket rather than a SYN") {
+    Guard guard(milliseconds(150), seconds(20));
+    const Time start{seconds(1000)};
+    guard.sent(start);
+    guard.tick(start + milliseconds(150), {0, seconds(1)});
+    guard.tick(guard.next(), {0, seconds(1)});
+    guard.tick(guard.next(), {1, seconds(1)});
+    Kernel kernel(4);
+    kernel.timer.retransmits = 1;
+    // Nobody ticks: the kernel's next timer runs out at the end of TCP_USER_TIMEOUT.
+    kernel.retransmit(start + guard.user_timeout(), start + guard.user_timeout());
+    CHECK(kernel.gave_up);
+}
+
+TEST_CASE("SYNs come no further apart than the refresh interval") {
+    for (auto refresh : {seconds(1), seconds(2), seconds(5), seconds(20)}) {
+        Run run = live(Guard(milliseconds(150), refresh), 4, milliseconds(20), milliseconds(1),
+                       seconds(200));
+        Duration longest = std::max<Duration>(seconds(1), refresh) + milliseconds(100);
+        for (std::size_t i = 1; i < run.sent.size(); i++)
+            CHECK(run.sent[i] - run.sent[i - 1] <= longest);
+    }
+}
+
+TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the latest") {
+    // Clients retransmit after 1, 2, 3 s with linear time-outs, after 1, 3, 7 s without.
+    for (unsigned linear : {0U, 4U})
+        for (auto refresh : {seconds(2), seconds(20)})
+            for (auto kernel_late : {milliseconds(0), milliseconds(60)}) {
+                Run run = live(Guard(milliseconds(150), refresh), linear, kernel_late,
+                               milliseconds(1), seconds(100));
+                for (Duration arrival{}; arrival < seconds(90); arrival += milliseconds(5)) {
+                    CAPTURE(std::chrono::duration_cast<milliseconds>(arrival).count());
+                    CAPTURE(linear);
+                    CAPTURE(refresh.count());
+                    bool heard = false;
+                    for (Duration retry : {seconds(0), seconds(1), seconds(linear ? 2 : 3),
+                                           seconds(linear ? 3 : 7)})
+                        heard |= !is_deaf_at(run, arrival + retry);
+                    CHECK(heard);
+                }
+            }
+}
+
+TEST_CASE("a socket that can tell the error from a SYN is never deaf longer than a timer is late") {
+    Run run = live(Guard(Duration::zero(), seconds(20)), 4, milliseconds(60), milliseconds(1),
+                   seconds(60));
+    CHECK(run.stayed_low_for_each);
+    for (auto [from, to] : run.deaf)
+        CHECK(to - from <= Guard::lead + milliseconds(60 + 10));
+}
+
+TEST_CASE("an error that came late widens the window, within bounds") {
+    Guard guard(milliseconds(150), seconds(20));
+    const Time start{seconds(1000)};
+    guard.sent(start);
+    CHECK(guard.next() == start + milliseconds(150));
+    guard.error_came(start + milliseconds(200));
+    guard.sent(start);
+    CHECK(guard.next() == start + milliseconds(300));
+    guard.error_came(start + seconds(5));
+    guard.sent(start);
+    CHECK(guard.next() <= start + milliseconds(450));
+    guard.error_came(start + milliseconds(1));
+    guard.sent(start);
+    CHECK(guard.next() == start + milliseconds(450));
+}

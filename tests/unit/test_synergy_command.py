@@ -1,0 +1,356 @@
+"""The `synergy` command: what it refuses and says, and what it makes of the environment.
+
+Run by /usr/bin/python3 -m pytest; SYNERGY_BUILD names the build directory (default: build).
+"""
+
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
+SYNERGY = BUILD / "src" / "synergy"
+LIBRARY = BUILD / "preload" / "libsynergy.so"
+
+PEER = "[2001:db8::5]:5555"
+USAGE = "synergy run [--peer P]... [--hops N] [--config F] -- COMMAND..."
+NOBODY = 65534
+
+
+@pytest.fixture
+def synergy(tmp_path):
+    """Runs the command in an empty home, with only the variables that are given."""
+
+    def run(*arguments, program=SYNERGY, cwd=tmp_path, **variables):
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LC_ALL": "C"}
+        environment.update(variables)
+        return subprocess.run(
+            [str(program), *map(str, arguments)],
+            env=environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+def refused(result, message):
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == message
+    return True
+
+
+def program_of(path, content, mode=0o755):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture
+def static_program(tmp_path):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    program = tmp_path / "static"
+    subprocess.run(
+        [compiler, "-static", "-nostdlib", "-x", "c", "-o", program, "-"],
+        input=b"void _start(void) { for (;;) ; }",
+        check=True,
+    )
+    return program
+
+
+def test_version(synergy):
+    result = synergy("--version")
+    assert result.returncode == 0
+    assert re.fullmatch(r"synergy \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_help(synergy):
+    result = synergy("--help")
+    assert result.returncode == 0
+    assert "run " in result.stdout
+    result = synergy("run", "--help")
+    assert result.returncode == 0
+    assert f"Usage: {USAGE}\n" in result.stdout
+    for option in "--peer P ", "--hops N ", "--config F ":
+        assert option in result.stdout
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+
+
+def test_usage_errors(synergy):
+    assert refused(synergy(), "synergy: nothing to do: see synergy --help\n")
+    assert refused(
+        synergy("walk"), "synergy: The following argument was not expected: walk\n"
+    )
+    assert refused(synergy("run", "--peer", PEER), f"synergy: no command: {USAGE}\n")
+    assert refused(synergy("run", "--peer", PEER, "--"), f"synergy: no command: {USAGE}\n")
+    assert refused(synergy("run", "--pear", PEER), "synergy: no such option: --pear\n")
+    assert refused(synergy("run", "--peer"), "synergy: --peer: 1 required P missing\n")
+
+
+def test_the_command_gets_library_and_settings(synergy):
+    result = synergy(
+        "run", "--peer", PEER, "--peer=198.51.100.5:1-2", "--hops", "4", "--",
+        "sh", "-c", 'echo "$LD_PRELOAD|$SYNERGY_PEERS|$SYNERGY_HOPS|$SYNERGY_CONFIG"',
+    )  # fmt: skip
+    assert result.stdout == f"{LIBRARY}|{PEER} 198.51.100.5:1-2|4|\n"
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_library_is_loaded(synergy):
+    result = synergy("run", "--peer", PEER, "--", "cat", "/proc/self/maps")
+    assert result.returncode == 0
+    assert str(LIBRARY) in result.stdout
+
+
+def test_the_library_stands_in_front_of_others(synergy, tmp_path):
+    other = tmp_path / "libother.so"
+    shutil.copy(LIBRARY, other)
+    for others, expected in (str(other), f"{LIBRARY}:{other}\n"), ("", f"{LIBRARY}\n"):
+        result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", LD_PRELOAD=others)
+        assert result.stdout == expected
+
+
+def test_options_replace_variables(synergy):
+    result = synergy(
+        "run", "--peer", PEER, "--hops", "auto", "--", "printenv", "SYNERGY_PEERS", "SYNERGY_HOPS",
+        SYNERGY_PEERS="host:bad", SYNERGY_HOPS="999",
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, f"{PEER}\nauto\n")
+
+
+def test_variables_are_enough(synergy):
+    result = synergy("run", "--", "printenv", "SYNERGY_PEERS", SYNERGY_PEERS=PEER)
+    assert (result.returncode, result.stdout) == (0, f"{PEER}\n")
+
+
+def test_the_command_keeps_its_arguments_and_exit_code(synergy):
+    script = 'echo "$@"; exit 9'
+    result = synergy("run", "--peer", PEER, "--", "sh", "-c", script, "sh", "--", "--peer", "")
+    assert (result.returncode, result.stdout) == (9, "-- --peer \n")
+
+
+def test_dashes_before_the_command_can_be_left_out(synergy):
+    script = 'echo "$@"'
+    result = synergy("run", "--peer", PEER, "sh", "-c", script, "sh", "--hops", "--", "--", "x")
+    assert (result.returncode, result.stdout) == (0, "--hops -- -- x\n")
+
+
+def test_settings_that_are_wrong(synergy):
+    names = (
+        "expected an address: host names are not resolved yet, write [2001:db8::5]:5555 or "
+        "198.51.100.5:5555\n"
+    )
+    hops = "expected a hop limit from 1 to 254, or auto\n"
+    assert refused(
+        synergy("run", "--peer", PEER, "--peer", "host:5", "--hops", "255", "--", "echo", "x"),
+        f"synergy: --peer: 'host:5': {names}synergy: --hops: '255': {hops}",
+    )
+    assert refused(
+        synergy("run", "--", "echo", "started", SYNERGY_PEERS="host:5", SYNERGY_HOPS="0"),
+        f"synergy: SYNERGY_PEERS: 'host:5': {names}synergy: SYNERGY_HOPS: '0': {hops}",
+    )
+    assert refused(
+        synergy("run", "--peer", PEER, "--", "echo", "started", SYNERGY_LOG="loud"),
+        "synergy: SYNERGY_LOG: 'loud': expected debug, info, warn, error or off\n",
+    )
+
+
+def test_no_peers(synergy, tmp_path):
+    result = synergy("run", "--", "echo", "started")
+    user = tmp_path / ".config/synergy/synergy.toml"
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(
+        rf"synergy: no peers: looked in SYNERGY_PEERS \(or --peer\), {re.escape(str(user))} "
+        r"and /\S*/synergy/synergy.toml\n",
+        result.stderr,
+    )
+    config = program_of(tmp_path / "empty.toml", "hops = 3\n")
+    assert refused(
+        synergy("run", "--config", config, "--", "echo", "started"),
+        f"synergy: no peers: looked in SYNERGY_PEERS (or --peer) and {config}\n",
+    )
+
+
+def test_config_file(synergy, tmp_path):
+    config = program_of(tmp_path / "mine.toml", f'peers = ["{PEER}"]\n')
+    # The command may change its directory before the library reads the file.
+    for result in (
+        synergy("run", "--config", "mine.toml", "--", "printenv", "SYNERGY_CONFIG"),
+        synergy("run", "--", "printenv", "SYNERGY_CONFIG", SYNERGY_CONFIG="mine.toml"),
+        synergy("run", "--config", config, "--", "printenv", "SYNERGY_CONFIG", SYNERGY_CONFIG="x"),
+    ):
+        assert (result.returncode, result.stdout) == (0, f"{config}\n")
+
+    config.write_text(f'peers = ["{PEER}"]\n\nhops = 300\n')
+    assert refused(
+        synergy("run", "--config", config, "--", "echo", "started"),
+        f"synergy: {config}:3:8: '300': expected a hop limit from 1 to 254, or auto\n",
+    )
+    missing = tmp_path / "missing.toml"
+    expected = f"'{missing}': expected a file that can be read: No such file or directory\n"
+    assert refused(
+        synergy("run", "--config", missing, "--", "echo", "started"),
+        f"synergy: --config: {expected}",
+    )
+    assert refused(
+        synergy("run", "--", "echo", "started", SYNERGY_CONFIG=str(missing)),
+        f"synergy: SYNERGY_CONFIG: {expected}",
+    )
+
+
+def test_user_config_file(synergy, tmp_path):
+    config = tmp_path / ".config/synergy/synergy.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'peers = ["{PEER}"]\n')
+    assert synergy("run", "--", "true").returncode == 0
+
+
+def test_the_installed_example(synergy, tmp_path):
+    example = (REPOSITORY / "config" / "synergy.toml").read_text()
+    config = program_of(tmp_path / "example.toml", example)
+    result = synergy("run", "--config", config, "--", "true")
+    assert "no peers" in result.stderr  # everything is commented out
+    # Settings are commented out by a bare '#', prose begins with '# '.
+    config.write_text(re.sub(r"(?m)^#(?=[\w\[])", "", example))
+    result = synergy("run", "--config", config, "--", "true")
+    assert (result.returncode, result.stderr) == (0, "")
+    for setting in "peers hops local refresh log log_file port protocol".split():
+        assert re.search(rf"(?m)^{setting} = ", config.read_text())
+
+
+def test_commands_that_cannot_be_started(synergy, tmp_path):
+    result = synergy("run", "--peer", PEER, "--", "no-such-command")
+    assert result.returncode == 127
+    assert result.stderr == "synergy: no-such-command: No such file or directory\n"
+    plain = program_of(tmp_path / "plain", "", 0o644)
+    result = synergy("run", "--peer", PEER, "--", plain)
+    assert result.returncode == 126
+    assert result.stderr == f"synergy: {plain}: Permission denied\n"
+    result = synergy("run", "--peer", PEER, "--", tmp_path)
+    assert result.returncode == 126
+    lost = program_of(tmp_path / "lost", "#!/no/such/interpreter\n")
+    assert synergy("run", "--peer", PEER, "--", lost).returncode == 127
+
+
+def test_statically_linked(synergy, static_program, tmp_path):
+    message = f"synergy: {static_program} is statically linked: nothing can be preloaded into it\n"
+    assert refused(synergy("run", "--peer", PEER, "--", static_program), message)
+    path = f"/nowhere:{tmp_path}:{os.environ['PATH']}"
+    assert refused(synergy("run", "--peer", PEER, "--", "static", PATH=path), message)
+    # An empty entry is the current directory.
+    assert refused(
+        synergy("run", "--peer", PEER, "--", "static", PATH=f":{os.environ['PATH']}"),
+        message.replace(str(static_program), "./static"),
+    )
+    for line in f"#!{static_program}", f"#! {static_program} -x", f"#!\t{static_program}\t":
+        script = program_of(tmp_path / "script", line + "\n")
+        assert refused(synergy("run", "--peer", PEER, "--", script), message)
+
+
+def test_scripts(synergy, tmp_path):
+    script = program_of(tmp_path / "script", "#! /bin/sh -e\nprintenv LD_PRELOAD\n")
+    assert synergy("run", "--peer", PEER, "--", script).stdout == f"{LIBRARY}\n"
+    # execvp() gives what has no such line to the shell.
+    script = program_of(tmp_path / "bare", "printenv LD_PRELOAD\n")
+    assert synergy("run", "--peer", PEER, "--", script).stdout == f"{LIBRARY}\n"
+    script = program_of(tmp_path / "empty", "")
+    assert synergy("run", "--peer", PEER, "--", script).returncode == 0
+
+
+def test_files_that_end_too_early(synergy, tmp_path):
+    program = Path(shutil.which("true")).read_bytes()
+    for length in 4, 20, 63, 64, 100, 255, 256, 300:
+        short = program_of(tmp_path / "short", program[:length])
+        # What becomes of it is the kernel's and the shell's affair, no reason to refuse it.
+        result = synergy("run", "--peer", PEER, "--", short)
+        assert not result.stderr.startswith(f"synergy: {short} is "), length
+
+
+def test_another_architecture(synergy, tmp_path):
+    program = bytearray(Path(shutil.which("true")).read_bytes())
+    program[18:20] = struct.pack("=H", 8)  # e_machine: MIPS
+    other = program_of(tmp_path / "other", bytes(program))
+    assert refused(
+        synergy("run", "--peer", PEER, "--", other),
+        f"synergy: {other} is built for another architecture than {LIBRARY}\n",
+    )
+
+
+def grants(directory):
+    return os.geteuid() == 0 and not os.statvfs(directory).f_flag & os.ST_NOSUID
+
+
+def test_set_user_id(synergy, tmp_path):
+    if not grants(tmp_path):
+        pytest.skip("needs root, and a temporary directory that is not mounted nosuid")
+    program = tmp_path / "program"
+    shutil.copy(shutil.which("true"), program)
+    for uid, gid, mode, reason in (
+        (NOBODY, 0, 0o4755, "set-user-ID"),
+        (0, NOBODY, 0o2755, "set-group-ID"),
+    ):
+        os.chown(program, uid, gid)
+        program.chmod(mode)
+        message = f"synergy: {program} is {reason}: the dynamic linker ignores LD_PRELOAD for it\n"
+        assert refused(synergy("run", "--peer", PEER, "--", program), message)
+    # To become who one is already is no reason to ignore anything.
+    os.chown(program, 0, 0)
+    program.chmod(0o6755)
+    assert synergy("run", "--peer", PEER, "--", program).returncode == 0
+
+
+def test_set_user_id_of_the_system(synergy):
+    program = shutil.which("passwd")
+    if program is None or os.geteuid() == 0 or not os.stat(program).st_mode & stat.S_ISUID:
+        pytest.skip("needs a set-user-ID program and another user")
+    message = f"synergy: {program} is set-user-ID: the dynamic linker ignores LD_PRELOAD for it\n"
+    assert refused(synergy("run", "--peer", PEER, "--", "passwd"), message)
+
+
+def tree_of(directory, library=Path("preload")):
+    """A copy of the program, and of the library where one is wanted."""
+    (directory / "src").mkdir(parents=True)
+    shutil.copy(SYNERGY, directory / "src" / "synergy")
+    if library is not None:
+        (directory / library).mkdir(parents=True)
+        shutil.copy(LIBRARY, directory / library / "libsynergy.so")
+    return directory / "src" / "synergy"
+
+
+@pytest.mark.parametrize("name", ["with space", "with:colon"])
+def test_a_path_that_cannot_be_in_ld_preload(synergy, tmp_path, name):
+    program = tree_of(tmp_path / name)
+    library = tmp_path / name / "preload" / "libsynergy.so"
+    assert refused(
+        synergy("run", "--peer", PEER, "--", "true", program=program),
+        f"synergy: {library}: a path with a colon or a space can't be in LD_PRELOAD\n",
+    )
+
+
+def test_where_the_library_is(synergy, tmp_path):
+    result = synergy("run", "--peer", PEER, "--", "true", program=tree_of(tmp_path / "none", None))
+    assert (result.returncode, result.stdout) == (2, "")
+    match = re.fullmatch(
+        r"synergy: libsynergy.so is neither in ../preload nor in ../(\S+) beside this program\n",
+        result.stderr,
+    )
+    assert match
+    program = tree_of(tmp_path / "installed", Path(match.group(1)))
+    result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", program=program)
+    assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
+    # Found by where the program is, not by how it was called.
+    link = tmp_path / "link"
+    link.symlink_to(program)
+    result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", program=link)
+    assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
