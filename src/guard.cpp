@@ -9,7 +9,9 @@ using std::chrono::milliseconds;
 Duration Guard::interval_after(unsigned retransmits) const {
     if (retransmits == 1)
         return out_of_step_first;
-    return retransmits < short_intervals ? out_of_step : std::max(refresh_, out_of_step);
+    // Less than a number of whole seconds, to stay out of step and since kernel timers are late by
+    // up to a sixteenth of their length.
+    return retransmits < short_intervals ? out_of_step : std::max(refresh_ * 15 / 16, out_of_step);
 }
 
 void Guard::sent(Time now) {
