@@ -53,6 +53,10 @@ const synergy_engine table = {
         [](int fd, const sockaddr *peer, socklen_t length) {
             guarded([&] { engine::received(fd, Endpoint::from(peer, length)); });
         },
+    .open_toward =
+        [](int fd, const sockaddr *peer, socklen_t length, int hop_limit) {
+            return guarded([&] { return engine::open_toward(fd, peer, length, hop_limit); });
+        },
     .closing = [](int fd) { guarded([&] { engine::closing(fd); }); },
 };
 

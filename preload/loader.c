@@ -46,8 +46,12 @@ static int has_settings(void) {
 /* Written once, by open_engine(); read by every hook. */
 static _Atomic(const struct synergy_engine *) opened_engine;
 
+const struct synergy_engine *synergy_engine_loaded(void) {
+    return atomic_load_explicit(&opened_engine, memory_order_acquire);
+}
+
 static void open_engine(void) {
-    if (!has_settings())
+    if (synergy_engine_loaded())
         return;
     /* $ORIGIN: the directory that this library was loaded from, whatever the working directory and
      * the search path are now (ld.so(8)). */
@@ -67,14 +71,21 @@ static void open_engine(void) {
     atomic_store_explicit(&opened_engine, open(synergy_libc()), memory_order_release);
 }
 
-const struct synergy_engine *synergy_engine_loaded(void) {
-    return atomic_load_explicit(&opened_engine, memory_order_acquire);
+const struct synergy_engine *synergy_engine_need(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_engine);
+    return synergy_engine_loaded();
+}
+
+static void open_engine_if_set(void) {
+    if (has_settings())
+        synergy_engine_need();
 }
 
 const struct synergy_engine *synergy_engine_load(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     int saved = errno;
-    pthread_once(&once, open_engine);
+    pthread_once(&once, open_engine_if_set);
     errno = saved;
     return synergy_engine_loaded();
 }

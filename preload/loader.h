@@ -19,3 +19,9 @@ const struct synergy_engine *synergy_engine_loaded(void);
 /* The engine, opened now if the process has any setting; NULL if it has none or the engine can't
  * be opened (said once on stderr). Keeps errno. */
 const struct synergy_engine *synergy_engine_load(void);
+
+/* The engine whether there are settings or not, for a program that calls it by name. */
+const struct synergy_engine *synergy_engine_need(void);
+
+/* The socket has a peer by synergy_to(): its calls concern the engine from now on (preload.c). */
+void synergy_watch(int fd);

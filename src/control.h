@@ -14,6 +14,7 @@ namespace synergy {
 
 enum class Kind : std::uint8_t {
     open,     ///< punch for this socket of the server's
+    expect,   ///< a peer for a socket that may listen later
     close,    ///< the server is about to close this descriptor
     give_way, ///< close what stands for sockets that the server no longer has
     fetch,    ///< hand over the connection that rang from this port
@@ -25,7 +26,7 @@ struct ServerSocket {
     std::uint64_t inode = 0;
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;       ///< a UDP socket's only peer, if it was connected
+    Endpoint connected;       ///< whom it is connected to, if at all
     bool takes_v4 = false;    ///< AF_INET6 without IPV6_V6ONLY
     bool defer_accept = false; ///< TCP_DEFER_ACCEPT: accept() waits for data
     int receive_buffer = 0;   ///< set by the server; 0: the kernel's choice

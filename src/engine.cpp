@@ -8,6 +8,7 @@
 #include "server_socket.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace synergy::engine {
 
@@ -15,6 +16,10 @@ namespace {
 
 // Written by start(), read-only from then on; never destroyed, since the thread reads it.
 const Settings *settings = nullptr;
+
+// Whether any socket of this process has a peer by synergy_to() from before its listen(). Set by
+// any thread, never taken back.
+std::atomic<bool> has_expected{false};
 
 bool has_target(const ServerSocket &socket) {
     auto targets = settings->targets_for(socket.transport, socket.local.port());
@@ -43,15 +48,25 @@ int request_open(const ServerSocket &socket, const Target &target) {
     }
     int pass = socket.transport == Transport::udp ? socket.fd : -1;
     int error = request_of_engine(*settings, request, pass);
-    if (error != 0)
+    if (error != 0 && target.peer.empty() && error != ENOENT)
         log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
                    strerrordesc_np(error));
     return error;
 }
 
 synergy_mark open_described(const ServerSocket &socket) {
-    bool is_open = has_target(socket) && request_open(socket, {}) == 0;
+    bool is_open = (has_target(socket) || has_expected) && request_open(socket, {}) == 0;
     return is_open ? SYNERGY_WATCHED : SYNERGY_UNTOUCHED;
+}
+
+/// The peer is the engine's thread's to remember: listen() may come from any thread.
+int request_expect(const ServerSocket &socket, const Target &target) {
+    Request request;
+    request.kind = Kind::expect;
+    request.socket = socket;
+    request.target = target;
+    has_expected = true;
+    return request_of_engine(*settings, request, -1);
 }
 
 void request_close(int fd) {
@@ -73,16 +88,43 @@ void start(Settings from) {
     Heard::get();
 }
 
-int open_toward(int fd, const Target &target) {
+int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit) {
     auto socket = describe(fd);
     if (!socket)
-        return -1;
-    if (reachable(*socket, target.peer).empty()) {
-        errno = EAFNOSUPPORT;
-        return -1;
+        return errno;
+    if (hop_limit != -1 && (hop_limit < hop_limit_min || hop_limit > hop_limit_max))
+        return EINVAL;
+    Target target{.peer = {}, .hops = hop_limit == -1 ? 0 : hop_limit};
+    if (peer) {
+        if (length < sizeof peer->sa_family)
+            return EINVAL;
+        if (peer->sa_family != AF_INET6 && peer->sa_family != AF_INET)
+            return EAFNOSUPPORT;
+        target.peer = Endpoint::from(peer, length).unmapped();
+        if (target.peer.empty() || target.peer.port() == 0 || target.peer.is_wildcard())
+            return EINVAL;
+    } else if (socket->connected.empty()) {
+        return ENOTCONN;
+    } else {
+        target.peer = socket->connected.unmapped();
     }
-    errno = request_open(*socket, target);
-    return errno == 0 ? 0 : -1;
+    if (socket->local.is_loopback())
+        return EINVAL;
+    if (reachable(*socket, target.peer).empty())
+        return EAFNOSUPPORT;
+    if (socket->transport == Transport::tcp && !is_listening(fd)) {
+        if (!socket->connected.empty())
+            return socket->connected.unmapped() == target.peer ? 0 : EISCONN;
+        return request_expect(*socket, target);
+    }
+    if (socket->local.port() == 0) {
+        // As the first datagram would.
+        Endpoint any = Endpoint::wildcard(socket->local.family(), 0);
+        if (libc().bind(fd, any.data(), any.length()) != 0)
+            return errno;
+        socket = describe(fd);
+    }
+    return socket ? request_open(*socket, target) : errno;
 }
 
 synergy_mark listening(int fd) {

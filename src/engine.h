@@ -10,8 +10,8 @@ namespace synergy::engine {
 /// Takes the settings, once a process and before anything else; says what is wrong with them.
 void start(Settings settings);
 
-/// Opens holes for a bound socket toward one peer of the caller's choice. 0, or -1 and errno.
-int open_toward(int fd, const Target &target);
+/// What synergy_to() in sys/socketsynergy.h says, but for returning 0 or an errno.
+int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit);
 
 /// What the shim asks: see synergy_engine in engine_table.h.
 synergy_mark listening(int fd);

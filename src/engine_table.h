@@ -55,6 +55,8 @@ struct synergy_engine {
     enum synergy_mark (*receiving)(int fd);
     /* A watched socket received a datagram from `peer`. */
     void (*received)(int fd, const struct sockaddr *peer, socklen_t length);
+    /* synergy_to(): 0, or an errno. */
+    int (*open_toward)(int fd, const struct sockaddr *peer, socklen_t length, int hop_limit);
     /* A watched descriptor is about to be closed. */
     void (*closing)(int fd);
 };

@@ -86,12 +86,17 @@ class EngineThread {
         switch (request.kind) {
         case Kind::open: {
             const ServerSocket &socket = request.socket;
-            std::vector<Target> targets{request.target};
-            if (request.target.peer.empty())
-                targets = settings_.targets_for(socket.transport, socket.local.port());
-            registry_.open(socket, targets, std::move(passed));
-            return {};
+            if (!request.target.peer.empty())
+                return {.result = registry_.open(socket, {request.target}, std::move(passed)),
+                        .peer = {}};
+            // Toward the peers of the settings: one that can't be punched now will be later on.
+            auto targets = settings_.targets_for(socket.transport, socket.local.port());
+            int error = registry_.open(socket, targets, std::move(passed));
+            return {.result = error == ENOENT ? ENOENT : 0, .peer = {}};
         }
+        case Kind::expect:
+            registry_.expect(request.socket, request.target);
+            return {};
         case Kind::close:
             registry_.close(request.fd);
             return {};

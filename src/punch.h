@@ -34,9 +34,19 @@ struct PunchContext {
 /// Keeps one hole open for as long as it lives; one class for each transport.
 class Punch {
   public:
+    Punch(const PunchContext &context, Hole hole) : context_(context), hole_(std::move(hole)) {}
     virtual ~Punch() = default;
-    /// Sends the first punch, and from then on renews it by timers of its own.
-    virtual void open() = 0;
+    Punch(const Punch &) = delete;
+    Punch &operator=(const Punch &) = delete;
+
+    /// Punches now, and from then on renews the hole by timers of its own; once it is open, punches
+    /// once more where that does any good. 0, or the errno of a failure, after which it tries again.
+    virtual int open() = 0;
+    [[nodiscard]] int hop_limit() const { return hole_.hop_limit; }
+
+  protected:
+    const PunchContext &context_;
+    const Hole hole_;
 };
 
 /// The delay before trying again after `failures` in a row: none at first, since an error may have

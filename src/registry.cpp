@@ -30,37 +30,63 @@ Registry::Registry(Scheduler &scheduler, const Settings &settings, Handoff &hand
                        handoff_.offer(std::move(connection), peer, server);
                    }} {}
 
-void Registry::open(const ServerSocket &socket, const std::vector<Target> &targets,
-                    Socket duplicate) {
+int Registry::open(const ServerSocket &socket, const std::vector<Target> &targets,
+                   Socket duplicate) {
     Server &server = servers_[socket.inode];
     server.socket = socket;
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
-    for (const Target &target : targets) {
-        Endpoint peer = reachable(socket, target.peer);
-        if (peer.empty() || server.punches.count(peer))
-            continue;
-        Hole hole{.transport = socket.transport,
-                  .server = socket,
-                  .peer = peer,
-                  .hop_limit = choose_hop_limit(target)};
-        log::info("{}: opens, hop limit {}", hole.text(), hole.hop_limit);
-        std::unique_ptr<Punch> punch;
-        switch (socket.transport) {
-        case Transport::tcp:
-            punch = std::make_unique<TcpPunch>(context_, std::move(hole));
-            break;
-        case Transport::udp:
-            punch = std::make_unique<UdpPunch>(context_, std::move(hole), server.duplicate.fd());
-            break;
-        case Transport::sctp:
-            log::warn("{}: SCTP can't be punched yet", hole.text());
-            continue;
-        }
-        Punch &opened = *punch;
-        server.punches.emplace(peer, std::move(punch));
-        opened.open();
+    int result = 0;
+    auto open_each = [&](const std::vector<Target> &those) {
+        for (const Target &target : those)
+            if (int error = open_hole(server, target); result == 0)
+                result = error;
+    };
+    open_each(targets);
+    if (auto expected = expected_.find(socket.inode); expected != expected_.end()) {
+        open_each(expected->second.targets);
+        expected_.erase(expected);
     }
+    if (server.punches.empty()) {
+        servers_.erase(socket.inode);
+        return ENOENT;
+    }
+    return result;
+}
+
+int Registry::open_hole(Server &server, const Target &target) {
+    const ServerSocket &socket = server.socket;
+    Hole hole{.transport = socket.transport,
+              .server = socket,
+              .peer = reachable(socket, target.peer),
+              .hop_limit = choose_hop_limit(target)};
+    if (hole.peer.empty())
+        return 0;
+    Endpoint peer = hole.peer;
+    auto present = server.punches.find(peer);
+    if (present != server.punches.end() && present->second->hop_limit() == hole.hop_limit)
+        return present->second->open();
+    log::info("{}: opens, hop limit {}", hole.text(), hole.hop_limit);
+    std::unique_ptr<Punch> punch;
+    switch (socket.transport) {
+    case Transport::tcp:
+        punch = std::make_unique<TcpPunch>(context_, std::move(hole));
+        break;
+    case Transport::udp:
+        punch = std::make_unique<UdpPunch>(context_, std::move(hole), server.duplicate.fd());
+        break;
+    case Transport::sctp:
+        return EOPNOTSUPP;
+    }
+    Punch &opened = *punch;
+    server.punches[peer] = std::move(punch);
+    return opened.open();
+}
+
+void Registry::expect(const ServerSocket &socket, const Target &target) {
+    Expected &expected = expected_[socket.inode];
+    expected.fd = socket.fd;
+    expected.targets.push_back(target);
 }
 
 bool Registry::is_alive(const ServerSocket &socket) {
@@ -86,6 +112,7 @@ void Registry::drop(std::uint64_t inode) {
 }
 
 void Registry::close(int fd) {
+    std::erase_if(expected_, [fd](const auto &entry) { return entry.second.fd == fd; });
     for (auto &[inode, server] : servers_) {
         if (server.socket.fd != fd)
             continue;

@@ -52,12 +52,11 @@ std::optional<ServerSocket> describe(int fd) {
     socket.inode = socket_inode(fd);
     socket.takes_v4 = socket.local.family() == AF_INET6 &&
                       option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
-    if (socket.transport == Transport::udp) {
-        length = sizeof address;
-        if (getpeername(fd, any, &length) == 0)
-            socket.connected = Endpoint::from(any, length);
+    length = sizeof address;
+    if (getpeername(fd, any, &length) == 0)
+        socket.connected = Endpoint::from(any, length);
+    if (socket.transport == Transport::udp)
         return socket;
-    }
     if (Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, IPPROTO_TCP); fresh) {
         socket.receive_buffer = chosen_size(fd, fresh, SO_RCVBUF);
         socket.send_buffer = chosen_size(fd, fresh, SO_SNDBUF);

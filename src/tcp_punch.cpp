@@ -55,7 +55,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : context_(context), hole_(std::move(hole)),
+    : Punch(context, std::move(hole)),
       is_v4_(hole_.peer.unmapped().family() == AF_INET),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh), timer_(context.scheduler) {}
 
@@ -64,7 +64,17 @@ TcpPunch::~TcpPunch() {
         context_.scheduler.unwatch(socket_.fd());
 }
 
-void TcpPunch::open() { punch(); }
+bool TcpPunch::is_punching() const {
+    if (!socket_)
+        return false;
+    auto state = info_of(socket_).tcpi_state;
+    return state == state_syn_sent || state == state_syn_received;
+}
+
+int TcpPunch::open() {
+    // Renewing by hand would be a SYN with another sequence number (guard.h).
+    return is_punching() ? 0 : punch();
+}
 
 void TcpPunch::set_hop_limit(int hop_limit) {
     if (is_v4_)
@@ -99,14 +109,14 @@ void TcpPunch::enter(Guard::Phase phase) {
     }
 }
 
-bool TcpPunch::bind_socket() {
+int TcpPunch::bind_socket() {
     if (try_bind())
-        return true;
+        return 0;
     int error = errno;
     socket_.reset();
     failure_log_.failed(hole_, "can't open a punching socket", error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
-    return false;
+    return error;
 }
 
 bool TcpPunch::try_bind() {
@@ -146,11 +156,12 @@ bool TcpPunch::try_bind() {
     return libc().bind(socket_.fd(), local.data(), local.length()) == 0;
 }
 
-void TcpPunch::punch() {
+int TcpPunch::punch() {
     if (!context_.is_alive(hole_.server))
-        return;
-    if (!socket_ && !bind_socket())
-        return;
+        return EBADF;
+    if (!socket_)
+        if (int error = bind_socket(); error != 0)
+            return error;
     enter(Guard::Phase::low);
     int result = libc().connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
@@ -160,11 +171,11 @@ void TcpPunch::punch() {
         if (rests_++ == 0)
             log::debug("{}: waits for an earlier connection to be over", hole_.text());
         retry_at(Clock::now() + (rests_ > short_rests ? long_rest : rest));
-        return;
+        return 0;
     }
     if (error != 0 && error != EINPROGRESS) {
         failed(error);
-        return;
+        return error;
     }
     rests_ = 0;
     Time now = Clock::now();
@@ -172,11 +183,13 @@ void TcpPunch::punch() {
     set_user_timeout(guard_.user_timeout());
     log::debug("{}: punched, hop limit {}", hole_.text(), hole_.hop_limit);
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
-        failed(errno);
-        return;
+        error = errno;
+        failed(error);
+        return error;
     }
     enter(guard_.phase());
     schedule();
+    return 0;
 }
 
 void TcpPunch::schedule() {

@@ -13,12 +13,13 @@ class TcpPunch final : public Punch {
     TcpPunch(const PunchContext &context, Hole hole);
     ~TcpPunch() override;
 
-    void open() override;
+    int open() override;
 
   private:
-    bool bind_socket();
+    [[nodiscard]] bool is_punching() const;
+    int bind_socket();
     bool try_bind();
-    void punch();
+    int punch();
     void happened();
     void tick();
     void failed(int error);
@@ -29,8 +30,6 @@ class TcpPunch final : public Punch {
     void set_user_timeout(Duration timeout);
     void schedule();
 
-    const PunchContext &context_;
-    Hole hole_;
     bool is_v4_; ///< on the wire: also a v4-mapped peer of an AF_INET6 socket
     Socket socket_;
     Guard guard_;

@@ -48,7 +48,7 @@ Endpoint public_source(const Endpoint &peer) {
 } // namespace
 
 UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd)
-    : context_(context), hole_(std::move(hole)), fd_(fd), timer_(context.scheduler) {}
+    : Punch(context, std::move(hole)), fd_(fd), timer_(context.scheduler) {}
 
 int UdpPunch::send() const {
     bool is_v4 = hole_.peer.unmapped().family() == AF_INET;
@@ -78,11 +78,12 @@ int UdpPunch::send() const {
     return libc().sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
 }
 
-void UdpPunch::punch() {
+int UdpPunch::punch() {
     if (!context_.is_alive(hole_.server))
-        return;
+        return EBADF;
     Duration next = context_.settings.refresh;
-    if (int error = send(); error == 0) {
+    int error = send();
+    if (error == 0) {
         failures_ = 0;
         failure_log_.recovered();
         log::debug("{}: punched, hop limit {}", hole_.text(), hole_.hop_limit);
@@ -92,6 +93,7 @@ void UdpPunch::punch() {
         next = retry_delay(++failures_ + 1, next);
     }
     timer_.set(Clock::now() + next, [this] { punch(); });
+    return error;
 }
 
 } // namespace synergy

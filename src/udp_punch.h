@@ -11,14 +11,12 @@ class UdpPunch final : public Punch {
     /// `fd`: a duplicate of the server's socket; its owner outlives the punch.
     UdpPunch(const PunchContext &context, Hole hole, int fd);
 
-    void open() override { punch(); }
+    int open() override { return punch(); }
 
   private:
-    void punch();
+    int punch();
     [[nodiscard]] int send() const;
 
-    const PunchContext &context_;
-    Hole hole_;
     int fd_;
     Timer timer_;
     FailureLog failure_log_;

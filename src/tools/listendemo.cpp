@@ -85,11 +85,17 @@ void carry(int fd, bool is_stream) {
     }
 }
 
-void serve_tcp(int fd, const Target &target) {
-    if (engine::open_toward(fd, target) != 0)
+void punch(int fd, const Target &target) {
+    int hop_limit = target.hops == 0 ? -1 : target.hops;
+    errno = engine::open_toward(fd, target.peer.data(), target.peer.length(), hop_limit);
+    if (errno != 0)
         fail("punch");
+}
+
+void serve_tcp(int fd, const Target &target) {
     if (listen(fd, 1) != 0)
         fail("listen");
+    punch(fd, target);
     for (;;) {
         int connection = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
         if (connection < 0)
@@ -104,8 +110,7 @@ void serve_tcp(int fd, const Target &target) {
 }
 
 void serve_udp(int fd, const Target &target) {
-    if (engine::open_toward(fd, target) != 0)
-        fail("punch");
+    punch(fd, target);
     // The first datagram tells that the peer is there; from then on it is the only one.
     char none;
     sockaddr_storage from{};

@@ -22,8 +22,11 @@ SERVERS = {
     "socat": ("tcp", lambda port: ["socat", f"TCP6-LISTEN:{port}", "STDIO"]),
     "nc.openbsd-u": ("udp", lambda port: ["nc.openbsd", "-6", "-u", "-l", port]),
 }
-both = pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.needs(name.removesuffix("-u"))) for name in SERVERS])
+
+
+def named(names):
+    return pytest.mark.parametrize("name", [
+        pytest.param(name, marks=pytest.mark.needs(name.removesuffix("-u"))) for name in names])
 
 
 def talk_from_loopback(stand, server, transport, port):
@@ -89,7 +92,8 @@ def differences(one, other):
             if not line.startswith(("---", "+++", "@@"))]
 
 
-@both
+# Not socat: in which order its loop meets the peer's end and its own input is chance.
+@named(sorted(SERVERS.keys() - {"socat"}))
 def test_without_settings(stand, name):
     """The same as with any other library in front, down to the last call."""
     def served(preload):
@@ -106,7 +110,7 @@ def test_without_settings(stand, name):
     assert len(looked) <= 2
 
 
-@both
+@named(SERVERS)
 def test_settings_for_other_ports(stand, name):
     port = fresh_port()
     bare = traced(stand, name, port, None, "network")
