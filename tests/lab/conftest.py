@@ -18,7 +18,7 @@ PACKAGES = {
     "conntrack": "conntrack", "tcpdump": "tcpdump", "setpriv": "util-linux", "ncat": "ncat",
     "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
     "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3",
+    "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

@@ -61,6 +61,7 @@ def _copy_build():
     if missing:
         pytest.fail(f"not built: {', '.join(missing)} (SYNERGY_BUILD names the build directory)")
     libraries = [*build.glob("preload/*.so*"), *build.glob("src/*.so*")]
+    libraries += [build / "preload/echo_server", build / "preload/hello"]
     for path in {*wanted, *(library for library in libraries if library.is_file())}:
         copy = STAGE / path.relative_to(build)
         copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -132,7 +132,8 @@ class Packet:
         form = "!II" if self.family == 6 else "!HH"
         order = (len(segment), self.protocol) if self.family == 6 else (self.protocol, len(segment))
         pseudo = self.source + self.destination + struct.pack(form, *order)
-        segment[offset:offset + 2] = struct.pack("!H", internet_checksum(pseudo + segment) or 0xFFFF)
+        checksum = internet_checksum(pseudo + segment) or 0xFFFF
+        segment[offset:offset + 2] = struct.pack("!H", checksum)
         self.data = self.data[:self.header] + bytes(segment)
 
     def time_exceeded(self):

@@ -95,7 +95,7 @@ def test_whenever_the_peer_calls(stand):
 
 def connect_again(stand):
     """For each who may close first: a connection, and the next of the same ports at both ends
-    once the kernel of whoever closed first lets it. When that one was over, in s after the first."""
+    once the kernel of whoever closed first lets it. When that was over, in s after the first."""
 
     def one(closes_first):
         port, source_ports = fresh_port(), fresh_peer_ports(1)

@@ -56,8 +56,9 @@ def test_every_hop_reports_late(request, kind, family):
 def connect(path, source, target, port, timeout):
     """Errno of a TCP connection to a listener in the target's namespace, 0 for success."""
     ends = {"A": SERVER, "B": PEER}
-    with namespace.open_socket(path.namespace(target), socket.AF_INET6, socket.SOCK_STREAM) as ear, \
-            namespace.open_socket(path.namespace(source), socket.AF_INET6, socket.SOCK_STREAM) as sock:
+    tcp = (socket.AF_INET6, socket.SOCK_STREAM)
+    with namespace.open_socket(path.namespace(target), *tcp) as ear, \
+            namespace.open_socket(path.namespace(source), *tcp) as sock:
         ear.bind((ends[target][6], port))
         ear.listen()
         sock.settimeout(timeout)
