@@ -60,9 +60,10 @@ static void open_engine(void) {
     if (!symbol) {
         const char *why = dlerror();
         char line[1024];
-        int length = snprintf(line, sizeof line,
-                              "synergy: error: nothing is punched, the engine can't be loaded: %s\n",
-                              why ? why : "unknown");
+        int length =
+            snprintf(line, sizeof line,
+                     "synergy: error: nothing is punched, the engine can't be loaded: %s\n",
+                     why ? why : "unknown");
         if (length > 0 && write(STDERR_FILENO, line, strnlen(line, sizeof line)) < 0)
             return;
         return;

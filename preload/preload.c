@@ -45,7 +45,9 @@ static void set_mark(int fd, enum synergy_mark mark) {
         atomic_store_explicit(&marks[fd], (unsigned char)mark, memory_order_relaxed);
 }
 
-void synergy_watch(int fd) { set_mark(fd, SYNERGY_WATCHED); }
+void synergy_watch(int fd) {
+    set_mark(fd, SYNERGY_WATCHED);
+}
 
 /* The engine's work must be invisible: errno stays, and a thread is not cancelled inside it. */
 #define ASK(statement)                                                                             \

@@ -114,7 +114,8 @@ ControlServer::ControlServer(Scheduler &scheduler, const Secret &secret, Handler
     name.sun_family = AF_UNIX;
     // A bind() of the family alone has the kernel choose a free abstract name (unix(7)).
     if (!listener_ ||
-        libc().bind(listener_.fd(), reinterpret_cast<sockaddr *>(&name), sizeof(sa_family_t)) != 0 ||
+        libc().bind(listener_.fd(), reinterpret_cast<sockaddr *>(&name), sizeof(sa_family_t)) !=
+            0 ||
         libc().listen(listener_.fd(), 1024) != 0)
         throw std::system_error(errno, std::generic_category(), "Unix socket");
     socklen_t length = sizeof name;

@@ -26,10 +26,10 @@ struct ServerSocket {
     std::uint64_t inode = 0;
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;       ///< whom it is connected to, if at all
-    bool takes_v4 = false;    ///< AF_INET6 without IPV6_V6ONLY
+    Endpoint connected;        ///< whom it is connected to, if at all
+    bool takes_v4 = false;     ///< AF_INET6 without IPV6_V6ONLY
     bool defer_accept = false; ///< TCP_DEFER_ACCEPT: accept() waits for data
-    int receive_buffer = 0;   ///< set by the server; 0: the kernel's choice
+    int receive_buffer = 0;    ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
     int max_segment = 0;
 };

@@ -181,8 +181,12 @@ synergy_accepted accepted(int fd, int flags, Endpoint &peer) {
     return answer_doorbell(fd, flags, peer);
 }
 
-void received(int fd, const Endpoint &peer) { Heard::get().note(fd, peer, Clock::now()); }
+void received(int fd, const Endpoint &peer) {
+    Heard::get().note(fd, peer, Clock::now());
+}
 
-void closing(int fd) { request_close(fd); }
+void closing(int fd) {
+    request_close(fd);
+}
 
 } // namespace synergy::engine

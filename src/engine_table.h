@@ -39,7 +39,8 @@ enum synergy_mark {
     SYNERGY_WATCHED,   /* it has holes: the engine wants to hear of its close() and its traffic */
 };
 
-/* No function throws, or takes a lock that is held while it blocks. errno is the caller's affair. */
+/* No function throws, or takes a lock that is held while it blocks. errno is the caller's affair.
+ */
 struct synergy_engine {
     /* A server is about to listen, or (listened) has; result is what listen() returned. */
     enum synergy_mark (*listening)(int fd);

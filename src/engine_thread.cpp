@@ -196,7 +196,7 @@ int request_of_engine(const Settings &settings, const Request &request, int pass
 int request_of_running_engine(const Request &request) {
     Owner now = owner;
     return now.process == getpid() && now.state == State::running ? send_request(request, -1)
-                                                                   : ESRCH;
+                                                                  : ESRCH;
 }
 
 } // namespace synergy

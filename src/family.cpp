@@ -27,8 +27,8 @@ Family &Family::get() {
 }
 
 Family::Family() {
-    void *memory = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                        -1, 0);
+    void *memory =
+        mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         throw std::system_error(errno, std::generic_category(), "mmap");
     page_ = new (memory) Page{};
@@ -57,7 +57,9 @@ bool Family::ring(std::uint16_t port, std::uint8_t slot) {
     return page_->doorbells[port].compare_exchange_strong(none, mark);
 }
 
-void Family::silence(std::uint16_t port) { page_->doorbells[port] = 0; }
+void Family::silence(std::uint16_t port) {
+    page_->doorbells[port] = 0;
+}
 
 std::optional<EngineAddress> Family::engine_behind(std::uint16_t port) const {
     std::uint8_t mark = page_->doorbells[port];

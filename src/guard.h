@@ -1,4 +1,5 @@
-// When a punching socket in SYN_SENT may be heard, when it must be deaf, and when its next SYN goes.
+// When a punching socket in SYN_SENT may be heard, when it must be deaf, and when its next SYN
+// goes.
 //
 // Every SYN that the socket sends, its first one and the kernel's retransmissions, has to leave
 // with the punch's hop limit, and the ICMP error that it dies with would kill the socket. Between
@@ -38,7 +39,8 @@ class Guard {
 
     /// Between the first SYNs. Were it a second, a client whose SYN came while the socket was deaf
     /// would find it deaf again each time that it tries, both keeping the same intervals.
-    /// The first differs, so that neither the second nor the third second after a SYN is deaf again.
+    /// The first differs, so that neither the second nor the third second after a SYN is deaf
+    /// again.
     static constexpr Duration out_of_step_first = std::chrono::milliseconds(700);
     static constexpr Duration out_of_step = std::chrono::milliseconds(780);
     /// How many retransmissions there are while the intervals are that short.

@@ -136,7 +136,8 @@ void Handoff::happened(Id id, std::uint32_t events) {
                          [this, id](std::uint32_t later) { happened(id, later); });
         return;
     }
-    // Refused: the server is between bind() and listen(), or its listener is gone and we'll be told.
+    // Refused: the server is between bind() and listen(), or its listener is gone and we'll be
+    // told.
     bool refused = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0) == ECONNREFUSED;
     silence(offer);
     constexpr unsigned patience = 8;
@@ -147,7 +148,8 @@ void Handoff::happened(Id id, std::uint32_t events) {
         offers_.erase(id);
         return;
     }
-    Duration delay = refused ? Duration(milliseconds(10)) : milliseconds(20) * (1 << offer.unanswered);
+    Duration delay =
+        refused ? Duration(milliseconds(10)) : milliseconds(20) * (1 << offer.unanswered);
     offer.timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 

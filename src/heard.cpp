@@ -15,9 +15,8 @@ std::uint64_t Heard::key(int fd, const Endpoint &peer) {
 void Heard::note(int fd, const Endpoint &peer, Time now) {
     std::uint64_t k = key(fd, peer);
     auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now.time_since_epoch()).count();
-    places_[k % places_.size()].store((k & 0xffffffff00000000U) |
-                                          static_cast<std::uint32_t>(seconds),
-                                      std::memory_order_relaxed);
+    places_[k % places_.size()].store(
+        (k & 0xffffffff00000000U) | static_cast<std::uint32_t>(seconds), std::memory_order_relaxed);
 }
 
 std::optional<Time> Heard::last(int fd, const Endpoint &peer) const {

@@ -24,8 +24,12 @@ const synergy_libc *in_force = &by_name;
 
 } // namespace
 
-const synergy_libc &libc() { return *in_force; }
+const synergy_libc &libc() {
+    return *in_force;
+}
 
-void use_libc(const synergy_libc *table) { in_force = table; }
+void use_libc(const synergy_libc *table) {
+    in_force = table;
+}
 
 } // namespace synergy

@@ -2,11 +2,11 @@
 
 #include "libc_calls.h"
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <ctime>
-#include <atomic>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -161,7 +161,8 @@ class LineSink final : public spdlog::sinks::sink {
         sockaddr_un address{};
         address.sun_family = AF_UNIX;
         std::strcpy(address.sun_path, "/dev/log");
-        std::string line = fmt::format("<{}>synergy[{}]: {}", syslog_priority(level), getpid(), text);
+        std::string line =
+            fmt::format("<{}>synergy[{}]: {}", syslog_priority(level), getpid(), text);
         if (libc().connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0)
             send(fd, line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
         libc().close(fd);
@@ -205,7 +206,9 @@ void configure(LogLevel level, const std::string &destination) {
     current = make(level, destination);
 }
 
-void this_thread_has_its_own_table() { own_table_thread = gettid(); }
+void this_thread_has_its_own_table() {
+    own_table_thread = gettid();
+}
 
 spdlog::logger &logger() {
     static spdlog::logger *fallback = make(LogLevel::warn, "stderr");

@@ -28,7 +28,8 @@ struct PunchContext {
     /// Asked before anything is sent: false if the server no longer has the socket.
     std::function<bool(const ServerSocket &)> is_alive;
     /// Takes a connection that a punch has become, to be accepted by the server.
-    std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)> deliver;
+    std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
+        deliver;
 };
 
 /// Keeps one hole open for as long as it lives; one class for each transport.
@@ -40,7 +41,8 @@ class Punch {
     Punch &operator=(const Punch &) = delete;
 
     /// Punches now, and from then on renews the hole by timers of its own; once it is open, punches
-    /// once more where that does any good. 0, or the errno of a failure, after which it tries again.
+    /// once more where that does any good. 0, or the errno of a failure, after which it tries
+    /// again.
     virtual int open() = 0;
     [[nodiscard]] int hop_limit() const { return hole_.hop_limit; }
 

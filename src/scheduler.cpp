@@ -16,7 +16,8 @@ bool Scheduler::watch(int fd, std::uint32_t events, Handler handler) {
     std::uint32_t generation = ++generation_;
     epoll_event event{};
     event.events = events;
-    event.data.u64 = (static_cast<std::uint64_t>(generation) << 32) | static_cast<std::uint32_t>(fd);
+    event.data.u64 =
+        (static_cast<std::uint64_t>(generation) << 32) | static_cast<std::uint32_t>(fd);
     int operation = watched_.count(fd) ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(epoll_.fd(), operation, fd, &event) != 0)
         return false;
@@ -35,12 +36,15 @@ Scheduler::TimerId Scheduler::at(Time time, Task task) {
     return id;
 }
 
-void Scheduler::cancel(TimerId timer) { timers_.erase(timer); }
+void Scheduler::cancel(TimerId timer) {
+    timers_.erase(timer);
+}
 
 void Scheduler::run_once(Duration longest) {
     using std::chrono::milliseconds;
     if (!timers_.empty())
-        longest = std::clamp(timers_.begin()->first.first - Clock::now(), Duration::zero(), longest);
+        longest =
+            std::clamp(timers_.begin()->first.first - Clock::now(), Duration::zero(), longest);
     // Rounded up: a timer must not be looked at a fraction of a millisecond too early.
     auto wait = std::chrono::ceil<milliseconds>(longest).count();
     std::array<epoll_event, 64> events{};

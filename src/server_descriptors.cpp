@@ -26,8 +26,7 @@ ServerDescriptors::~ServerDescriptors() {
 
 bool ServerDescriptors::is(int fd, const std::string &link) const {
     char target[64];
-    ssize_t length =
-        readlinkat(directory_, std::to_string(fd).c_str(), target, sizeof target);
+    ssize_t length = readlinkat(directory_, std::to_string(fd).c_str(), target, sizeof target);
     return length >= 0 && link == std::string_view(target, static_cast<std::size_t>(length));
 }
 

@@ -50,8 +50,8 @@ std::optional<ServerSocket> describe(int fd) {
         return std::nullopt;
     }
     socket.inode = socket_inode(fd);
-    socket.takes_v4 = socket.local.family() == AF_INET6 &&
-                      option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
+    socket.takes_v4 =
+        socket.local.family() == AF_INET6 && option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
     length = sizeof address;
     if (getpeername(fd, any, &length) == 0)
         socket.connected = Endpoint::from(any, length);

@@ -55,9 +55,9 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)),
-      is_v4_(hole_.peer.unmapped().family() == AF_INET),
-      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh), timer_(context.scheduler) {}
+    : Punch(context, std::move(hole)), is_v4_(hole_.peer.unmapped().family() == AF_INET),
+      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh),
+      timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
     if (socket_)

@@ -15,9 +15,8 @@
 #include <unistd.h>
 
 static struct addrinfo *resolve(const char *address, const char *port, int type) {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = type,
-                             .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = type, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
     int error = getaddrinfo(address, port, &hints, &found);
     if (error != 0) {

@@ -80,19 +80,21 @@ class Capture:
         SCRATCH.mkdir(mode=0o755, exist_ok=True)
         name = f"{self.path.label}-{self.node}-{self.interface}-{time.monotonic_ns()}"
         self.file, said = SCRATCH / f"{name}.pcap", SCRATCH / f"{name}.err"
-        with namespace.inside(self.path.namespace(self.node)), open(said, "wb") as stderr:
+        with namespace.inside(self.path.namespace(self.node)), open(said, "wb") as stderr, \
+                open(self.file, "wb") as stdout:
+            # To standard output: a file by name it would give to another user.
             self.process = subprocess.Popen(
                 ["tcpdump", "-n", "-p", "-U", "--immediate-mode", "-Z", "root", "-s", "128",
-                 "-i", self.interface, "-w", str(self.file), self.expression],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+                 "-i", self.interface, "-w", "-", self.expression],
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )
+        self.said = said
         try:
             wait_until(lambda: "listening on" in said.read_text(encoding="utf-8"), 10, "tcpdump")
-        except TimeoutError:
+        except TimeoutError as error:
             self.process.kill()
             self.process.wait()
-            raise
-        self.said = said
+            raise RuntimeError(said.read_text(encoding="utf-8")) from error
         return self
 
     def __exit__(self, *_):
