@@ -78,15 +78,21 @@ const struct synergy_engine *synergy_engine_need(void) {
     return synergy_engine_loaded();
 }
 
-static void open_engine_if_set(void) {
-    if (has_settings())
-        synergy_engine_need();
-}
-
 const struct synergy_engine *synergy_engine_load(void) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    /* Not pthread_once(), which makes a system call: a process without settings must not be seen to
+     * do anything but look for them. Two threads may look at the same time, and find the same. */
+    enum { NOT_LOOKED, NOTHING_SET, SET };
+    static _Atomic(int) found = NOT_LOOKED;
+    int known = atomic_load_explicit(&found, memory_order_relaxed);
+    if (known == NOTHING_SET)
+        return synergy_engine_loaded();
     int saved = errno;
-    pthread_once(&once, open_engine_if_set);
+    if (known == NOT_LOOKED) {
+        known = has_settings() ? SET : NOTHING_SET;
+        atomic_store_explicit(&found, known, memory_order_relaxed);
+    }
+    const struct synergy_engine *engine =
+        known == SET ? synergy_engine_need() : synergy_engine_loaded();
     errno = saved;
-    return synergy_engine_loaded();
+    return engine;
 }

@@ -93,19 +93,21 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     return result;
 }
 
-int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+/* accept() and accept4(), which differ in nothing else than `flags` (accept(2)); -1: accept(). */
+static int accept_any(int fd, struct sockaddr *address, socklen_t *length, int flags) {
     const struct synergy_engine *engine = synergy_engine_loaded();
-    if (!engine)
-        return real_accept4()(fd, address, length, flags);
+    if (engine && mark_of(fd) == SYNERGY_UNTOUCHED)
+        engine = NULL;
     for (;;) {
-        socklen_t room = address && length ? *length : 0;
-        int got = real_accept4()(fd, address, length, flags);
-        if (got < 0)
+        socklen_t room = engine && address && length ? *length : 0;
+        int got = flags < 0 ? real_accept()(fd, address, length)
+                            : real_accept4()(fd, address, length, flags);
+        if (!engine || got < 0)
             return got;
         struct sockaddr_storage peer;
         socklen_t peer_length = sizeof peer;
         enum synergy_accepted found = SYNERGY_ORDINARY;
-        ASK(found = engine->accepted(got, flags, &peer, &peer_length));
+        ASK(found = engine->accepted(got, flags < 0 ? 0 : flags, &peer, &peer_length));
         if (found == SYNERGY_NOTHING) {
             if (address && length)
                 *length = room;
@@ -121,10 +123,12 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    /* accept4() without flags is accept() by definition: accept(2). */
-    if (!synergy_engine_loaded())
-        return real_accept()(fd, address, length);
-    return accept4(fd, address, length, 0);
+    return accept_any(fd, address, length, -1);
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    return flags < 0 ? real_accept4()(fd, address, length, flags)
+                     : accept_any(fd, address, length, flags);
 }
 
 static const struct synergy_engine *before_receiving(int fd) {

@@ -1,3 +1,7 @@
+// Both libraries are compiled here and nowhere else, and header-only: Debian has no static ones.
+#define FMT_HEADER_ONLY
+#define SPDLOG_FMT_EXTERNAL
+
 #include "log.h"
 
 #include "libc_calls.h"
@@ -10,6 +14,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <spdlog/logger.h>
 #include <spdlog/sinks/sink.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -210,9 +215,13 @@ void this_thread_has_its_own_table() {
     own_table_thread = gettid();
 }
 
-spdlog::logger &logger() {
+void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
+    // Never destroyed, since the engine's thread may outlive main().
     static spdlog::logger *fallback = make(LogLevel::warn, "stderr");
-    return current ? *current : *fallback;
+    spdlog::logger *logger = current ? current : fallback;
+    auto spdlogs = spdlog_level(level);
+    if (logger->should_log(spdlogs))
+        logger->log(spdlogs, fmt::vformat(format, arguments));
 }
 
 } // namespace synergy::log

@@ -5,7 +5,9 @@
 
 #include "settings.h"
 
-#include <spdlog/logger.h>
+#include <fmt/core.h>
+
+#include <string>
 
 namespace synergy::log {
 
@@ -16,20 +18,20 @@ void configure(LogLevel level, const std::string &destination);
 /// Says that the calling thread no longer shares the server's descriptors.
 void this_thread_has_its_own_table();
 
-/// The one logger; never destroyed, since the engine's thread may outlive main().
-spdlog::logger &logger();
+/// One line. (Type-erased, so that formatting and spdlog are compiled in one place.)
+void line(LogLevel level, fmt::string_view format, fmt::format_args arguments);
 
 template <typename... Args> void debug(fmt::format_string<Args...> format, Args &&...args) {
-    logger().debug(format, std::forward<Args>(args)...);
+    line(LogLevel::debug, format, fmt::make_format_args(args...));
 }
 template <typename... Args> void info(fmt::format_string<Args...> format, Args &&...args) {
-    logger().info(format, std::forward<Args>(args)...);
+    line(LogLevel::info, format, fmt::make_format_args(args...));
 }
 template <typename... Args> void warn(fmt::format_string<Args...> format, Args &&...args) {
-    logger().warn(format, std::forward<Args>(args)...);
+    line(LogLevel::warn, format, fmt::make_format_args(args...));
 }
 template <typename... Args> void error(fmt::format_string<Args...> format, Args &&...args) {
-    logger().error(format, std::forward<Args>(args)...);
+    line(LogLevel::error, format, fmt::make_format_args(args...));
 }
 
 } // namespace synergy::log

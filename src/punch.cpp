@@ -8,7 +8,7 @@
 namespace synergy {
 
 std::string Hole::text() const {
-    return fmt::format("{} {} <- {}", name(transport), server.local.text(), peer.text());
+    return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
 }
 
 Duration retry_delay(unsigned failures, Duration most) {

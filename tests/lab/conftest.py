@@ -15,7 +15,7 @@ from topology import Path  # noqa: E402
 # Where a tool comes from, for whoever reads why a test was skipped.
 PACKAGES = {
     "ip": "iproute2", "ip6tables-restore": "iptables", "iptables-restore": "iptables",
-    "conntrack": "conntrack", "tcpdump": "tcpdump", "setpriv": "util-linux", "ncat": "ncat",
+    "conntrack": "conntrack", "setpriv": "util-linux", "ncat": "ncat",
     "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
     "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
     "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",

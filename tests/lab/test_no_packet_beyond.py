@@ -52,7 +52,6 @@ def check_renewals(punches, refresh, case):
 
 
 @pytest.mark.background("capture", watch)
-@pytest.mark.needs("tcpdump")
 def test_no_packet_beyond_the_dying_hop(background):
     ports, before, behind = background.result()
     for (kind, hops, refresh), port in ports.items():

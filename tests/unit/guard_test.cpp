@@ -33,14 +33,15 @@ struct Kernel {
 };
 
 struct Run {
-    std::vector<Duration> sent;                          ///< SYNs, since the first
-    std::vector<std::pair<Duration, Duration>> deaf;     ///< when the guard was low
+    std::vector<Duration> sent;                      ///< SYNs, since the first
+    std::vector<std::pair<Duration, Duration>> deaf; ///< when the guard was low
     bool stayed_low_for_each = true;
     bool gave_up = false;
 };
 
 /// A socket's life, with timers of kernel and thread as late as told.
-Run live(Guard guard, unsigned linear, Duration kernel_late, Duration thread_late, Duration length) {
+Run live(Guard guard, unsigned linear, Duration kernel_late, Duration thread_late,
+         Duration length) {
     Run run;
     Kernel kernel(linear);
     const Time start{seconds(1000)};
@@ -137,8 +138,8 @@ TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the
                     CAPTURE(linear);
                     CAPTURE(refresh.count());
                     bool heard = false;
-                    for (Duration retry : {seconds(0), seconds(1), seconds(linear ? 2 : 3),
-                                           seconds(linear ? 3 : 7)})
+                    for (Duration retry :
+                         {seconds(0), seconds(1), seconds(linear ? 2 : 3), seconds(linear ? 3 : 7)})
                         heard |= !is_deaf_at(run, arrival + retry);
                     CHECK(heard);
                 }

@@ -1,0 +1,509 @@
+#include "handoff.h"
+
+#include "harness.h"
+#include "server_socket.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstring>
+#include <fcntl.h>
+#include <functional>
+#include <linux/in6.h>
+#include <linux/tcp.h>
+#include <mutex>
+#include <netinet/in.h>
+#include <sys/eventfd.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+using namespace synergy;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+/// An engine of this process: what the engine's thread has of it that concerns connections.
+class Engine {
+  public:
+    Engine()
+        : control_(scheduler_, Family::get().secret(),
+                   [this](const Request &request, Socket, Socket &hand_over) {
+                       return handoff_.fetch(request.doorbell, hand_over);
+                   }),
+          handoff_(scheduler_, Family::get(), Family::get().join(control_.address()).value()),
+          thread_([this] { run(); }) {}
+    ~Engine() {
+        stop_ = true;
+        thread_.join();
+    }
+
+    void offer(Socket connection, const Endpoint &peer, const Socket &listener) {
+        auto socket = std::make_shared<Socket>(std::move(connection));
+        auto described = describe(listener.fd());
+        REQUIRE(described);
+        ServerSocket at = *described;
+        in_thread([this, socket, peer, at] { handoff_.offer(std::move(*socket), peer, at); });
+    }
+    void withdraw(std::uint64_t inode) {
+        in_thread([this, inode] { handoff_.withdraw(inode); });
+    }
+
+  private:
+    void in_thread(std::function<void()> task) {
+        std::lock_guard guard(lock_);
+        tasks_.push_back(std::move(task));
+    }
+    void run() {
+        while (!stop_) {
+            std::vector<std::function<void()>> now;
+            {
+                std::lock_guard guard(lock_);
+                now.swap(tasks_);
+            }
+            for (auto &task : now)
+                task();
+            scheduler_.run_once(milliseconds(2));
+        }
+    }
+
+    std::atomic<bool> stop_{false};
+    std::mutex lock_;
+    std::vector<std::function<void()>> tasks_;
+    Scheduler scheduler_;
+    ControlServer control_;
+    Handoff handoff_;
+    std::thread thread_;
+};
+
+struct Accepted {
+    Socket socket;
+    synergy_accepted found = SYNERGY_ORDINARY;
+    Endpoint peer;
+};
+
+/// accept4() as the hook does it.
+Accepted accept_from(const Socket &listener, int flags = 0) {
+    Accepted accepted;
+    do {
+        if (!harness::is_readable(listener.fd(), seconds(10)))
+            return accepted;
+        int fd = accept4(listener.fd(), nullptr, nullptr, flags);
+        if (fd < 0)
+            return accepted;
+        accepted.socket = Socket(fd);
+        accepted.found = answer_doorbell(fd, flags, accepted.peer);
+        if (accepted.found == SYNERGY_NOTHING)
+            accepted.socket.release();
+    } while (accepted.found == SYNERGY_NOTHING);
+    return accepted;
+}
+
+/// As the punch makes a connection: non-blocking and closed on exec.
+Socket punched(Socket connection) {
+    fcntl(connection.fd(), F_SETFL, O_NONBLOCK);
+    fcntl(connection.fd(), F_SETFD, FD_CLOEXEC);
+    return connection;
+}
+
+Socket client_of(const Socket &listener, const Endpoint &to) {
+    (void)listener;
+    Socket client(::socket(to.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::connect(client.fd(), to.data(), to.length()) == 0);
+    return client;
+}
+
+bool says_hello(const Socket &from, const Socket &to) {
+    char got[5];
+    return ::send(from.fd(), "hello", 5, MSG_NOSIGNAL) == 5 &&
+           harness::is_readable(to.fd(), seconds(5)) && ::recv(to.fd(), got, 5, 0) == 5 &&
+           std::memcmp(got, "hello", 5) == 0;
+}
+
+const Endpoint some_peer = Endpoint::loopback(AF_INET, 5555);
+
+} // namespace
+
+TEST_CASE("handoff: an offered connection comes out of accept(), on every kind of listener") {
+    for (const Endpoint &at :
+         {Endpoint::loopback(AF_INET, 0), Endpoint::wildcard(AF_INET, 0),
+          Endpoint::loopback(AF_INET6, 0), Endpoint::wildcard(AF_INET6, 0),
+          Endpoint::loopback(AF_INET, 0).mapped(), Endpoint::wildcard(AF_INET, 0).mapped()}) {
+        CAPTURE(at.text());
+        Socket listener(::socket(at.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+        if (at.family() == AF_INET6)
+            listener.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+        REQUIRE(::bind(listener.fd(), at.data(), at.length()) == 0);
+        REQUIRE(::listen(listener.fd(), 16) == 0);
+        Engine engine;
+        auto [ours, theirs] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        Accepted accepted = accept_from(listener);
+        CHECK(accepted.found == SYNERGY_REPLACED);
+        CHECK(accepted.peer == some_peer);
+        REQUIRE(accepted.socket);
+        CHECK(accepted.socket.remote() == theirs.local());
+        CHECK(says_hello(theirs, accepted.socket));
+        CHECK(says_hello(accepted.socket, theirs));
+        // The doorbell is gone: nothing else to accept.
+        CHECK_FALSE(harness::is_readable(listener.fd(), milliseconds(100)));
+    }
+}
+
+TEST_CASE("handoff: the flags are those that accept4() was asked for") {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Engine engine;
+    for (int flags : {0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC}) {
+        CAPTURE(flags);
+        auto [ours, theirs] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        Accepted accepted = accept_from(listener, flags);
+        REQUIRE(accepted.found == SYNERGY_REPLACED);
+        Socket client = client_of(listener, listener.local());
+        Accepted ordinary = accept_from(listener, flags);
+        REQUIRE(ordinary.found == SYNERGY_ORDINARY);
+        CHECK(fcntl(accepted.socket.fd(), F_GETFL) == fcntl(ordinary.socket.fd(), F_GETFL));
+        CHECK(fcntl(accepted.socket.fd(), F_GETFD) == fcntl(ordinary.socket.fd(), F_GETFD));
+    }
+}
+
+TEST_CASE("handoff: clients of this host are left alone while a doorbell rings") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Engine engine;
+    auto [ours, theirs] = harness::tcp_pair();
+    Socket before = client_of(listener, Endpoint::loopback(AF_INET6, listener.local().port()));
+    engine.offer(punched(std::move(ours)), some_peer, listener);
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    Socket after = client_of(listener, Endpoint::loopback(AF_INET, listener.local().port()));
+    int replaced = 0;
+    std::vector<Accepted> all;
+    for (int i = 0; i < 3; i++) {
+        all.push_back(accept_from(listener));
+        REQUIRE(all.back().socket);
+        replaced += all.back().found == SYNERGY_REPLACED;
+    }
+    CHECK(replaced == 1);
+    for (Accepted &one : all)
+        if (one.found == SYNERGY_ORDINARY) {
+            bool is_first = one.socket.remote().unmapped() == before.local().unmapped();
+            CHECK(says_hello(one.socket, is_first ? before : after));
+        }
+}
+
+TEST_CASE("handoff: with no engine about, every connection is an ordinary one") {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Socket client = client_of(listener, listener.local());
+    Accepted accepted = accept_from(listener);
+    CHECK(accepted.found == SYNERGY_ORDINARY);
+    CHECK(says_hello(client, accepted.socket));
+    // A port that an engine left marked when it died.
+    Socket marked = client_of(listener, listener.local());
+    Family &family = Family::get();
+    EngineAddress dead;
+    dead.process = getpid();
+    dead.name = {'z', 'z', 'z', 'z', 'z'};
+    auto slot = family.join(dead);
+    REQUIRE(slot);
+    std::uint16_t port = marked.local().port();
+    REQUIRE(family.ring(port, *slot));
+    accepted = accept_from(listener);
+    CHECK(accepted.found == SYNERGY_ORDINARY);
+    CHECK(says_hello(marked, accepted.socket));
+    family.silence(port);
+}
+
+TEST_CASE("handoff: a client from the port of a doorbell, but another address, is left alone") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET, 0));
+    Engine engine;
+    auto [ours, theirs] = harness::tcp_pair();
+    engine.offer(punched(std::move(ours)), some_peer, listener);
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    // Peek: the doorbell rings from 127.0.0.1; its port is what the family has marked.
+    std::uint16_t port = 0;
+    for (unsigned candidate = 1024; candidate < 65536; candidate++)
+        if (Family::get().engine_behind(static_cast<std::uint16_t>(candidate)))
+            port = static_cast<std::uint16_t>(candidate);
+    REQUIRE(port != 0);
+    sockaddr_in other{};
+    other.sin_family = AF_INET;
+    other.sin_port = htons(port);
+    other.sin_addr.s_addr = htonl(0x7f000002); // 127.0.0.2, to itself
+    Socket client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::bind(client.fd(), reinterpret_cast<sockaddr *>(&other), sizeof other) == 0);
+    other.sin_port = htons(listener.local().port());
+    REQUIRE(::connect(client.fd(), reinterpret_cast<sockaddr *>(&other), sizeof other) == 0);
+    Accepted first = accept_from(listener), second = accept_from(listener);
+    Accepted &replaced = first.found == SYNERGY_REPLACED ? first : second;
+    Accepted &ordinary = first.found == SYNERGY_REPLACED ? second : first;
+    CHECK(replaced.found == SYNERGY_REPLACED);
+    CHECK(ordinary.found == SYNERGY_ORDINARY);
+    CHECK(says_hello(theirs, replaced.socket));
+    CHECK(says_hello(client, ordinary.socket));
+}
+
+TEST_CASE("handoff: many connections at once, each comes out once") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 4);
+    Engine engine;
+    std::vector<Socket> theirs;
+    for (int i = 0; i < 20; i++) {
+        auto [ours, there] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        theirs.push_back(std::move(there));
+    }
+    std::vector<Accepted> accepted;
+    std::set<std::string> peers, wanted;
+    for (int i = 0; i < 20; i++) {
+        accepted.push_back(accept_from(listener));
+        REQUIRE(accepted.back().found == SYNERGY_REPLACED);
+        peers.insert(accepted.back().socket.remote().text());
+    }
+    for (const Socket &socket : theirs)
+        wanted.insert(socket.local().text());
+    CHECK(peers == wanted);
+}
+
+TEST_CASE("handoff: a listener that does not listen yet is rung again") {
+    Socket listener = harness::bound_tcp(Endpoint::loopback(AF_INET, 0));
+    Engine engine;
+    auto [ours, theirs] = harness::tcp_pair();
+    engine.offer(punched(std::move(ours)), some_peer, listener);
+    std::this_thread::sleep_for(milliseconds(100));
+    REQUIRE(::listen(listener.fd(), 4) == 0);
+    Accepted accepted = accept_from(listener);
+    CHECK(accepted.found == SYNERGY_REPLACED);
+    CHECK(says_hello(theirs, accepted.socket));
+}
+
+TEST_CASE("handoff: a listener that waits for data (TCP_DEFER_ACCEPT) gets some, unseen") {
+    Socket listener = harness::bound_tcp(Endpoint::loopback(AF_INET, 0));
+    REQUIRE(listener.set(IPPROTO_TCP, TCP_DEFER_ACCEPT, 30));
+    REQUIRE(::listen(listener.fd(), 4) == 0);
+    Engine engine;
+    auto [ours, theirs] = harness::tcp_pair();
+    engine.offer(punched(std::move(ours)), some_peer, listener);
+    Accepted accepted = accept_from(listener);
+    REQUIRE(accepted.found == SYNERGY_REPLACED);
+    // Not the doorbell's byte: only what the peer says.
+    CHECK_FALSE(harness::is_readable(accepted.socket.fd(), milliseconds(50)));
+    CHECK(says_hello(theirs, accepted.socket));
+}
+
+TEST_CASE("handoff: what waits for a listener that has gone is closed, and no mark stays") {
+    auto before = harness::open_descriptors();
+    {
+        Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+        auto inode = describe(listener.fd())->inode;
+        Engine engine;
+        auto [ours, theirs] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+        engine.withdraw(inode + 1); // another's
+        CHECK_FALSE(harness::is_readable(theirs.fd(), milliseconds(50)));
+        listener.reset();
+        engine.withdraw(inode);
+        REQUIRE(harness::is_readable(theirs.fd(), seconds(5)));
+        char byte;
+        CHECK(::recv(theirs.fd(), &byte, 1, MSG_DONTWAIT) <= 0); // ended
+    }
+    CHECK(harness::open_descriptors() == before);
+    for (unsigned port = 0; port < 65536; port++)
+        if (Family::get().engine_behind(static_cast<std::uint16_t>(port)))
+            FAIL_CHECK("still marked: " << port);
+}
+
+TEST_CASE("handoff: no descriptor stays behind") {
+    auto before = harness::open_descriptors();
+    {
+        Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+        Engine engine;
+        for (int i = 0; i < 10; i++) {
+            auto [ours, theirs] = harness::tcp_pair();
+            engine.offer(punched(std::move(ours)), some_peer, listener);
+            CHECK(accept_from(listener).found == SYNERGY_REPLACED);
+        }
+    }
+    CHECK(harness::open_descriptors() == before);
+}
+
+TEST_CASE("handoff: an accept() that runs out of descriptors drops no client and loses nothing") {
+    auto result = harness::in_child([]() -> std::string {
+        Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+        Engine engine;
+        auto [ours, theirs] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        EXPECT_IN_CHILD(harness::is_readable(listener.fd(), seconds(5)));
+        // One number is left, which accept() itself takes.
+        static const synergy_libc *ordinary = &libc();
+        synergy_libc failing = *ordinary;
+        failing.socket = [](int family, int type, int protocol) {
+            if (family != AF_UNIX)
+                return ordinary->socket(family, type, protocol);
+            errno = EMFILE;
+            return -1;
+        };
+        int fd = accept4(listener.fd(), nullptr, nullptr, 0);
+        EXPECT_IN_CHILD(fd >= 0);
+        Endpoint peer;
+        use_libc(&failing);
+        synergy_accepted found = answer_doorbell(fd, 0, peer);
+        use_libc(ordinary);
+        EXPECT_IN_CHILD(found == SYNERGY_NOTHING);
+        EXPECT_IN_CHILD(fcntl(fd, F_GETFD) < 0);   // closed
+        Accepted accepted = accept_from(listener); // it rings again
+        EXPECT_IN_CHILD(accepted.found == SYNERGY_REPLACED);
+        EXPECT_IN_CHILD(says_hello(theirs, accepted.socket));
+        return {};
+    });
+    CHECK(result == "");
+}
+
+namespace {
+
+struct Chosen {
+    const char *what;
+    int level;
+    int name;
+    int value;
+};
+
+/// Options that a listener may have and an accepted socket takes over.
+const std::vector<Chosen> chosen_options{
+    {"SO_KEEPALIVE", SOL_SOCKET, SO_KEEPALIVE, 1},
+    {"SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, 1},
+    {"SO_PRIORITY", SOL_SOCKET, SO_PRIORITY, 4},
+    {"SO_RCVLOWAT", SOL_SOCKET, SO_RCVLOWAT, 2},
+    {"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP, 1},
+    {"SO_RCVBUF", SOL_SOCKET, SO_RCVBUF, 30000},
+    {"SO_SNDBUF", SOL_SOCKET, SO_SNDBUF, 20000},
+    {"TCP_NODELAY", IPPROTO_TCP, TCP_NODELAY, 1},
+    {"TCP_KEEPIDLE", IPPROTO_TCP, TCP_KEEPIDLE, 77},
+    {"TCP_KEEPINTVL", IPPROTO_TCP, TCP_KEEPINTVL, 11},
+    {"TCP_KEEPCNT", IPPROTO_TCP, TCP_KEEPCNT, 3},
+    {"TCP_USER_TIMEOUT", IPPROTO_TCP, TCP_USER_TIMEOUT, 12345},
+    {"TCP_LINGER2", IPPROTO_TCP, TCP_LINGER2, 20},
+    {"TCP_NOTSENT_LOWAT", IPPROTO_TCP, TCP_NOTSENT_LOWAT, 4096},
+    {"IP_TOS", IPPROTO_IP, IP_TOS, 0x10},
+    {"IP_TTL", IPPROTO_IP, IP_TTL, 33},
+    {"IP_MTU_DISCOVER", IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO},
+    {"IP_RECVERR", IPPROTO_IP, IP_RECVERR, 1},
+    {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS, 0x20},
+    {"IPV6_UNICAST_HOPS", IPPROTO_IPV6, IPV6_UNICAST_HOPS, 44},
+    {"IPV6_MTU_DISCOVER", IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO},
+    {"IPV6_RECVERR", IPPROTO_IPV6, IPV6_RECVERR, 1},
+    {"IPV6_ADDR_PREFERENCES", IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_TMP},
+};
+
+std::string value_of(int fd, int level, int name) {
+    char bytes[64]{};
+    socklen_t length = sizeof bytes;
+    if (getsockopt(fd, level, name, bytes, &length) != 0)
+        return std::string("error ") + std::to_string(errno);
+    std::string text;
+    for (socklen_t i = 0; i < length; i++) {
+        char digits[4];
+        std::snprintf(digits, sizeof digits, "%02x ", static_cast<unsigned char>(bytes[i]));
+        text += digits;
+    }
+    return text;
+}
+
+/// What a connection says of itself and of its moment, not of its listener.
+bool is_own_affair(int level, int name) {
+    switch (level) {
+    case SOL_SOCKET:
+        return name == SO_ERROR || name == SO_INCOMING_CPU || name == SO_INCOMING_NAPI_ID ||
+               name == SO_COOKIE || name == SO_MEMINFO || name == SO_PEERNAME ||
+               name == SO_RCVBUF || name == SO_SNDBUF;
+    case IPPROTO_TCP:
+        return name == TCP_INFO || name == TCP_CC_INFO || name == TCP_TIMESTAMP ||
+               name == TCP_MAXSEG || name == TCP_WINDOW_CLAMP || name == TCP_QUICKACK ||
+               name == TCP_ZEROCOPY_RECEIVE || name == TCP_SYNCNT;
+    default:
+        return false;
+    }
+}
+
+/// A punched connection and an ordinary one, both accepted from `listener`.
+struct Two {
+    Accepted punched, ordinary;
+    Socket peer, client;
+};
+
+void accept_two(Engine &engine, const Socket &listener, Two &two) {
+    auto described = describe(listener.fd());
+    REQUIRE(described);
+    // A connection as a punch makes it: options that act on the SYN are the punch's own affair.
+    bool is_v6 = listener.local().family() == AF_INET6;
+    Endpoint at = Endpoint::loopback(is_v6 ? AF_INET6 : AF_INET, 0);
+    Socket there = harness::listening_tcp(at);
+    Socket ours = Socket(::socket(at.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ours.set(SOL_SOCKET, SO_REUSEPORT, 1);
+    ours.set(SOL_SOCKET, SO_REUSEADDR, 1);
+    if (described->receive_buffer != 0)
+        ours.set(SOL_SOCKET, SO_RCVBUF, described->receive_buffer);
+    if (described->send_buffer != 0)
+        ours.set(SOL_SOCKET, SO_SNDBUF, described->send_buffer);
+    ours.set(IPPROTO_TCP, TCP_USER_TIMEOUT, 0);
+    if (is_v6) {
+        ours.set(IPPROTO_IPV6, IPV6_V6ONLY, described->takes_v4 ? 0 : 1);
+        ours.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    } else {
+        ours.set(IPPROTO_IP, IP_MINTTL, 2);
+    }
+    Endpoint to = there.local();
+    REQUIRE(::connect(ours.fd(), to.data(), to.length()) == 0);
+    two.peer = Socket(::accept(there.fd(), nullptr, nullptr));
+    engine.offer(punched(std::move(ours)), some_peer, listener);
+    two.punched = accept_from(listener);
+    two.client = client_of(listener, at.with_port(listener.local().port()));
+    two.ordinary = accept_from(listener);
+    REQUIRE(two.punched.found == SYNERGY_REPLACED);
+    REQUIRE(two.ordinary.found == SYNERGY_ORDINARY);
+}
+
+} // namespace
+
+TEST_CASE("handoff: a punched connection has the options of one that was really accepted") {
+    Engine engine;
+    for (int family : {AF_INET, AF_INET6})
+        for (bool is_chosen : {false, true}) {
+            CAPTURE(family);
+            CAPTURE(is_chosen);
+            Socket listener = harness::bound_tcp(Endpoint::wildcard(family, 0));
+            // As the engine leaves every listener.
+            listener.set(SOL_SOCKET, SO_REUSEPORT, 1);
+            listener.set(SOL_SOCKET, SO_REUSEADDR, 1);
+            if (is_chosen) {
+                for (const Chosen &option : chosen_options)
+                    if (option.level != IPPROTO_IPV6 || family == AF_INET6) {
+                        INFO(option.what);
+                        CHECK(listener.set(option.level, option.name, option.value));
+                    }
+                timeval timeout{.tv_sec = 7, .tv_usec = 500000};
+                setsockopt(listener.fd(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+                setsockopt(listener.fd(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+                linger patience{.l_onoff = 1, .l_linger = 9};
+                setsockopt(listener.fd(), SOL_SOCKET, SO_LINGER, &patience, sizeof patience);
+                setsockopt(listener.fd(), IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+            }
+            REQUIRE(::listen(listener.fd(), 16) == 0);
+            Two two;
+            accept_two(engine, listener, two);
+            int punched_fd = two.punched.socket.fd(), ordinary_fd = two.ordinary.socket.fd();
+            // Every option that there is, whether this test's author knew it or not.
+            for (auto [level, most] :
+                 {std::pair{SOL_SOCKET, 90}, std::pair{int{IPPROTO_TCP}, 60},
+                  std::pair{int{IPPROTO_IP}, 60}, std::pair{int{IPPROTO_IPV6}, 90}})
+                for (int name = 1; name <= most; name++) {
+                    if (is_own_affair(level, name))
+                        continue;
+                    INFO("level " << level << ", option " << name);
+                    CHECK(value_of(punched_fd, level, name) == value_of(ordinary_fd, level, name));
+                }
+            if (is_chosen) {
+                CHECK(two.punched.socket.get(SOL_SOCKET, SO_RCVBUF, 0) == 60000);
+                CHECK(two.punched.socket.get(SOL_SOCKET, SO_SNDBUF, 0) == 40000);
+            }
+        }
+}

@@ -1,0 +1,187 @@
+#include "registry.h"
+
+#include "harness.h"
+#include "server_socket.h"
+
+#include <doctest/doctest.h>
+
+#include <arpa/inet.h>
+
+using namespace synergy;
+using std::chrono::milliseconds;
+
+namespace {
+
+Endpoint v6(const char *address, std::uint16_t port) {
+    sockaddr_in6 in6{};
+    in6.sin6_family = AF_INET6;
+    in6.sin6_port = htons(port);
+    REQUIRE(inet_pton(AF_INET6, address, &in6.sin6_addr) == 1);
+    return Endpoint::from(reinterpret_cast<sockaddr *>(&in6), sizeof in6);
+}
+
+Endpoint v4(const char *address, std::uint16_t port) {
+    sockaddr_in in{};
+    in.sin_family = AF_INET;
+    in.sin_port = htons(port);
+    REQUIRE(inet_pton(AF_INET, address, &in.sin_addr) == 1);
+    return Endpoint::from(reinterpret_cast<sockaddr *>(&in), sizeof in);
+}
+
+ServerSocket server(const Endpoint &local, bool takes_v4 = false) {
+    ServerSocket socket;
+    socket.local = local;
+    socket.takes_v4 = takes_v4;
+    return socket;
+}
+
+const Endpoint v6_peer = v6("2001:db8:b::5", 5555);
+const Endpoint v4_peer = v4("198.51.100.5", 5555);
+
+/// A registry whose punches go to a port of this host where a listener takes no more connections,
+/// so that a SYN stays without an answer, and the host of the whole thing.
+struct Bench {
+    Scheduler scheduler;
+    Handoff handoff{scheduler, Family::get(), 0};
+    Settings settings;
+    Registry registry{scheduler, settings, handoff};
+    Socket deaf_peer = harness::listening_tcp(Endpoint::loopback(AF_INET, 0), 0);
+    Socket filling{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+
+    Bench() {
+        Endpoint at = peer();
+        REQUIRE(::connect(filling.fd(), at.data(), at.length()) == 0);
+    }
+    [[nodiscard]] Endpoint peer() const { return deaf_peer.local(); }
+};
+
+Socket reusable_listener() {
+    Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
+    socket.set(SOL_SOCKET, SO_REUSEADDR, 1);
+    Endpoint any = Endpoint::wildcard(AF_INET, 0);
+    REQUIRE(::bind(socket.fd(), any.data(), any.length()) == 0);
+    REQUIRE(::listen(socket.fd(), 16) == 0);
+    return socket;
+}
+
+} // namespace
+
+TEST_CASE("reachable: IPv6 peers from IPv6 sockets") {
+    CHECK(reachable(server(v6("2001:db8::1", 80)), v6_peer) == v6_peer);
+    CHECK(reachable(server(v6("::", 80)), v6_peer) == v6_peer);
+    CHECK(reachable(server(v6("::", 80), true), v6_peer) == v6_peer);
+    CHECK(reachable(server(v4("192.0.2.1", 80)), v6_peer).empty());
+    CHECK(reachable(server(v4("0.0.0.0", 80)), v6_peer).empty());
+    CHECK(reachable(server(v6("::ffff:192.0.2.1", 80), true), v6_peer).empty());
+}
+
+TEST_CASE("reachable: IPv4 peers from IPv4 and dual-stack sockets") {
+    CHECK(reachable(server(v4("192.0.2.1", 80)), v4_peer) == v4_peer);
+    CHECK(reachable(server(v4("0.0.0.0", 80)), v4_peer) == v4_peer);
+    CHECK(reachable(server(v6("::", 80), true), v4_peer) == v4_peer.mapped());
+    CHECK(reachable(server(v6("::ffff:192.0.2.1", 80), true), v4_peer) == v4_peer.mapped());
+    CHECK(reachable(server(v6("::", 80), false), v4_peer).empty());
+    CHECK(reachable(server(v6("2001:db8::1", 80), true), v4_peer).empty());
+}
+
+TEST_CASE("reachable: nobody from a loopback address") {
+    CHECK(reachable(server(v6("::1", 80), true), v6_peer).empty());
+    CHECK(reachable(server(v4("127.0.0.1", 80)), v4_peer).empty());
+    CHECK(reachable(server(v4("127.5.0.1", 80)), v4_peer).empty());
+    CHECK(reachable(server(v6("::ffff:127.0.0.1", 80), true), v4_peer).empty());
+}
+
+TEST_CASE("registry: a socket without a peer in reach has no hole") {
+    Bench bench;
+    Socket listener = reusable_listener();
+    auto socket = describe(listener.fd());
+    REQUIRE(socket);
+    auto before = harness::open_descriptors();
+    CHECK(bench.registry.open(*socket, {{v6_peer, 3}}, Socket()) == ENOENT);
+    CHECK(bench.registry.open(*socket, {}, Socket()) == ENOENT);
+    CHECK(harness::open_descriptors() == before);
+}
+
+TEST_CASE("registry: one punching socket a peer, and close() ends it at once") {
+    Bench bench;
+    Socket listener = reusable_listener();
+    auto socket = describe(listener.fd());
+    REQUIRE(socket);
+    auto before = harness::open_descriptors();
+    CHECK(bench.registry.open(*socket, {{bench.peer(), 3}}, Socket()) == 0);
+    CHECK(harness::open_descriptors().size() == before.size() + 1);
+    // The same again: nothing new.
+    CHECK(bench.registry.open(*socket, {{bench.peer(), 3}}, Socket()) == 0);
+    CHECK(harness::open_descriptors().size() == before.size() + 1);
+    bench.registry.close(listener.fd() + 1000);
+    CHECK(harness::open_descriptors().size() == before.size() + 1);
+    bench.registry.close(listener.fd());
+    CHECK(harness::open_descriptors() == before);
+    bench.registry.close(listener.fd());
+}
+
+TEST_CASE("registry: holes stay as long as any descriptor of the socket's does") {
+    Bench bench;
+    Socket listener = reusable_listener();
+    auto socket = describe(listener.fd());
+    REQUIRE(socket);
+    auto before = harness::open_descriptors();
+    REQUIRE(bench.registry.open(*socket, {{bench.peer(), 3}}, Socket()) == 0);
+    {
+        Socket copy(dup(listener.fd()));
+        bench.registry.close(listener.fd());
+        listener.reset();
+        CHECK_FALSE(bench.registry.give_way());
+        CHECK(harness::open_descriptors().size() == before.size() + 1);
+    }
+    // Gone without a word, as by close_range().
+    CHECK(bench.registry.give_way());
+    CHECK_FALSE(bench.registry.give_way());
+    before.erase(socket->fd);
+    CHECK(harness::open_descriptors() == before);
+}
+
+TEST_CASE("registry: a UDP socket is sent from by its duplicate, given up with the holes") {
+    Bench bench;
+    Socket server_socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    Endpoint any = Endpoint::wildcard(AF_INET, 0);
+    REQUIRE(::bind(server_socket.fd(), any.data(), any.length()) == 0);
+    Socket peer(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    Endpoint at = Endpoint::loopback(AF_INET, 0);
+    REQUIRE(::bind(peer.fd(), at.data(), at.length()) == 0);
+    REQUIRE(peer.set(IPPROTO_IP, IP_RECVTTL, 1));
+
+    auto socket = describe(server_socket.fd());
+    REQUIRE(socket);
+    auto before = harness::open_descriptors();
+    CHECK(bench.registry.open(*socket, {{peer.local(), 7}}, Socket(dup(server_socket.fd()))) == 0);
+    CHECK(harness::open_descriptors().size() == before.size() + 1);
+
+    // On loopback no router counts it down, so it arrives: empty, from the server's own port, with
+    // the hop limit that was asked for.
+    char data[8], control[64];
+    iovec into{.iov_base = data, .iov_len = sizeof data};
+    sockaddr_in from{};
+    msghdr message{};
+    message.msg_name = &from;
+    message.msg_namelen = sizeof from;
+    message.msg_iov = &into;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    REQUIRE(harness::is_readable(peer.fd(), milliseconds(2000)));
+    CHECK(recvmsg(peer.fd(), &message, MSG_DONTWAIT) == 0);
+    CHECK(ntohs(from.sin_port) == socket->local.port());
+    const cmsghdr *extra = CMSG_FIRSTHDR(&message);
+    REQUIRE(extra);
+    REQUIRE(extra->cmsg_type == IP_TTL);
+    int hop_limit = 0;
+    std::memcpy(&hop_limit, CMSG_DATA(extra), sizeof hop_limit);
+    CHECK(hop_limit == 7);
+    // The server's own datagrams keep theirs.
+    CHECK(server_socket.get(IPPROTO_IP, IP_TTL, 0) == peer.get(IPPROTO_IP, IP_TTL, 1));
+
+    bench.registry.close(server_socket.fd());
+    CHECK(harness::open_descriptors() == before);
+}
