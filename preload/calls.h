@@ -7,7 +7,8 @@
  * accept, accept4  a punched connection comes out in place of its doorbell
  * recvfrom, __recvfrom_chk (its _FORTIFY_SOURCE entry point), recvmsg, recvmmsg
  *                  a UDP socket that came to be without our bind(); which peers are heard
- * close            the server's socket goes, and its holes with it
+ * close, close_range, closefrom, dup2, dup3
+ *                  the server's socket goes, and its holes with it
  */
 #define SYNERGY_CALLS(CALL)                                                                        \
     CALL(int, listen, (int fd, int backlog))                                                       \
@@ -24,4 +25,8 @@
     CALL(int, recvmmsg,                                                                            \
          (int fd, struct mmsghdr *messages, unsigned int count, int flags,                         \
           struct timespec *timeout))                                                               \
-    CALL(int, close, (int fd))
+    CALL(int, close, (int fd))                                                                     \
+    CALL(int, close_range, (unsigned int first, unsigned int last, int flags))                     \
+    CALL(void, closefrom, (int first))                                                             \
+    CALL(int, dup2, (int fd, int number))                                                          \
+    CALL(int, dup3, (int fd, int number, int flags))

@@ -27,8 +27,6 @@ template <typename Call> auto guarded(Call call) noexcept -> decltype(call()) {
 
 const synergy_engine table = {
     .listening = [](int fd) { return guarded([&] { return engine::listening(fd); }); },
-    .listened = [](int fd,
-                   int result) { return guarded([&] { return engine::listened(fd, result); }); },
     .bound =
         [](int fd, const sockaddr *address, socklen_t length) {
             return guarded([&] { return engine::bound(fd, Endpoint::from(address, length)); });

@@ -6,6 +6,7 @@
 #include "loader.h"
 
 #include <errno.h>
+#include <linux/close_range.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -60,17 +61,13 @@ void synergy_watch(int fd) {
     } while (0)
 
 int listen(int fd, int backlog) {
-    const struct synergy_engine *engine = synergy_engine_load();
-    enum synergy_mark mark = mark_of(fd);
-    if (!engine || mark == SYNERGY_UNTOUCHED)
-        return real_listen()(fd, backlog);
-    /* Punched first: a peer's SYN that finds the listener without the punching socket beside it
-     * leaves a half-open connection there that keeps the punch out for a minute. */
-    ASK(mark = engine->listening(fd));
     int result = real_listen()(fd, backlog);
-    if ((result == 0) != (mark == SYNERGY_WATCHED))
-        ASK(mark = engine->listened(fd, result));
-    set_mark(fd, mark);
+    const struct synergy_engine *engine = synergy_engine_load();
+    if (engine && result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED) {
+        enum synergy_mark mark = SYNERGY_UNKNOWN;
+        ASK(mark = engine->listening(fd));
+        set_mark(fd, mark);
+    }
     return result;
 }
 
@@ -180,14 +177,63 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
     return result;
 }
 
-int close(int fd) {
+/* A number is about to stand for something else, or for nothing. */
+static void before_closing(int fd) {
     const struct synergy_engine *engine = synergy_engine_loaded();
-    if (engine) {
-        if (mark_of(fd) == SYNERGY_WATCHED)
-            ASK(engine->closing(fd));
-        set_mark(fd, SYNERGY_UNKNOWN);
+    if (!engine)
+        return;
+    if (mark_of(fd) == SYNERGY_WATCHED)
+        ASK(engine->closing(fd));
+    set_mark(fd, SYNERGY_UNKNOWN);
+}
+
+/* Numbers that now stand for nothing: the engine sees for itself which of its sockets are gone. */
+static void after_closing(unsigned int first, unsigned int last) {
+    const struct synergy_engine *engine = synergy_engine_loaded();
+    if (!engine)
+        return;
+    int had_watched = 0;
+    for (unsigned int fd = first; fd <= last && fd < MARKED_DESCRIPTORS; fd++) {
+        had_watched |= mark_of((int)fd) == SYNERGY_WATCHED;
+        set_mark((int)fd, SYNERGY_UNKNOWN);
     }
+    if (had_watched)
+        ASK(engine->give_way());
+}
+
+static void after_replacing(int fd) {
+    after_closing((unsigned int)fd, (unsigned int)fd);
+}
+
+int close(int fd) {
+    before_closing(fd);
     return real_close()(fd);
+}
+
+int dup2(int fd, int number) {
+    int result = real_dup2()(fd, number);
+    if (result >= 0 && fd != number)
+        after_replacing(number);
+    return result;
+}
+
+int dup3(int fd, int number, int flags) {
+    int result = real_dup3()(fd, number, flags);
+    if (result >= 0)
+        after_replacing(number);
+    return result;
+}
+
+int close_range(unsigned int first, unsigned int last, int flags) {
+    int result = real_close_range()(first, last, flags);
+    if (result == 0 && !(flags & CLOSE_RANGE_CLOEXEC))
+        after_closing(first, last);
+    return result;
+}
+
+void closefrom(int first) {
+    real_closefrom()(first);
+    after_closing(first < 0 ? 0 : (unsigned int)first, ~0U);
 }
 
 const struct synergy_libc *synergy_libc(void) {

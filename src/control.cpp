@@ -62,11 +62,15 @@ struct Packet {
         while (got < 0 && errno == EINTR);
         if (got < 0)
             return false;
+        // The room for one descriptor, aligned, has room for two: a stranger's are closed again.
         cmsghdr *extra = CMSG_FIRSTHDR(&header);
         if (extra && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS) {
-            int fd_passed = -1;
-            std::memcpy(&fd_passed, CMSG_DATA(extra), sizeof fd_passed);
-            passed = Socket(fd_passed);
+            std::size_t count = (extra->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            for (std::size_t i = count; i-- > 0;) {
+                int received = -1;
+                std::memcpy(&received, CMSG_DATA(extra) + i * sizeof received, sizeof received);
+                passed = Socket(received);
+            }
         }
         return got == static_cast<ssize_t>(data.iov_len);
     }

@@ -131,17 +131,7 @@ synergy_mark listening(int fd) {
     auto socket = describe(fd);
     if (!socket || socket->transport != Transport::tcp)
         return SYNERGY_UNTOUCHED;
-    if (socket->local.port() == 0)
-        return SYNERGY_UNKNOWN; // listen() will choose one
     return open_described(*socket);
-}
-
-synergy_mark listened(int fd, int result) {
-    if (result == 0)
-        return listening(fd);
-    if (!is_listening(fd))
-        request_close(fd);
-    return SYNERGY_UNKNOWN;
 }
 
 synergy_mark bound(int fd, const Endpoint &local) {

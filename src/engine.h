@@ -15,7 +15,6 @@ int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit);
 
 /// What the shim asks: see synergy_engine in engine_table.h.
 synergy_mark listening(int fd);
-synergy_mark listened(int fd, int result);
 synergy_mark bound(int fd, const Endpoint &local);
 synergy_mark receiving(int fd);
 bool give_way();

@@ -42,9 +42,8 @@ enum synergy_mark {
 /* No function throws, or takes a lock that is held while it blocks. errno is the caller's affair.
  */
 struct synergy_engine {
-    /* A server is about to listen, or (listened) has; result is what listen() returned. */
+    /* listen() has succeeded. */
     enum synergy_mark (*listening)(int fd);
-    enum synergy_mark (*listened)(int fd, int result);
     /* bind() to this address has succeeded. */
     enum synergy_mark (*bound)(int fd, const struct sockaddr *address, socklen_t length);
     /* bind() found the address in use: 1 if sockets of ours stood in the way and are gone now. */

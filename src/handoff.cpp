@@ -4,6 +4,7 @@
 #include "log.h"
 
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -91,6 +92,11 @@ bool Handoff::connect_doorbell(Offer &offer) {
         // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
         linger at_once{.l_onoff = 1, .l_linger = 0};
         libc().setsockopt(doorbell.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+        // A listener whose queue is full forgets it in the end, without a word: asked every second,
+        // the kernel answers with a reset then, and as soon as there is room with the connection.
+        doorbell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
+        doorbell.set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
+        doorbell.set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
         Endpoint from = to.with_port(0);
         if (libc().bind(doorbell.fd(), from.data(), from.length()) != 0)
             return false;

@@ -24,7 +24,6 @@ constexpr std::array options{
     Option{SOL_SOCKET, SO_KEEPALIVE},
     Option{SOL_SOCKET, SO_OOBINLINE},
     Option{SOL_SOCKET, SO_LINGER},
-    Option{SOL_SOCKET, SO_PRIORITY},
     Option{SOL_SOCKET, SO_RCVLOWAT},
     Option{SOL_SOCKET, SO_RCVTIMEO},
     Option{SOL_SOCKET, SO_SNDTIMEO},
@@ -51,6 +50,7 @@ constexpr std::array options{
     Option{IPPROTO_IPV6, IPV6_MTU_DISCOVER},
     Option{IPPROTO_IPV6, IPV6_RECVERR},
     Option{IPPROTO_IPV6, IPV6_ADDR_PREFERENCES},
+    Option{SOL_SOCKET, SO_PRIORITY}, // last: IP_TOS sets it too (ip(7))
 };
 
 } // namespace

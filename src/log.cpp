@@ -6,9 +6,12 @@
 
 #include "libc_calls.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <fcntl.h>
@@ -17,7 +20,6 @@
 #include <spdlog/logger.h>
 #include <spdlog/sinks/sink.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -25,37 +27,47 @@ namespace synergy::log {
 
 namespace {
 
-// Which file stood behind the server's stderr when the log was configured. Written by configure(),
-// before the engine's thread starts.
+// Which file stood behind the server's stderr when the log was configured, if any. Written by
+// configure(), before the engine's thread starts.
 struct stat first_stderr {};
+bool had_stderr = false;
 
 // The thread that has a descriptor table of its own; 0: none. Written by that thread.
 std::atomic<pid_t> own_table_thread{0};
 
+/// How the server has its descriptor 2 open (open(2)); -1: it can't be told. Through /proc, since
+/// a descriptor that this thread opened has flags of its own.
+int server_flags() {
+    int fd = ::open("/proc/self/fdinfo/2", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    char text[256];
+    ssize_t length = ::read(fd, text, sizeof text - 1);
+    libc().close(fd);
+    text[std::max<ssize_t>(length, 0)] = '\0';
+    const char *flags = std::strstr(text, "flags:"); // proc(5): octal
+    return flags ? static_cast<int>(std::strtol(flags + std::strlen("flags:"), nullptr, 8)) : -1;
+}
+
 /// A server that closes its stderr may get a database or a client as its next descriptor 2.
 bool is_still_stderr(int fd) {
     struct stat now {};
-    if (fstat(fd, &now) != 0)
+    if (!had_stderr || fstat(fd, &now) != 0)
         return false;
-    if (now.st_dev == first_stderr.st_dev && now.st_ino == first_stderr.st_ino)
+    if ((now.st_dev == first_stderr.st_dev && now.st_ino == first_stderr.st_ino) ||
+        S_ISCHR(now.st_mode))
         return true;
-    int flags = fcntl(fd, F_GETFL);
-    return S_ISCHR(now.st_mode) || (S_ISREG(now.st_mode) && flags >= 0 && (flags & O_APPEND));
+    int flags = S_ISREG(now.st_mode) ? server_flags() : -1;
+    return flags >= 0 && (flags & O_APPEND);
 }
 
 /// The server's descriptor 2 for the moment of one line. The engine's thread has a table of its
-/// own, where 2 is something else: there it is fetched from the process where that is allowed, else
-/// opened a second time through /proc (which names the table of the process's first thread).
+/// own, where 2 is something else: there it is opened a second time through /proc (which names the
+/// table of the process's first thread). Sockets can't be, nor files of another user's. (Fetching
+/// it by pidfd_getfd(2) is no way out: system call filters end the process for that.)
 int borrow_stderr() {
     if (gettid() != own_table_thread.load())
         return fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
-    int process = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
-    if (process >= 0) {
-        int fd = static_cast<int>(syscall(SYS_pidfd_getfd, process, STDERR_FILENO, 0));
-        libc().close(process);
-        if (fd >= 0)
-            return fd;
-    }
     return ::open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
@@ -79,7 +91,8 @@ void write_line(int fd, std::string_view line) {
     sigpending(&pending);
     bool was_pending = sigismember(&pending, SIGPIPE) == 1;
     pthread_sigmask(SIG_BLOCK, &pipe_signal, &before);
-    ssize_t written = ::write(fd, line.data(), line.size());
+    // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
+    ssize_t written = ::write(fd, line.data(), std::min<std::size_t>(line.size(), PIPE_BUF));
     if (written < 0 && errno == EPIPE && !was_pending) {
         timespec at_once{};
         sigtimedwait(&pipe_signal, nullptr, &at_once);
@@ -138,7 +151,7 @@ class LineSink final : public spdlog::sinks::sink {
         if (destination_ == "syslog")
             to_syslog(message.level, text);
         else if (destination_ == "stderr")
-            to(open_stderr(), fmt::format("synergy: {}: {}\n", level_name(message.level), text));
+            to_stderr(message.level, text);
         else
             to(::open(destination_.c_str(),
                       O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640),
@@ -156,6 +169,14 @@ class LineSink final : public spdlog::sinks::sink {
             return;
         write_line(fd, line);
         libc().close(fd);
+    }
+
+    static void to_stderr(spdlog::level::level_enum level, std::string_view text) {
+        int fd = open_stderr();
+        if (fd >= 0)
+            to(fd, fmt::format("synergy: {}: {}\n", level_name(level), text));
+        else if (gettid() == own_table_thread.load())
+            to_syslog(level, text); // as for units, whose stderr is a socket of the journal's
     }
 
     // syslog(3) would open and keep a socket in the server's table and share its identity string.
@@ -207,7 +228,7 @@ spdlog::logger *current = nullptr;
 } // namespace
 
 void configure(LogLevel level, const std::string &destination) {
-    fstat(STDERR_FILENO, &first_stderr);
+    had_stderr = fstat(STDERR_FILENO, &first_stderr) == 0;
     current = make(level, destination);
 }
 

@@ -20,15 +20,16 @@ class ServerDescriptors {
     ServerDescriptors &operator=(const ServerDescriptors &) = delete;
 
     /// Whether /proc can be read at all. Without it the engine learns from close() alone.
-    [[nodiscard]] bool readable() const { return directory_ >= 0; }
+    [[nodiscard]] bool readable() const { return process_ >= 0; }
     /// The number under which the server has the socket now: `likely` if it is still that one, else
     /// another (it was duplicated), else -1. `except` is a number that does not count.
     [[nodiscard]] int find(std::uint64_t inode, int likely, int except = -1) const;
 
   private:
+    [[nodiscard]] bool first_thread_has_ended() const;
     [[nodiscard]] bool is(int fd, const std::string &link) const;
 
-    int directory_ = -1;
+    int process_ = -1; ///< /proc/self, as it was when the root directory was the same
 };
 
 } // namespace synergy

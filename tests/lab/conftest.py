@@ -19,6 +19,7 @@ PACKAGES = {
     "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
     "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
     "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",
+    "tc": "iproute2", "sctp_darn": "lksctp-tools",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

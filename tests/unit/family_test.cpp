@@ -7,6 +7,7 @@
 #include <csignal>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vector>
 
 using namespace synergy;
 
@@ -71,7 +72,7 @@ TEST_CASE("family: the first and the last port ring too") {
     Family &family = Family::get();
     auto slot = family.join(address_of(getpid(), "abcde"));
     REQUIRE(slot);
-    for (std::uint16_t port : {0, 1, 65535}) {
+    for (std::uint16_t port : std::vector<std::uint16_t>{0, 1, 65535}) {
         CHECK(family.ring(port, *slot));
         CHECK(family.engine_behind(port));
         family.silence(port);

@@ -135,6 +135,7 @@ TEST_CASE("log: a server that closes its stderr gets nothing into its next file"
     CHECK(second.content() == "");
 }
 
+// A file that is open for appending is not a stderr that was opened anew where there was none.
 TEST_CASE("log: nor does a server that was started without a stderr") {
     TemporaryFile file;
     auto result = harness::in_child([&]() -> std::string {
@@ -205,13 +206,14 @@ TEST_CASE("log: a full pipe as stderr loses the line and blocks nobody") {
     CHECK(result == "");
 }
 
+// poll() tells of room for one page (pipe(7)), and the line is longer.
 TEST_CASE("log: a line longer than a pipe's room blocks nobody either") {
     auto result = harness::in_child([]() -> std::string {
         int ends[2];
         EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
         EXPECT_IN_CHILD(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
         log::configure(LogLevel::warn, "stderr");
-        alarm(10);
+        alarm(3);
         std::string peers(100000, 'x'); // as a setting with a mistake in it may be
         log::error("{}", peers);
         log::error("{}", peers);

@@ -60,7 +60,7 @@ TEST_CASE("server descriptors: looking leaves none behind") {
     Socket socket = any_socket();
     auto before = harness::open_descriptors();
     for (int i = 0; i < 100; i++)
-        descriptors.find(socket_inode(socket.fd()), -1, socket.fd());
+        CHECK(descriptors.find(socket_inode(socket.fd()), -1, socket.fd()) == -1);
     CHECK(harness::open_descriptors() == before);
 }
 
