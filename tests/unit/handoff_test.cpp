@@ -356,25 +356,28 @@ TEST_CASE("handoff: no descriptor stays behind") {
 TEST_CASE("handoff: an accept() that runs out of descriptors drops no client and loses nothing") {
     auto result = harness::in_child([]() -> std::string {
         Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
-        Engine engine;
-        auto [ours, theirs] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
-        EXPECT_IN_CHILD(harness::is_readable(listener.fd(), seconds(5)));
-        // One number is left, which accept() itself takes.
+        // One number is left to this thread, which accept() itself takes.
         static const synergy_libc *ordinary = &libc();
+        static bool is_full = false;
+        static pid_t server = gettid();
         synergy_libc failing = *ordinary;
         failing.socket = [](int family, int type, int protocol) {
-            if (family != AF_UNIX)
+            if (gettid() != server || !is_full)
                 return ordinary->socket(family, type, protocol);
             errno = EMFILE;
             return -1;
         };
+        use_libc(&failing);
+        Engine engine;
+        auto [ours, theirs] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        EXPECT_IN_CHILD(harness::is_readable(listener.fd(), seconds(5)));
         int fd = accept4(listener.fd(), nullptr, nullptr, 0);
         EXPECT_IN_CHILD(fd >= 0);
         Endpoint peer;
-        use_libc(&failing);
+        is_full = true;
         synergy_accepted found = answer_doorbell(fd, 0, peer);
-        use_libc(ordinary);
+        is_full = false;
         EXPECT_IN_CHILD(found == SYNERGY_NOTHING);
         EXPECT_IN_CHILD(fcntl(fd, F_GETFD) < 0);   // closed
         Accepted accepted = accept_from(listener); // it rings again
