@@ -53,7 +53,7 @@ const synergy_engine table = {
         [](int fd, const sockaddr *peer, socklen_t length, int hop_limit) {
             return guarded([&] { return engine::open_toward(fd, peer, length, hop_limit); });
         },
-    .closing = [](int fd) { guarded([&] { engine::closing(fd); }); },
+    .closing = [](int fd) { return guarded([&] { return int(engine::closing(fd)); }); },
 };
 
 } // namespace
@@ -63,7 +63,7 @@ extern "C" __attribute__((visibility("default"))) synergy_engine_open_fn synergy
 extern "C" const synergy_engine *synergy_engine_open(const synergy_libc *libc) {
     use_libc(libc);
     return guarded([]() -> const synergy_engine * {
-        engine::start(load_settings([](const char *name) { return std::getenv(name); }));
+        engine::start(load_settings([](const char *name) { return secure_getenv(name); }));
         return &table;
     });
 }

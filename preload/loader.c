@@ -11,7 +11,8 @@
 
 extern char **environ;
 
-static int missing(void) {
+/* (ssize_t: wide enough for every intercepted call.) */
+static ssize_t missing(void) {
     errno = ENOSYS;
     return -1;
 }
@@ -33,7 +34,7 @@ static int has_settings(void) {
     for (char **entry = environ; entry && *entry; entry++)
         if (strncmp(*entry, "SYNERGY_", 8) == 0)
             return 1;
-    const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    const char *config = secure_getenv("XDG_CONFIG_HOME"), *home = secure_getenv("HOME");
     if (config && *config) {
         if (file_is_there(config, "/synergy/synergy.toml"))
             return 1;
@@ -50,30 +51,41 @@ const struct synergy_engine *synergy_engine_loaded(void) {
     return atomic_load_explicit(&opened_engine, memory_order_acquire);
 }
 
+/* Set before open_engine() runs. */
+static _Atomic(synergy_engine_open_fn *) engine_entry;
+
 static void open_engine(void) {
-    if (synergy_engine_loaded())
+    synergy_engine_open_fn *entry = atomic_load(&engine_entry);
+    atomic_store_explicit(&opened_engine, entry(synergy_libc()), memory_order_release);
+}
+
+static void complain(const char *why) {
+    static _Atomic(int) complained;
+    char line[1024];
+    int length = snprintf(line, sizeof line,
+                          "synergy: error: nothing is punched, the engine can't be loaded: %s\n",
+                          why ? why : "unknown");
+    if (length > 0 && !atomic_exchange(&complained, 1) &&
+        write(STDERR_FILENO, line, strnlen(line, sizeof line)) < 0)
         return;
-    /* $ORIGIN: the directory that this library was loaded from, whatever the working directory and
+}
+
+const struct synergy_engine *synergy_engine_need(void) {
+    const struct synergy_engine *engine = synergy_engine_loaded();
+    if (engine)
+        return engine;
+    /* Loaded outside of the once, which must not be waited for by who holds the loader's lock (a
+     * library's constructor that calls bind()). Twice at the same time, it is the same library.
+     * $ORIGIN: the directory that this library was loaded from, whatever the working directory and
      * the search path are now (ld.so(8)). */
     void *library = dlopen("$ORIGIN/libsynergy-engine.so", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     void *symbol = library ? dlsym(library, SYNERGY_ENGINE_OPEN) : NULL;
     if (!symbol) {
-        const char *why = dlerror();
-        char line[1024];
-        int length =
-            snprintf(line, sizeof line,
-                     "synergy: error: nothing is punched, the engine can't be loaded: %s\n",
-                     why ? why : "unknown");
-        if (length > 0 && write(STDERR_FILENO, line, strnlen(line, sizeof line)) < 0)
-            return;
-        return;
+        complain(dlerror());
+        return NULL;
     }
-    synergy_engine_open_fn *open = (synergy_engine_open_fn *)symbol;
-    atomic_store_explicit(&opened_engine, open(synergy_libc()), memory_order_release);
-}
-
-const struct synergy_engine *synergy_engine_need(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    atomic_store(&engine_entry, (synergy_engine_open_fn *)symbol);
     pthread_once(&once, open_engine);
     return synergy_engine_loaded();
 }

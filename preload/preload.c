@@ -93,8 +93,6 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
 /* accept() and accept4(), which differ in nothing else than `flags` (accept(2)); -1: accept(). */
 static int accept_any(int fd, struct sockaddr *address, socklen_t *length, int flags) {
     const struct synergy_engine *engine = synergy_engine_loaded();
-    if (engine && mark_of(fd) == SYNERGY_UNTOUCHED)
-        engine = NULL;
     for (;;) {
         socklen_t room = engine && address && length ? *length : 0;
         int got = flags < 0 ? real_accept()(fd, address, length)
@@ -182,9 +180,11 @@ static void before_closing(int fd) {
     const struct synergy_engine *engine = synergy_engine_loaded();
     if (!engine)
         return;
+    int is_ours = 1;
     if (mark_of(fd) == SYNERGY_WATCHED)
-        ASK(engine->closing(fd));
-    set_mark(fd, SYNERGY_UNKNOWN);
+        ASK(is_ours = engine->closing(fd));
+    if (is_ours)
+        set_mark(fd, SYNERGY_UNKNOWN);
 }
 
 /* Numbers that now stand for nothing: the engine sees for itself which of its sockets are gone. */

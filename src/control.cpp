@@ -126,20 +126,43 @@ ControlServer::ControlServer(Scheduler &scheduler, const Secret &secret, Handler
     getsockname(listener_.fd(), reinterpret_cast<sockaddr *>(&name), &length);
     std::memcpy(address_.name.data(), name.sun_path + 1, address_.name.size());
     address_.process = getpid();
-    scheduler_.watch(listener_.fd(), EPOLLIN, [this](std::uint32_t) { accept_one(); });
+    listen_again();
 }
 
 void ControlServer::accept_one() {
     Socket caller(libc().accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!caller)
+    if (!caller) {
+        if (errno != EMFILE && errno != ENFILE)
+            return;
+        // It would be reported again and again until a descriptor is free.
+        scheduler_.unwatch(listener_.fd());
+        scheduler_.at(Clock::now() + std::chrono::milliseconds(100), [this] { listen_again(); });
         return;
+    }
     int fd = caller.fd();
-    callers_[fd] = std::move(caller);
+    std::uint64_t id = next_id_++;
+    callers_[fd] = {std::move(caller), id};
     scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { serve(fd); });
+    expect_soon(fd, id);
+}
+
+void ControlServer::listen_again() {
+    scheduler_.watch(listener_.fd(), EPOLLIN, [this](std::uint32_t) { accept_one(); });
+}
+
+/// Anybody on this host may call: who then says nothing must not hold a descriptor for long.
+void ControlServer::expect_soon(int fd, std::uint64_t id) {
+    scheduler_.at(Clock::now() + std::chrono::seconds(patience.tv_sec), [this, fd, id] {
+        auto found = callers_.find(fd);
+        if (found == callers_.end() || found->second.id != id)
+            return;
+        scheduler_.unwatch(fd);
+        callers_.erase(found);
+    });
 }
 
 void ControlServer::serve(int fd) {
-    Socket caller = std::move(callers_[fd]);
+    Socket caller = std::move(callers_[fd].socket);
     callers_.erase(fd);
     scheduler_.unwatch(fd);
     Request request;

@@ -37,7 +37,7 @@ struct ServerSocket {
 struct Request {
     Secret secret{};
     Kind kind = Kind::open;
-    std::uint16_t doorbell = 0;
+    Endpoint doorbell; ///< where it rang from
     int fd = -1;
     ServerSocket socket;
     Target target; ///< one peer only, of a caller's own choice; empty: those of the settings
@@ -67,7 +67,9 @@ class ControlServer {
     [[nodiscard]] EngineAddress address() const { return address_; }
 
   private:
+    void listen_again();
     void accept_one();
+    void expect_soon(int fd, std::uint64_t id);
     void serve(int fd);
 
     Scheduler &scheduler_;
@@ -75,7 +77,13 @@ class ControlServer {
     Handler handler_;
     Socket listener_;
     EngineAddress address_;
-    std::unordered_map<int, Socket> callers_;
+    struct Caller {
+        Socket socket;
+        std::uint64_t id = 0;
+    };
+
+    std::uint64_t next_id_ = 0;
+    std::unordered_map<int, Caller> callers_;
 };
 
 } // namespace synergy

@@ -69,11 +69,11 @@ int request_expect(const ServerSocket &socket, const Target &target) {
     return request_of_engine(*settings, request, -1);
 }
 
-void request_close(int fd) {
+bool request_close(int fd) {
     Request request;
     request.kind = Kind::close;
     request.fd = fd;
-    request_of_running_engine(request);
+    return request_of_running_engine(request) != ESRCH;
 }
 
 } // namespace
@@ -146,6 +146,8 @@ synergy_mark bound(int fd, const Endpoint &local) {
 
 synergy_mark receiving(int fd) {
     auto socket = describe(fd);
+    if (!socket && errno == EBADF)
+        return SYNERGY_UNKNOWN;
     if (!socket || socket->transport != Transport::udp)
         return SYNERGY_UNTOUCHED;
     if (socket->local.port() == 0)
@@ -175,8 +177,8 @@ void received(int fd, const Endpoint &peer) {
     Heard::get().note(fd, peer, Clock::now());
 }
 
-void closing(int fd) {
-    request_close(fd);
+bool closing(int fd) {
+    return request_close(fd);
 }
 
 } // namespace synergy::engine

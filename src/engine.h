@@ -20,6 +20,6 @@ synergy_mark receiving(int fd);
 bool give_way();
 synergy_accepted accepted(int fd, int flags, Endpoint &peer);
 void received(int fd, const Endpoint &peer);
-void closing(int fd);
+bool closing(int fd);
 
 } // namespace synergy::engine

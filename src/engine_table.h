@@ -57,8 +57,9 @@ struct synergy_engine {
     void (*received)(int fd, const struct sockaddr *peer, socklen_t length);
     /* synergy_to(): 0, or an errno. */
     int (*open_toward)(int fd, const struct sockaddr *peer, socklen_t length, int hop_limit);
-    /* A watched descriptor is about to be closed. */
-    void (*closing)(int fd);
+    /* A watched descriptor is about to be closed: 1 if by the process that watches it. A child by
+     * vfork() shares the memory, but not the descriptors. */
+    int (*closing)(int fd);
 };
 
 /* The one function that libsynergy-engine.so exports: hands over libc's functions and gives the

@@ -137,6 +137,9 @@ void *thread_main(void *) {
     return nullptr;
 }
 
+/// Plenty for the engine; the default, 8 MiB, would be locked into memory by mlockall(2).
+constexpr std::size_t stack_size = 512UL * 1024;
+
 bool start_thread() {
     // The server's signals are for the server's threads (signal(7)).
     sigset_t all, before;
@@ -144,6 +147,7 @@ bool start_thread() {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, stack_size);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_t thread;
     int error = pthread_create(&thread, &attributes, thread_main, nullptr);
@@ -183,8 +187,14 @@ bool ensure_thread(const Settings &settings) {
 int send_request(const Request &request, int pass) {
     Request sealed = request;
     sealed.secret = Family::get().secret();
+    errno = 0;
     auto answer = ask(engine_address, sealed, pass, nullptr);
-    return answer ? answer->result : EIO;
+    if (answer)
+        return answer->result;
+    // No answer in time: it is busy with the request. (errno 0: it isn't the engine that answers.)
+    if (errno == EAGAIN)
+        return 0;
+    return errno != 0 ? errno : EIO;
 }
 
 } // namespace

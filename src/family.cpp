@@ -54,7 +54,10 @@ std::optional<std::uint8_t> Family::join(const EngineAddress &address) {
 bool Family::ring(std::uint16_t port, std::uint8_t slot) {
     std::uint8_t none = 0;
     auto mark = static_cast<std::uint8_t>(slot + 1);
-    return page_->doorbells[port].compare_exchange_strong(none, mark);
+    if (!page_->doorbells[port].compare_exchange_strong(none, mark))
+        return false;
+    page_->ringing++;
+    return true;
 }
 
 void Family::silence(std::uint16_t port) {

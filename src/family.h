@@ -38,6 +38,8 @@ class Family {
     bool ring(std::uint16_t port, std::uint8_t slot);
     void silence(std::uint16_t port);
 
+    /// Whether any doorbell may be ringing. One load: accept() asks this of every connection.
+    [[nodiscard]] bool is_ringing() const { return page_->ringing != 0; }
     /// The engine that a connection from this port of this host belongs to.
     [[nodiscard]] std::optional<EngineAddress> engine_behind(std::uint16_t port) const;
 
@@ -52,6 +54,7 @@ class Family {
     struct Page {
         std::array<std::atomic<std::uint8_t>, 65536> doorbells; ///< 0, or 1 + slot
         std::array<Slot, 255> slots;
+        std::atomic<std::uint32_t> ringing; ///< how many doorbells, those of dead engines too
     };
     static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 

@@ -3,6 +3,7 @@
 #include "inherited_options.h"
 #include "log.h"
 
+#include <algorithm>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -14,6 +15,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 synergy_accepted answer_doorbell(int fd, int flags, Endpoint &peer) {
+    if (!Family::get().is_ringing())
+        return SYNERGY_ORDINARY;
     sockaddr_storage storage{};
     socklen_t length = sizeof storage;
     auto *address = reinterpret_cast<sockaddr *>(&storage);
@@ -35,7 +38,7 @@ synergy_accepted answer_doorbell(int fd, int flags, Endpoint &peer) {
     Request request;
     request.secret = family.secret();
     request.kind = Kind::fetch;
-    request.doorbell = from.port();
+    request.doorbell = from;
     Socket connection;
     errno = 0;
     auto answer = ask(*engine, request, -1, &connection);
@@ -159,9 +162,10 @@ void Handoff::happened(Id id, std::uint32_t events) {
     offer.timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 
-Answer Handoff::fetch(std::uint16_t port, Socket &hand_over) {
-    auto found = by_port_.find(port);
-    if (found == by_port_.end())
+Answer Handoff::fetch(const Endpoint &from, Socket &hand_over) {
+    auto found = by_port_.find(from.port());
+    // Another address of this host may use the same port.
+    if (found == by_port_.end() || !(offers_.at(found->second)->doorbell.local() == from))
         return {.result = ENOENT, .peer = {}};
     Id id = found->second;
     Offer &offer = *offers_.at(id);

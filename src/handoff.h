@@ -26,8 +26,8 @@ class Handoff {
 
     /// Rings at the listener until the connection is fetched.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
-    /// The connection that rang from this port of this host.
-    Answer fetch(std::uint16_t port, Socket &hand_over);
+    /// The connection that rang from here.
+    Answer fetch(const Endpoint &from, Socket &hand_over);
     /// The listener is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener_inode);
 
@@ -42,6 +42,7 @@ class Handoff {
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
+        unsigned refused = 0;
         Timer timer;
     };
     using Id = std::uint64_t;

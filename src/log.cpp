@@ -85,17 +85,19 @@ void write_line(int fd, std::string_view line) {
     pollfd room{fd, POLLOUT, 0};
     if (poll(&room, 1, 0) != 1)
         return;
-    sigset_t pipe_signal, before, pending;
-    sigemptyset(&pipe_signal);
-    sigaddset(&pipe_signal, SIGPIPE);
+    // SIGPIPE: nobody reads; SIGXFSZ: the file is as large as RLIMIT_FSIZE allows.
+    sigset_t fatal, before, pending;
+    sigemptyset(&fatal);
+    sigaddset(&fatal, SIGPIPE);
+    sigaddset(&fatal, SIGXFSZ);
     sigpending(&pending);
-    bool was_pending = sigismember(&pending, SIGPIPE) == 1;
-    pthread_sigmask(SIG_BLOCK, &pipe_signal, &before);
+    bool was_pending = sigismember(&pending, SIGPIPE) == 1 || sigismember(&pending, SIGXFSZ) == 1;
+    pthread_sigmask(SIG_BLOCK, &fatal, &before);
     // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
     ssize_t written = ::write(fd, line.data(), std::min<std::size_t>(line.size(), PIPE_BUF));
-    if (written < 0 && errno == EPIPE && !was_pending) {
+    if (written < 0 && (errno == EPIPE || errno == EFBIG) && !was_pending) {
         timespec at_once{};
-        sigtimedwait(&pipe_signal, nullptr, &at_once);
+        sigtimedwait(&fatal, nullptr, &at_once);
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }

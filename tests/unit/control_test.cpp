@@ -54,7 +54,7 @@ Request fetch_of(std::uint16_t doorbell) {
     Request request;
     request.secret = secret;
     request.kind = Kind::fetch;
-    request.doorbell = doorbell;
+    request.doorbell = Endpoint::loopback(AF_INET, doorbell);
     return request;
 }
 
@@ -94,7 +94,7 @@ TEST_CASE("control: a request arrives whole, and so does its answer") {
     CHECK(answer->peer == Endpoint::loopback(AF_INET6, 5555));
     std::lock_guard guard(lock);
     CHECK(seen.kind == Kind::fetch);
-    CHECK(seen.doorbell == 4321);
+    CHECK(seen.doorbell.port() == 4321);
     CHECK(seen.fd == 17);
     CHECK(seen.socket.inode == request.socket.inode);
     CHECK(seen.socket.local == request.socket.local);
@@ -194,7 +194,7 @@ TEST_CASE("control: no descriptor stays behind, whatever was asked and passed") 
     auto before = harness::open_descriptors();
     {
         Served engine([](const Request &request, Socket passed, Socket &hand_over) -> Answer {
-            if (request.doorbell % 2 == 0)
+            if (request.doorbell.port() % 2 == 0)
                 hand_over = std::move(passed);
             return {};
         });

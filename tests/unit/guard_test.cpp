@@ -27,7 +27,7 @@ struct Kernel {
         }
         timer.retransmits++;
         if (timer.retransmits > linear_timeouts)
-            timer.timeout *= 2;
+            timer.timeout = std::min<Duration>(timer.timeout * 2, seconds(120)); // TCP_RTO_MAX
         fires = now + std::min<Duration>(timer.timeout, deadline - now);
     }
 };

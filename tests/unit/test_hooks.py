@@ -106,12 +106,7 @@ def without_delay_elsewhere(output):
     return output.replace("elsewhere: EADDRINUSE", "elsewhere: bound")
 
 
-@pytest.mark.parametrize("how", [
-    pytest.param(how, marks=pytest.mark.xfail(
-        strict=True, reason="the child's close() takes the mark off the parent's descriptor"
-    )) if how == "vfork" else how
-    for how in WAYS_TO_CLOSE
-])
+@pytest.mark.parametrize("how", WAYS_TO_CLOSE)
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_a_closed_port_is_free_and_no_descriptor_is_added(transport, how):
     bare, preloaded = (
