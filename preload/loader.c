@@ -9,8 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-extern char **environ;
-
 /* (ssize_t: wide enough for every intercepted call.) */
 static ssize_t missing(void) {
     errno = ENOSYS;

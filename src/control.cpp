@@ -28,10 +28,10 @@ socklen_t fill(sockaddr_un &address, const std::array<char, 5> &name) {
 /// One message with at most one descriptor beside it.
 struct Packet {
     iovec data;
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr header;
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+    msghdr header{};
 
-    Packet(void *bytes, std::size_t size) : data{bytes, size}, control{}, header{} {
+    Packet(void *bytes, std::size_t size) : data{bytes, size} {
         header.msg_iov = &data;
         header.msg_iovlen = 1;
     }

@@ -9,6 +9,7 @@
 #include <linux/close_range.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <system_error>
 #include <unistd.h>
@@ -36,19 +37,27 @@ EngineAddress engine_address;
 const Settings *engine_settings = nullptr;
 
 /// A descriptor table of the thread's own: its sockets are in nobody's way, and no fork or exec
-/// inherits them. Numbers 0 to 2 are taken, lest a stray line for stderr end up in a socket.
+/// inherits them. Numbers 0 to 2 are taken, lest a stray line for stderr end up in a socket. A
+/// stderr that is a plain file stays: opened a second time it would have a position of its own, and
+/// the server and we would write over each other's lines.
 bool unshare_descriptors() {
     // close_range(2): Linux 5.9. Where a sandbox refuses it, unshare(2) and closing do the same.
-    if (syscall(SYS_close_range, 0U, ~0U, CLOSE_RANGE_UNSHARE) != 0) {
+    constexpr unsigned first = STDERR_FILENO + 1;
+    if (syscall(SYS_close_range, first, ~0U, CLOSE_RANGE_UNSHARE) != 0) {
         if (unshare(CLONE_FILES) != 0)
             return false;
-        for (int fd = 0; fd < static_cast<int>(sysconf(_SC_OPEN_MAX)); fd++)
+        for (int fd = first; fd < static_cast<int>(sysconf(_SC_OPEN_MAX)); fd++)
             libc().close(fd);
     }
-    log::this_thread_has_its_own_table();
+    struct stat status {};
+    bool keeps_stderr = fstat(STDERR_FILENO, &status) == 0 && S_ISREG(status.st_mode);
     for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fd != STDERR_FILENO || !keeps_stderr)
+            libc().close(fd);
+    for (int fd = 0; fd <= STDERR_FILENO - int{keeps_stderr}; fd++)
         if (::open("/dev/null", O_RDWR | O_CLOEXEC) < 0)
             libc().socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    log::this_thread_has_its_own_table(keeps_stderr);
     return true;
 }
 

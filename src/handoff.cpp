@@ -105,7 +105,7 @@ bool Handoff::connect_doorbell(Offer &offer) {
             return false;
         std::uint16_t port = doorbell.local().port();
         // Marked before it rings: accept() may return before connect() does.
-        if (by_port_.count(port) || !family_.ring(port, slot_))
+        if (by_port_.contains(port) || !family_.ring(port, slot_))
             continue;
         if (libc().connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
             int error = errno;

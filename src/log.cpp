@@ -1,6 +1,6 @@
 // Both libraries are compiled here and nowhere else, and header-only: Debian has no static ones.
 #define FMT_HEADER_ONLY
-#define SPDLOG_FMT_EXTERNAL
+#define SPDLOG_FMT_EXTERNAL 1
 
 #include "log.h"
 
@@ -34,6 +34,7 @@ bool had_stderr = false;
 
 // The thread that has a descriptor table of its own; 0: none. Written by that thread.
 std::atomic<pid_t> own_table_thread{0};
+bool has_own_stderr = false; ///< that thread's alone
 
 /// How the server has its descriptor 2 open (open(2)); -1: it can't be told. Through /proc, since
 /// a descriptor that this thread opened has flags of its own.
@@ -61,12 +62,20 @@ bool is_still_stderr(int fd) {
     return flags >= 0 && (flags & O_APPEND);
 }
 
+/// Whether the thread's own descriptor 2 is still the file that the server's is.
+bool is_servers_stderr_too() {
+    struct stat servers {
+    }, own{};
+    return stat("/proc/self/fd/2", &servers) == 0 && fstat(STDERR_FILENO, &own) == 0 &&
+           servers.st_dev == own.st_dev && servers.st_ino == own.st_ino;
+}
+
 /// The server's descriptor 2 for the moment of one line. The engine's thread has a table of its
 /// own, where 2 is something else: there it is opened a second time through /proc (which names the
 /// table of the process's first thread). Sockets can't be, nor files of another user's. (Fetching
 /// it by pidfd_getfd(2) is no way out: system call filters end the process for that.)
 int borrow_stderr() {
-    if (gettid() != own_table_thread.load())
+    if (gettid() != own_table_thread.load() || (has_own_stderr && is_servers_stderr_too()))
         return fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
     return ::open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
@@ -234,7 +243,8 @@ void configure(LogLevel level, const std::string &destination) {
     current = make(level, destination);
 }
 
-void this_thread_has_its_own_table() {
+void this_thread_has_its_own_table(bool has_stderr) {
+    has_own_stderr = has_stderr;
     own_table_thread = gettid();
 }
 

@@ -15,8 +15,9 @@ namespace synergy::log {
 /// Call it in a thread that has the server's descriptors.
 void configure(LogLevel level, const std::string &destination);
 
-/// Says that the calling thread no longer shares the server's descriptors.
-void this_thread_has_its_own_table();
+/// Says that the calling thread no longer shares the server's descriptors, and whether its own
+/// descriptor 2 is the stderr that the server had then.
+void this_thread_has_its_own_table(bool has_stderr);
 
 /// One line. (Type-erased, so that formatting and spdlog are compiled in one place.)
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments);

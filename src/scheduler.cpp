@@ -18,7 +18,7 @@ bool Scheduler::watch(int fd, std::uint32_t events, Handler handler) {
     event.events = events;
     event.data.u64 =
         (static_cast<std::uint64_t>(generation) << 32) | static_cast<std::uint32_t>(fd);
-    int operation = watched_.count(fd) ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    int operation = watched_.contains(fd) ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(epoll_.fd(), operation, fd, &event) != 0)
         return false;
     watched_[fd] = {generation, std::make_shared<Handler>(std::move(handler))};

@@ -2,6 +2,8 @@
 
 #include "log.h"
 
+#include <array>
+
 #include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -37,6 +39,17 @@ constexpr unsigned short_rests = 120;
 
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
+
+/// Whether a packet of the peer's has come while the socket was deaf: SK_MEMINFO_DROPS of
+/// SO_MEMINFO counts what was meant for it and not taken. (The ICMP error is not among that.)
+bool has_missed_peer(const Socket &socket) {
+    constexpr int so_meminfo = 55;           // asm-generic/socket.h
+    constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
+    std::array<std::uint32_t, 16> values{};
+    socklen_t length = sizeof values;
+    return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
+           length > meminfo_drops * sizeof values[0] && values[meminfo_drops] != 0;
+}
 
 tcp_info info_of(const Socket &socket) {
     tcp_info info{};
@@ -202,6 +215,10 @@ void TcpPunch::tick() {
         happened();
         return;
     }
+    if (phase_ == Guard::Phase::open && has_missed_peer(socket_)) {
+        answer_peer();
+        return;
+    }
     guard_.tick(Clock::now(), timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
@@ -209,7 +226,23 @@ void TcpPunch::tick() {
         !context_.is_alive(hole_.server))
         return;
     enter(guard_.phase());
+    if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
+        answer_peer();
+        return;
+    }
     schedule();
+}
+
+/// The peer has knocked, and was not heard. Its own firewall is open for our SYN now, which is no
+/// punch any more but the answer: the next one may go all the way, and completes the connection.
+void TcpPunch::answer_peer() {
+    set_user_timeout(Duration::zero());
+    if (busy_until_ == Time{})
+        busy_until_ = Clock::now() + handshake_time;
+    if (Clock::now() < busy_until_)
+        timer_.set(Clock::now() + milliseconds(200), [this] { tick(); });
+    else
+        failed(ETIMEDOUT);
 }
 
 /// The socket is no longer in SYN_SENT.
@@ -253,11 +286,7 @@ void TcpPunch::failed(int error) {
         failure_log_.failed(hole_, "can't punch", error);
     context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
-    Duration delay = retry_delay(++failures_, context_.settings.refresh);
-    if (delay == Duration::zero())
-        punch();
-    else
-        retry_at(Clock::now() + delay);
+    retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
 
 void TcpPunch::retry_at(Time time) {

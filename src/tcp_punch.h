@@ -22,6 +22,7 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
+    void answer_peer();
     void failed(int error);
     void established();
     void retry_at(Time time);

@@ -125,7 +125,8 @@ void serve_udp(int fd, const Target &target) {
 
 } // namespace
 
-int main(int argc, char **argv) {
+// (What escapes is for want of memory, before anything has started.)
+int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     CLI::App app{"Waits for one peer behind a firewall of its own: standard input goes to it, what "
                  "it sends to standard output.",
                  "listendemo"};

@@ -121,6 +121,7 @@ void preload(const std::string &library) {
 
 int execute(const std::vector<std::string> &command) {
     std::vector<char *> arguments;
+    arguments.reserve(command.size() + 1);
     for (const std::string &argument : command)
         arguments.push_back(const_cast<char *>(argument.c_str())); // execvp() leaves them alone
     arguments.push_back(nullptr);
@@ -152,7 +153,8 @@ int run(const RunOptions &options) {
 
 } // namespace synergy
 
-int main(int argc, char **argv) {
+// (What escapes is for want of memory, before anything has started.)
+int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     using namespace synergy;
 
     CLI::App app("Direct connections between peers behind stateful firewalls.", "synergy");

@@ -284,7 +284,8 @@ class Notified:
                 data, _, flags, _ = self.sock.recvmsg(2000, 200, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return found
-            found.append(struct.unpack_from("=H", data)[0] if flags & sctp.MSG_NOTIFICATION else data)
+            is_notification = flags & sctp.MSG_NOTIFICATION
+            found.append(struct.unpack_from("=H", data)[0] if is_notification else data)
 
 
 @families

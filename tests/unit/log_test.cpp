@@ -125,7 +125,7 @@ TEST_CASE("log: a server that closes its stderr gets nothing into its next file"
         std::thread([] {
             if (unshare(CLONE_FILES) != 0)
                 return;
-            log::this_thread_has_its_own_table();
+            log::this_thread_has_its_own_table(false);
             log::error("nor this");
         }).join();
         return {};
@@ -173,7 +173,7 @@ TEST_CASE("log: a thread with a table of its own writes to the process's stderr"
         std::thread([] {
             if (unshare(CLONE_FILES) != 0)
                 return;
-            log::this_thread_has_its_own_table();
+            log::this_thread_has_its_own_table(false);
             int other = ::open("/dev/null", O_RDWR | O_CLOEXEC);
             dup2(other, STDERR_FILENO);
             log::error("from the thread");
