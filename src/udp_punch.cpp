@@ -1,5 +1,6 @@
 #include "udp_punch.h"
 
+#include "heard.h"
 #include "log.h"
 
 #include <array>
@@ -81,6 +82,12 @@ int UdpPunch::send() const {
 int UdpPunch::punch() {
     if (!context_.is_alive(hole_.server))
         return EBADF;
+    // What the peer sends tells that the hole works; whether it also keeps it open is the
+    // firewall's choice (RFC 4787 REQ-6), so it is renewed all the same.
+    if (!is_heard_ && Heard::get().last(hole_.server.fd, hole_.peer)) {
+        is_heard_ = true;
+        log::info("{}: the peer is heard", hole_.text());
+    }
     Duration next = context_.settings.refresh;
     int error = send();
     if (error == 0) {

@@ -21,6 +21,7 @@ class UdpPunch final : public Punch {
     Timer timer_;
     FailureLog failure_log_;
     unsigned failures_ = 0;
+    bool is_heard_ = false;
 };
 
 } // namespace synergy

@@ -9,7 +9,7 @@ import clients
 import firewall
 import namespace
 import servers
-from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port
+from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_until
 from topology import PEER, SERVER
 from trials import NO_ANSWER, PATIENCE, peers
 
@@ -73,10 +73,13 @@ def test_local_udp(stand, second_address, family):
         port, (source_port,) = fresh_port(), fresh_peer_ports(1)
         servers.own_udp("::", "recvfrom").start(
             stand, port, Preload(peers=peers(family, source_port), hops=stand.path.hops, **settings))
-        entries = [entry for entry in firewall.connections(stand.path, "fwa", family)
-                   if f"sport={port} " in entry]
-        assert len(entries) == 1
-        assert f"src={source} " in entries[0]
+
+        def entries():
+            return [entry for entry in firewall.connections(stand.path, "fwa", family)
+                    if f"sport={port} " in entry]
+        wait_until(entries, PATIENCE, "the hole")  # its port is taken a moment before
+        assert len(entries()) == 1
+        assert f"src={source} " in entries()[0]
 
 
 def test_sections_of_the_file(stand):
