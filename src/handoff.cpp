@@ -145,8 +145,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
                          [this, id](std::uint32_t later) { happened(id, later); });
         return;
     }
-    // Refused: the server is between bind() and listen(), or its listener is gone and we'll be
-    // told.
+    // Refused: the listener is shut down, or gone, and we will be told.
     bool refused = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0) == ECONNREFUSED;
     silence(offer);
     constexpr unsigned patience = 8;

@@ -97,7 +97,6 @@ void TcpPunch::set_hop_limit(int hop_limit) {
 }
 
 void TcpPunch::set_user_timeout(Duration timeout) {
-    using std::chrono::milliseconds;
     auto count = std::chrono::duration_cast<milliseconds>(timeout).count();
     socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
 }
@@ -233,8 +232,9 @@ void TcpPunch::tick() {
     schedule();
 }
 
-/// The peer has knocked, and was not heard. Its own firewall is open for our SYN now, which is no
-/// punch any more but the answer: the next one may go all the way, and completes the connection.
+/// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
+/// which is no punch any more but the answer: the next one may go all the way, and completes the
+/// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
 void TcpPunch::answer_peer() {
     set_user_timeout(Duration::zero());
     if (busy_until_ == Time{})
@@ -253,14 +253,7 @@ void TcpPunch::happened() {
     case state_syn_received:
         // The peer's SYN has come. What leaves from now on is for the peer.
         enter(Guard::Phase::open);
-        set_user_timeout(Duration::zero());
-        if (busy_until_ == Time{})
-            busy_until_ = Clock::now() + handshake_time;
-        if (Clock::now() < busy_until_) {
-            timer_.set(Clock::now() + milliseconds(200), [this] { tick(); });
-            return;
-        }
-        failed(ETIMEDOUT);
+        answer_peer();
         return;
     default:
         break;
