@@ -7,6 +7,12 @@
  * accept, accept4  a punched connection comes out in place of its doorbell
  * recvfrom, __recvfrom_chk (its _FORTIFY_SOURCE entry point), recvmsg, recvmmsg
  *                  a UDP socket that came to be without our bind(); which peers are heard
+ * sendto, sendmsg, sendmmsg
+ *                  what a UDP server sends renews its hole
+ * epoll_ctl, poll, __poll_chk, ppoll, __ppoll_chk, select, pselect
+ *                  a listener that came to be without our listen(): a parent's, systemd's, inetd's
+ * fork, setsid, daemon
+ *                  the server goes on as this process, or forks its workers from it
  * close, close_range, closefrom, dup2, dup3
  *                  the server's socket goes, and its holes with it
  */
@@ -25,6 +31,29 @@
     CALL(int, recvmmsg,                                                                            \
          (int fd, struct mmsghdr *messages, unsigned int count, int flags,                         \
           struct timespec *timeout))                                                               \
+    CALL(ssize_t, sendto,                                                                          \
+         (int fd, const void *data, size_t size, int flags, const struct sockaddr *address,        \
+          socklen_t length))                                                                       \
+    CALL(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags))                      \
+    CALL(int, sendmmsg, (int fd, struct mmsghdr *messages, unsigned int count, int flags))         \
+    CALL(int, epoll_ctl, (int epoll, int operation, int fd, struct epoll_event *event))            \
+    CALL(int, poll, (struct pollfd * fds, nfds_t count, int timeout))                              \
+    CALL(int, __poll_chk, (struct pollfd * fds, nfds_t count, int timeout, size_t room))           \
+    CALL(                                                                                          \
+        int, ppoll,                                                                                \
+        (struct pollfd * fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask)) \
+    CALL(int, __ppoll_chk,                                                                         \
+         (struct pollfd * fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask, \
+          size_t room))                                                                            \
+    CALL(int, select,                                                                              \
+         (int count, fd_set *reading, fd_set *writing, fd_set *exceptional,                        \
+          struct timeval *timeout))                                                                \
+    CALL(int, pselect,                                                                             \
+         (int count, fd_set *reading, fd_set *writing, fd_set *exceptional,                        \
+          const struct timespec *timeout, const sigset_t *mask))                                   \
+    CALL(pid_t, fork, (void))                                                                      \
+    CALL(pid_t, setsid, (void))                                                                    \
+    CALL(int, daemon, (int keeps_directory, int keeps_output))                                     \
     CALL(int, close, (int fd))                                                                     \
     CALL(int, close_range, (unsigned int first, unsigned int last, int flags))                     \
     CALL(void, closefrom, (int first))                                                             \

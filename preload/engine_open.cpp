@@ -33,10 +33,10 @@ const synergy_engine table = {
         },
     .give_way = [] { return guarded([] { return int(engine::give_way()); }); },
     .accepted =
-        [](int fd, int flags, sockaddr_storage *peer, socklen_t *length) {
+        [](int listener, int fd, int flags, sockaddr_storage *peer, socklen_t *length) {
             return guarded([&] {
                 Endpoint from;
-                synergy_accepted found = engine::accepted(fd, flags, from);
+                synergy_accepted found = engine::accepted(listener, fd, flags, from);
                 if (found == SYNERGY_REPLACED) {
                     std::memcpy(peer, from.data(), from.length());
                     *length = from.length();
@@ -45,9 +45,14 @@ const synergy_engine table = {
             });
         },
     .receiving = [](int fd) { return guarded([&] { return engine::receiving(fd); }); },
+    .waiting = [](int fd) { return guarded([&] { return engine::waiting(fd); }); },
     .received =
         [](int fd, const sockaddr *peer, socklen_t length) {
             guarded([&] { engine::received(fd, Endpoint::from(peer, length)); });
+        },
+    .sent =
+        [](int fd, const sockaddr *peer, socklen_t length) {
+            guarded([&] { engine::sent(fd, Endpoint::from(peer, length)); });
         },
     .open_toward =
         [](int fd, const sockaddr *peer, socklen_t length, int hop_limit) {

@@ -1,5 +1,7 @@
 #include "loader.h"
 
+#include "marks.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
@@ -45,8 +47,21 @@ static int has_settings(void) {
 /* Written once, by open_engine(); read by every hook. */
 static _Atomic(const struct synergy_engine *) opened_engine;
 
+/* The thread's own. (Without a call to find it: this library is there from the start.) */
+static _Thread_local int is_ours __attribute__((tls_model("initial-exec")));
+
+void synergy_pass_this_thread(void) {
+    is_ours = 1;
+}
+
+int synergy_thread_is_ours(void) {
+    return is_ours;
+}
+
 const struct synergy_engine *synergy_engine_loaded(void) {
-    return atomic_load_explicit(&opened_engine, memory_order_acquire);
+    const struct synergy_engine *engine =
+        atomic_load_explicit(&opened_engine, memory_order_acquire);
+    return engine && !is_ours ? engine : NULL;
 }
 
 /* Set before open_engine() runs. */
@@ -55,6 +70,8 @@ static _Atomic(synergy_engine_open_fn *) engine_entry;
 static void open_engine(void) {
     synergy_engine_open_fn *entry = atomic_load(&engine_entry);
     atomic_store_explicit(&opened_engine, entry(synergy_libc()), memory_order_release);
+    /* A child by fork() has the marks, but no engine's thread. */
+    pthread_atfork(NULL, NULL, inherit_marks);
 }
 
 static void complain(const char *why) {
@@ -88,21 +105,27 @@ const struct synergy_engine *synergy_engine_need(void) {
     return synergy_engine_loaded();
 }
 
-const struct synergy_engine *synergy_engine_load(void) {
+int synergy_has_settings(void) {
     /* Not pthread_once(), which makes a system call: a process without settings must not be seen to
      * do anything but look for them. Two threads may look at the same time, and find the same. */
     enum { NOT_LOOKED, NOTHING_SET, SET };
     static _Atomic(int) found = NOT_LOOKED;
     int known = atomic_load_explicit(&found, memory_order_relaxed);
-    if (known == NOTHING_SET)
-        return synergy_engine_loaded();
-    int saved = errno;
     if (known == NOT_LOOKED) {
+        int saved = errno;
         known = has_settings() ? SET : NOTHING_SET;
         atomic_store_explicit(&found, known, memory_order_relaxed);
+        errno = saved;
     }
-    const struct synergy_engine *engine =
-        known == SET ? synergy_engine_need() : synergy_engine_loaded();
+    return known == SET;
+}
+
+const struct synergy_engine *synergy_engine_load(void) {
+    const struct synergy_engine *engine = synergy_engine_loaded();
+    if (engine || is_ours || !synergy_has_settings())
+        return engine;
+    int saved = errno;
+    engine = synergy_engine_need();
     errno = saved;
     return engine;
 }

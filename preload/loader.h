@@ -13,6 +13,13 @@ void *synergy_next(const char *name);
 /* libc's functions for the engine (preload.c has them). */
 const struct synergy_libc *synergy_libc(void);
 
+/* What a thread of the engine says of itself: for it there is no engine, and nothing to note. */
+void synergy_pass_this_thread(void);
+int synergy_thread_is_ours(void);
+
+/* Whether the user has set anything, as far as can be told without reading it. Keeps errno. */
+int synergy_has_settings(void);
+
 /* The engine if this process has one already, else NULL. One load. */
 const struct synergy_engine *synergy_engine_loaded(void);
 
@@ -22,6 +29,3 @@ const struct synergy_engine *synergy_engine_load(void);
 
 /* The engine whether there are settings or not, for a program that calls it by name. */
 const struct synergy_engine *synergy_engine_need(void);
-
-/* The socket has a peer by synergy_to(): its calls concern the engine from now on (preload.c). */
-void synergy_watch(int fd);

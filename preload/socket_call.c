@@ -1,6 +1,7 @@
 /* synergy() and synergy_to(), the calls that a program makes knowingly. */
 #include "include/sys/socketsynergy.h"
 #include "loader.h"
+#include "marks.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -16,7 +17,7 @@ int synergy_to(int sockfd, const struct sockaddr *peer, socklen_t len, int hopli
         pthread_setcancelstate(saved_cancel, NULL);
         errno = saved_errno;
         /* Also after a failure: the punch may be tried again for as long as the socket is open. */
-        synergy_watch(sockfd);
+        set_mark(sockfd, SYNERGY_WATCHED);
     }
     if (error == 0)
         return 0;

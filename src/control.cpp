@@ -1,7 +1,10 @@
 #include "control.h"
 
+#include "abstract_socket.h"
+
 #include <cstddef>
 #include <cstring>
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -16,14 +19,7 @@ static_assert(std::is_trivially_copyable_v<Request> && std::is_trivially_copyabl
 
 namespace {
 
-constexpr timeval patience{.tv_sec = 2, .tv_usec = 0};
-
-socklen_t fill(sockaddr_un &address, const std::array<char, 5> &name) {
-    address = {};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path + 1, name.data(), name.size());
-    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
-}
+constexpr std::chrono::seconds patience{2};
 
 /// One message with at most one descriptor beside it.
 struct Packet {
@@ -80,28 +76,21 @@ struct Packet {
 
 std::optional<Answer> ask(const EngineAddress &engine, const Request &request, int pass,
                           Socket *received) {
-    Socket socket(libc().socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    Socket socket = connected_to({engine.name.data(), engine.name.size()}, patience);
     if (!socket)
         return std::nullopt;
-    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    sockaddr_un address;
-    socklen_t length = fill(address, engine.name);
-    int connected;
-    do
-        connected = libc().connect(socket.fd(), reinterpret_cast<sockaddr *>(&address), length);
-    while (connected != 0 && errno == EINTR);
-    if (connected != 0)
-        return std::nullopt;
     // The name may be another's by now, who must not learn the secret.
-    ucred owner{};
-    socklen_t owner_length = sizeof owner;
-    if (getsockopt(socket.fd(), SOL_SOCKET, SO_PEERCRED, &owner, &owner_length) != 0 ||
-        owner.pid != engine.process)
+    auto owner = peer_credentials(socket);
+    if (!owner || owner->pid != engine.process)
+        return std::nullopt;
+    // What comes back must find a free number, or it is gone: one is kept for it.
+    Socket place;
+    if (received && !(place = Socket(fcntl(socket.fd(), F_DUPFD_CLOEXEC, 0))))
         return std::nullopt;
     Request copy = request;
     if (!Packet(&copy, sizeof copy).send(socket.fd(), pass))
         return std::nullopt;
+    place.reset();
     Answer answer;
     Socket passed;
     if (!Packet(&answer, sizeof answer).receive(socket.fd(), passed))
@@ -152,7 +141,7 @@ void ControlServer::listen_again() {
 
 /// Anybody on this host may call: who then says nothing must not hold a descriptor for long.
 void ControlServer::expect_soon(int fd, std::uint64_t id) {
-    scheduler_.at(Clock::now() + std::chrono::seconds(patience.tv_sec), [this, fd, id] {
+    scheduler_.at(Clock::now() + patience, [this, fd, id] {
         auto found = callers_.find(fd);
         if (found == callers_.end() || found->second.id != id)
             return;
@@ -167,7 +156,9 @@ void ControlServer::serve(int fd) {
     scheduler_.unwatch(fd);
     Request request;
     Socket passed;
-    if (!Packet(&request, sizeof request).receive(caller.fd(), passed) || request.secret != secret_)
+    if (!Packet(&request, sizeof request).receive(caller.fd(), passed))
+        return;
+    if (request.secret != secret_ && (request.kind != Kind::fetch || !passed))
         return;
     Socket hand_over;
     Answer answer = handler_(request, std::move(passed), hand_over);

@@ -7,6 +7,7 @@
 #include "settings.h"
 #include "socket.h"
 
+#include <array>
 #include <functional>
 #include <optional>
 
@@ -17,13 +18,14 @@ enum class Kind : std::uint8_t {
     expect,   ///< a peer for a socket that may listen later
     close,    ///< the server is about to close this descriptor
     give_way, ///< close what stands for sockets that the server no longer has
-    fetch,    ///< hand over the connection that rang from this port
+    fetch,    ///< hand over the connection that rang: from this port, or at the end passed along
 };
 
 /// A server's socket, as the thread that called listen() or bind() saw it.
 struct ServerSocket {
     int fd = -1; ///< its number in the server's table
     std::uint64_t inode = 0;
+    uid_t owner = 0; ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
     Endpoint connected;        ///< whom it is connected to, if at all
@@ -32,6 +34,14 @@ struct ServerSocket {
     int receive_buffer = 0;    ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
     int max_segment = 0;
+    bool one_to_many = false;      ///< SCTP: SOCK_SEQPACKET
+    std::uint16_t streams_out = 0; ///< SCTP_INITMSG
+    std::uint16_t streams_in = 0;
+    std::array<std::uint8_t, 14> events{}; ///< SCTP_EVENTS: the notifications that it asked for
+
+    /// Whether peers come out of accept(), so that other sockets punch beside it; or else they are
+    /// heard by the socket itself, which then punches itself.
+    [[nodiscard]] bool accepts() const { return transport != Transport::udp && !one_to_many; }
 };
 
 struct Request {
@@ -61,7 +71,8 @@ class ControlServer {
     /// `hand_over` goes back with the answer.
     using Handler = std::function<Answer(const Request &, Socket passed, Socket &hand_over)>;
 
-    /// Listens under a name of the kernel's choice. Throws std::system_error.
+    /// Listens under a name of the kernel's choice, and answers who knows the secret; of others it
+    /// hears what they fetch with a doorbell in their hands. Throws std::system_error.
     ControlServer(Scheduler &scheduler, const Secret &secret, Handler handler);
 
     [[nodiscard]] EngineAddress address() const { return address_; }

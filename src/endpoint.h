@@ -63,11 +63,12 @@ class Endpoint {
     Any any_{.in6 = {}};
 };
 
-/// A peer as a user declares it: an address, and the ports that it may come from.
+/// A peer as a user declares it: an address or a host name, and the ports that it may come from.
 struct Peer {
-    Endpoint address; ///< port 0
+    Endpoint address; ///< port 0; empty for a host name
     std::uint16_t first_port = 0;
     std::uint16_t last_port = 0;
+    std::string host{}; ///< empty for an address
 
     bool operator==(const Peer &) const = default;
 };

@@ -2,10 +2,10 @@
 
 #include "engine_thread.h"
 #include "handoff.h"
-#include "heard.h"
 #include "log.h"
 #include "registry.h"
 #include "server_socket.h"
+#include "traffic.h"
 
 #include <algorithm>
 #include <atomic>
@@ -21,17 +21,16 @@ const Settings *settings = nullptr;
 // any thread, never taken back.
 std::atomic<bool> has_expected{false};
 
-bool has_target(const ServerSocket &socket) {
-    auto targets = settings->targets_for(socket.transport, socket.local.port());
-    return std::any_of(targets.begin(), targets.end(), [&](const Target &target) {
-        return !reachable(socket, target.peer).empty();
-    });
+/// Whether there is a peer for the socket, or may come to be one. `is_servers_port`: by its choice,
+/// and not the kernel's, which peers can't come to know.
+bool concerns(const ServerSocket &socket, bool is_servers_port) {
+    return (is_servers_port && !socket.local.is_loopback() &&
+            settings->may_gain(socket.transport, socket.local.port())) ||
+           has_declared(*settings, socket);
 }
 
 bool is_listening(int fd) {
-    int value = 0;
-    socklen_t length = sizeof value;
-    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &length) == 0 && value != 0;
+    return get_option(fd, SOL_SOCKET, SO_ACCEPTCONN) != 0;
 }
 
 /// Has the engine's thread open the holes: those of the settings, or the one of `target`.
@@ -40,13 +39,13 @@ int request_open(const ServerSocket &socket, const Target &target) {
     request.kind = Kind::open;
     request.socket = socket;
     request.target = target;
-    if (socket.transport == Transport::tcp) {
-        // So that punching sockets may be bound beside it (socket(7)); see TcpPunch.
+    if (socket.accepts()) {
+        // So that punching sockets may be bound beside it (socket(7)); see TcpPunch and SctpPunch.
         constexpr int on = 1;
         libc().setsockopt(socket.fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
         libc().setsockopt(socket.fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     }
-    int pass = socket.transport == Transport::udp ? socket.fd : -1;
+    int pass = socket.accepts() ? -1 : socket.fd;
     int error = request_of_engine(*settings, request, pass);
     if (error != 0 && target.peer.empty() && error != ENOENT)
         log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
@@ -54,9 +53,23 @@ int request_open(const ServerSocket &socket, const Target &target) {
     return error;
 }
 
-synergy_mark open_described(const ServerSocket &socket) {
-    bool is_open = (has_target(socket) || has_expected) && request_open(socket, {}) == 0;
+synergy_mark open_described(const ServerSocket &socket, bool is_servers_port) {
+    bool is_open =
+        (concerns(socket, is_servers_port) || has_expected) && request_open(socket, {}) == 0;
     return is_open ? SYNERGY_WATCHED : SYNERGY_UNTOUCHED;
+}
+
+/// A UDP socket that was not seen to be bound.
+synergy_mark receives(const ServerSocket &socket, bool is_servers_port) {
+    // A client's socket (a resolver's, say) is connected to somebody who is no peer.
+    if (!socket.connected.empty()) {
+        auto targets = settings->targets_for(socket.transport, socket.local.port());
+        if (std::none_of(targets.begin(), targets.end(), [&](const Target &target) {
+                return target.peer == socket.connected.unmapped();
+            }))
+            return SYNERGY_UNTOUCHED;
+    }
+    return open_described(socket, is_servers_port);
 }
 
 /// The peer is the engine's thread's to remember: listen() may come from any thread.
@@ -85,7 +98,7 @@ void start(Settings from) {
         log::error("{}", problem.line());
     // Before any fork that is to share them.
     Family::get();
-    Heard::get();
+    Traffic::get();
 }
 
 int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit) {
@@ -112,8 +125,8 @@ int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit) {
         return EINVAL;
     if (reachable(*socket, target.peer).empty())
         return EAFNOSUPPORT;
-    if (socket->transport == Transport::tcp && !is_listening(fd)) {
-        if (!socket->connected.empty())
+    if (socket->transport != Transport::udp && !is_listening(fd)) {
+        if (socket->accepts() && !socket->connected.empty())
             return socket->connected.unmapped() == target.peer ? 0 : EISCONN;
         return request_expect(*socket, target);
     }
@@ -129,9 +142,11 @@ int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit) {
 
 synergy_mark listening(int fd) {
     auto socket = describe(fd);
-    if (!socket || socket->transport != Transport::tcp)
+    if (!socket || socket->transport == Transport::udp)
         return SYNERGY_UNTOUCHED;
-    return open_described(*socket);
+    if (socket->one_to_many && !is_listening(fd))
+        return SYNERGY_UNKNOWN; // listen(fd, 0) ends it
+    return open_described(*socket, true);
 }
 
 synergy_mark bound(int fd, const Endpoint &local) {
@@ -141,7 +156,8 @@ synergy_mark bound(int fd, const Endpoint &local) {
     auto socket = describe(fd);
     if (!socket)
         return SYNERGY_UNTOUCHED;
-    return socket->transport == Transport::udp ? open_described(*socket) : SYNERGY_UNKNOWN;
+    return socket->transport == Transport::udp ? open_described(*socket, local.port() != 0)
+                                               : SYNERGY_UNKNOWN;
 }
 
 synergy_mark receiving(int fd) {
@@ -150,17 +166,16 @@ synergy_mark receiving(int fd) {
         return SYNERGY_UNKNOWN;
     if (!socket || socket->transport != Transport::udp)
         return SYNERGY_UNTOUCHED;
-    if (socket->local.port() == 0)
-        return SYNERGY_UNKNOWN;
-    // A client's socket (a resolver's, say) is connected to somebody who is no peer.
-    if (!socket->connected.empty()) {
-        auto targets = settings->targets_for(socket->transport, socket->local.port());
-        if (std::none_of(targets.begin(), targets.end(), [&](const Target &target) {
-                return target.peer == socket->connected.unmapped();
-            }))
-            return SYNERGY_UNTOUCHED;
-    }
-    return open_described(*socket);
+    return socket->local.port() != 0 ? receives(*socket, false) : SYNERGY_UNKNOWN;
+}
+
+synergy_mark waiting(int fd) {
+    auto socket = describe(fd);
+    if (!socket)
+        return errno == EBADF ? SYNERGY_UNKNOWN : SYNERGY_UNTOUCHED;
+    if (socket->transport == Transport::udp)
+        return socket->local.port() != 0 ? receives(*socket, true) : SYNERGY_UNKNOWN;
+    return is_listening(fd) ? open_described(*socket, true) : SYNERGY_UNKNOWN;
 }
 
 bool give_way() {
@@ -169,12 +184,16 @@ bool give_way() {
     return request_of_running_engine(request) == 0;
 }
 
-synergy_accepted accepted(int fd, int flags, Endpoint &peer) {
-    return answer_doorbell(fd, flags, peer);
+synergy_accepted accepted(int listener, int fd, int flags, Endpoint &peer) {
+    return answer_doorbell(listener, fd, flags, peer);
 }
 
 void received(int fd, const Endpoint &peer) {
-    Heard::get().note(fd, peer, Clock::now());
+    Traffic::get().note(Traffic::Way::received, fd, peer, Clock::now());
+}
+
+void sent(int fd, const Endpoint &peer) {
+    Traffic::get().note(Traffic::Way::sent, fd, peer, Clock::now());
 }
 
 bool closing(int fd) {

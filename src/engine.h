@@ -17,9 +17,11 @@ int open_toward(int fd, const sockaddr *peer, socklen_t length, int hop_limit);
 synergy_mark listening(int fd);
 synergy_mark bound(int fd, const Endpoint &local);
 synergy_mark receiving(int fd);
+synergy_mark waiting(int fd);
 bool give_way();
-synergy_accepted accepted(int fd, int flags, Endpoint &peer);
+synergy_accepted accepted(int listener, int fd, int flags, Endpoint &peer);
 void received(int fd, const Endpoint &peer);
+void sent(int fd, const Endpoint &peer);
 bool closing(int fd);
 
 } // namespace synergy::engine

@@ -23,6 +23,10 @@ struct synergy_libc {
     int (*connect)(int fd, const struct sockaddr *address, socklen_t length);
     int (*setsockopt)(int fd, int level, int option, const void *value, socklen_t length);
     ssize_t (*sendmsg)(int fd, const struct msghdr *message, int flags);
+    /* Not libc's, but the shim's: from now on the hooks pass all calls of the calling thread
+     * through. Its descriptors are not the server's, and libraries that it calls (libc's resolver
+     * has plug-ins) call by name. */
+    void (*pass_this_thread)(void);
 };
 
 /* What the engine found behind an accepted socket. */
@@ -37,6 +41,7 @@ enum synergy_mark {
     SYNERGY_UNKNOWN,
     SYNERGY_UNTOUCHED, /* nothing of ours: its calls go straight to libc */
     SYNERGY_WATCHED,   /* it has holes: the engine wants to hear of its close() and its traffic */
+    SYNERGY_INHERITED, /* watched in the process that forked this one, which has no engine yet */
 };
 
 /* No function throws, or takes a lock that is held while it blocks. errno is the caller's affair.
@@ -48,13 +53,19 @@ struct synergy_engine {
     enum synergy_mark (*bound)(int fd, const struct sockaddr *address, socklen_t length);
     /* bind() found the address in use: 1 if sockets of ours stood in the way and are gone now. */
     int (*give_way)(void);
-    /* accept() gave `fd`; `peer` (sockaddr_storage) receives the address if it was replaced. */
-    enum synergy_accepted (*accepted)(int fd, int flags, struct sockaddr_storage *peer,
-                                      socklen_t *length);
+    /* accept() on `listener` gave `fd`; `peer` (sockaddr_storage) receives the address if it was
+     * replaced. */
+    enum synergy_accepted (*accepted)(int listener, int fd, int flags,
+                                      struct sockaddr_storage *peer, socklen_t *length);
     /* A socket that was not seen bound is about to receive. */
     enum synergy_mark (*receiving)(int fd);
+    /* A descriptor that came to be without our listen() and bind() is about to be waited for: it
+     * may be a listener of a parent's, of systemd's or of inetd's. */
+    enum synergy_mark (*waiting)(int fd);
     /* A watched socket received a datagram from `peer`. */
     void (*received)(int fd, const struct sockaddr *peer, socklen_t length);
+    /* A watched socket sent one to `peer`. */
+    void (*sent)(int fd, const struct sockaddr *peer, socklen_t length);
     /* synergy_to(): 0, or an errno. */
     int (*open_toward)(int fd, const struct sockaddr *peer, socklen_t length, int hop_limit);
     /* A watched descriptor is about to be closed: 1 if by the process that watches it. A child by

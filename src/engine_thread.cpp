@@ -2,12 +2,11 @@
 
 #include "log.h"
 #include "registry.h"
+#include "thread.h"
 
 #include <atomic>
-#include <csignal>
 #include <fcntl.h>
 #include <linux/close_range.h>
-#include <pthread.h>
 #include <sched.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -64,12 +63,12 @@ bool unshare_descriptors() {
 class EngineThread {
   public:
     explicit EngineThread(const Settings &settings)
-        : settings_(settings),
-          control_(scheduler_, Family::get().secret(),
+        : control_(scheduler_, Family::get().secret(),
                    [this](const Request &request, Socket passed, Socket &hand_over) {
                        return answer(request, std::move(passed), hand_over);
                    }),
-          handoff_(scheduler_, Family::get(), join()), registry_(scheduler_, settings, handoff_) {}
+          handoff_(scheduler_, Family::get(), join()),
+          registry_(scheduler_, settings, handoff_, control_.address()) {}
 
     [[nodiscard]] EngineAddress address() const { return control_.address(); }
 
@@ -93,16 +92,11 @@ class EngineThread {
 
     Answer answer(const Request &request, Socket passed, Socket &hand_over) {
         switch (request.kind) {
-        case Kind::open: {
-            const ServerSocket &socket = request.socket;
+        case Kind::open:
             if (!request.target.peer.empty())
-                return {.result = registry_.open(socket, {request.target}, std::move(passed)),
+                return {.result = registry_.open(request.socket, request.target, std::move(passed)),
                         .peer = {}};
-            // Toward the peers of the settings: one that can't be punched now will be later on.
-            auto targets = settings_.targets_for(socket.transport, socket.local.port());
-            int error = registry_.open(socket, targets, std::move(passed));
-            return {.result = error == ENOENT ? ENOENT : 0, .peer = {}};
-        }
+            return {.result = registry_.open_all(request.socket, std::move(passed)), .peer = {}};
         case Kind::expect:
             registry_.expect(request.socket, request.target);
             return {};
@@ -112,20 +106,20 @@ class EngineThread {
         case Kind::give_way:
             return {.result = registry_.give_way() ? 0 : ENOENT, .peer = {}};
         case Kind::fetch:
-            return handoff_.fetch(request.doorbell, hand_over);
+            return passed ? handoff_.fetch_by_proof(passed, hand_over)
+                          : handoff_.fetch(request.doorbell, hand_over);
         }
         return {.result = EINVAL, .peer = {}};
     }
 
-    const Settings &settings_;
     Scheduler scheduler_;
     ControlServer control_;
     Handoff handoff_;
     Registry registry_;
 };
 
-void *thread_main(void *) {
-    pthread_setname_np(pthread_self(), "synergy");
+void run_thread() {
+    libc().pass_this_thread();
     EngineThread *engine = nullptr;
     try {
         if (unshare_descriptors())
@@ -143,28 +137,6 @@ void *thread_main(void *) {
     owner.notify_all();
     if (engine)
         engine->run();
-    return nullptr;
-}
-
-/// Plenty for the engine; the default, 8 MiB, would be locked into memory by mlockall(2).
-constexpr std::size_t stack_size = 512UL * 1024;
-
-bool start_thread() {
-    // The server's signals are for the server's threads (signal(7)).
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, stack_size);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_t thread;
-    int error = pthread_create(&thread, &attributes, thread_main, nullptr);
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (error != 0)
-        log::error("nothing is punched: no thread: {}", strerrordesc_np(error));
-    return error == 0;
 }
 
 /// True once the thread of this process listens.
@@ -184,7 +156,8 @@ bool ensure_thread(const Settings &settings) {
         if (!owner.compare_exchange_strong(seen, Owner{self, State::starting}))
             continue;
         engine_settings = &settings;
-        if (!start_thread()) {
+        if (int error = start_thread("synergy", run_thread); error != 0) {
+            log::error("nothing is punched: no thread: {}", strerrordesc_np(error));
             owner = Owner{self, State::none};
             owner.notify_all();
             return false;

@@ -51,6 +51,13 @@ std::optional<std::uint8_t> Family::join(const EngineAddress &address) {
     return std::nullopt;
 }
 
+bool Family::has(const EngineAddress &address) const {
+    for (const Slot &slot : page_->slots)
+        if (slot.process == address.process && slot.name == packed(address.name))
+            return true;
+    return false;
+}
+
 bool Family::ring(std::uint16_t port, std::uint8_t slot) {
     std::uint8_t none = 0;
     auto mark = static_cast<std::uint8_t>(slot + 1);

@@ -38,8 +38,16 @@ class Family {
     bool ring(std::uint16_t port, std::uint8_t slot);
     void silence(std::uint16_t port);
 
-    /// Whether any doorbell may be ringing. One load: accept() asks this of every connection.
-    [[nodiscard]] bool is_ringing() const { return page_->ringing != 0; }
+    /// Whether an engine is one of the family's.
+    [[nodiscard]] bool has(const EngineAddress &address) const;
+    /// An engine of another family rings at a listener of this one's, as when a server has started
+    /// a new program with its listeners; and does so no longer.
+    void stranger_keeps() { page_->strangers++; }
+    void stranger_gone() { page_->strangers--; }
+
+    /// Whether any doorbell may be ringing. Two loads: accept() asks this of every connection.
+    [[nodiscard]] bool is_ringing() const { return page_->ringing != 0 || has_stranger(); }
+    [[nodiscard]] bool has_stranger() const { return page_->strangers != 0; }
     /// The engine that a connection from this port of this host belongs to.
     [[nodiscard]] std::optional<EngineAddress> engine_behind(std::uint16_t port) const;
 
@@ -54,7 +62,8 @@ class Family {
     struct Page {
         std::array<std::atomic<std::uint8_t>, 65536> doorbells; ///< 0, or 1 + slot
         std::array<Slot, 255> slots;
-        std::atomic<std::uint32_t> ringing; ///< how many doorbells, those of dead engines too
+        std::atomic<std::uint32_t> ringing;   ///< how many doorbells, those of dead engines too
+        std::atomic<std::uint32_t> strangers; ///< how many of our engines stand behind one
     };
     static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 

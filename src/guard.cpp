@@ -6,26 +6,43 @@ namespace synergy {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+/// Not so wide that the next SYN leaves no time to hear the peer.
+constexpr Duration widest = milliseconds(450);
+
+} // namespace
+
 Duration Guard::interval_after(unsigned retransmits) const {
     if (retransmits == 1)
         return out_of_step_first;
     // Less than a number of whole seconds, to stay out of step and since kernel timers are late by
     // up to a sixteenth of their length.
-    return retransmits < short_intervals ? out_of_step : std::max(refresh_ * 15 / 16, out_of_step);
+    return retransmits < short_ones_ ? out_of_step : std::max(refresh_ * 15 / 16, out_of_step);
 }
 
-void Guard::sent(Time now) {
+/// When the SYN is to come that follows one which leaves at `syn`.
+Time Guard::next_after(Time syn, unsigned retransmits) const {
+    Time began = syn >= hole_began_ + hole_lifetime ? syn : hole_began_;
+    Time reopening = std::max(began + hole_lifetime, syn + out_of_step);
+    return std::min(syn + interval_after(retransmits), reopening);
+}
+
+void Guard::sent(Time now, bool is_again) {
+    short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
-    first_sent_ = now;
+    first_sent_ = hole_began_ = now;
     // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is.
     retransmission_ = now + first_timeout;
-    deadline_ = retransmission_ + interval_after(1);
+    deadline_ = next_after(retransmission_, 1);
     left(now);
 }
 
 /// A SYN left at about `now`; retransmission_ says when the next one will.
 void Guard::left(Time now) {
     last_sent_ = now;
+    if (now >= hole_began_ + hole_lifetime)
+        hole_began_ = now;
     not_before_ = retransmission_;
     if (window_ > Duration::zero()) {
         step_ = Step::error_due;
@@ -38,11 +55,16 @@ void Guard::left(Time now) {
     }
 }
 
-void Guard::error_came(Time now) {
-    // Not so wide that the next SYN leaves no time to hear the peer.
-    constexpr Duration widest = milliseconds(450);
+void Guard::expect_error_within(Duration window) {
     if (window_ > Duration::zero())
-        window_ = std::clamp<Duration>((now - last_sent_) * 3 / 2, window_, widest);
+        window_ = std::clamp(window, least_window_, widest);
+}
+
+void Guard::error_came(Time now) {
+    if (window_ == Duration::zero())
+        return;
+    least_window_ = std::clamp<Duration>((now - last_sent_) * 3 / 2, window_, widest);
+    window_ = least_window_;
 }
 
 void Guard::tick(Time now, SynTimer timer) {
@@ -60,7 +82,7 @@ void Guard::tick(Time now, SynTimer timer) {
     if (step_ == Step::hearing && now >= retransmission_ - lead) {
         step_ = Step::awaiting;
         phase_ = Phase::low;
-        deadline_ = std::max(now, retransmission_) + interval_after(seen_ + 1);
+        deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
         next_ = std::max(now, retransmission_) + milliseconds(1);
         return;
     }

@@ -45,13 +45,24 @@ class Guard {
     static constexpr Duration out_of_step = std::chrono::milliseconds(780);
     /// How many retransmissions there are while the intervals are that short.
     static constexpr unsigned short_intervals = 5;
+    /// And after a connection that the peer may have ended by a reset: for 10 s
+    /// (nf_conntrack_tcp_timeout_close), Linux takes a SYN of ours for none.
+    static constexpr unsigned short_intervals_again = 15;
+
+    /// How long a Linux firewall keeps a hole (nf_conntrack_tcp_timeout_syn_sent, 120 s), and a
+    /// little more. No SYN prolongs that: the first one after it opens the hole anew, and so one is
+    /// to come right then.
+    static constexpr Duration hole_lifetime = std::chrono::milliseconds(120200);
 
     /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
     /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
     Guard(Duration window, Duration refresh) : window_(window), refresh_(refresh) {}
 
-    /// The first SYN has just left.
-    void sent(Time now);
+    /// The first SYN has just left. `is_again`: there was a connection with these endpoints before.
+    void sent(Time now, bool is_again = false);
+    /// What the error of the next SYN is expected to take. Less than errors have taken before is
+    /// not believed.
+    void expect_error_within(Duration window);
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
     /// To be called at next() with what the kernel says.
@@ -68,18 +79,22 @@ class Guard {
 
     void left(Time now);
     [[nodiscard]] Duration interval_after(unsigned retransmits) const;
+    [[nodiscard]] Time next_after(Time syn, unsigned retransmits) const;
 
     Duration window_;
+    Duration least_window_{}; ///< an error has come as late as that
     Duration refresh_;
     Phase phase_ = Phase::low;
     Step step_ = Step::error_due;
     Time next_{};
     Time first_sent_{};
+    Time hole_began_{}; ///< when the SYN left that the firewalls count from
     Time last_sent_{};
     Time retransmission_{}; ///< when the kernel's timer runs out, or later by its coarseness
     Time not_before_{};     ///< the SYN that is awaited had not left then
     Time deadline_{};       ///< no retransmission from here on unless it is moved
     unsigned seen_ = 0;
+    unsigned short_ones_ = short_intervals;
 };
 
 } // namespace synergy

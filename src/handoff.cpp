@@ -2,6 +2,8 @@
 
 #include "inherited_options.h"
 #include "log.h"
+#include "server_descriptors.h"
+#include "succession.h"
 
 #include <algorithm>
 #include <fcntl.h>
@@ -14,7 +16,7 @@ namespace synergy {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-synergy_accepted answer_doorbell(int fd, int flags, Endpoint &peer) {
+synergy_accepted answer_doorbell(int listener, int fd, int flags, Endpoint &peer) {
     if (!Family::get().is_ringing())
         return SYNERGY_ORDINARY;
     sockaddr_storage storage{};
@@ -27,21 +29,30 @@ synergy_accepted answer_doorbell(int fd, int flags, Endpoint &peer) {
         return SYNERGY_ORDINARY;
     Family &family = Family::get();
     auto engine = family.engine_behind(from.port());
-    if (!engine)
+    if (!engine && !family.has_stranger())
         return SYNERGY_ORDINARY;
-    // A doorbell comes from the very address that it goes to: no client from elsewhere does.
+    // A doorbell comes from the very address that it goes to: no client from elsewhere does. What
+    // SCTP accepts keeps the wildcard of its listener, at which bells ring by the loopback address.
     length = sizeof storage;
-    if (getsockname(fd, address, &length) != 0 ||
-        !Endpoint::from(address, length).same_address(from))
+    if (getsockname(fd, address, &length) != 0)
+        return SYNERGY_ORDINARY;
+    Endpoint to = Endpoint::from(address, length);
+    if (!to.same_address(from) && !(to.is_wildcard() && from.is_loopback()))
+        return SYNERGY_ORDINARY;
+    bool is_strange = !engine;
+    if (is_strange)
+        engine = keeper_of(socket_inode(listener));
+    if (!engine)
         return SYNERGY_ORDINARY;
 
     Request request;
-    request.secret = family.secret();
+    if (!is_strange)
+        request.secret = family.secret();
     request.kind = Kind::fetch;
     request.doorbell = from;
     Socket connection;
     errno = 0;
-    auto answer = ask(*engine, request, -1, &connection);
+    auto answer = ask(*engine, request, is_strange ? fd : -1, &connection);
     if (!answer && (errno == EMFILE || errno == ENFILE)) {
         // No room for it now: the engine rings again.
         libc().close(fd);
@@ -62,6 +73,27 @@ synergy_accepted answer_doorbell(int fd, int flags, Endpoint &peer) {
     peer = answer->peer;
     return SYNERGY_REPLACED;
 }
+
+namespace {
+
+/// Whether a socket is in the network namespace that this thread makes its sockets in.
+bool is_of_this_network(const Socket &socket) {
+    constexpr int so_netns_cookie = 71; // asm-generic/socket.h, Linux 5.14
+    auto cookie_of = [](const Socket &whose) {
+        std::uint64_t cookie = 0;
+        socklen_t length = sizeof cookie;
+        return getsockopt(whose.fd(), SOL_SOCKET, so_netns_cookie, &cookie, &length) == 0 ? cookie
+                                                                                          : 0;
+    };
+    Socket own = Socket::open(AF_INET, SOCK_DGRAM);
+    return own && cookie_of(own) != 0 && cookie_of(own) == cookie_of(socket);
+}
+
+int protocol_of(const ServerSocket &listener) {
+    return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
+}
+
+} // namespace
 
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
     Id id = next_id_++;
@@ -89,7 +121,7 @@ bool Handoff::connect_doorbell(Offer &offer) {
     }
     // A port may be taken by a doorbell of another engine of the family, on another address.
     for (int attempt = 0; attempt < 16; attempt++) {
-        Socket doorbell = Socket::open(to.family(), SOCK_STREAM, IPPROTO_TCP);
+        Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(offer.listener));
         if (!doorbell)
             return false;
         // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
@@ -173,6 +205,21 @@ Answer Handoff::fetch(const Endpoint &from, Socket &hand_over) {
     silence(offer);
     offers_.erase(id);
     return answer;
+}
+
+Answer Handoff::fetch_by_proof(const Socket &accepted, Socket &hand_over) {
+    auto found = by_port_.find(accepted.remote().port());
+    if (found != by_port_.end()) {
+        const Offer &offer = *offers_.at(found->second);
+        // No two connections of one network have the same four-tuple.
+        if (is_of_this_network(accepted) &&
+            accepted.get(SOL_SOCKET, SO_PROTOCOL, 0) == protocol_of(offer.listener) &&
+            accepted.remote() == offer.doorbell.local() &&
+            (accepted.local() == offer.doorbell.remote() ||
+             accepted.local() == offer.listener.local)) // SCTP's wildcard
+            return fetch(accepted.remote(), hand_over);
+    }
+    return {.result = ENOENT, .peer = {}};
 }
 
 void Handoff::withdraw(std::uint64_t listener_inode) {

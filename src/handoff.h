@@ -13,10 +13,11 @@
 
 namespace synergy {
 
-/// The accepting side: what accept() gave as `fd`, with `flags` those of accept4(). If it was a
-/// doorbell, the descriptor is the punched connection afterwards and `peer` its address. Safe in
-/// any process of the family, and in a signal handler: no lock, no allocation.
-synergy_accepted answer_doorbell(int fd, int flags, Endpoint &peer);
+/// The accepting side: what accept() on `listener` gave as `fd`, with `flags` those of accept4().
+/// If it was a doorbell, the descriptor is the punched connection afterwards and `peer` its
+/// address. Safe in any process that has the listener, and in a signal handler: no lock, no
+/// allocation.
+synergy_accepted answer_doorbell(int listener, int fd, int flags, Endpoint &peer);
 
 /// The engine's side: connections on offer.
 class Handoff {
@@ -28,6 +29,8 @@ class Handoff {
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
     /// The connection that rang from here.
     Answer fetch(const Endpoint &from, Socket &hand_over);
+    /// The connection whose doorbell's other end this is: only who accepted it can have it.
+    Answer fetch_by_proof(const Socket &accepted, Socket &hand_over);
     /// The listener is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener_inode);
 

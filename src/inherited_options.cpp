@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
+#include <linux/sctp.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -19,7 +20,8 @@ struct Option {
 };
 
 // Buffer sizes and the maximum segment are not here: they are set before the SYN, and reading them
-// back would pin what the kernel adapts by itself.
+// back would pin what the kernel adapts by itself. SCTP_PEER_ADDR_PARAMS is not: the punch's
+// heartbeats keep firewalls open.
 constexpr std::array options{
     Option{SOL_SOCKET, SO_KEEPALIVE},
     Option{SOL_SOCKET, SO_OOBINLINE},
@@ -39,6 +41,11 @@ constexpr std::array options{
     Option{IPPROTO_TCP, TCP_LINGER2},
     Option{IPPROTO_TCP, TCP_NOTSENT_LOWAT},
     Option{IPPROTO_TCP, TCP_CONGESTION},
+    Option{IPPROTO_SCTP, SCTP_RTOINFO},
+    Option{IPPROTO_SCTP, SCTP_NODELAY},
+    Option{IPPROTO_SCTP, SCTP_EVENTS},
+    Option{IPPROTO_SCTP, SCTP_DISABLE_FRAGMENTS},
+    Option{IPPROTO_SCTP, SCTP_DEFAULT_SEND_PARAM},
     Option{IPPROTO_IP, IP_TOS},
     Option{IPPROTO_IP, IP_TTL},
     Option{IPPROTO_IP, IP_MINTTL},

@@ -17,6 +17,7 @@ const synergy_libc by_name = {
     .connect = ::connect,
     .setsockopt = ::setsockopt,
     .sendmsg = ::sendmsg,
+    .pass_this_thread = [] {},
 };
 
 // Written before the first use of the engine, read everywhere.

@@ -11,6 +11,24 @@ std::string Hole::text() const {
     return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
 }
 
+void Punch::next_hop_limit() {
+    // Twice as far as is best, since the peer of a server that has just been started calls soon.
+    constexpr unsigned at_first = 2;
+    const HopRange &hops = hole_.hops;
+    auto width = static_cast<unsigned>(hops.most - hops.least + 1);
+    unsigned turn = punches_ < at_first ? 0 : punches_ - at_first + 1;
+    turn += static_cast<unsigned>(hops.best - hops.least);
+    hop_limit_ = hops.least + static_cast<int>(turn % width);
+    punches_++;
+}
+
+bool Punch::takes(const HopRange &hops) {
+    if (hops.best < hole_.hops.least || hops.best > hole_.hops.most)
+        return false;
+    hole_.hops = hops;
+    return true;
+}
+
 Duration retry_delay(unsigned failures, Duration most) {
     using std::chrono::milliseconds;
     if (failures <= 1)

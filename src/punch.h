@@ -2,6 +2,7 @@
 #pragma once
 
 #include "control.h"
+#include "hop_limit.h"
 #include "scheduler.h"
 #include "server_descriptors.h"
 #include "settings.h"
@@ -10,13 +11,15 @@
 
 namespace synergy {
 
-/// A hole as firewalls keep it, and the hop limit of what opens it.
+/// A hole as firewalls keep it, and the hop limits of what opens it.
 struct Hole {
     Transport transport = Transport::tcp;
     ServerSocket server; ///< whose local endpoint it is
     Endpoint peer;       ///< of the family that the server's socket speaks (v4-mapped if need be)
-    int hop_limit = 0;
+    HopRange hops;
 
+    /// On the wire: also a v4-mapped peer of an AF_INET6 socket.
+    [[nodiscard]] bool is_v4() const { return peer.unmapped().family() == AF_INET; }
     /// "tcp [2001:db8::11]:4444 <- [2001:db8::5]:5555"
     [[nodiscard]] std::string text() const;
 };
@@ -24,12 +27,20 @@ struct Hole {
 /// What a strategy needs of the engine.
 struct PunchContext {
     Scheduler &scheduler;
-    Settings settings;
+    const Settings &settings; ///< as they are now
     /// Asked before anything is sent: false if the server no longer has the socket.
     std::function<bool(const ServerSocket &)> is_alive;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
+    /// A socket that was bound beside the server's while that was possible; empty if none is left.
+    std::function<Socket(const ServerSocket &, bool is_v4)> spare;
+    /// How long the error takes to come back from where a punch with this hop limit dies.
+    std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
+    /// The peer came in; the hole was last punched with this hop limit.
+    std::function<void(const Hole &, int hop_limit)> proved;
+    /// A reset or a prohibition came back for a punch with this hop limit.
+    std::function<void(const Hole &, int hop_limit)> too_high;
 };
 
 /// Keeps one hole open for as long as it lives; one class for each transport.
@@ -44,11 +55,22 @@ class Punch {
     /// once more where that does any good. 0, or the errno of a failure, after which it tries
     /// again.
     virtual int open() = 0;
-    [[nodiscard]] int hop_limit() const { return hole_.hop_limit; }
+    /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
+    /// that it has had: that takes another punch.
+    [[nodiscard]] bool takes(const HopRange &hops);
 
   protected:
+    /// Of the latest punch.
+    [[nodiscard]] int hop_limit() const { return hop_limit_; }
+    /// To be called before each punch: its hop limit is the next of the range.
+    void next_hop_limit();
+
     const PunchContext &context_;
-    const Hole hole_;
+    Hole hole_;
+
+  private:
+    int hop_limit_ = 0;
+    unsigned punches_ = 0;
 };
 
 /// The delay before trying again after `failures` in a row: none at first, since an error may have

@@ -1,234 +1,26 @@
 #include "settings.h"
 
+#include "learned_hops.h"
 #include "settings_file.h"
+#include "settings_text.h"
 
-#include <arpa/inet.h>
-#include <net/if.h>
+#include <sys/stat.h>
 
 #include <algorithm>
-#include <charconv>
+#include <cerrno>
+#include <cstring>
 #include <exception>
+#include <filesystem>
 #include <unordered_set>
+#include <utility>
 
 namespace synergy {
 
 namespace {
 
-constexpr std::size_t endpoints_max = 4096; ///< for one rule: each is a hole to be kept
-constexpr int refresh_max = 3600;           ///< seconds
-constexpr std::size_t shown_max = 200;      ///< bytes of a text in a message
+using namespace expected;
 
-constexpr std::string_view separators = ", \t\r\n\v\f";
-
-constexpr const char *a_peer = "an address and a port, as [2001:db8::5]:5555 or 198.51.100.5:5555";
-constexpr const char *no_names =
-    "an address: host names are not resolved yet, write [2001:db8::5]:5555 or 198.51.100.5:5555";
-constexpr const char *a_v6 = "an IPv6 address between the brackets";
-constexpr const char *a_v4 = "an IPv4 address as 198.51.100.5";
-constexpr const char *brackets = "an IPv6 address in brackets, as [2001:db8::5]:5555";
-constexpr const char *a_bracket = "']' after the IPv6 address";
-constexpr const char *one_host = "the address of one host, neither wildcard nor multicast";
-constexpr const char *a_scope = "after '%' a network interface of this host";
-constexpr const char *no_scope = "no '%' but after a link-local address (fe80::)";
-constexpr const char *a_port = "a port from 1 to 65535, or a range as 5000-5010";
-constexpr const char *ascending = "a range whose first port is not above its last";
-constexpr const char *some_ports = "at least one port";
-constexpr const char *some_hops = "a hop limit from 1 to 254, or auto";
-constexpr const char *a_local = "an address without port, as 2001:db8::11 or 198.51.100.11";
-constexpr const char *one_a_family = "one IPv6 and one IPv4 address at most";
-constexpr const char *some_seconds = "whole seconds from 1 to 3600";
-constexpr const char *a_protocol = "tcp, udp or sctp";
-constexpr const char *a_level = "debug, info, warn, error or off";
-constexpr const char *a_log_file = "a path, stderr or syslog";
-
-/// What a parser makes of a text: nullptr, or what was expected.
-using Expected = const char *;
-
-/// Calls use(entry) for each entry of a list.
-template <typename Use> void for_each_entry(std::string_view text, Use use) {
-    for (;;) {
-        const std::size_t begin = text.find_first_not_of(separators);
-        if (begin == std::string_view::npos)
-            return;
-        text.remove_prefix(begin);
-        const std::size_t end = std::min(text.find_first_of(separators), text.size());
-        use(text.substr(0, end));
-        text.remove_prefix(end);
-    }
-}
-
-/// A decimal number, and nothing else, within the bounds.
-template <typename Number>
-bool parse_number(std::string_view text, Number least, Number most, Number &number) {
-    Number value = 0;
-    const char *end = text.data() + text.size();
-    const auto [stopped, error] = std::from_chars(text.data(), end, value);
-    if (error != std::errc() || stopped != end || value < least || value > most)
-        return false;
-    number = value;
-    return true;
-}
-
-Expected parse_port_range(std::string_view text, std::uint16_t &first, std::uint16_t &last) {
-    constexpr std::uint16_t most = 65535;
-    const std::size_t dash = text.find('-');
-    if (!parse_number<std::uint16_t>(text.substr(0, dash), 1, most, first))
-        return a_port;
-    last = first;
-    if (dash != std::string_view::npos &&
-        !parse_number<std::uint16_t>(text.substr(dash + 1), 1, most, last))
-        return a_port;
-    return first <= last ? nullptr : ascending;
-}
-
-/// inet_pton() for a text that need not end in a NUL, and may hold one.
-bool parse_bytes(int family, std::string_view text, void *address) {
-    return text.find('\0') == std::string_view::npos &&
-           inet_pton(family, std::string(text).c_str(), address) == 1;
-}
-
-Expected parse_v4(std::string_view text, Endpoint &address) {
-    sockaddr_in in{};
-    in.sin_family = AF_INET;
-    if (!parse_bytes(AF_INET, text, &in.sin_addr))
-        return a_v4;
-    address = Endpoint::from(reinterpret_cast<const sockaddr *>(&in), sizeof(in));
-    return nullptr;
-}
-
-/// Without brackets, with or without a scope.
-Expected parse_v6(std::string_view text, Endpoint &address) {
-    sockaddr_in6 in6{};
-    in6.sin6_family = AF_INET6;
-    const std::size_t percent = text.find('%');
-    if (!parse_bytes(AF_INET6, text.substr(0, percent), &in6.sin6_addr))
-        return a_v6;
-    if (percent != std::string_view::npos) {
-        if (!IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr))
-            return no_scope;
-        const std::string scope(text.substr(percent + 1));
-        if (scope.find('\0') != std::string::npos)
-            return a_scope;
-        in6.sin6_scope_id = if_nametoindex(scope.c_str());
-        if (in6.sin6_scope_id == 0 &&
-            !parse_number<std::uint32_t>(scope, 1, UINT32_MAX, in6.sin6_scope_id))
-            return a_scope;
-    }
-    // Firewalls and sockets know a v4-mapped address as the IPv4 address that it is.
-    address = Endpoint::from(reinterpret_cast<const sockaddr *>(&in6), sizeof(in6)).unmapped();
-    return nullptr;
-}
-
-Expected check_host(const Endpoint &address) {
-    return address.is_wildcard() || address.is_multicast() ? one_host : nullptr;
-}
-
-bool may_be_name(std::string_view text) {
-    const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-    const auto part_of_name = [&](char c) {
-        // A byte above 127 is part of an internationalized name.
-        return letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' ||
-               static_cast<unsigned char>(c) > 127;
-    };
-    return std::any_of(text.begin(), text.end(), letter) &&
-           std::all_of(text.begin(), text.end(), part_of_name);
-}
-
-Expected parse_peer(std::string_view text, Peer &peer) {
-    std::string_view ports;
-    Expected expected = nullptr;
-    if (text.starts_with('[')) {
-        const std::size_t close = text.find(']');
-        if (close == std::string_view::npos)
-            return a_bracket;
-        expected = parse_v6(text.substr(1, close - 1), peer.address);
-        ports = text.substr(close + 1);
-    } else {
-        const std::size_t colon = std::min(text.find(':'), text.size());
-        const std::string_view host = text.substr(0, colon);
-        ports = text.substr(colon);
-        expected = parse_v4(host, peer.address);
-        if (expected != nullptr && ports.find(':', 1) != std::string_view::npos)
-            return brackets;
-        if (expected != nullptr && may_be_name(host))
-            return no_names;
-    }
-    if (expected != nullptr)
-        return expected;
-    if (!ports.starts_with(':'))
-        return a_peer;
-    if ((expected = check_host(peer.address)) != nullptr)
-        return expected;
-    return parse_port_range(ports.substr(1), peer.first_port, peer.last_port);
-}
-
-Expected parse_hops(std::string_view text, int &hops) {
-    if (text == "auto") {
-        hops = 0;
-        return nullptr;
-    }
-    return parse_number(text, hop_limit_min, hop_limit_max, hops) ? nullptr : some_hops;
-}
-
-Expected parse_local(std::string_view text, std::vector<Endpoint> &local) {
-    if (text.starts_with('[') && text.ends_with(']'))
-        text = text.substr(1, text.size() - 2);
-    Endpoint address;
-    const bool v6 = text.find(':') != std::string_view::npos;
-    if (Expected expected = v6 ? parse_v6(text, address) : parse_v4(text, address))
-        return expected == a_scope || expected == no_scope ? expected : a_local;
-    if (Expected expected = check_host(address))
-        return expected;
-    for (const Endpoint &other : local)
-        if (other.family() == address.family())
-            return one_a_family;
-    local.push_back(address);
-    return nullptr;
-}
-
-Expected parse_refresh(std::string_view text, std::chrono::seconds &refresh) {
-    int seconds = 0;
-    if (!parse_number(text, 1, refresh_max, seconds))
-        return some_seconds;
-    refresh = std::chrono::seconds(seconds);
-    return nullptr;
-}
-
-Expected parse_protocol(std::string_view text, std::optional<Transport> &protocol) {
-    for (const Transport transport : {Transport::tcp, Transport::udp, Transport::sctp}) {
-        if (text == name(transport)) {
-            protocol = transport;
-            return nullptr;
-        }
-    }
-    return a_protocol;
-}
-
-Expected parse_log(std::string_view text, LogLevel &level) {
-    struct Level {
-        std::string_view name;
-        LogLevel level;
-    };
-    constexpr Level levels[] = {{"debug", LogLevel::debug},
-                                {"info", LogLevel::info},
-                                {"warn", LogLevel::warn},
-                                {"error", LogLevel::error},
-                                {"off", LogLevel::off}};
-    for (const Level &each : levels) {
-        if (text == each.name) {
-            level = each.level;
-            return nullptr;
-        }
-    }
-    return a_level;
-}
-
-Expected parse_log_file(std::string_view text, std::string &path) {
-    if (text.empty() || text.find('\0') != std::string_view::npos)
-        return a_log_file;
-    path = text;
-    return nullptr;
-}
+constexpr std::size_t shown_max = 200; ///< bytes of a text in a message
 
 /// The peers of one rule.
 class PeerList {
@@ -256,8 +48,15 @@ class PeerList {
     /// Whether there is room for what this peer adds to the endpoints of those before.
     bool count(const Peer &peer) {
         const auto size = static_cast<std::size_t>(peer.last_port - peer.first_port) + 1;
-        if (size > endpoints_max)
+        if (size > targets_max)
             return false;
+        if (!peer.host.empty()) {
+            // Whatever its addresses are, targets_for() goes no further.
+            if (endpoints_.size() + of_names_ + size > targets_max)
+                return false;
+            of_names_ += size;
+            return true;
+        }
         std::vector<Endpoint> added;
         for (std::size_t i = 0; i < size; ++i) {
             const Endpoint endpoint =
@@ -265,7 +64,7 @@ class PeerList {
             if (!endpoints_.contains(endpoint))
                 added.push_back(endpoint);
         }
-        if (endpoints_.size() + added.size() > endpoints_max)
+        if (endpoints_.size() + of_names_ + added.size() > targets_max)
             return false;
         endpoints_.insert(added.begin(), added.end());
         return true;
@@ -273,14 +72,17 @@ class PeerList {
 
     std::vector<Peer> peers_;
     std::unordered_set<Endpoint> endpoints_;
+    std::size_t of_names_ = 0;
     std::vector<Problem> &problems_;
 };
 
 /// Judges what is written in the environment and the file.
 class Loader {
   public:
-    explicit Loader(const Environment &environment)
-        : environment_(environment), file_(read_config_file(environment)) {
+    /// `follows_file`: see Settings; a file that was followed is, whatever becomes of it.
+    Loader(const Environment &environment, ConfigFile file, bool follows_file)
+        : environment_(environment), file_(std::move(file)) {
+        settings_.follows_file = follows_file;
         settings_.file = file_.path;
         settings_.problems = std::move(file_.problems);
         sound_ = file_.sound;
@@ -292,15 +94,30 @@ class Loader {
              settings_.log_file);
         sound_ &= read(either("SYNERGY_REFRESH", file_.refresh), some_seconds, parse_refresh,
                        settings_.refresh);
+        read_bounds();
         for (const Written &local : either("SYNERGY_LOCAL", file_.local))
             read_local(local);
         read_rules();
-
-        const auto has_peers = [](const Rule &rule) { return !rule.peers.empty(); };
-        if (!sound_ || std::none_of(settings_.rules.begin(), settings_.rules.end(), has_peers))
+        settings_.is_sound = sound_;
+        if (!sound_)
             settings_.rules.clear();
+        struct stat status {};
+        settings_.follows_file |= !settings_.file.empty() && !variable("SYNERGY_PEERS") &&
+                                  ::stat(settings_.file.c_str(), &status) == 0 &&
+                                  S_ISREG(status.st_mode);
+        file_is_right_ = std::none_of(
+            settings_.problems.begin(), settings_.problems.end(), [&](const Problem &problem) {
+                return problem.place == unread_file || problem.place.starts_with(settings_.file);
+            });
+        if (settings_.follows_file)
+            add_peer_files();
         return std::move(settings_);
     }
+
+    /// Whether there was nothing wrong with synergy.toml.
+    [[nodiscard]] bool file_is_right() const { return file_is_right_; }
+    /// Whether it is known what is in peers.d.
+    [[nodiscard]] bool directory_is_right() const { return directory_is_right_; }
 
   private:
     using List = std::vector<Written>;
@@ -339,6 +156,21 @@ class Loader {
         return expected == nullptr;
     }
 
+    void read_bounds() {
+        HopBounds &bounds = settings_.hop_bounds;
+        const std::optional<Written> most = either("SYNERGY_HOPS_MAX", file_.hops_max);
+        bool are_right =
+            read(either("SYNERGY_HOPS_MIN", file_.hops_min), a_bound, parse_bound, bounds.least);
+        are_right &= read(most, a_bound, parse_bound, bounds.most);
+        if (are_right && most && bounds.most < bounds.least) {
+            refuse(*most, no_empty_interval);
+            are_right = false;
+        }
+        if (!are_right)
+            bounds = {};
+        sound_ &= are_right;
+    }
+
     void read_local(const Written &written) {
         if (!written.plain) {
             refuse(written, a_local);
@@ -365,7 +197,7 @@ class Loader {
             for_each_entry(written.text, [&](std::string_view entry) {
                 PortRange range;
                 any = true;
-                if (Expected expected = parse_port_range(entry, range.first, range.last)) {
+                if (Expected expected = parse_ports(entry, range.first, range.last)) {
                     refuse({written.place, std::string(entry)}, expected);
                     sound_ = false;
                 } else {
@@ -395,6 +227,7 @@ class Loader {
         Rule common;
         common.peers = read_peers(either("SYNERGY_PEERS", file_.peers));
         sound_ &= read(either("SYNERGY_HOPS", file_.hops), some_hops, parse_hops, common.hops);
+        settings_.hops = common.hops;
 
         if (const std::optional<Written> ports = variable("SYNERGY_PORTS")) {
             common.ports = read_ports({*ports});
@@ -418,9 +251,45 @@ class Loader {
         return rule;
     }
 
+    void add_peer_files() {
+        int error = 0;
+        for (const PeerFileText &file : read_peer_files(settings_.file, error))
+            settings_.peer_files.push_back(read_peer_file(file));
+        settings_.has_peer_directory = error != ENOENT && error != ENOTDIR;
+        directory_is_right_ = error == 0 || !settings_.has_peer_directory;
+        if (!directory_is_right_)
+            settings_.problems.push_back(
+                {"config directory", peer_directory(settings_.file),
+                 std::string("a directory that can be read: ") + strerrordesc_np(error)});
+    }
+
+    /// Its mistakes are its own.
+    [[nodiscard]] PeerFile read_peer_file(const PeerFileText &text) {
+        const bool others_are_sound = std::exchange(sound_, true);
+        const std::size_t others = settings_.problems.size();
+        settings_.problems.insert(settings_.problems.end(), text.problems.begin(),
+                                  text.problems.end());
+        PeerFile file;
+        file.path = text.path;
+        file.ports = read_ports(text.section.ports);
+        read(text.section.protocol, a_protocol, parse_protocol, file.protocol);
+        if (text.section.peers)
+            file.peers = read_peers(*text.section.peers);
+        if (int hops = 0; text.section.hops && !variable("SYNERGY_HOPS") &&
+                          read(text.section.hops, some_hops, parse_hops, hops))
+            file.hops = hops;
+        file.is_right = settings_.problems.size() == others;
+        if (!file.is_right)
+            file.peers.clear();
+        sound_ = others_are_sound;
+        return file;
+    }
+
     const Environment &environment_;
     ConfigFile file_;
     Settings settings_;
+    bool file_is_right_ = true;
+    bool directory_is_right_ = true;
     bool sound_ = true; ///< false: what is left of the settings must not be acted upon
 };
 
@@ -445,8 +314,15 @@ bool covers(const std::vector<PortRange> &ports, std::uint16_t port) {
     return ports.empty() || std::any_of(ports.begin(), ports.end(), holds);
 }
 
-bool matches(const Rule &rule, Transport transport, std::uint16_t port) {
-    return (!rule.protocol || *rule.protocol == transport) && covers(rule.ports, port);
+/// `rule`: the one for that socket, or nullptr.
+bool matches(const PeerFile &file, const Rule *rule, Transport transport, std::uint16_t port) {
+    return (!file.protocol || *file.protocol == transport) &&
+           (file.ports.empty() ? rule != nullptr : covers(file.ports, port));
+}
+
+bool has_host(const std::vector<Peer> &peers) {
+    return std::any_of(peers.begin(), peers.end(),
+                       [](const Peer &peer) { return !peer.host.empty(); });
 }
 
 } // namespace
@@ -457,26 +333,73 @@ std::string Problem::line() const {
 
 std::vector<Target> Settings::targets_for(Transport transport, std::uint16_t port) const {
     std::vector<Target> targets;
-    for (const Rule &rule : rules) {
-        if (!matches(rule, transport, port))
-            continue;
-        std::unordered_set<Endpoint> seen;
-        for (const Peer &peer : rule.peers) {
-            for (unsigned p = peer.first_port; p <= peer.last_port; ++p) {
-                const Endpoint endpoint = peer.address.with_port(static_cast<std::uint16_t>(p));
-                if (seen.insert(endpoint).second)
-                    targets.push_back({endpoint, rule.hops});
-            }
+    std::unordered_set<Endpoint> seen;
+    const auto add_ports = [&](const Peer &peer, const Endpoint &address, int limit) {
+        for (unsigned p = peer.first_port; p <= peer.last_port; ++p) {
+            const Endpoint endpoint = address.with_port(static_cast<std::uint16_t>(p));
+            if (targets.size() < targets_max && seen.insert(endpoint).second)
+                targets.push_back({endpoint, limit});
         }
-        break;
-    }
+    };
+    const auto add = [&](const std::vector<Peer> &peers, int limit) {
+        for (const Peer &peer : peers) {
+            if (peer.host.empty())
+                add_ports(peer, peer.address, limit);
+            else if (auto known = addresses.find(peer.host); known != addresses.end())
+                for (const Endpoint &address : known->second)
+                    add_ports(peer, address, limit);
+        }
+    };
+    if (!is_sound)
+        return targets;
+    const Rule *rule = rule_for(transport, port);
+    if (rule != nullptr)
+        add(rule->peers, rule->hops);
+    for (const PeerFile &added : peer_files)
+        if (matches(added, rule, transport, port))
+            add(added.peers, added.hops.value_or(rule != nullptr ? rule->hops : hops));
     return targets;
 }
 
+bool Settings::may_gain(Transport transport, std::uint16_t port) const {
+    const Rule *rule = rule_for(transport, port);
+    // A file of peers.d may name any port.
+    return (follows_file && (rule != nullptr || has_peer_directory || !is_sound)) ||
+           (rule != nullptr && has_host(rule->peers));
+}
+
 bool Settings::applies_to(std::uint16_t port) const {
-    return std::any_of(rules.begin(), rules.end(), [&](const Rule &rule) {
-        return !rule.peers.empty() && covers(rule.ports, port);
+    // What changes of the file may bring can't be told.
+    return follows_file || std::any_of(rules.begin(), rules.end(), [&](const Rule &rule) {
+               return !rule.peers.empty() && covers(rule.ports, port);
+           });
+}
+
+bool Settings::has_peers() const {
+    const auto has = [](const auto &each) { return !each.peers.empty(); };
+    return std::any_of(rules.begin(), rules.end(), has) ||
+           std::any_of(peer_files.begin(), peer_files.end(), has);
+}
+
+std::set<std::string> Settings::hosts() const {
+    std::set<std::string> hosts;
+    const auto add = [&](const std::vector<Peer> &peers) {
+        for (const Peer &peer : peers)
+            if (!peer.host.empty())
+                hosts.insert(peer.host);
+    };
+    for (const Rule &rule : rules)
+        add(rule.peers);
+    for (const PeerFile &added : peer_files)
+        add(added.peers);
+    return hosts;
+}
+
+const Rule *Settings::rule_for(Transport transport, std::uint16_t port) const {
+    const auto found = std::find_if(rules.begin(), rules.end(), [&](const Rule &rule) {
+        return (!rule.protocol || *rule.protocol == transport) && covers(rule.ports, port);
     });
+    return found == rules.end() ? nullptr : &*found;
 }
 
 Endpoint Settings::local_for(int family) const {
@@ -489,10 +412,58 @@ Endpoint Settings::local_for(int family) const {
 Settings load_settings(const Environment &environment) {
     // Not `catch (...)`: glibc unwinds a cancelled thread by what only that would catch.
     try {
-        return Loader(environment).load();
+        std::map<std::string, std::string> variables;
+        const Environment noted = [&](const char *name) {
+            const char *text = environment(name);
+            if (text != nullptr)
+                variables[name] = text;
+            return text;
+        };
+        const char *named = noted("SYNERGY_CONFIG");
+        const bool is_named = named != nullptr && *named != '\0';
+        const char *place = is_named ? "SYNERGY_CONFIG" : nullptr;
+        Settings settings =
+            Loader(noted, read_config_file(config_places(noted), place), false).load();
+        settings.learned_file = learned_hops_file(noted);
+        // The server may change its directory.
+        if (std::error_code error; settings.follows_file)
+            settings.file = std::filesystem::absolute(settings.file, error);
+        settings.environment = std::move(variables);
+        return settings;
     } catch (const std::exception &) {
         return {}; // out of memory: nothing is punched
     }
+}
+
+Settings reload_settings(const Settings &settings) {
+    const Environment environment = [&](const char *name) -> const char * {
+        const auto found = settings.environment.find(name);
+        return found == settings.environment.end() ? nullptr : found->second.c_str();
+    };
+    Loader loader(environment, read_config_file({settings.file}, unread_file),
+                  settings.follows_file);
+    Settings now = loader.load();
+    if (!loader.directory_is_right())
+        now.peer_files = settings.peer_files;
+    for (PeerFile &file : now.peer_files) {
+        if (file.is_right)
+            continue;
+        const auto before =
+            std::find_if(settings.peer_files.begin(), settings.peer_files.end(),
+                         [&](const PeerFile &other) { return other.path == file.path; });
+        if (before != settings.peer_files.end())
+            file = *before;
+    }
+    Settings next = settings;
+    if (loader.file_is_right()) {
+        next.is_sound = now.is_sound;
+        next.rules = std::move(now.rules);
+        next.hops = now.hops;
+    }
+    next.peer_files = std::move(now.peer_files);
+    next.has_peer_directory = now.has_peer_directory;
+    next.problems = std::move(now.problems);
+    return next;
 }
 
 std::vector<Peer> parse_peers(std::string_view text, const std::string &place,

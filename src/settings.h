@@ -5,7 +5,9 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +27,7 @@ struct Problem {
     std::string text;     ///< the offending text itself
     std::string expected; ///< "a port from 1 to 65535"
 
+    bool operator==(const Problem &) const = default;
     /// One line for a log or a terminal.
     [[nodiscard]] std::string line() const;
 };
@@ -42,6 +45,16 @@ struct Rule {
     std::optional<Transport> protocol; ///< empty: every transport
     std::vector<Peer> peers;
     int hops = 0; ///< hop limit; 0: automatic
+
+    bool operator==(const Rule &) const = default;
+};
+
+/// What an automatic hop limit is held to.
+struct HopBounds {
+    int least = hop_limit_min;
+    int most = hop_limit_max;
+
+    bool operator==(const HopBounds &) const = default;
 };
 
 /// One hole that a socket should have.
@@ -52,25 +65,65 @@ struct Target {
     bool operator==(const Target &) const = default;
 };
 
+/// A file of the directory peers.d beside the config file: peers in addition to those of the rules.
+struct PeerFile {
+    std::string path;
+    std::vector<PortRange> ports;      ///< empty: those that there are rules for
+    std::optional<Transport> protocol; ///< empty: every transport
+    std::vector<Peer> peers;           ///< none if there is anything wrong with the file
+    std::optional<int> hops;           ///< as in Rule; empty: the rule's, or else the common one
+    bool is_right = true;
+
+    bool operator==(const PeerFile &) const = default;
+};
+
 enum class LogLevel : std::uint8_t { debug, info, warn, error, off };
 
+/// The most holes that a socket may have by its settings.
+constexpr std::size_t targets_max = 4096;
+
 struct Settings {
-    /// The first that matches a socket is the one that counts. Empty where no rule has a peer.
+    /// False: there is a mistake that leaves nothing to be relied upon, and there are no targets.
+    bool is_sound = true;
+    /// The first that matches a socket is the one that counts. Empty if not sound.
     std::vector<Rule> rules;
+    int hops = 0; ///< where no rule says it
+    std::vector<PeerFile> peer_files;
     std::vector<Endpoint> local; ///< source addresses for wildcard sockets, at most one a family
+    HopBounds hop_bounds;
     std::chrono::seconds refresh{20};
     LogLevel log = LogLevel::warn;
     std::string log_file = "stderr"; ///< a path, "stderr" or "syslog"
+    std::string learned_file;        ///< see learned_hops.h; empty: none
     std::string file;                ///< the config file that was read; empty: none
+    /// Whether peers may come and go with the config file, which is one that can change, and no
+    /// variable says who they are.
+    bool follows_file = false;
+    bool has_peer_directory = false; ///< peers.d is there
     std::vector<Problem> problems;
+    /// The addresses (port 0) of peers that are host names, as far as they are known.
+    std::map<std::string, std::vector<Endpoint>> addresses;
+    /// The variables that they were read from.
+    std::map<std::string, std::string> environment;
 
-    /// Every hole that a socket of this transport and local port should have, without repetition.
+    bool operator==(const Settings &) const = default;
+
+    /// Every hole that a socket of this transport and local port should have, without repetition,
+    /// and at most targets_max.
     [[nodiscard]] std::vector<Target> targets_for(Transport transport, std::uint16_t port) const;
-    /// Whether there is any peer for sockets of this local port.
+    /// Whether there may be more of them later: host names, and changes of the file.
+    [[nodiscard]] bool may_gain(Transport transport, std::uint16_t port) const;
+    /// Whether there is any peer for sockets of this local port, or may come to be one.
     [[nodiscard]] bool applies_to(std::uint16_t port) const;
+    [[nodiscard]] bool has_peers() const;
+    /// Those of the peers that are host names.
+    [[nodiscard]] std::set<std::string> hosts() const;
     /// The address that a wildcard socket of this family (AF_INET, AF_INET6) sends from; empty: the
     /// kernel's choice.
     [[nodiscard]] Endpoint local_for(int family) const;
+
+  private:
+    [[nodiscard]] const Rule *rule_for(Transport transport, std::uint16_t port) const;
 };
 
 /// Looks a variable of the environment up: nullptr where it is not set.
@@ -81,6 +134,12 @@ using Environment = std::function<const char *(const char *)>;
 /// it (a peer that is wrong is left out; with a wrong hop limit, port, address or interval there
 /// are no rules at all).
 Settings load_settings(const Environment &environment);
+
+/// Reads of the file of `settings` again who is a peer, on what ports and with what hop limits,
+/// with the same variables of the environment; everything else stays. Of a file with any mistake
+/// nothing is taken, but what it said before stays: for synergy.toml and for each file of peers.d
+/// by itself.
+Settings reload_settings(const Settings &settings);
 
 /// Where a config file is looked for, the first that exists wins: the one that SYNERGY_CONFIG
 /// names, or else the user's and the system's.

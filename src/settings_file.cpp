@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <initializer_list>
 #include <stdexcept>
 #include <string_view>
@@ -161,57 +162,75 @@ class Source {
     std::string_view text_;
 };
 
-/// Takes the settings out of the parsed file.
+/// Takes the settings out of a parsed file.
 class Reader {
   public:
-    Reader(const Source &source, ConfigFile &file) : source_(source), file_(file) {}
+    Reader(const Source &source, std::vector<Problem> &problems)
+        : source_(source), problems_(problems) {}
 
-    void read(const toml::table &root) {
-        name_unknown(root, {"peers", "hops", "local", "refresh", "log", "log_file", "listen"});
-        file_.peers = list(root, "peers");
-        file_.hops = value(root, "hops");
-        file_.local = list(root, "local");
-        file_.refresh = value(root, "refresh");
-        file_.log = value(root, "log");
-        file_.log_file = value(root, "log_file");
+    /// Whether the rest can be relied upon.
+    [[nodiscard]] bool is_sound() const { return sound_; }
+
+    void read(const toml::table &root, ConfigFile &file) {
+        name_unknown(root, {"peers", "hops", "hops_min", "hops_max", "local", "refresh", "log",
+                            "log_file", "listen"});
+        file.peers = list(root, "peers");
+        file.hops = value(root, "hops");
+        file.hops_min = value(root, "hops_min");
+        file.hops_max = value(root, "hops_max");
+        file.local = list(root, "local");
+        file.refresh = value(root, "refresh");
+        file.log = value(root, "log");
+        file.log_file = value(root, "log_file");
         if (const toml::node *node = root.get("listen"))
-            read_listen(*node);
+            read_listen(*node, file.listen);
+    }
+
+    /// Like a section, but that it may do without ports.
+    [[nodiscard]] ListenSection read_peer_file(const toml::table &root) {
+        name_unknown(root, {"port", "protocol", "peers", "hops"});
+        return section(root, list(root, "port").value_or(std::vector<Written>()));
     }
 
   private:
-    void read_listen(const toml::node &node) {
+    void read_listen(const toml::node &node, std::vector<ListenSection> &listen) {
         const toml::array *sections = node.as_array();
         if (sections == nullptr)
             return refuse(node);
         for (const toml::node &section : *sections) {
             if (const toml::table *table = section.as_table())
-                read_section(*table);
+                read_section(*table, listen);
             else
                 refuse(section);
         }
     }
 
-    void read_section(const toml::table &table) {
+    void read_section(const toml::table &table, std::vector<ListenSection> &listen) {
         name_unknown(table, {"port", "protocol", "peers", "hops"});
         // Without it the section would hold for every port, which a misspelt key must not bring.
         std::optional<std::vector<Written>> ports = list(table, "port");
         if (!ports || ports->empty()) {
             const toml::node *empty = table.get("port");
             const toml::source_region &region = (empty != nullptr ? *empty : table).source();
-            file_.problems.push_back({source_.place(region.begin), source_.text(region),
-                                      "at least one port: port = 4444, \"5000-5010\" or an array "
-                                      "of those"});
-            file_.sound = false;
+            problems_.push_back({source_.place(region.begin), source_.text(region),
+                                 "at least one port: port = 4444, \"5000-5010\" or an array "
+                                 "of those"});
+            sound_ = false;
             return;
         }
-        file_.listen.push_back({std::move(*ports), value(table, "protocol"), list(table, "peers"),
-                                value(table, "hops")});
+        listen.push_back(section(table, std::move(*ports)));
+    }
+
+    [[nodiscard]] ListenSection section(const toml::table &table,
+                                        std::vector<Written> ports) const {
+        return {std::move(ports), value(table, "protocol"), list(table, "peers"),
+                value(table, "hops")};
     }
 
     void refuse(const toml::node &node) {
-        file_.problems.push_back({source_.place(node.source().begin), source_.text(node.source()),
-                                  "sections that begin with [[listen]]"});
-        file_.sound = false;
+        problems_.push_back({source_.place(node.source().begin), source_.text(node.source()),
+                             "sections that begin with [[listen]]"});
+        sound_ = false;
     }
 
     void name_unknown(const toml::table &table, std::initializer_list<std::string_view> known) {
@@ -223,8 +242,8 @@ class Reader {
                 expected.append(expected.empty() ? "one of the keys " : ", ").append(each);
             }
             if (!is_known)
-                file_.problems.push_back({source_.place(key.source().begin), std::string(key.str()),
-                                          std::move(expected)});
+                problems_.push_back({source_.place(key.source().begin), std::string(key.str()),
+                                     std::move(expected)});
         }
     }
 
@@ -261,7 +280,8 @@ class Reader {
     }
 
     const Source &source_;
-    ConfigFile &file_;
+    std::vector<Problem> &problems_;
+    bool sound_ = true;
 };
 
 /// The number of the line on which the parser gives up: the last one of the shortest beginning of
@@ -284,19 +304,29 @@ toml::source_index line_given_up(std::string_view content) {
     return static_cast<toml::source_index>(good + 1);
 }
 
-void parse(const std::string &content, ConfigFile &file) {
-    const Source source(file.path, content);
+/// Parses a file and has a Reader take what is in it. Whether it can be relied upon.
+template <typename Read>
+bool parse(const std::string &path, const std::string &content, std::vector<Problem> &problems,
+           Read read) {
+    const Source source(path, content);
     const auto refuse = [&](const toml::source_position &at, const std::string &reason) {
-        file.problems.push_back({source.place(at), source.line(at), "valid TOML" + reason});
-        file.sound = false;
+        problems.push_back({source.place(at), source.line(at), "valid TOML" + reason});
+        return false;
     };
     try {
-        Reader(source, file).read(toml::parse(content));
+        const toml::table root = toml::parse(content);
+        Reader reader(source, problems);
+        read(reader, root);
+        return reader.is_sound();
     } catch (const toml::parse_error &error) {
-        refuse(error.source().begin, ": " + std::string(error.description()));
+        return refuse(error.source().begin, ": " + std::string(error.description()));
     } catch (const ParserGaveUp &) {
-        refuse({line_given_up(content), 1}, "");
+        return refuse({line_given_up(content), 1}, "");
     }
+}
+
+std::string a_readable_file(int error) {
+    return std::string("a file that can be read: ") + strerrordesc_np(error);
 }
 
 } // namespace
@@ -322,28 +352,62 @@ std::vector<std::string> config_places(const Environment &environment) {
     return places;
 }
 
-ConfigFile read_config_file(const Environment &environment) {
-    const char *variable = environment("SYNERGY_CONFIG");
-    const bool named = variable != nullptr && *variable != '\0';
+ConfigFile read_config_file(const std::vector<std::string> &places, const char *named_by) {
     ConfigFile file;
-    for (const std::string &place : config_places(environment)) {
+    for (const std::string &place : places) {
         std::string content;
         const int error = read_file(place, content);
         struct stat status;
         // A home that this process may not look into has no file for it.
-        if (error != 0 && !named && ::stat(place.c_str(), &status) != 0)
+        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0)
             continue;
         file.path = place;
         if (error == 0) {
-            parse(content, file);
+            file.sound =
+                parse(place, content, file.problems,
+                      [&](Reader &reader, const toml::table &root) { reader.read(root, file); });
         } else {
-            file.problems.push_back({named ? "SYNERGY_CONFIG" : "config file", place,
-                                     std::string("a file that can be read: ") + strerror(error)});
+            file.problems.push_back(
+                {named_by != nullptr ? named_by : unread_file, place, a_readable_file(error)});
             file.sound = false;
         }
         break;
     }
     return file;
+}
+
+std::string peer_directory(const std::string &config_file) {
+    return config_file.substr(0, config_file.find_last_of('/') + 1) + "peers.d";
+}
+
+std::vector<PeerFileText> read_peer_files(const std::string &config_file, int &error) {
+    std::vector<std::string> paths;
+    std::error_code failure;
+    for (std::filesystem::directory_iterator entry(peer_directory(config_file), failure), end;
+         !failure && entry != end; entry.increment(failure)) {
+        const std::string name = entry->path().filename();
+        // A name with a dot at its begin is a file that is still being written.
+        if (name.ends_with(".toml") && !name.starts_with('.'))
+            paths.push_back(entry->path());
+    }
+    error = failure.value();
+    std::vector<PeerFileText> files;
+    if (error != 0)
+        return files;
+    std::sort(paths.begin(), paths.end());
+    for (const std::string &path : paths) {
+        std::string content;
+        PeerFileText &file = files.emplace_back();
+        file.path = path;
+        const int problem = read_file(path, content);
+        if (problem != 0)
+            file.problems.push_back({peer_directory(config_file), path, a_readable_file(problem)});
+        else
+            parse(path, content, file.problems, [&](Reader &reader, const toml::table &root) {
+                file.section = reader.read_peer_file(root);
+            });
+    }
+    return files;
 }
 
 } // namespace synergy

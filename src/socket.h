@@ -9,6 +9,13 @@
 
 namespace synergy {
 
+/// An option whose value is an int; `otherwise` where it can't be read.
+inline int get_option(int fd, int level, int option, int otherwise = 0) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return getsockopt(fd, level, option, &value, &length) == 0 ? value : otherwise;
+}
+
 class Socket {
   public:
     Socket() = default;
@@ -47,9 +54,7 @@ class Socket {
         return libc().setsockopt(fd_, level, option, &value, sizeof value) == 0;
     }
     [[nodiscard]] int get(int level, int option, int otherwise) const {
-        int value = 0;
-        socklen_t length = sizeof value;
-        return getsockopt(fd_, level, option, &value, &length) == 0 ? value : otherwise;
+        return get_option(fd_, level, option, otherwise);
     }
     [[nodiscard]] Endpoint local() const { return name(getsockname); }
     [[nodiscard]] Endpoint remote() const { return name(getpeername); }

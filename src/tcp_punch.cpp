@@ -1,5 +1,6 @@
 #include "tcp_punch.h"
 
+#include "beside.h"
 #include "log.h"
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 namespace synergy {
 
@@ -16,8 +18,10 @@ using std::chrono::seconds;
 
 namespace {
 
-/// The round trip to the dying hop, with margin.
+/// How long the error of a punch may take where that has not been measured.
 constexpr Duration error_window = milliseconds(150);
+/// A router may be slower than it was when it was asked, and so may we.
+constexpr Duration margin = milliseconds(20);
 
 /// An error that comes late widens the window; many in a row are about something else.
 constexpr unsigned few_failures = 4;
@@ -68,7 +72,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)), is_v4_(hole_.peer.unmapped().family() == AF_INET),
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh),
       timer_(context.scheduler) {}
 
@@ -89,13 +93,6 @@ int TcpPunch::open() {
     return is_punching() ? 0 : punch();
 }
 
-void TcpPunch::set_hop_limit(int hop_limit) {
-    if (is_v4_)
-        socket_.set(IPPROTO_IP, IP_TTL, hop_limit);
-    else
-        socket_.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit);
-}
-
 void TcpPunch::set_user_timeout(Duration timeout) {
     auto count = std::chrono::duration_cast<milliseconds>(timeout).count();
     socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
@@ -104,7 +101,6 @@ void TcpPunch::set_user_timeout(Duration timeout) {
 /// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
 /// dies on its way.
 void TcpPunch::enter(Guard::Phase phase) {
-    constexpr int ordinary = -1; // the system's (ipv6(7), ip(7))
     if (phase == phase_)
         return;
     phase_ = phase;
@@ -113,59 +109,51 @@ void TcpPunch::enter(Guard::Phase phase) {
         set_user_timeout(guard_.user_timeout());
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
-        set_hop_limit(hole_.hop_limit);
+        next_hop_limit();
+        set_hop_limit(socket_, is_v4_, hop_limit());
+        follow_round_trip();
     } else {
-        set_hop_limit(ordinary);
+        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, hears_all);
     }
 }
 
-int TcpPunch::bind_socket() {
-    if (try_bind())
-        return 0;
-    int error = errno;
-    socket_.reset();
-    failure_log_.failed(hole_, "can't open a punching socket", error);
-    retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
-    return error;
+Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4) {
+    Socket socket = open_beside(server, IPPROTO_TCP);
+    if (!socket)
+        return {};
+    // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
+    socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
+    if (server.max_segment != 0)
+        socket.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
+    // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
+    if (server.local.family() == AF_INET6)
+        socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+        return {};
+    if (!bind_beside(socket, server, settings, is_v4))
+        socket.reset();
+    return socket;
 }
 
-bool TcpPunch::try_bind() {
-    const ServerSocket &server = hole_.server;
-    int family = server.local.family();
-    socket_ = Socket::open(family, SOCK_STREAM, IPPROTO_TCP);
-    if (!socket_)
-        return false;
-    phase_ = Guard::Phase::open;
-    // SO_REUSEPORT lets it stand beside the listener, SO_REUSEADDR beside connections that another
-    // user's process has accepted.
-    if (!socket_.set(SOL_SOCKET, SO_REUSEPORT, 1) || !socket_.set(SOL_SOCKET, SO_REUSEADDR, 1))
-        return false;
-    // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
-    socket_.set(IPPROTO_TCP, TCP_SYNCNT, 127);
-    // What is negotiated by the SYN must be there before it.
-    if (server.receive_buffer != 0)
-        socket_.set(SOL_SOCKET, SO_RCVBUF, server.receive_buffer);
-    if (server.send_buffer != 0)
-        socket_.set(SOL_SOCKET, SO_SNDBUF, server.send_buffer);
-    if (server.max_segment != 0)
-        socket_.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
-    if (family == AF_INET6) {
-        // A wildcard beside a dual-stack listener must be dual-stack too.
-        socket_.set(IPPROTO_IPV6, IPV6_V6ONLY, server.takes_v4 ? 0 : 1);
-        // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
-        socket_.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+int TcpPunch::bind_socket() {
+    socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
+    int error = socket_ ? 0 : errno;
+    if (error == EADDRINUSE || error == EACCES)
+        socket_ = context_.spare(hole_.server, is_v4_);
+    if (socket_) {
+        phase_ = Guard::Phase::open;
+        return 0;
     }
-    if (is_v4_ && !socket_.set(IPPROTO_IP, IP_MINTTL, v4_guard))
-        return false;
-    Endpoint local = server.local;
-    if (local.is_wildcard()) {
-        Endpoint chosen = context_.settings.local_for(is_v4_ ? AF_INET : AF_INET6);
-        if (!chosen.empty())
-            local = (family == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
-    }
-    return libc().bind(socket_.fd(), local.data(), local.length()) == 0;
+    failure_log_.failed(hole_,
+                        geteuid() == hole_.server.owner
+                            ? "can't open a punching socket"
+                            : "can't open a punching socket, since the server has changed its user "
+                              "(a restart helps)",
+                        error);
+    retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
+    return error;
 }
 
 int TcpPunch::punch() {
@@ -191,9 +179,10 @@ int TcpPunch::punch() {
     }
     rests_ = 0;
     Time now = Clock::now();
-    guard_.sent(now);
+    guard_.sent(now, was_connected_);
+    was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hole_.hop_limit);
+    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed(error);
@@ -202,6 +191,13 @@ int TcpPunch::punch() {
     enter(guard_.phase());
     schedule();
     return 0;
+}
+
+void TcpPunch::follow_round_trip() {
+    if (is_v4_)
+        return;
+    if (auto measured = context_.round_trip(hole_, hop_limit()))
+        guard_.expect_error_within(2 * *measured + margin);
 }
 
 void TcpPunch::schedule() {
@@ -268,6 +264,9 @@ void TcpPunch::happened() {
 
 void TcpPunch::failed(int error) {
     busy_until_ = {};
+    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
+    if (error == ECONNREFUSED || error == EACCES)
+        context_.too_high(hole_, hop_limit());
     if (error == ECONNREFUSED)
         failure_log_.failed(hole_,
                             "a reset came back: the hop limit is too high, or a firewall answers "
@@ -292,9 +291,11 @@ void TcpPunch::established() {
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};
+    was_connected_ = true;
     failure_log_.recovered();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
+    context_.proved(hole_, hop_limit());
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
     context_.deliver(std::move(connection), peer, hole_.server);

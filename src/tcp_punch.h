@@ -8,6 +8,10 @@
 
 namespace synergy {
 
+/// A socket bound beside the server's, as a punch needs it; empty and errno set if there can be
+/// none.
+Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
+
 class TcpPunch final : public Punch {
   public:
     TcpPunch(const PunchContext &context, Hole hole);
@@ -18,7 +22,6 @@ class TcpPunch final : public Punch {
   private:
     [[nodiscard]] bool is_punching() const;
     int bind_socket();
-    bool try_bind();
     int punch();
     void happened();
     void tick();
@@ -26,17 +29,18 @@ class TcpPunch final : public Punch {
     void failed(int error);
     void established();
     void retry_at(Time time);
+    void follow_round_trip();
     void enter(Guard::Phase phase);
-    void set_hop_limit(int hop_limit);
     void set_user_timeout(Duration timeout);
     void schedule();
 
-    bool is_v4_; ///< on the wire: also a v4-mapped peer of an AF_INET6 socket
+    bool is_v4_;
     Socket socket_;
     Guard guard_;
     Guard::Phase phase_ = Guard::Phase::open;
     Timer timer_;
-    Time busy_until_{}; ///< how long a half-open connection may take
+    Time busy_until_{};          ///< how long a half-open connection may take
+    bool was_connected_ = false; ///< since the last punch
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
     FailureLog failure_log_;

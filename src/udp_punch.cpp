@@ -1,7 +1,7 @@
 #include "udp_punch.h"
 
-#include "heard.h"
 #include "log.h"
+#include "traffic.h"
 
 #include <array>
 #include <cstring>
@@ -52,12 +52,12 @@ UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd)
     : Punch(context, std::move(hole)), fd_(fd), timer_(context.scheduler) {}
 
 int UdpPunch::send() const {
-    bool is_v4 = hole_.peer.unmapped().family() == AF_INET;
+    bool is_v4 = hole_.is_v4();
     Ancillary ancillary;
     if (is_v4)
-        ancillary.add(IPPROTO_IP, IP_TTL, hole_.hop_limit);
+        ancillary.add(IPPROTO_IP, IP_TTL, hop_limit());
     else
-        ancillary.add(IPPROTO_IPV6, IPV6_HOPLIMIT, hole_.hop_limit);
+        ancillary.add(IPPROTO_IPV6, IPV6_HOPLIMIT, hop_limit());
     if (hole_.server.local.is_wildcard()) {
         Endpoint source = context_.settings.local_for(is_v4 ? AF_INET : AF_INET6);
         if (source.empty() && !is_v4)
@@ -79,27 +79,40 @@ int UdpPunch::send() const {
     return libc().sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
 }
 
+void UdpPunch::renew() {
+    auto last = [this](Traffic::Way way) {
+        return Traffic::get().last(way, hole_.server.fd, hole_.peer);
+    };
+    if (!is_heard_ && last(Traffic::Way::received)) {
+        is_heard_ = true;
+        log::info("{}: the peer is heard", hole_.text());
+        context_.proved(hole_, hop_limit());
+    }
+    // RFC 4787 REQ-6: what goes out "MUST" refresh a hole; whether what comes in does is the
+    // firewall's choice.
+    auto sent = last(Traffic::Way::sent);
+    if (sent && *sent + context_.settings.refresh > Clock::now())
+        timer_.set(*sent + context_.settings.refresh, [this] { renew(); });
+    else
+        punch();
+}
+
 int UdpPunch::punch() {
     if (!context_.is_alive(hole_.server))
         return EBADF;
-    // What the peer sends tells that the hole works; whether it also keeps it open is the
-    // firewall's choice (RFC 4787 REQ-6), so it is renewed all the same.
-    if (!is_heard_ && Heard::get().last(hole_.server.fd, hole_.peer)) {
-        is_heard_ = true;
-        log::info("{}: the peer is heard", hole_.text());
-    }
     Duration next = context_.settings.refresh;
+    next_hop_limit();
     int error = send();
     if (error == 0) {
         failures_ = 0;
         failure_log_.recovered();
-        log::debug("{}: punched, hop limit {}", hole_.text(), hole_.hop_limit);
+        log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
     } else {
         // The datagram may have met an error that was waiting for the server's socket.
         failure_log_.failed(hole_, "can't punch", error);
         next = retry_delay(++failures_ + 1, next);
     }
-    timer_.set(Clock::now() + next, [this] { punch(); });
+    timer_.set(Clock::now() + next, [this] { renew(); });
     return error;
 }
 

@@ -14,6 +14,7 @@ class UdpPunch final : public Punch {
     int open() override { return punch(); }
 
   private:
+    void renew();
     int punch();
     [[nodiscard]] int send() const;
 

@@ -1,5 +1,5 @@
 /*
- * echo_server tcp|udp LADDR LPORT PADDR PPORT
+ * echo_server tcp|udp|sctp LADDR LPORT PADDR PPORT
  *
  * A server for one peer, by the plain sockets API and one call more: what comes from the peer goes
  * back to it.
@@ -68,16 +68,18 @@ static void echo_connections(int fd) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6 || (strcmp(argv[1], "tcp") != 0 && strcmp(argv[1], "udp") != 0)) {
-        fprintf(stderr, "usage: %s tcp|udp LADDR LPORT PADDR PPORT\n", argv[0]);
+    if (argc != 6 || (strcmp(argv[1], "tcp") != 0 && strcmp(argv[1], "udp") != 0 &&
+                      strcmp(argv[1], "sctp") != 0)) {
+        fprintf(stderr, "usage: %s tcp|udp|sctp LADDR LPORT PADDR PPORT\n", argv[0]);
         return 2;
     }
-    int is_stream = strcmp(argv[1], "tcp") == 0;
+    int is_stream = strcmp(argv[1], "udp") != 0;
+    int protocol = strcmp(argv[1], "sctp") == 0 ? IPPROTO_SCTP : 0;
     int type = is_stream ? SOCK_STREAM : SOCK_DGRAM;
     struct addrinfo *local = resolve(argv[2], argv[3], type);
     struct addrinfo *peer = resolve(argv[4], argv[5], type);
 
-    int fd = socket(local->ai_family, type, 0);
+    int fd = socket(local->ai_family, type, protocol);
     if (fd < 0 || bind(fd, local->ai_addr, local->ai_addrlen) != 0)
         fail("bind");
     if (is_stream && listen(fd, 5) != 0)

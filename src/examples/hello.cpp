@@ -1,4 +1,4 @@
-// hello tcp|udp LADDR LPORT PADDR PPORT
+// hello tcp|udp|sctp LADDR LPORT PADDR PPORT
 //
 // A client that does its part: it opens the firewalls on its own side as well, connects, sends a
 // line and prints the answer.
@@ -38,14 +38,15 @@ void check(bool succeeded, const char *what) {
 
 int main(int argc, char **argv) {
     if (argc != 6) {
-        std::cerr << "usage: " << argv[0] << " tcp|udp LADDR LPORT PADDR PPORT\n";
+        std::cerr << "usage: " << argv[0] << " tcp|udp|sctp LADDR LPORT PADDR PPORT\n";
         return 2;
     }
     try {
-        int type = std::string(argv[1]) == "tcp" ? SOCK_STREAM : SOCK_DGRAM;
+        int type = std::string(argv[1]) == "udp" ? SOCK_DGRAM : SOCK_STREAM;
+        int protocol = std::string(argv[1]) == "sctp" ? IPPROTO_SCTP : 0;
         Addresses local = resolve(argv[2], argv[3], type);
         Addresses peer = resolve(argv[4], argv[5], type);
-        int fd = socket(local->ai_family, type, 0);
+        int fd = socket(local->ai_family, type, protocol);
         check(fd >= 0, "socket");
         check(bind(fd, local->ai_addr, local->ai_addrlen) == 0, "bind");
         check(synergy_to(fd, peer->ai_addr, peer->ai_addrlen, -1) == 0, "synergy");

@@ -1,4 +1,4 @@
-// listendemo tcp|udp LADDR LPORT RADDR RPORT HOPLIMIT
+// listendemo tcp|udp|sctp LADDR LPORT RADDR RPORT HOPLIMIT
 //
 // The smallest server that opens its own firewall: it waits for one peer, sends standard input to
 // it and writes what comes from it to standard output.
@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdio>
 #include <fcntl.h>
+#include <map>
 #include <poll.h>
 #include <sys/socket.h>
 #include <system_error>
@@ -56,9 +57,10 @@ void write_all(int fd, const char *data, std::size_t size) {
     }
 }
 
-/// Carries data both ways until the peer has closed its side (TCP) or standard input has ended
-/// and nothing more comes (UDP has no end of its own).
-void carry(int fd, bool is_stream) {
+/// Carries data both ways until the peer has closed its side (TCP, SCTP) or standard input has
+/// ended and nothing more comes (UDP has no end of its own).
+void carry(int fd, Transport transport) {
+    bool is_stream = transport != Transport::udp;
     std::array<pollfd, 2> watched{{{STDIN_FILENO, POLLIN, 0}, {fd, POLLIN, 0}}};
     std::array<char, 65536> buffer{};
     for (;;) {
@@ -70,7 +72,8 @@ void carry(int fd, bool is_stream) {
                 write_all(fd, buffer.data(), static_cast<std::size_t>(got));
             } else {
                 watched[0].fd = -1;
-                if (is_stream)
+                // SCTP has no half-closed state: the peer could say nothing more (RFC 9260 2.5.1).
+                if (transport == Transport::tcp)
                     shutdown(fd, SHUT_WR);
             }
         }
@@ -85,6 +88,17 @@ void carry(int fd, bool is_stream) {
     }
 }
 
+int open_socket(Transport transport, int family) {
+    int type = transport == Transport::udp ? SOCK_DGRAM : SOCK_STREAM;
+    int fd = socket(family, type | SOCK_CLOEXEC, transport == Transport::sctp ? IPPROTO_SCTP : 0);
+    if (fd < 0 && transport == Transport::sctp && errno == EPROTONOSUPPORT)
+        throw std::runtime_error("this kernel has no SCTP; `modprobe sctp` loads it where it is "
+                                 "a module");
+    if (fd < 0)
+        fail("socket");
+    return fd;
+}
+
 void punch(int fd, const Target &target) {
     int hop_limit = target.hops == 0 ? -1 : target.hops;
     errno = engine::open_toward(fd, target.peer.data(), target.peer.length(), hop_limit);
@@ -92,7 +106,7 @@ void punch(int fd, const Target &target) {
         fail("punch");
 }
 
-void serve_tcp(int fd, const Target &target) {
+void serve_stream(int fd, const Target &target, Transport transport) {
     if (listen(fd, 1) != 0)
         fail("listen");
     punch(fd, target);
@@ -101,10 +115,10 @@ void serve_tcp(int fd, const Target &target) {
         if (connection < 0)
             fail("accept");
         Endpoint peer;
-        if (engine::accepted(connection, SOCK_CLOEXEC, peer) == SYNERGY_NOTHING)
+        if (engine::accepted(fd, connection, SOCK_CLOEXEC, peer) == SYNERGY_NOTHING)
             continue;
         close(fd);
-        carry(connection, true);
+        carry(connection, transport);
         return;
     }
 }
@@ -120,7 +134,7 @@ void serve_udp(int fd, const Target &target) {
         fail("recvfrom");
     if (connect(fd, any, length) != 0)
         fail("connect");
-    carry(fd, false);
+    carry(fd, Transport::udp);
 }
 
 } // namespace
@@ -130,11 +144,13 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     CLI::App app{"Waits for one peer behind a firewall of its own: standard input goes to it, what "
                  "it sends to standard output.",
                  "listendemo"};
-    std::string transport, local_address, remote_address, hop_limit;
+    const std::map<std::string, Transport> transports{
+        {"tcp", Transport::tcp}, {"udp", Transport::udp}, {"sctp", Transport::sctp}};
+    std::string transport_name, local_address, remote_address, hop_limit;
     std::uint16_t local_port = 0, remote_port = 0;
-    app.add_option("TRANSPORT", transport, "tcp or udp")
+    app.add_option("TRANSPORT", transport_name, "tcp, udp or sctp")
         ->required()
-        ->check(CLI::IsMember({"tcp", "udp"}));
+        ->check(CLI::IsMember({"tcp", "udp", "sctp"}));
     app.add_option("LADDR", local_address, "address to listen on")->required();
     app.add_option("LPORT", local_port, "port to listen on")
         ->required()
@@ -150,17 +166,17 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
         Target target{.peer = parse_address("RADDR", remote_address, remote_port),
                       .hops = parse_hop_limit(hop_limit)};
         engine::start({});
-        bool is_tcp = transport == "tcp";
-        int fd = socket(local.family(), (is_tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC, 0);
+        Transport transport = transports.at(transport_name);
+        int fd = open_socket(transport, local.family());
         constexpr int on = 1;
-        if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
-            fail("socket");
+        if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
+            fail("setsockopt");
         if (bind(fd, local.data(), local.length()) != 0)
             fail("bind");
-        if (is_tcp)
-            serve_tcp(fd, target);
-        else
+        if (transport == Transport::udp)
             serve_udp(fd, target);
+        else
+            serve_stream(fd, target, transport);
         return 0;
     } catch (const CLI::ParseError &error) {
         return app.exit(error) == 0 ? 0 : 2;

@@ -1,6 +1,7 @@
-// The `synergy` command: runs other programs with libsynergy.so in front.
+// The `synergy` command: runs other programs with libsynergy.so in front, and measures paths.
 #include "preloadable.h"
-#include "settings.h"
+#include "probe_command.h"
+#include "settings_file.h"
 
 #include <CLI/CLI.hpp>
 
@@ -87,7 +88,10 @@ bool check_settings(const RunOptions &options) {
     }
     if (!settings.problems.empty())
         return false;
-    if (settings.rules.empty()) {
+    std::error_code error;
+    const bool peers_may_come = settings.follows_file &&
+                                std::filesystem::is_directory(peer_directory(settings.file), error);
+    if (!settings.has_peers() && !peers_may_come) {
         std::string places = "SYNERGY_PEERS (or --peer)";
         const std::vector<std::string> files = config_places(variable);
         for (const std::string &file : files)
@@ -182,6 +186,9 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     run_command->add_option("--config", options.config, "Config file (SYNERGY_CONFIG)")
         ->type_name("F");
 
+    ProbeOptions probe;
+    CLI::App *probe_command = add_probe_command(app, probe);
+
     // CLI11 would parse what comes after "--" itself, and take the command's options for ours.
     std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
     const auto dashes = std::find(arguments.begin(), arguments.end(), "--");
@@ -192,6 +199,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     } catch (const CLI::ParseError &error) {
         return app.exit(error) == 0 ? 0 : exit_refused;
     }
+    if (probe_command->parsed())
+        return run_probe(probe);
     if (!run_command->parsed())
         return refuse("nothing to do: see synergy --help");
     options.command = run_command->remaining();

@@ -13,10 +13,10 @@ AF = {6: socket.AF_INET6, 4: socket.AF_INET}
 class SocketClient:
     """A socket on B. Whatever does not come within the timeout raises TimeoutError."""
 
-    def __init__(self, path, family, kind, source_port, port, timeout):
+    def __init__(self, path, family, kind, source_port, port, timeout, protocol=0):
         self.timeout = timeout
         self.received = b""
-        self.sock = namespace.open_socket(path.namespace("B"), AF[family], kind)
+        self.sock = namespace.open_socket(path.namespace("B"), AF[family], kind, protocol)
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.sock.bind((PEER[family], source_port))
@@ -64,6 +64,11 @@ def udp_client(stand, family, source_port, port, timeout):
     return SocketClient(stand.path, family, socket.SOCK_DGRAM, source_port, port, timeout)
 
 
+def sctp_client(stand, family, source_port, port, timeout):
+    return SocketClient(stand.path, family, socket.SOCK_STREAM, source_port, port, timeout,
+                        socket.IPPROTO_SCTP)
+
+
 class ProgramClient:
     """A netcat on B, with what SocketClient has."""
 
@@ -88,6 +93,12 @@ class ProgramClient:
 def ncat_client(stand, family, source_port, port, timeout):
     return ProgramClient(
         stand, ["ncat", f"-{family}", "-n", "-p", source_port, SERVER[family], port], timeout)
+
+
+def ncat_sctp_client(stand, family, source_port, port, timeout):
+    return ProgramClient(
+        stand, ["ncat", f"-{family}", "-n", "--sctp", "-p", source_port, SERVER[family], port],
+        timeout)
 
 
 def openbsd_client(stand, family, source_port, port, timeout):

@@ -1,5 +1,6 @@
 """What the lab's tests share: the paths, built once, and the tools that they need."""
 
+import os
 import shutil
 
 import pytest
@@ -12,6 +13,9 @@ from background import Background  # noqa: E402
 from responder import Responder  # noqa: E402
 from topology import Path  # noqa: E402
 
+# Half an hour is not for every day: scripts/soak.
+collect_ignore = [] if "SYNERGY_SOAK_MINUTES" in os.environ else ["test_soak.py"]
+
 # Where a tool comes from, for whoever reads why a test was skipped.
 PACKAGES = {
     "ip": "iproute2", "ip6tables-restore": "iptables", "iptables-restore": "iptables",
@@ -19,7 +23,8 @@ PACKAGES = {
     "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
     "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
     "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",
-    "tc": "iproute2", "sctp_darn": "lksctp-tools",
+    "tc": "iproute2", "sctp_darn": "lksctp-tools", "traceroute": "traceroute",
+    "apache2": "apache2",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 
@@ -54,11 +59,12 @@ class Paths:
     def __init__(self):
         self.built = {}
 
-    def get(self, label, two_firewalls=False):
+    def get(self, label, silent=(), delay_ms=30, **shape):
+        """`silent` nodes never say what died on them; `shape` is Path's."""
         if label not in self.built:
-            path = Path(label, two_firewalls)
+            path = Path(label, **shape)
             firewall.mute_routers(path)
-            self.built[label] = (path, Responder(path))
+            self.built[label] = (path, Responder(path, delay_ms, silent))
         return self.built[label][0]
 
     def stop(self):

@@ -112,7 +112,7 @@ class Program:
         command = [str(word) for word in command]
         number = next(_numbers)
         self.path, self.node, self.name = path, node, f"{os.path.basename(command[0])}-{number}"
-        self.say = say
+        self.preload, self.say = preload, say
         self.stdout_file = SCRATCH / f"{self.name}.out"
         self.stderr_file = SCRATCH / f"{self.name}.err"
         variables = {
@@ -179,6 +179,7 @@ class Program:
 def wait_until(condition, timeout, what, program=None):
     """Polls until the condition gives something true, and returns that."""
     end = time.monotonic() + timeout
+    pause = 0.005  # longer and longer, lest those who wait keep the others from getting ready
     while True:
         # Looked at first: what a program writes last is still seen after it ended.
         ended = program is not None and not program.is_running()
@@ -189,7 +190,8 @@ def wait_until(condition, timeout, what, program=None):
             raise TimeoutError(f"{program.name} ended while waiting for {what}")
         if time.monotonic() >= end:
             raise TimeoutError(f"{timeout} s passed waiting for {what}")
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
 
 
 _LISTENING = {"tcp": "0A", "udp": "07"}
@@ -198,6 +200,10 @@ _LISTENING = {"tcp": "0A", "udp": "07"}
 def is_listening(path, node, transport, port):
     """Whether a server has the port: a listening socket, or a UDP socket with no peer."""
     with namespace.inside(path.namespace(node)):
+        if transport == "sctp":
+            with open("/proc/thread-self/net/sctp/eps", encoding="ascii") as file:
+                # (Of one-to-many sockets it does not tell whether they listen yet.)
+                return any(line.split()[5] == str(port) for line in file.readlines()[1:])
         for table in (transport, transport + "6"):
             with open(f"/proc/thread-self/net/{table}", encoding="ascii") as file:
                 for line in file.readlines()[1:]:
@@ -208,9 +214,25 @@ def is_listening(path, node, transport, port):
     return False
 
 
+# The library gives a server this long to go to the background before it punches.
+SETTLING = 0.1
+
+
 def wait_listening(program, transport, port, timeout=10.0):
     wait_until(lambda: is_listening(program.path, program.node, transport, port), timeout,
                f"{transport} port {port}", program)
+    if program.preload and transport != "udp":
+        time.sleep(SETTLING)
+
+
+def held_by(process):
+    """(descriptors in all its tables, KiB in memory) of a process."""
+    tables = {}
+    for task in pathlib.Path(f"/proc/{process}/task").iterdir():
+        tables[task.name] = len(list((task / "fd").iterdir()))
+    status = pathlib.Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return sum(tables.values()), int(resident.split()[1])
 
 
 class Stand:

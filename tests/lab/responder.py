@@ -40,12 +40,12 @@ PACKET_HOST = 0
 class Responder:
     """The program below, running for all routers of a path."""
 
-    def __init__(self, path, delay_ms=30):
+    def __init__(self, path, delay_ms=30, silent=()):
         own = {
             path.namespace(node): [
                 address for _, pair in path.addresses(node) for address in pair.values()
             ]
-            for node in path.routers
+            for node in path.routers if node not in silent
         }
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(delay_ms), json.dumps(own)],

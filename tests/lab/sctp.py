@@ -69,6 +69,13 @@ def set_heartbeat(sock, flags, interval_ms=0):
     sock.setsockopt(SCTP, PEER_ADDR_PARAMS, parameters)
 
 
+def set_tracker(path, node, **seconds):
+    """How long a firewall keeps an association in a state of its own."""
+    namespace.sysctl(path.namespace(node), {
+        f"net/netfilter/nf_conntrack_sctp_timeout_{state}": value
+        for state, value in seconds.items()})
+
+
 @dataclasses.dataclass
 class Status:
     state: int

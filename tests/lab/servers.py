@@ -119,6 +119,17 @@ def talk_ssh(stand, server, program, source_port, port, timeout):
         0, f"{PEER[6]} {source_port} {SERVER[6]} {port}\ntyped at {source_port}\n")
 
 
+def talk_with_darn(stand, server, program, source_port, port, timeout):
+    """It shows what comes, and not from whom."""
+    client = stand.start("B", ["sctp_darn", "-H", PEER[6], "-P", source_port, "-h", SERVER[6],
+                               "-p", port, "-s"])
+    client.write(f"hello from {source_port}\n")
+    try:
+        program.wait_for(rf"hello from {source_port}\b", timeout)
+    finally:
+        client.stop()
+
+
 def talk_udp_over_stdio(stand, server, program, source_port, port, timeout):
     """As with TCP, but a datagram may be lost: it is sent until the server shows it."""
     with server.client(stand, server.family, source_port, port, timeout) as client:
@@ -240,6 +251,13 @@ def own_tcp(address, family=6):
         command=lambda port: [PYTHON, script("tcp_server.py"), address, port, "echo"])
 
 
+def own_sctp(address, kind, family=6):
+    return Server(
+        f"sctp_server.py {kind} on {address}", talk_with_own_server, family=family,
+        transport="sctp", client=clients.sctp_client,
+        command=lambda port: [PYTHON, script("sctp_server.py"), address, port, kind])
+
+
 def own_udp(address, how, family=6):
     return Server(
         f"udp_server.py {how} on {address}", talk_udp, family=family, transport="udp",
@@ -289,3 +307,13 @@ SOCAT_RECVFROM = Server(
     lambda port: ["socat", "-d", "-d", f"UDP6-RECVFROM:{port},fork", "EXEC:cat"], transport="udp",
     client=clients.udp_client, tools=("socat",),
     knows_peer_as=r"receiving packet from AF=10 \[{address}\]:{port}")
+
+NCAT_SCTP = Server(
+    "ncat-sctp", talk_over_stdio, lambda port: ["ncat", "-6", "-n", "-v", "--sctp", "-l", port],
+    transport="sctp", client=clients.ncat_sctp_client, tools=("ncat",), serves_once=True,
+    knows_peer_as=r"Connection from {address}:{port}\b")
+SCTP_DARN = Server(
+    # It keeps what it shows to itself while nobody at a terminal looks.
+    "sctp_darn", talk_with_darn,
+    lambda port: ["stdbuf", "-oL", "sctp_darn", "-H", SERVER[6], "-P", port, "-l"],
+    transport="sctp", tools=("sctp_darn",))

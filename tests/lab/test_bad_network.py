@@ -15,6 +15,7 @@ import firewall
 import namespace
 import netem
 import programs
+import sctp
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port
 from test_path import TIME_EXCEEDED, probe
@@ -109,13 +110,14 @@ def test_link_is_as_bad_as_it_is_said_to_be(path):
 @pytest.mark.parametrize("family", (6, 4))
 def test_error_comes_late_and_from_the_kernel(path, family):
     firewall.set_profile(path, "strict")
-    for _ in range(10):
-        found = probe(path, family, path.hops, fresh_port())
-        if found is not None:  # None: the probe or its error was lost
-            break
+    # The middle one of several: the bad link can also lose what resolves a router's address, which
+    # is asked for again after a second, and lets a few packets past the delay.
+    found = [probe(path, family, path.hops, fresh_port()) for _ in range(9)]
+    found = sorted((answer for answer in found if answer is not None), key=lambda answer: answer[2])
+    assert len(found) >= 5  # the others, or their errors, were lost
     nearest = path.addresses("r1")[0][1][family]
-    assert found[:2] == (nearest, TIME_EXCEEDED[family])
-    assert 2 * (DELAY - JITTER) / 1000 <= found[2] < 0.15
+    assert all(answer[:2] == (nearest, TIME_EXCEEDED[family]) for answer in found)
+    assert 2 * (DELAY - JITTER) / 1000 <= found[len(found) // 2][2] < 0.15
 
 
 def all_get_in(stand, server):
@@ -155,6 +157,18 @@ def test_tcp(stand, family):
 @pytest.mark.parametrize("family", (6, 4))
 def test_udp(stand, family):
     all_get_in(stand, servers.own_udp("::" if family == 6 else SERVER[4], "recvfrom", family))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("family", (6, 4))
+@pytest.mark.parametrize("kind", ("one-to-one", "one-to-many"))
+def test_sctp(stand, kind, family):
+    """With firewalls that wait longer than 3 s for a handshake to go on: see
+    test_facts_sctp.test_lost_cookie_is_not_made_up_for, which has nothing to do with punching."""
+    sctp.skip_if_missing()
+    for node in stand.path.firewalls:
+        sctp.set_tracker(stand.path, node, cookie_wait=30, cookie_echoed=30)
+    all_get_in(stand, servers.own_sctp("::" if family == 6 else SERVER[4], kind, family))
 
 
 @pytest.mark.usefixtures("library")

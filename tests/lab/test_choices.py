@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ import clients
 import firewall
 import namespace
 import servers
+from capture import Capture
 from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_until
 from topology import PEER, SERVER
 from trials import NO_ANSWER, PATIENCE, peers
@@ -109,3 +111,20 @@ def test_sections_of_the_file(stand):
             else:
                 with pytest.raises(TimeoutError):
                     clients.tcp_client(stand, 6, source_port, port, NO_ANSWER)
+
+
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_neighbour_is_not_punched_for(stand, transport):
+    """The firewall's own inner address is on the server's link; the peer beyond it is not."""
+    near, far = "2001:db8:a::1", PEER[6]
+    server = servers.own_tcp("::") if transport == "tcp" else servers.own_udp("::", "recvfrom")
+    port, source_ports = fresh_port(), fresh_peer_ports(2)
+    with Capture(stand.path, "A", "fwa") as capture:
+        program = server.start(stand, port, Preload(
+            peers=f"[{near}]:{source_ports[0]},[{far}]:{source_ports[1]}", hops=stand.path.hops,
+            log="info"))
+        time.sleep(0.5)
+    said = program.stderr()
+    assert f"[{near}]:{source_ports[0]}: not punched: the peer is on the same link" in said
+    punched = {packet.destination for packet in capture.packets if packet.source_port == port}
+    assert punched == {far}

@@ -13,7 +13,7 @@ import pytest
 import firewall
 import namespace
 import sctp
-from programs import fresh_peer_ports, fresh_port, wait_until
+from programs import fresh_peer_ports, fresh_port, wait_listening, wait_until
 from sctp import AF, NORMAL_HOP_LIMIT, ONE_TO_MANY, ONE_TO_ONE, Wire, set_hop_limit
 from test_facts import ERROR_HAS_COME
 from topology import PEER, SERVER
@@ -270,6 +270,11 @@ def test_answer_with_a_low_hop_limit_is_late_by_one_repetition(stand):
         high.join()
 
 
+def run_on(path, node, command):
+    with namespace.inside(path.namespace(node)):
+        subprocess.run(command, check=True)
+
+
 class Notified:
     """The notifications that a one-to-many socket's owner asked for and got."""
 
@@ -373,18 +378,38 @@ def test_owner_of_a_one_to_many_socket_waits_undisturbed(stand):
             assert outcome == [b"hello"]
 
 
-def set_tracker(path, node, **seconds):
-    namespace.sysctl(path.namespace(node), {
-        f"net/netfilter/nf_conntrack_sctp_timeout_{state}": value
-        for state, value in seconds.items()})
-
-
 @pytest.fixture(name="hasty")
 def hasty_tracker(stand):
     """The tracker's 10 s cut down to 3, so that nobody has to wait for them."""
-    set_tracker(stand.path, "fwa", closed=3)
+    sctp.set_tracker(stand.path, "fwa", closed=3)
     yield stand
-    set_tracker(stand.path, "fwa", closed=10)
+    sctp.set_tracker(stand.path, "fwa", closed=10)
+
+
+@pytest.mark.parametrize("patience", (3, 30))
+def test_lost_cookie_is_not_made_up_for(stand, patience):
+    """No punch here, and the server's port is open. The kernel repeats a COOKIE ECHO after 3 s; by
+    then the trackers, which wait 3 s for that too, take it for INVALID, and the peer's own firewall
+    drops it."""
+    path = stand.path
+    firewall.set_profile(path, "open")
+    for node in path.firewalls:
+        sctp.set_tracker(path, node, cookie_wait=patience, cookie_echoed=patience)
+    rule = ["ip6tables", "-I", "FORWARD", "-p", "sctp", "-m", "sctp", "--chunk-types", "any",
+            "COOKIE_ECHO", "-j", "DROP"]
+    with Hole(stand, 6) as hole:
+        hole.puncher.close()
+        run_on(path, "r2", rule)
+        over = threading.Timer(1, run_on, (path, "r2", ["ip6tables", "-D", *rule[2:]]))
+        over.start()
+        if patience == 3:
+            with pytest.raises(TimeoutError):
+                hole.peer_calls(timeout=20)
+        else:
+            hole.peer_calls(timeout=20).close()
+        over.join()
+    for node in path.firewalls:
+        sctp.set_tracker(path, node, cookie_wait=3, cookie_echoed=3)
 
 
 @families
@@ -472,12 +497,6 @@ def test_ipv4_peer_of_a_wildcard_listener(stand):
         assert puncher.getpeername()[:2] == (f"::ffff:{PEER[4]}", peer_port)
 
 
-def is_listening(stand, port):
-    with namespace.inside(stand.path.namespace("A")), \
-            open("/proc/thread-self/net/sctp/eps", encoding="ascii") as file:
-        return any(line.split()[5] == str(port) for line in file.readlines()[1:])
-
-
 def talk(stand, server, client, source_port):
     client.write("to the server\n")
     server.wait_for("to the server", 4)
@@ -492,7 +511,7 @@ def test_ncat(stand, profile):
     firewall.set_profile(stand.path, profile)
     port, (source_port,) = fresh_port(), fresh_peer_ports(1)
     server = stand.start("A", ["ncat", "-6", "-n", "-v", "--sctp", "-l", port])
-    wait_until(lambda: is_listening(stand, port), 5, "ncat to listen", server)
+    wait_listening(server, "sctp", port)
     client = stand.start("B", ["ncat", "-6", "-n", "--sctp", "-p", source_port, SERVER[6], port])
     if profile == "open":
         talk(stand, server, client, source_port)
@@ -511,7 +530,7 @@ def test_sctp_darn(stand, profile):
     # It keeps what it shows to itself while nobody at a terminal looks.
     server = stand.start(
         "A", ["stdbuf", "-oL", "sctp_darn", "-H", SERVER[6], "-P", port, "-l"])
-    wait_until(lambda: is_listening(stand, port), 5, "sctp_darn to listen", server)
+    wait_listening(server, "sctp", port)
     client = stand.start("B", ["sctp_darn", "-H", PEER[6], "-P", source_port, "-h", SERVER[6],
                                "-p", port, "-s"])
     client.write("hello\n")

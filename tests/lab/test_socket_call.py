@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 import clients
+import sctp
 from programs import SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port
 from topology import PEER, SERVER
 from trials import NO_ANSWER, PATIENCE, peers
@@ -14,10 +15,12 @@ pytestmark = pytest.mark.usefixtures("library")
 
 HEADERS = pathlib.Path(__file__).parents[2] / "src/include"
 ECHO_SERVER, HELLO = STAGE / "preload/echo_server", STAGE / "preload/hello"
-CLIENTS = {"tcp": clients.tcp_client, "udp": clients.udp_client}
+CLIENTS = {"tcp": clients.tcp_client, "udp": clients.udp_client, "sctp": clients.sctp_client}
 
 
 def serve(stand, transport, family, port, source_port, **options):
+    if transport == "sctp":
+        sctp.skip_if_missing()
     server = stand.start("A", [ECHO_SERVER, transport, SERVER[family], port, PEER[family],
                                source_port], **options)
     server.wait_for("ready")
@@ -25,7 +28,7 @@ def serve(stand, transport, family, port, source_port, **options):
 
 
 @pytest.mark.parametrize("family", (6, 4))
-@pytest.mark.parametrize("transport", ("tcp", "udp"))
+@pytest.mark.parametrize("transport", ("tcp", "udp", "sctp"))
 def test_c_program(stand, transport, family):
     """The call opens a hole for its peer and for nobody else."""
     port, (source_port, stranger) = fresh_port(), fresh_peer_ports(2)
@@ -40,7 +43,7 @@ def test_c_program(stand, transport, family):
 
 
 @pytest.mark.parametrize("family", (6, 4))
-@pytest.mark.parametrize("transport", ("tcp", "udp"))
+@pytest.mark.parametrize("transport", ("tcp", "udp", "sctp"))
 def test_both_sides_call(stand, transport, family):
     """A client in C++ makes the call before connect(), as its server does after listen()."""
     port, (source_port,) = fresh_port(), fresh_peer_ports(1)

@@ -16,6 +16,9 @@ With two firewalls in a row on the server's side:
          A ------ fwa0 ------ fwa ------- r1 ------- r2 ------- fwb --- B
     hop  0          1           2          3          4          5      6
 
+Other paths have other nodes between A and fwb: Path("long", local=["fwa0", "fwa"],
+between=["r1", "r2", "r3"]).
+
 Link n between routers is 2001:db8:ff:n::/64 and 192.0.2.(4n)/30, its left end :1, its right :2.
 A network interface is named after who is at its other end: `to-r1`.
 """
@@ -48,10 +51,10 @@ FORWARDING = {"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1}
 class Path:
     """One such path, built. Its namespaces go with the lab's private /run."""
 
-    def __init__(self, label, two_firewalls=False):
+    def __init__(self, label, two_firewalls=False, local=None, between=("r1", "r2")):
         self.label = label
-        inner = ["fwa0", "fwa"] if two_firewalls else ["fwa"]
-        self.nodes = ["A", *inner, "r1", "r2", "fwb", "B"]
+        inner = local or (["fwa0", "fwa"] if two_firewalls else ["fwa"])
+        self.nodes = ["A", *inner, *between, "fwb", "B"]
         self.local_firewalls = inner
         self._build()
         self._identities = {namespace.identity(self.namespace(node)) for node in self.nodes}
@@ -73,8 +76,8 @@ class Path:
 
     @property
     def hops(self):
-        """The hop limit that crosses the last local firewall and dies on the router beyond."""
-        return self.hop("r1")
+        """The hop limit that crosses the last local firewall and dies on what comes next."""
+        return self.hop(self.local_firewalls[-1]) + 1
 
     def left_of(self, node):
         return self.nodes[self.nodes.index(node) - 1]

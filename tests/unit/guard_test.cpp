@@ -126,6 +126,26 @@ TEST_CASE("SYNs come no further apart than the refresh interval") {
     }
 }
 
+TEST_CASE("a SYN comes as soon as a firewall has forgotten the hole that was not prolonged") {
+    constexpr Duration lifetime = seconds(120); // nf_conntrack_tcp_timeout_syn_sent
+    for (auto refresh : {seconds(3), seconds(20), seconds(50), seconds(200)})
+        for (auto kernel_late : {milliseconds(0), milliseconds(250)}) {
+            CAPTURE(refresh.count());
+            Run run = live(Guard(milliseconds(150), refresh), 4, kernel_late, milliseconds(1),
+                           seconds(700));
+            CHECK(!run.gave_up);
+            Duration opened{};
+            int times = 0;
+            for (Duration syn : run.sent)
+                if (syn >= opened + lifetime) {
+                    CHECK(syn <= opened + lifetime + seconds(2));
+                    opened = syn;
+                    times++;
+                }
+            CHECK(times >= 5);
+        }
+}
+
 TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the latest") {
     // Clients retransmit after 1, 2, 3 s with linear time-outs, after 1, 3, 7 s without.
     for (unsigned linear : {0U, 4U})

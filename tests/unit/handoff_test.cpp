@@ -14,6 +14,7 @@
 #include <mutex>
 #include <netinet/in.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -94,7 +95,7 @@ Accepted accept_from(const Socket &listener, int flags = 0, Duration limit = sec
         if (fd < 0)
             return accepted;
         accepted.socket = Socket(fd);
-        accepted.found = answer_doorbell(fd, flags, accepted.peer);
+        accepted.found = answer_doorbell(listener.fd(), fd, flags, accepted.peer);
         if (accepted.found == SYNERGY_NOTHING)
             accepted.socket.release();
     } while (accepted.found == SYNERGY_NOTHING);
@@ -353,6 +354,45 @@ TEST_CASE("handoff: no descriptor stays behind") {
     CHECK(harness::open_descriptors() == before);
 }
 
+TEST_CASE(
+    "handoff: room for the question but none for the answer, and the connection is not lost") {
+    auto result = harness::in_child([]() -> std::string {
+        Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+        Engine engine;
+        auto [ours, theirs] = harness::tcp_pair();
+        engine.offer(punched(std::move(ours)), some_peer, listener);
+        EXPECT_IN_CHILD(harness::is_readable(listener.fd(), seconds(5)));
+        int fd = accept4(listener.fd(), nullptr, nullptr, 0);
+        EXPECT_IN_CHILD(fd >= 0);
+        // All numbers below the highest are taken, and one above is free.
+        std::vector<Socket> filling;
+        auto open = harness::open_descriptors();
+        int highest = *open.rbegin();
+        for (;;) {
+            Socket next(dup(fd));
+            if (next.fd() > highest)
+                break;
+            filling.push_back(std::move(next));
+        }
+        rlimit limit{};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        rlimit tight{.rlim_cur = static_cast<rlim_t>(highest) + 2, .rlim_max = limit.rlim_max};
+        EXPECT_IN_CHILD(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+        Endpoint peer;
+        synergy_accepted found = answer_doorbell(listener.fd(), fd, 0, peer);
+        setrlimit(RLIMIT_NOFILE, &limit);
+        filling.clear();
+        EXPECT_IN_CHILD(found == SYNERGY_NOTHING);
+        Accepted accepted = accept_from(listener);
+        EXPECT_IN_CHILD(accepted.found == SYNERGY_REPLACED);
+        EXPECT_IN_CHILD(::send(accepted.socket.fd(), "x", 1, MSG_NOSIGNAL) == 1);
+        char byte;
+        EXPECT_IN_CHILD(::recv(theirs.fd(), &byte, 1, 0) == 1);
+        return {};
+    });
+    CHECK(result == "");
+}
+
 TEST_CASE("handoff: an accept() that runs out of descriptors drops no client and loses nothing") {
     auto result = harness::in_child([]() -> std::string {
         Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
@@ -376,7 +416,7 @@ TEST_CASE("handoff: an accept() that runs out of descriptors drops no client and
         EXPECT_IN_CHILD(fd >= 0);
         Endpoint peer;
         is_full = true;
-        synergy_accepted found = answer_doorbell(fd, 0, peer);
+        synergy_accepted found = answer_doorbell(listener.fd(), fd, 0, peer);
         is_full = false;
         EXPECT_IN_CHILD(found == SYNERGY_NOTHING);
         EXPECT_IN_CHILD(fcntl(fd, F_GETFD) < 0);   // closed

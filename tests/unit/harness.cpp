@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <dirent.h>
+#include <filesystem>
+#include <fstream>
 #include <poll.h>
 #include <sys/wait.h>
 #include <system_error>
@@ -24,6 +26,24 @@ std::set<int> open_descriptors() {
             open.insert(fd);
     closedir(directory);
     return open;
+}
+
+Directory::Directory()
+    : path_((std::filesystem::temp_directory_path() / "synergy-XXXXXX").string()) {
+    if (mkdtemp(path_.data()) == nullptr)
+        throw std::system_error(errno, std::generic_category(), path_);
+}
+
+Directory::~Directory() {
+    std::error_code error;
+    std::filesystem::remove_all(path_, error);
+}
+
+std::string Directory::write(const std::string &name, const std::string &content) const {
+    std::string file = path(name);
+    std::filesystem::create_directories(std::filesystem::path(file).parent_path());
+    std::ofstream(file, std::ios::binary) << content;
+    return file;
 }
 
 bool run_until(Scheduler &scheduler, const std::function<bool()> &is_done, Duration limit) {

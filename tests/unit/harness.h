@@ -31,6 +31,22 @@ synergy::Socket listening_tcp(const synergy::Endpoint &at, int backlog = 16);
 /// A TCP connection of this host to itself: the accepted end first.
 std::pair<synergy::Socket, synergy::Socket> tcp_pair();
 
+/// A directory that goes away with the value.
+class Directory {
+  public:
+    Directory();
+    ~Directory();
+    Directory(const Directory &) = delete;
+    Directory &operator=(const Directory &) = delete;
+
+    [[nodiscard]] std::string path(const std::string &name) const { return path_ + "/" + name; }
+    /// Makes the directories as well; gives the path.
+    std::string write(const std::string &name, const std::string &content) const;
+
+  private:
+    std::string path_;
+};
+
 /// Whether a read finds something (data, end of file, a connection to accept) within `limit`.
 bool is_readable(int fd, synergy::Duration limit);
 

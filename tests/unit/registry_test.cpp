@@ -7,6 +7,8 @@
 
 #include <arpa/inet.h>
 #include <cstring>
+#include <filesystem>
+#include <netinet/tcp.h>
 
 using namespace synergy;
 using std::chrono::milliseconds;
@@ -39,21 +41,43 @@ ServerSocket server(const Endpoint &local, bool takes_v4 = false) {
 const Endpoint v6_peer = v6("2001:db8:b::5", 5555);
 const Endpoint v4_peer = v4("198.51.100.5", 5555);
 
-/// A registry whose punches go to a port of this host where a listener takes no more connections,
-/// so that a SYN stays without an answer, and the host of the whole thing.
+/// A port of this host where a listener takes no more connections: a SYN stays without an answer.
+struct DeafPeer {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0), 0);
+    Socket filling{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+
+    DeafPeer() {
+        Endpoint at = address();
+        REQUIRE(::connect(filling.fd(), at.data(), at.length()) == 0);
+    }
+    [[nodiscard]] Endpoint address() const { return listener.local(); }
+};
+
+/// How many punches are on their way: sockets of this process that a SYN has left from (tcp(7),
+/// TCP_INFO).
+std::size_t punching() {
+    std::size_t count = 0;
+    for (int fd : harness::open_descriptors()) {
+        tcp_info info{};
+        socklen_t length = sizeof info;
+        constexpr int syn_sent = 2;
+        count += getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+                         info.tcpi_state == syn_sent
+                     ? 1U
+                     : 0U;
+    }
+    return count;
+}
+
+/// A registry whose punches go to such a peer, and the host of the whole thing.
 struct Bench {
     Scheduler scheduler;
     Handoff handoff{scheduler, Family::get(), 0};
     Settings settings;
-    Registry registry{scheduler, settings, handoff};
-    Socket deaf_peer = harness::listening_tcp(Endpoint::loopback(AF_INET, 0), 0);
-    Socket filling{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    Registry registry{scheduler, settings, handoff, {}};
+    DeafPeer deaf_peer;
 
-    Bench() {
-        Endpoint at = peer();
-        REQUIRE(::connect(filling.fd(), at.data(), at.length()) == 0);
-    }
-    [[nodiscard]] Endpoint peer() const { return deaf_peer.local(); }
+    [[nodiscard]] Endpoint peer() const { return deaf_peer.address(); }
 };
 
 Socket reusable_listener() {
@@ -99,8 +123,8 @@ TEST_CASE("registry: a socket without a peer in reach has no hole") {
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    CHECK(bench.registry.open(*socket, {{v6_peer, 3}}, Socket()) == ENOENT);
-    CHECK(bench.registry.open(*socket, {}, Socket()) == ENOENT);
+    CHECK(bench.registry.open(*socket, {v6_peer, 3}, Socket()) == ENOENT);
+    CHECK(bench.registry.open_all(*socket, Socket()) == ENOENT);
     CHECK(harness::open_descriptors() == before);
 }
 
@@ -110,10 +134,10 @@ TEST_CASE("registry: one punching socket a peer, and close() ends it at once") {
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    CHECK(bench.registry.open(*socket, {{bench.peer(), 3}}, Socket()) == 0);
+    CHECK(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
     // The same again: nothing new.
-    CHECK(bench.registry.open(*socket, {{bench.peer(), 3}}, Socket()) == 0);
+    CHECK(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
     bench.registry.close(listener.fd() + 1000);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
@@ -128,7 +152,7 @@ TEST_CASE("registry: holes stay as long as any descriptor of the socket's does")
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    REQUIRE(bench.registry.open(*socket, {{bench.peer(), 3}}, Socket()) == 0);
+    REQUIRE(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
     {
         Socket copy(dup(listener.fd()));
         bench.registry.close(listener.fd());
@@ -156,7 +180,7 @@ TEST_CASE("registry: a UDP socket is sent from by its duplicate") {
     auto socket = describe(server_socket.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    CHECK(bench.registry.open(*socket, {{peer.local(), 7}}, Socket(dup(server_socket.fd()))) == 0);
+    CHECK(bench.registry.open(*socket, {peer.local(), 7}, Socket(dup(server_socket.fd()))) == 0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
 
     // On loopback no router counts it down, so it arrives: empty, from the server's own port, with
@@ -182,4 +206,47 @@ TEST_CASE("registry: a UDP socket is sent from by its duplicate") {
     CHECK(hop_limit == 7);
     // The server's own datagrams keep theirs.
     CHECK(server_socket.get(IPPROTO_IP, IP_TTL, 0) == peer.get(IPPROTO_IP, IP_TTL, 1));
+}
+
+TEST_CASE("registry: holes come and go with the config file") {
+    harness::Directory directory;
+    const std::string file = directory.write("synergy.toml", "");
+    const Settings settings = load_settings([&](const char *name) {
+        return std::strcmp(name, "SYNERGY_CONFIG") == 0 ? file.c_str() : nullptr;
+    });
+    Bench bench;
+    Registry registry{bench.scheduler, settings, bench.handoff, {}};
+    Socket listener = reusable_listener();
+    auto socket = describe(listener.fd());
+    REQUIRE(socket);
+    // Nobody is to come in yet.
+    CHECK(registry.open_all(*socket, Socket()) == 0);
+    harness::run_until(
+        bench.scheduler, [] { return false; }, milliseconds(200));
+    CHECK(punching() == 0);
+    const auto come_to = [&](std::size_t count) {
+        return harness::run_until(
+            bench.scheduler, [&] { return punching() == count; }, milliseconds(1000));
+    };
+    DeafPeer another;
+    const std::string peer = "peers = ['" + bench.peer().text() + "']\nhops = 3\n";
+    const std::string other = "peers = ['" + another.address().text() + "']\nhops = 3\n";
+
+    directory.write("synergy.toml", peer);
+    CHECK(come_to(1));
+    directory.write("peers.d/other.toml", other);
+    CHECK(come_to(2));
+    // The program's own wish outlives the file's.
+    CHECK(registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
+    directory.write("synergy.toml", "");
+    harness::run_until(
+        bench.scheduler, [] { return false; }, milliseconds(300));
+    CHECK(punching() == 2);
+    std::filesystem::remove(directory.path("peers.d/other.toml"));
+    CHECK(come_to(1));
+    // Nothing is watched any more when there is nothing to punch for.
+    const auto before = harness::open_descriptors().size();
+    registry.close(listener.fd());
+    CHECK(punching() == 0);
+    CHECK(harness::open_descriptors().size() + 2 <= before);
 }

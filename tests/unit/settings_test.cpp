@@ -1,3 +1,4 @@
+#include "harness.h"
 #include "settings.h"
 
 #include <doctest/doctest.h>
@@ -7,11 +8,11 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <random>
 
 using namespace synergy;
+using harness::Directory;
 
 namespace {
 
@@ -55,31 +56,6 @@ std::string problem_of(std::string_view text) {
     return problems;
 }
 
-/// A directory that goes away with the value.
-class Directory {
-  public:
-    Directory() {
-        std::string name = (std::filesystem::temp_directory_path() / "synergy-XXXXXX").string();
-        REQUIRE(mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    ~Directory() { std::filesystem::remove_all(path_); }
-    Directory(const Directory &) = delete;
-    Directory &operator=(const Directory &) = delete;
-
-    [[nodiscard]] std::string path(const std::string &name) const { return path_ + "/" + name; }
-
-    std::string write(const std::string &name, const std::string &content) const {
-        const std::string file = path(name);
-        std::filesystem::create_directories(std::filesystem::path(file).parent_path());
-        std::ofstream(file, std::ios::binary) << content;
-        return file;
-    }
-
-  private:
-    std::string path_;
-};
-
 /// Settings from a config file of this content; problems with "FILE" for its name.
 Settings load_file(const std::string &content, Variables variables = {}) {
     const Directory directory;
@@ -93,13 +69,40 @@ Settings load_file(const std::string &content, Variables variables = {}) {
     return settings;
 }
 
+Endpoint v4_address(const std::string &text) {
+    std::string problems;
+    const std::vector<Peer> found = peers(text + ":1", problems);
+    REQUIRE(problems == "");
+    return found.at(0).address;
+}
+
 const char *const good_peer = "[2001:db8::5]:5555";
 
 } // namespace
 
+TEST_CASE("bounds of the automatic hop limit") {
+    CHECK(load({}).hop_bounds == HopBounds{1, 254});
+    const Settings bounded = load({{"SYNERGY_HOPS_MIN", "2"}, {"SYNERGY_HOPS_MAX", "6"}});
+    CHECK(bounded.problems.empty());
+    CHECK(bounded.hop_bounds == HopBounds{2, 6});
+    CHECK(load({{"SYNERGY_HOPS_MIN", "4"}, {"SYNERGY_HOPS_MAX", "4"}}).problems.empty());
+    const Settings empty = load({{"SYNERGY_HOPS_MIN", "7"}, {"SYNERGY_HOPS_MAX", "6"}});
+    CHECK(lines(empty.problems) ==
+          "SYNERGY_HOPS_MAX: '6': expected a hop limit from 1 to 254, not below hops_min\n");
+    CHECK(empty.hop_bounds == HopBounds{});
+
+    const Directory directory;
+    const std::string file = directory.write("s.toml", "hops_min = 3\nhops_max = 9\n");
+    CHECK(load({{"SYNERGY_CONFIG", file}}).hop_bounds == HopBounds{3, 9});
+    // The environment wins, one by one.
+    CHECK(load({{"SYNERGY_CONFIG", file}, {"SYNERGY_HOPS_MAX", "5"}}).hop_bounds ==
+          HopBounds{3, 5});
+}
+
 TEST_CASE("without settings there is nothing to do") {
     const Settings settings = load({});
-    CHECK(settings.rules.empty());
+    CHECK_FALSE(settings.has_peers());
+    CHECK_FALSE(settings.applies_to(4444));
     CHECK(settings.problems.empty());
     CHECK(settings.targets_for(Transport::tcp, 4444).empty());
     CHECK(settings.refresh == std::chrono::seconds(20));
@@ -168,20 +171,27 @@ TEST_CASE("a wrong peer is named, and what was expected") {
         CHECK(problem_of(text) == "P: '" + text + host);
 
     const std::string peer =
-        "': expected an address and a port, as [2001:db8::5]:5555 or 198.51.100.5:5555\n";
-    for (const std::string text : {"192.0.2.1", "[2001:db8::5]", "[2001:db8::5]5555", "[::2]x:5"})
+        "': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or "
+        "laptop.example.net:5555\n";
+    for (const std::string text :
+         {"192.0.2.1", "[2001:db8::5]", "[2001:db8::5]5555", "[::2]x:5", "host"})
         CHECK(problem_of(text) == "P: '" + text + peer);
 
     const std::string brackets = "': expected an IPv6 address in brackets, as [2001:db8::5]:5555\n";
     for (const std::string text : {"2001:db8::5", "2001:db8::5:5555", "::1", "::", "fe80::1%lo"})
         CHECK(problem_of(text) == "P: '" + text + brackets);
 
-    const std::string names =
-        "': expected an address: host names are not resolved yet, write [2001:db8::5]:5555 or "
-        "198.51.100.5:5555\n";
+    const std::string names = "': expected a host name of at most 253 bytes, with 1 to 63 between "
+                              "the dots and no '-' at either end\n";
+    const std::string label(64, 'a');
+    std::string name = "a";
+    while (name.size() < 254)
+        name += ".a";
     for (const std::string text :
-         {"host.example:5555", "localhost:5", "a-b_c.example.:1", "b\xc3\xbc.example:1", "host"})
+         {"a..example:5", ".example:5", "host.example..:5", "-a.example:5", "a-.example:5"})
         CHECK(problem_of(text) == "P: '" + text + names);
+    CHECK(problem_of(label + ":5") == "P: '" + label + ":5" + names);
+    CHECK(problem_of(name + ":5").ends_with(names));
 
     const std::string inside = "': expected an IPv6 address between the brackets\n";
     for (const std::string text : {"[192.0.2.1]:5", "[]:5", "[host.example]:5", "[1::2::3]:5"})
@@ -195,9 +205,41 @@ TEST_CASE("a wrong peer is named, and what was expected") {
           "P: '[2001:db8::5:5555': expected ']' after the IPv6 address\n");
 }
 
+TEST_CASE("host names") {
+    for (const std::string host : {"host.example", "localhost", "a-b_c.example.",
+                                   "b\xc3\xbc.example", "x", "1and1.example"}) {
+        std::string problems;
+        const std::vector<Peer> found = peers(host + ":5555-5560", problems);
+        CHECK(problems == "");
+        REQUIRE(found.size() == 1);
+        CHECK(found[0] == Peer{{}, 5555, 5560, host});
+    }
+}
+
+TEST_CASE("the targets of a host name are the addresses that are known of it") {
+    Settings settings = load({{"SYNERGY_PEERS", "laptop.example:5-6 192.0.2.9:7"},
+                              {"SYNERGY_PORTS", "4444"},
+                              {"SYNERGY_HOPS", "4"}});
+    CHECK(settings.hosts() == std::set<std::string>{"laptop.example"});
+    CHECK(settings.may_gain(Transport::tcp, 4444));
+    CHECK_FALSE(settings.may_gain(Transport::tcp, 4445));
+    CHECK(settings.applies_to(4444));
+    CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.9:7/4");
+    settings.addresses["laptop.example"] = {v4_address("192.0.2.1"), v4_address("192.0.2.9")};
+    CHECK(targets(settings, Transport::tcp, 4444) ==
+          "192.0.2.1:5/4 192.0.2.1:6/4 192.0.2.9:5/4 192.0.2.9:6/4 192.0.2.9:7/4");
+    CHECK_FALSE(load({{"SYNERGY_PEERS", "192.0.2.9:7"}}).may_gain(Transport::tcp, 4444));
+
+    // Whatever a name server says: no more holes than a list of addresses could bring.
+    settings = load({{"SYNERGY_PEERS", "laptop.example:1-4000"}});
+    for (int i = 1; i < 200; i++)
+        settings.addresses["laptop.example"].push_back(v4_address("192.0.2." + std::to_string(i)));
+    CHECK(settings.targets_for(Transport::tcp, 4444).size() == 4096);
+}
+
 TEST_CASE("a wrong peer doesn't keep the others out") {
     std::string problems;
-    CHECK(peers("192.0.2.1:5,host:6,[2001:db8::5]:7", problems).size() == 2);
+    CHECK(peers("192.0.2.1:5,host:,[2001:db8::5]:7", problems).size() == 2);
     CHECK(std::count(problems.begin(), problems.end(), '\n') == 1);
 }
 
@@ -293,6 +335,10 @@ TEST_CASE("what would punch elsewhere or otherwise than meant stops all punching
         {"SYNERGY_HOPS", "3 ", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS", "Auto", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS", "99999999999", "a hop limit from 1 to 254, or auto"},
+        {"SYNERGY_HOPS_MIN", "0", "a hop limit from 1 to 254"},
+        {"SYNERGY_HOPS_MIN", "auto", "a hop limit from 1 to 254"},
+        {"SYNERGY_HOPS_MAX", "255", "a hop limit from 1 to 254"},
+        {"SYNERGY_HOPS_MAX", "4x", "a hop limit from 1 to 254"},
         {"SYNERGY_PORTS", "0", "a port from 1 to 65535, or a range as 5000-5010"},
         {"SYNERGY_PORTS", "http", "a port from 1 to 65535, or a range as 5000-5010"},
         {"SYNERGY_PORTS", "6-5", "a range whose first port is not above its last"},
@@ -438,9 +484,10 @@ TEST_CASE("the environment wins over the file") {
 }
 
 TEST_CASE("peers of the environment that are all wrong don't bring those of the file back") {
-    const Settings settings = load_file("peers = ['192.0.2.1:1']", {{"SYNERGY_PEERS", "host:5"}});
+    const Settings settings = load_file("peers = ['192.0.2.1:1']", {{"SYNERGY_PEERS", "host:"}});
     CHECK(settings.problems.size() == 1);
-    CHECK(settings.rules.empty());
+    CHECK_FALSE(settings.has_peers());
+    CHECK_FALSE(settings.follows_file);
 }
 
 TEST_CASE("a section may be without peers") {
@@ -458,15 +505,13 @@ TEST_CASE("mistakes in the file are named by line and column") {
         const char *line;
         bool punches;
     } cases[] = {
-        {"peers = ['192.0.2.1:1', 'host:5']",
-         "FILE:1:25: 'host:5': expected an address: host names are not resolved yet, write "
-         "[2001:db8::5]:5555 or 198.51.100.5:5555",
-         true},
+        {"peers = ['192.0.2.1:1', 'host:x']",
+         "FILE:1:25: 'host:x': expected a port from 1 to 65535, or a range as 5000-5010", true},
         {"peers = ['192.0.2.1:1', 5]", "FILE:1:25: '5': expected an IPv4 address as 198.51.100.5",
          true},
         {"peers = ['192.0.2.1:1', [1, 2]]",
-         "FILE:1:25: '[1, 2]': expected an address and a port, as [2001:db8::5]:5555 or "
-         "198.51.100.5:5555",
+         "FILE:1:25: '[1, 2]': expected a host and a port, as [2001:db8::5]:5555, "
+         "198.51.100.5:5555 or laptop.example.net:5555",
          true},
         {"peers = ['192.0.2.1:1']\nhops = 300",
          "FILE:2:8: '300': expected a hop limit from 1 to 254, or auto", false},
@@ -474,6 +519,12 @@ TEST_CASE("mistakes in the file are named by line and column") {
          "FILE:2:8: '3.5': expected a hop limit from 1 to 254, or auto", false},
         {"# \xc3\xbc\npeers = ['192.0.2.1:1']\n\nhops = [3]",
          "FILE:4:8: '[3]': expected a hop limit from 1 to 254, or auto", false},
+        {"peers = ['192.0.2.1:1']\nhops_min = 0",
+         "FILE:2:12: '0': expected a hop limit from 1 to 254", false},
+        {"peers = ['192.0.2.1:1']\nhops_max = 'auto'",
+         "FILE:2:12: 'auto': expected a hop limit from 1 to 254", false},
+        {"peers = ['192.0.2.1:1']\nhops_min = 5\nhops_max = 4",
+         "FILE:3:12: '4': expected a hop limit from 1 to 254, not below hops_min", false},
         {"peers = ['192.0.2.1:1']\nrefresh = true",
          "FILE:2:11: 'true': expected whole seconds from 1 to 3600", false},
         {"peers = ['192.0.2.1:1']\nlocal = [1979-05-27]",
@@ -487,11 +538,13 @@ TEST_CASE("mistakes in the file are named by line and column") {
         {"peers = ['192.0.2.1:1']\nlog_file = \"a\\u0000b\"",
          "FILE:2:12: 'a\\x00b': expected a path, stderr or syslog", true},
         {"peers = ['192.0.2.1:1']\nhop = 3",
-         "FILE:2:1: 'hop': expected one of the keys peers, hops, local, refresh, log, log_file, "
+         "FILE:2:1: 'hop': expected one of the keys peers, hops, hops_min, hops_max, local, "
+         "refresh, log, log_file, "
          "listen",
          true},
         {"peers = ['192.0.2.1:1']\n[other]\nhops = 300",
-         "FILE:2:2: 'other': expected one of the keys peers, hops, local, refresh, log, log_file, "
+         "FILE:2:2: 'other': expected one of the keys peers, hops, hops_min, hops_max, local, "
+         "refresh, log, log_file, "
          "listen",
          true},
         {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 1\nprot = 'tcp'",
@@ -673,7 +726,8 @@ std::string mutate(std::string text, std::mt19937 &random) {
 void check_sound(const std::vector<Peer> &list) {
     std::size_t wrong = 0;
     for (const Peer &peer : list) {
-        wrong += peer.address.empty() || peer.address.is_wildcard() || peer.address.is_multicast();
+        wrong += peer.address.empty() == peer.host.empty();
+        wrong += peer.address.is_wildcard() || peer.address.is_multicast();
         wrong += peer.address.is_v4_mapped() || peer.address.port() != 0;
         wrong += peer.first_port == 0 || peer.first_port > peer.last_port;
     }
@@ -694,6 +748,174 @@ void check_sound(const Settings &settings) {
 }
 
 } // namespace
+
+namespace {
+
+/// A config directory that changes, and the settings as they are read from it again and again.
+class Edited {
+  public:
+    explicit Edited(const std::string &content, Variables variables = {}) {
+        variables["SYNERGY_CONFIG"] = write("synergy.toml", content);
+        settings = load(variables);
+    }
+    std::string write(const std::string &name, const std::string &content) {
+        return directory_.write(name, content);
+    }
+    void link(const std::string &name, const std::string &to) {
+        std::filesystem::create_symlink(to, directory_.path(name));
+    }
+    void remove(const std::string &name) { std::filesystem::remove_all(directory_.path(name)); }
+    /// What is punched for TCP port 4444, and the problems, with "DIR" for the directory.
+    std::string reload() {
+        settings = reload_settings(settings);
+        return now();
+    }
+    [[nodiscard]] std::string now() const {
+        std::string all = targets(settings, Transport::tcp, 4444);
+        for (const Problem &problem : settings.problems) {
+            std::string line = problem.line();
+            for (std::size_t at; (at = line.find(directory_.path("."))) != std::string::npos;)
+                line.replace(at, directory_.path(".").size() - 1, "DIR/");
+            const std::string path = directory_.path("");
+            for (std::size_t at; (at = line.find(path)) != std::string::npos;)
+                line.replace(at, path.size(), "DIR/");
+            all += "\n" + line;
+        }
+        return all;
+    }
+
+    Settings settings;
+
+  private:
+    Directory directory_;
+};
+
+} // namespace
+
+TEST_CASE("peers.d: what stands there is added, in the order of the names") {
+    Edited edited("peers = ['192.0.2.1:1']\nhops = 5\n");
+    CHECK(edited.settings.follows_file);
+    CHECK(edited.now() == "192.0.2.1:1/5");
+    edited.write("peers.d/b.toml", "peers = ['192.0.2.3:1']\nhops = 7");
+    edited.write("peers.d/a.toml", "peers = '192.0.2.2:1, 192.0.2.1:1'");
+    edited.write("peers.d/.c.toml", "peers = '192.0.2.4:1'");
+    edited.write("peers.d/c.toml~", "peers = '192.0.2.4:1'");
+    edited.write("peers.d/d.toml/e.toml", "peers = '192.0.2.4:1'");
+    CHECK(edited.reload().starts_with("192.0.2.1:1/5 192.0.2.2:1/5 192.0.2.3:1/7\n"
+                                      "DIR/peers.d: 'DIR/peers.d/d.toml': expected a file that can "
+                                      "be read: Is a directory"));
+    edited.remove("peers.d/d.toml");
+    CHECK(edited.reload() == "192.0.2.1:1/5 192.0.2.2:1/5 192.0.2.3:1/7");
+    edited.remove("peers.d/a.toml");
+    CHECK(edited.reload() == "192.0.2.1:1/5 192.0.2.3:1/7");
+    edited.remove("peers.d");
+    CHECK(edited.reload() == "192.0.2.1:1/5");
+}
+
+TEST_CASE("peers.d: ports and protocols") {
+    Edited edited("hops = 5\n[[listen]]\nport = 4444\nprotocol = 'tcp'\nhops = 6");
+    CHECK(edited.now() == "");
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1']");
+    edited.write("peers.d/b.toml", "peers = ['192.0.2.3:1']\nport = '80-81'\nprotocol = 'udp'");
+    edited.reload();
+    // Without a port: what there are sections for.
+    CHECK(targets(edited.settings, Transport::tcp, 4444) == "192.0.2.2:1/6");
+    CHECK(targets(edited.settings, Transport::udp, 4444) == "");
+    CHECK(targets(edited.settings, Transport::udp, 80) == "192.0.2.3:1/5");
+    CHECK(targets(edited.settings, Transport::tcp, 80) == "");
+    CHECK(targets(edited.settings, Transport::udp, 82) == "");
+    // Whatever the ports are, a later edit may name them.
+    CHECK(edited.settings.may_gain(Transport::sctp, 9));
+    CHECK(edited.settings.applies_to(9));
+}
+
+TEST_CASE("peers.d: a file with a mistake is none, and doesn't keep the others out") {
+    Edited edited("peers = ['192.0.2.1:1']");
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1', '192.0.2.3:x']");
+    edited.write("peers.d/b.toml", "peers = ['192.0.2.4:1'");
+    edited.write("peers.d/c.toml", "peers = ['192.0.2.5:1']\nport = 0");
+    edited.write("peers.d/d.toml", "peers = ['192.0.2.6:1']\npeer = 0");
+    edited.write("peers.d/e.toml", "peers = ['192.0.2.7:1']");
+    const std::string said = edited.reload();
+    CHECK(
+        said.starts_with("192.0.2.1:1/0 192.0.2.7:1/0\nDIR/peers.d/a.toml:1:25: '192.0.2.3:x': "));
+    CHECK(said.find("DIR/peers.d/b.toml:1:") != std::string::npos);
+    CHECK(said.find("DIR/peers.d/c.toml:2:8: '0': expected a port") != std::string::npos);
+    CHECK(said.find("DIR/peers.d/d.toml:2:1: 'peer': expected one of the keys port, protocol, "
+                    "peers, hops") != std::string::npos);
+
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1', '192.0.2.3:3']");
+    for (const char *name : {"b", "c", "d"})
+        edited.remove(std::string("peers.d/") + name + ".toml");
+    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.2:1/0 192.0.2.3:3/0 192.0.2.7:1/0");
+    // What was right once stays until it is right again, or gone.
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1', '192.0.2.3:y']");
+    CHECK(edited.reload().starts_with(
+        "192.0.2.1:1/0 192.0.2.2:1/0 192.0.2.3:3/0 192.0.2.7:1/0\nDIR/peers.d/a.toml:1:25: "));
+    edited.remove("peers.d/a.toml");
+    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.7:1/0");
+}
+
+TEST_CASE("peers.d: nothing is punched for its peers either where a setting is wrong") {
+    for (const Variables &wrong : {Variables{{"SYNERGY_HOPS_MAX", "l0"}}, Variables{}}) {
+        Edited edited(wrong.empty() ? "local = 'x'" : "", wrong);
+        edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1']\nport = 4444");
+        CHECK(edited.reload().starts_with("\n"));
+        edited.write("synergy.toml", "");
+        CHECK(edited.reload().starts_with(wrong.empty() ? "192.0.2.2:1/0" : "\n"));
+    }
+}
+
+TEST_CASE("peers.d: where it can't be read, what was in it stays") {
+    Edited edited("peers = ['192.0.2.1:1']");
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1']");
+    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.2:1/0");
+    edited.remove("peers.d");
+    edited.link("peers.d", "peers.d"); // to itself
+    CHECK(edited.reload() ==
+          "192.0.2.1:1/0 192.0.2.2:1/0\nconfig directory: 'DIR/peers.d': expected a directory that "
+          "can be read: Too many levels of symbolic links");
+    edited.remove("peers.d");
+    edited.write("peers.d", "no directory");
+    CHECK(edited.reload() == "192.0.2.1:1/0");
+}
+
+TEST_CASE("a broken edit keeps what the file said before") {
+    Edited edited("peers = ['192.0.2.1:1']\nrefresh = 9");
+    for (const char *broken : {"peers = ['192.0.2.2:1', 'x']", "peers = ['192.0.2.2:1'",
+                               "peers = ['192.0.2.2:1']\nhops = 0", "[[[", "pears = []"}) {
+        edited.write("synergy.toml", broken);
+        CHECK(edited.reload().starts_with("192.0.2.1:1/0\nDIR/synergy.toml:"));
+        CHECK(edited.settings.refresh == std::chrono::seconds(9));
+    }
+    // And peers.d goes on.
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.3:1']");
+    CHECK(edited.reload().starts_with("192.0.2.1:1/0 192.0.2.3:1/0\nDIR/synergy.toml:"));
+    edited.remove("synergy.toml");
+    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.3:1/0\nconfig file: 'DIR/synergy.toml': "
+                             "expected a file that can be read: No such file or directory");
+    edited.write("synergy.toml", "peers = ['192.0.2.2:1']");
+    CHECK(edited.reload() == "192.0.2.2:1/0 192.0.2.3:1/0");
+    edited.write("synergy.toml", "");
+    CHECK(edited.reload() == "192.0.2.3:1/0");
+}
+
+TEST_CASE("a mistake in the environment doesn't keep the file from being read again") {
+    Edited edited("peers = ['192.0.2.1:1']", {{"SYNERGY_LOG", "loud"}});
+    edited.write("synergy.toml", "peers = ['192.0.2.2:1']");
+    CHECK(edited.reload().starts_with("192.0.2.2:1/0\nSYNERGY_LOG: 'loud': "));
+}
+
+TEST_CASE("a file that a variable overrules is not followed, nor is one that can't change") {
+    const Directory directory;
+    const std::string file = directory.write("synergy.toml", "peers = ['192.0.2.1:1']");
+    static_cast<void>(directory.write("peers.d/a.toml", "peers = ['192.0.2.2:1']"));
+    const Settings settings = load({{"SYNERGY_CONFIG", file}, {"SYNERGY_PEERS", "192.0.2.3:1"}});
+    CHECK_FALSE(settings.follows_file);
+    CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.3:1/0");
+    CHECK_FALSE(settings.may_gain(Transport::tcp, 4444));
+    CHECK_FALSE(load({}).follows_file);
+}
 
 TEST_CASE("damaged texts neither crash nor throw, and nothing unsound comes of them") {
     std::mt19937 random(4444); // NOLINT: the same texts each time

@@ -3,9 +3,11 @@
 Run by /usr/bin/python3 -m pytest; SYNERGY_BUILD names the build directory (default: build).
 """
 
+import json
 import os
 import re
 import shutil
+import socket
 import stat
 import struct
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
 SYNERGY = BUILD / "src" / "synergy"
+LISTENDEMO = BUILD / "src" / "listendemo"
 LIBRARY = BUILD / "preload" / "libsynergy.so"
 
 PEER = "[2001:db8::5]:5555"
@@ -41,6 +44,22 @@ def synergy(tmp_path):
         )
 
     return run
+
+
+def kernel_has_sctp():
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+        return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(kernel_has_sctp(), reason="this kernel has SCTP")
+def test_listendemo_says_that_the_kernel_has_no_sctp(synergy):
+    result = synergy("sctp", "::1", 4444, "2001:db8::5", 5555, 2, program=LISTENDEMO)
+    assert result.returncode == 1
+    assert result.stderr == ("listendemo: this kernel has no SCTP; `modprobe sctp` loads it where "
+                             "it is a module\n")
 
 
 def refused(result, message):
@@ -147,18 +166,15 @@ def test_dashes_before_the_command_can_be_left_out(synergy):
 
 
 def test_settings_that_are_wrong(synergy):
-    names = (
-        "expected an address: host names are not resolved yet, write [2001:db8::5]:5555 or "
-        "198.51.100.5:5555\n"
-    )
+    port = "expected a port from 1 to 65535, or a range as 5000-5010\n"
     hops = "expected a hop limit from 1 to 254, or auto\n"
     assert refused(
-        synergy("run", "--peer", PEER, "--peer", "host:5", "--hops", "255", "--", "echo", "x"),
-        f"synergy: --peer: 'host:5': {names}synergy: --hops: '255': {hops}",
+        synergy("run", "--peer", PEER, "--peer", "host:x", "--hops", "255", "--", "echo", "x"),
+        f"synergy: --peer: 'host:x': {port}synergy: --hops: '255': {hops}",
     )
     assert refused(
-        synergy("run", "--", "echo", "started", SYNERGY_PEERS="host:5", SYNERGY_HOPS="0"),
-        f"synergy: SYNERGY_PEERS: 'host:5': {names}synergy: SYNERGY_HOPS: '0': {hops}",
+        synergy("run", "--", "echo", "started", SYNERGY_PEERS="host:x", SYNERGY_HOPS="0"),
+        f"synergy: SYNERGY_PEERS: 'host:x': {port}synergy: SYNERGY_HOPS: '0': {hops}",
     )
     assert refused(
         synergy("run", "--peer", PEER, "--", "echo", "started", SYNERGY_LOG="loud"),
@@ -225,7 +241,7 @@ def test_the_installed_example(synergy, tmp_path):
     config.write_text(re.sub(r"(?m)^#(?=[\w\[])", "", example))
     result = synergy("run", "--config", config, "--", "true")
     assert (result.returncode, result.stderr) == (0, "")
-    for setting in "peers hops local refresh log log_file port protocol".split():
+    for setting in "peers hops hops_min hops_max local refresh log log_file port protocol".split():
         assert re.search(rf"(?m)^{setting} = ", config.read_text())
 
 
@@ -354,3 +370,65 @@ def test_where_the_library_is(synergy, tmp_path):
     link.symlink_to(program)
     result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", program=link)
     assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
+
+
+def test_probe_help(synergy):
+    result = synergy("probe", "--help")
+    assert result.returncode == 0
+    for word in "PEER", "--from ADDR", "--json", "hop_limit", "Exit status":
+        assert word in result.stdout
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+    assert "probe " in synergy("--help").stdout
+
+
+def test_probe_usage_errors(synergy):
+    peer = "expected an address or host name, as [2001:db8::5]:5555"
+    assert refused(synergy("probe"), "synergy: PEER is required\n")
+    for text in "127.0.0.1:0", "127.0.0.1:70000", "localhost:http", "::", "0.0.0.0:1", "ff02::1":
+        result = synergy("probe", text)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"synergy: PEER: '{text}': {peer}: "), result.stderr
+    assert refused(
+        synergy("probe", "::1", "--from", "here"),
+        "synergy: --from: 'here': expected an address of this host, as 2001:db8::11\n",
+    )
+    assert refused(
+        synergy("probe", "::1", "--from", "127.0.0.1"),
+        "synergy: --from: '127.0.0.1': expected an address of the peer's family\n",
+    )
+    assert refused(
+        synergy("probe", "::1", SYNERGY_HOPS_MAX="many"),
+        "synergy: SYNERGY_HOPS_MAX: 'many': expected a hop limit from 1 to 254\n",
+    )
+
+
+def test_probe_of_this_host(synergy):
+    """Every way to write a peer; no hop limit is found, since no router lies between."""
+    for text, address in (
+        ("127.0.0.1:5555", "127.0.0.1"),
+        ("127.0.0.1:5555-5560", "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::ffff:127.0.0.1]:5555", "127.0.0.1"),
+        ("localhost:5555", None),
+        ("localhost", None),
+    ):
+        result = synergy("probe", text, "--json")
+        assert (result.returncode, result.stderr) == (1, ""), text
+        document = json.loads(result.stdout)
+        assert list(document) == [
+            "peer", "source", "on_link", "hops", "hop_limit", "found", "reason",
+        ]  # fmt: skip
+        assert document["peer"] == address or address is None
+        assert document["on_link"] and not document["found"]
+    result = synergy("probe", "127.0.0.1")
+    assert result.stdout.startswith("to 127.0.0.1 from 127.0.0.1\n  1  127.0.0.1 ")
+    result = synergy("probe", "127.0.0.1", "--from", "192.0.2.77")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "synergy: can't probe 127.0.0.1 from 192.0.2.77: Cannot assign requested address\n"
+    )
+    # (Where this is a namespace's, or a machine with no IPv6, "::1" may not be there.)
+    if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text():
+        for text in "[::1]:5555", "[::1]", "::1":
+            document = json.loads(synergy("probe", text, "--json").stdout)
+            assert (document["peer"], document["source"]) == ("::1", "::1")

@@ -25,6 +25,8 @@ extern "C" {
  *   TCP   after listen(): connections of the peer's come out of accept(). Before listen(): the hole
  *         is opened by listen(). Before connect(): nothing is sent, since connect() opens the hole
  *         itself; it may be called, so that both sides can do the same.
+ *   SCTP  one-to-one sockets as TCP. One-to-many sockets: before or after listen(), which opens the
+ *         hole; associations of the peer's come about by themselves.
  *
  * Repeated calls add peers, or renew the hole of the same peer. Without a peer (NULL) it is the one
  * that the socket is connected to.
@@ -35,13 +37,13 @@ extern "C" {
  * Return 0, or -1 and errno:
  *   EBADF           sockfd is not an open descriptor
  *   ENOTSOCK        sockfd is not a socket
- *   EOPNOTSUPP      the socket is of another transport than TCP or UDP
+ *   EOPNOTSUPP      the socket is of another transport than TCP, UDP and SCTP
  *   EAFNOSUPPORT    the address of the peer, or of the socket, is neither IPv6 nor IPv4, or the
  *                   socket can't reach a peer of that family
  *   EINVAL          the hop limit is not 1 to 254 (or -1), the peer has port 0 or a length that
  *                   is too short, or the socket is bound to a loopback address
  *   ENOTCONN        there is no peer: NULL, and the socket is not connected
- *   EISCONN         the TCP socket is connected, to another peer
+ *   EISCONN         the TCP or SCTP socket is connected, to another peer
  *   EADDRINUSE      the port is another user's, so that no second socket may be bound beside it
  *   EAGAIN, EMFILE, ENOMEM, ENETUNREACH, ...
  *                   the punch could not be sent; it is tried again while the socket is there

@@ -2,7 +2,9 @@
  * transcript [sharing] */
 #include "program.h"
 
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/select.h>
 
 static void say(const char *what, long result) {
     printf("%s: %ld %s\n", what, result, result < 0 ? strerrorname_np(errno) : "");
@@ -384,6 +386,105 @@ static void connecting(void) {
     close_kept();
 }
 
+static void waiting(void) {
+    int listener = kept(listener_at(0)), datagrams = kept(bound_at(SOCK_DGRAM, 0));
+    int epoll = kept(epoll_create1(0)), ends[2];
+    NEED(pipe(ends) == 0);
+    kept(ends[0]);
+    kept(ends[1]);
+    struct epoll_event event = {.events = EPOLLIN};
+    TRY(epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event));
+    TRY(epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event));
+    TRY(epoll_ctl(epoll, EPOLL_CTL_DEL, ends[0], NULL));
+    TRY(epoll_ctl(epoll, EPOLL_CTL_ADD, -1, &event));
+    TRY(epoll_ctl(epoll, EPOLL_CTL_ADD, epoll, &event));
+    TRY(epoll_ctl(-1, EPOLL_CTL_ADD, listener, &event));
+    TRY(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], bad));
+    KEEPS_ERRNO(epoll_ctl(epoll, EPOLL_CTL_ADD, datagrams, &event));
+    struct pollfd polled[] = {{.fd = listener, .events = POLLIN},
+                              {.fd = -1, .events = POLLIN},
+                              {.fd = ends[1], .events = POLLOUT},
+                              {.fd = 9999, .events = POLLIN}};
+    struct timespec at_once = {0}, wrong = {.tv_nsec = -1};
+    struct timeval now = {0};
+    TRY(poll(polled, 2, 0));
+    TRY(poll(polled, 4, 0));
+    printf("%d %d %d %d\n", polled[0].revents, polled[1].revents, polled[2].revents,
+           polled[3].revents);
+    TRY(poll(NULL, 0, 0));
+    KEEPS_ERRNO(poll(polled, 1, 0));
+    TRY(ppoll(polled, 4, &at_once, NULL));
+    TRY(ppoll(polled, 1, &wrong, NULL));
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(listener, &set);
+    TRY(select(listener + 1, &set, NULL, NULL, &now));
+    FD_SET(1000, &set);
+    TRY(select(1001, &set, NULL, NULL, &now));
+    TRY(select(-1, NULL, NULL, NULL, &now));
+    FD_ZERO(&set);
+    FD_SET(datagrams, &set);
+    TRY(pselect(datagrams + 1, &set, NULL, NULL, &at_once, NULL));
+    TRY(pselect(0, NULL, NULL, NULL, &wrong, NULL));
+    close_kept();
+}
+
+static void sending(void) {
+    int from = kept(bound_at(SOCK_DGRAM, 0)), at = kept(bound_at(SOCK_DGRAM, 0));
+    struct sockaddr_in6 to = loopback_v6(port_of(at)), none = loopback_v6(0);
+    struct iovec vector = {"hello", 5};
+    struct msghdr message = {
+        .msg_name = &to, .msg_namelen = sizeof to, .msg_iov = &vector, .msg_iovlen = 1};
+    struct msghdr nowhere = {.msg_iov = &vector, .msg_iovlen = 1};
+    struct mmsghdr messages[] = {{.msg_hdr = message}, {.msg_hdr = message}, {.msg_hdr = nowhere}};
+    TRY(sendto(from, "hello", 5, 0, (struct sockaddr *)&to, sizeof to));
+    TRY(sendto(from, "hello", 5, 0, (struct sockaddr *)&to, 3));
+    TRY(sendto(from, "hello", 5, 0, (struct sockaddr *)&none, sizeof none));
+    TRY(sendto(from, "hello", 5, 0, NULL, 0));
+    TRY(sendto(from, bad, 5, 0, (struct sockaddr *)&to, sizeof to));
+    TRY(sendto(from, "hello", 5, 0, bad, sizeof to));
+    TRY(sendto(-1, "hello", 5, 0, NULL, 0));
+    KEEPS_ERRNO(sendto(from, "hello", 5, 0, (struct sockaddr *)&to, sizeof to));
+    TRY(sendmsg(from, &message, 0));
+    TRY(sendmsg(from, &nowhere, 0));
+    TRY(sendmsg(from, bad, 0));
+    KEEPS_ERRNO(sendmsg(from, &message, 0));
+    TRY(sendmmsg(from, messages, 3, 0));
+    TRY(sendmmsg(from, messages + 2, 1, 0));
+    TRY(sendmmsg(from, bad, 2, 0));
+    TRY(sendmmsg(-1, messages, 2, 0));
+    close_kept();
+}
+
+static void becoming(void) {
+    int listener = kept(listener_at(0)), status;
+    pid_t child = fork();
+    if (child == 0) {
+        struct pollfd polled = {.fd = listener, .events = POLLIN};
+        struct epoll_event event = {.events = EPOLLIN};
+        int epoll = epoll_create1(0);
+        KEEPS_ERRNO(setsid());
+        TRY(setsid() == -1);
+        KEEPS_ERRNO(epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event));
+        KEEPS_ERRNO(poll(&polled, 1, 0));
+        pid_t next = fork();
+        if (next == 0) {
+            int result = daemon(1, 1);
+            printf("daemon: %d, a leader %d, listens %d\n", result, getsid(0) == getpid(),
+                   port_of(listener) != 0);
+            fflush(stdout);
+            _exit(0);
+        }
+        NEED(waitpid(next, &status, 0) == next);
+        usleep(200000); /* the daemon's line */
+        _exit(status != 0);
+    }
+    NEED(child > 0);
+    NEED(waitpid(child, &status, 0) == child);
+    printf("child: %d\n", status);
+    close_kept();
+}
+
 int main(int count, char **words) {
     if (count > 1 && strcmp(words[1], "sharing") == 0) {
         sharing();
@@ -409,6 +510,9 @@ int main(int count, char **words) {
         receiving();
         closing();
         connecting();
+        waiting();
+        sending();
+        becoming();
     }
     printf("descriptor %d, again\n", 0);
     bad_descriptors(ends[0]);

@@ -1,0 +1,20 @@
+// A measured path for a person: hop by hop, round trips as bars, and where the punch dies.
+#pragma once
+
+#include "path_json.h"
+
+#include <vector>
+
+namespace synergy {
+
+struct Style {
+    bool color = false;
+    bool unicode = false;
+    int columns = 120; ///< of the terminal, if it is one
+};
+
+/// One line each. Without a choice, the path is still being measured.
+std::vector<std::string> path_picture(const Path &path, const HopChoice *choice, const Names &names,
+                                      const Style &style);
+
+} // namespace synergy

@@ -1,0 +1,261 @@
+#include "probe_command.h"
+
+#include "hop_limit.h"
+#include "path_picture.h"
+#include "path_probe.h"
+
+#include <langinfo.h>
+#include <netdb.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <clocale>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+
+namespace synergy {
+
+namespace {
+
+constexpr int exit_not_found = 1;
+constexpr int exit_refused = 2;
+
+constexpr const char *a_peer = "an address or host name, as [2001:db8::5]:5555";
+constexpr const char *an_address = "an address of this host, as 2001:db8::11";
+
+/// How long names are waited for once the path is known.
+constexpr Duration time_for_names = std::chrono::milliseconds(300);
+
+constexpr const char *json_help = R"(With --json, standard output is one object:
+  peer, source   addresses
+  on_link        true if no router lies between
+  hops           of hop limits 1, 2, ...: hop, answer (none, time-exceeded, prohibited,
+                 unreachable, refused, accepted), and if there is one: address, name,
+                 rtt_ms, probe (udp, tcp)
+  hop_limit      for SYNERGY_HOPS
+  found          false: nothing says where to die, hop_limit is a guess
+  reason         in words
+  error          why nothing could be sent; else missing
+Exit status: 0 found, 1 not found, 2 not tried.)";
+
+/// The first address of a host, or of the numeric address that `host` is.
+Endpoint resolve(const std::string &host, int flags, std::string &error) {
+    addrinfo hints{};
+    hints.ai_flags = flags;
+    hints.ai_socktype = SOCK_DGRAM;
+    addrinfo *list = nullptr;
+    if (const int status = getaddrinfo(host.c_str(), nullptr, &hints, &list); status != 0) {
+        error = gai_strerror(status);
+        return {};
+    }
+    Endpoint first = Endpoint::from(list->ai_addr, list->ai_addrlen).unmapped();
+    freeaddrinfo(list);
+    if (!first.is_wildcard() && !first.is_multicast())
+        return first;
+    error = "the address of one host";
+    return {};
+}
+
+/// PEER as in SYNERGY_PEERS, or without a port, or a host name.
+Endpoint parse_peer(const std::string &text, std::string &error) {
+    std::vector<Problem> problems;
+    if (const std::vector<Peer> peers = parse_peers(text, "PEER", problems); peers.size() == 1) {
+        const Peer &peer = peers[0];
+        return (peer.host.empty() ? peer.address : resolve(peer.host, AI_ADDRCONFIG, error))
+            .with_port(peer.first_port);
+    }
+    if (const Endpoint bare = resolve(text, AI_NUMERICHOST, error); !bare.empty())
+        return bare;
+    std::string host = text;
+    std::uint16_t port = 0;
+    if (text.starts_with('[') && text.ends_with(']')) {
+        host = text.substr(1, text.size() - 2);
+    } else if (const std::size_t colon = text.rfind(':'); colon != std::string::npos) {
+        const char *end = text.data() + text.size();
+        const auto [stopped, status] = std::from_chars(text.data() + colon + 1, end, port);
+        if (status != std::errc() || stopped != end || port == 0) {
+            error = "a port from 1 to 65535";
+            return {};
+        }
+        host = text.substr(0, colon);
+    }
+    return resolve(host, AI_ADDRCONFIG, error).with_port(port);
+}
+
+/// Host names of addresses, looked up beside everything else: a name server may be slow.
+class NameFinder {
+  public:
+    void look_up(const Endpoint &address) {
+        if (!asked_.insert(address.address_text()).second)
+            return;
+        {
+            const std::lock_guard lock(found_->mutex);
+            found_->open++;
+        }
+        // Left behind where it takes too long: what it writes to lives as long as it does.
+        std::thread([address, found = found_] {
+            char host[NI_MAXHOST] = "";
+            const bool is_known = getnameinfo(address.data(), address.length(), host, sizeof host,
+                                              nullptr, 0, NI_NAMEREQD) == 0;
+            const std::lock_guard lock(found->mutex);
+            if (is_known)
+                found->names[address.address_text()] = printable(host);
+            found->open--;
+        }).detach();
+    }
+
+    [[nodiscard]] Names names() const {
+        const std::lock_guard lock(found_->mutex);
+        return found_->names;
+    }
+    [[nodiscard]] bool is_idle() const {
+        const std::lock_guard lock(found_->mutex);
+        return found_->open == 0;
+    }
+
+  private:
+    struct Found {
+        std::mutex mutex;
+        Names names;
+        int open = 0;
+    };
+
+    /// A name comes from whoever runs the address's zone, and goes to a terminal.
+    static std::string printable(const char *host) {
+        std::string shown(host);
+        for (char &c : shown)
+            if (static_cast<unsigned char>(c) < 0x21 || static_cast<unsigned char>(c) > 0x7e)
+                c = '?';
+        return shown;
+    }
+
+    std::shared_ptr<Found> found_ = std::make_shared<Found>();
+    std::set<std::string> asked_;
+};
+
+/// Where the picture goes. On a terminal each drawing replaces the one before.
+class Screen {
+  public:
+    Screen() {
+        std::setlocale(LC_CTYPE, "");
+        const bool is_terminal = ::isatty(STDOUT_FILENO) == 1;
+        style_.unicode = std::strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+        const char *no_color = std::getenv("NO_COLOR"); // https://no-color.org
+        const char *terminal = std::getenv("TERM");
+        is_live_ = is_terminal && terminal != nullptr && std::strcmp(terminal, "dumb") != 0;
+        style_.color = is_live_ && (no_color == nullptr || *no_color == '\0');
+        winsize size{};
+        if (is_terminal && ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+            style_.columns = size.ws_col;
+            rows_ = size.ws_row;
+        }
+    }
+
+    void draw_live(const Path &path, const Names &names) {
+        if (!is_live_)
+            return;
+        std::vector<std::string> lines = path_picture(path, nullptr, names, style_);
+        // What has scrolled away can't be drawn over.
+        if (lines.size() + 1 > rows_)
+            lines.erase(lines.begin(), lines.end() - static_cast<std::ptrdiff_t>(rows_) + 1);
+        draw(lines);
+    }
+
+    void draw_final(const Path &path, const HopChoice &choice, const Names &names) {
+        draw(path_picture(path, &choice, names, style_));
+    }
+
+  private:
+    void draw(const std::vector<std::string> &lines) {
+        std::string text;
+        if (drawn_ > 0)
+            text = "\x1b[" + std::to_string(drawn_) + "F\x1b[J";
+        for (const std::string &line : lines)
+            text += line + "\n";
+        drawn_ = lines.size();
+        std::cout << text << std::flush;
+    }
+
+    bool is_live_ = false;
+    Style style_;
+    std::size_t rows_ = 24;
+    std::size_t drawn_ = 0;
+};
+
+int refuse(const std::string &place, const std::string &text, const std::string &expected) {
+    std::cerr << "synergy: " << Problem{place, text, expected}.line() << '\n';
+    return exit_refused;
+}
+
+} // namespace
+
+CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
+    CLI::App *command = app.add_subcommand(
+        "probe", "Measure the path to PEER, and say at which hop a punch should die.");
+    command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
+        ->type_name("")
+        ->required();
+    command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
+        ->type_name("ADDR");
+    command->add_flag("--json", options.json, "For programs: see below");
+    command->footer(json_help);
+    return command;
+}
+
+int run_probe(const ProbeOptions &options) {
+    const Settings settings =
+        load_settings([](const char *name) -> const char * { return std::getenv(name); });
+    for (const Problem &problem : settings.problems)
+        std::cerr << "synergy: " << problem.line() << '\n';
+    if (!settings.problems.empty())
+        return exit_refused;
+
+    std::string error;
+    const Endpoint peer = parse_peer(options.peer, error);
+    if (peer.empty())
+        return refuse("PEER", options.peer, a_peer + (": " + error));
+    Endpoint source = settings.local_for(peer.family());
+    if (!options.from.empty()) {
+        source = resolve(options.from, AI_NUMERICHOST, error);
+        if (source.empty())
+            return refuse("--from", options.from, an_address);
+        if (source.family() != peer.family())
+            return refuse("--from", options.from, "an address of the peer's family");
+    }
+
+    Scheduler scheduler;
+    Screen screen;
+    NameFinder names;
+    std::optional<Path> path;
+    PathProbe probe(
+        scheduler, peer, source, [&](const Path &measured) { path = measured; },
+        [&](const Hop &hop) {
+            names.look_up(hop.from);
+            if (!options.json)
+                screen.draw_live(probe.path(), names.names());
+        });
+    while (!path)
+        scheduler.run_once(std::chrono::seconds(1));
+    const Time names_due = Clock::now() + time_for_names;
+    while (!names.is_idle() && Clock::now() < names_due)
+        scheduler.run_once(std::chrono::milliseconds(10));
+
+    const HopChoice choice = choose_hop_limit(*path, settings.hop_bounds);
+    if (options.json)
+        std::cout << path_json(*path, choice, names.names()) << std::endl;
+    else if (path->error == 0)
+        screen.draw_final(*path, choice, names.names());
+    if (path->error != 0)
+        std::cerr << "synergy: can't probe " << peer.address_text()
+                  << (source.empty() ? "" : " from " + source.address_text()) << ": "
+                  << std::strerror(path->error) << '\n';
+    return choice.is_found ? 0 : exit_not_found;
+}
+
+} // namespace synergy

@@ -1,0 +1,293 @@
+"""Holes stay open as long as the server is there, whatever the firewall forgets, and no longer."""
+
+import concurrent.futures
+import contextlib
+import errno
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+import clients
+import firewall
+import namespace
+import servers
+from capture import TCP, UDP, Capture
+from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, wait_until
+from topology import SERVER
+from trials import NO_ANSWER, PATIENCE, peers
+
+pytestmark = pytest.mark.usefixtures("library")
+
+TCP_TIMERS = "net/netfilter/nf_conntrack_tcp_timeout_{}"
+UDP_TIMERS = ("net/netfilter/nf_conntrack_udp_timeout",
+              "net/netfilter/nf_conntrack_udp_timeout_stream")
+
+
+def serve(stand, server, source_ports, **settings):
+    port = fresh_port()
+    program = server.start(stand, port, Preload(
+        peers=peers(server.family, source_ports[0], source_ports[-1]), hops=stand.path.hops,
+        **settings))
+    return port, program
+
+
+def call(stand, source_port, port, patience=PATIENCE):
+    """Gives how long it took to get in by TCP."""
+    started = time.monotonic()
+    with clients.tcp_client(stand, 6, source_port, port, patience) as client:
+        took = time.monotonic() - started
+        client.send("hello\n")
+        client.receive_until("hello\n")
+    return took
+
+
+def ask(stand, source_port, port, datagrams=1):
+    """By UDP, a datagram a second; how many it took."""
+    with clients.udp_client(stand, 6, source_port, port, 1) as client:
+        for number in range(1, datagrams + 1):
+            client.send("hello\n")
+            with contextlib.suppress(TimeoutError):
+                client.receive_until("hello\n")
+                return number
+    raise TimeoutError(f"no answer to {datagrams} datagrams")
+
+
+def forgetful(stand, seconds):
+    """Both firewalls forget a half-open connection, or a datagram, after so many seconds."""
+    for node in stand.path.firewalls:
+        namespace.sysctl(stand.path.namespace(node), {
+            TCP_TIMERS.format("syn_sent"): seconds, **{timer: seconds for timer in UDP_TIMERS}})
+
+
+FORGETS_AFTER, RENEWED_EVERY, CALLERS = 5, 4, 60
+
+
+def at_any_moment(stand):
+    """Each from a port of its own, one a second over a minute; and for comparison some to servers
+    whose renewals come too seldom for such a firewall."""
+    forgetful(stand, FORGETS_AFTER)
+    tcp, udp = servers.own_tcp("::"), servers.own_udp("::", "recvfrom")
+    results = {}
+
+    def each_second(name, ask_one, count, first_after=0):
+        def one(index, source_port, port):
+            time.sleep(first_after + index * 1.013)
+            try:
+                return ask_one(stand, source_port, port)
+            except TimeoutError:
+                return None
+        server = tcp if name[0] == "tcp" else udp
+        source_ports = fresh_peer_ports(count)
+        port, _ = serve(stand, server, source_ports, refresh=name[1])
+        work = [pool.submit(one, index, source_port, port)
+                for index, source_port in enumerate(source_ports)]
+        results[name] = work
+
+    with concurrent.futures.ThreadPoolExecutor(3 * CALLERS) as pool:
+        each_second(("tcp", RENEWED_EVERY), lambda *where: call(*where, 9), CALLERS)
+        each_second(("udp", RENEWED_EVERY), lambda *where: ask(*where, 2), CALLERS)
+        each_second(("tcp", 60), lambda *where: call(*where, 9), 5, 44)
+        each_second(("udp", 60), lambda *where: ask(*where, 2), 5, 44)
+    return {name: [item.result() for item in work] for name, work in results.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.background("timers", at_any_moment)
+def test_firewall_with_short_timers(background):
+    found = background.result()
+    took = sorted(time or 99 for time in found["tcp", RENEWED_EVERY])
+    print(f"TCP: half within {took[len(took) // 2]:.2f} s, the slowest {took[-1]:.2f} s;"
+          f" datagrams needed: {sorted(found['udp', RENEWED_EVERY], key=str)}")
+    assert None not in found["tcp", RENEWED_EVERY] and took[-1] <= 8
+    assert None not in found["udp", RENEWED_EVERY]
+    assert found["tcp", 60] == found["udp", 60] == [None] * 5, "there was nothing to renew"
+
+
+HALF_OPEN = 120  # nf_conntrack_tcp_timeout_syn_sent
+
+
+def around_the_end(stand):
+    """Calls in the seconds around the one at which a firewall forgets the first SYN."""
+    moments = [HALF_OPEN - 2 + 0.5 * index for index in range(24)]
+    source_ports = fresh_peer_ports(len(moments))
+    started = time.monotonic() + SETTLING
+    port, _ = serve(stand, servers.own_tcp("::"), source_ports)
+
+    def one(moment, source_port):
+        time.sleep(max(0, started + moment - time.monotonic()))
+        try:
+            return call(stand, source_port, port)
+        except TimeoutError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(len(moments)) as pool:
+        return dict(zip(moments, pool.map(one, moments, source_ports)))
+
+
+@pytest.mark.slow
+@pytest.mark.background("two-minutes", around_the_end)
+def test_hole_that_the_firewall_does_not_prolong(background):
+    found = background.result()
+    print({moment: took and round(took, 2) for moment, took in found.items()})
+    assert None not in found.values()
+    assert max(found.values()) < 4
+
+
+CALLS, WITHIN = 200, 20
+
+
+def whenever_they_call(stand):
+    """At random, each a hole of its own, over one refresh interval from the server's start on: how
+    often each client's kernel had to repeat its SYN."""
+    source_ports = fresh_peer_ports(CALLS)
+    port, _ = serve(stand, servers.own_tcp("::"), source_ports)
+    chance = random.Random(1)
+    moments = [chance.uniform(0, WITHIN) for _ in source_ports]
+
+    def one(moment, source_port):
+        time.sleep(moment)
+        try:
+            with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+                info = client.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                return moment, struct.unpack_from("I", info, 100)[0]  # tcpi_total_retrans
+        except TimeoutError:
+            return moment, None
+
+    with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
+        return list(pool.map(one, moments, source_ports))
+
+
+@pytest.mark.background("guard", whenever_they_call)
+def test_first_syn_is_heard(background):
+    """The time for which a socket is deaf follows the round trip, which is 30 ms here."""
+    found = background.result()
+    repeated = [(round(moment, 2), count) for moment, count in found if count != 0]
+    print(f"{len(repeated)} of {CALLS} repeated their SYN: {sorted(repeated)}")
+    assert None not in [count for _, count in found]
+    # On an idle machine 1 in 25. Where threads wait for a processor, timers are late and the socket
+    # is deaf for longer.
+    assert len(repeated) <= CALLS / (20 if os.getloadavg()[0] < os.cpu_count() / 2 else 8)
+
+
+@pytest.mark.parametrize("how", ("flushed", "reloaded"))
+def test_firewall_forgets_everything(stand, how):
+    """Its table is gone: in again after one renewal at most, and not before."""
+    tcp_ports, udp_ports = fresh_peer_ports(4), fresh_peer_ports(4)
+    tcp_port, _ = serve(stand, servers.own_tcp("::"), tcp_ports, refresh=3)
+    udp_port, _ = serve(stand, servers.own_udp("::", "recvfrom"), udp_ports, refresh=3)
+    call(stand, tcp_ports[0], tcp_port)
+    ask(stand, udp_ports[0], udp_port)
+    time.sleep(6)  # the first renewals, which come sooner, are over
+    firewall.forget_connections(stand.path)
+    if how == "reloaded":
+        firewall.set_profile(stand.path, "lax")
+        firewall.set_profile(stand.path, "strict")
+    for index in (1, 2, 3):
+        assert call(stand, tcp_ports[index], tcp_port) < 5
+        assert ask(stand, udp_ports[index], udp_port, 4) <= 4
+
+
+CLOSED = 10  # nf_conntrack_tcp_timeout_close
+
+
+def test_peer_resets_and_calls_again(stand):
+    """For as long as the firewall remembers a connection that the peer has reset, it takes no new
+    one from its inside; right after that the peer is in, though renewals come seldom."""
+    source_ports = fresh_peer_ports(5)
+    port, _ = serve(stand, servers.own_tcp("::"), source_ports, refresh=60)
+    time.sleep(1)
+    for source_port in source_ports:
+        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+            client.send("hello\n")
+            client.receive_until("hello\n")
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with concurrent.futures.ThreadPoolExecutor(len(source_ports)) as pool:
+        took = list(pool.map(lambda source_port: call(stand, source_port, port, 30), source_ports))
+    print([round(time, 1) for time in took])
+    assert min(took) > CLOSED - 3, "the firewall is kinder than it was"
+    assert max(took) < CLOSED + 7
+
+
+def ip(stand, node, *words):
+    with namespace.inside(stand.path.namespace(node)):
+        subprocess.run(["ip", *words], check=True)
+
+
+def test_router_and_address_come_back(stand):
+    """The way out is gone for a while, then the address itself: reported, and recovered from."""
+    source_ports = fresh_peer_ports(6)
+    port, program = serve(stand, servers.own_tcp("::"), source_ports, refresh=2, log="info")
+    call(stand, source_ports[0], port)
+    try:
+        ip(stand, "A", "route", "del", "2001:db8:b::/64")
+        time.sleep(5)
+    finally:
+        ip(stand, "A", "route", "add", "2001:db8:b::/64", "via", "2001:db8:a::1")
+    time.sleep(4)
+    call(stand, source_ports[1], port)
+    try:
+        ip(stand, "A", "address", "del", f"{SERVER[6]}/64", "dev", "to-fwa")
+        time.sleep(5)
+    finally:
+        ip(stand, "A", "address", "add", f"{SERVER[6]}/64", "dev", "to-fwa", "nodad")
+        ip(stand, "A", "route", "replace", "2001:db8:b::/64", "via", "2001:db8:a::1")
+    time.sleep(4)
+    for source_port in source_ports[2:]:
+        call(stand, source_port, port)
+    assert "nreachable" in program.stderr() or "Cannot assign" in program.stderr()
+
+
+def test_traffic_saves_renewals(stand):
+    """Two peers of one server; with one it speaks."""
+    talking, silent = fresh_peer_ports(2)
+    port, program = serve(stand, servers.own_udp("::", "recvfrom"), [talking, silent], refresh=3)
+    with Capture(stand.path, "fwa", "r1") as capture:
+        for _ in range(10):
+            ask(stand, talking, port)
+            time.sleep(1)
+    program.stop()
+    punches = {peer: [packet for packet in capture.packets
+                      if packet.protocol == UDP and packet.source_port == port and
+                      packet.destination_port == peer and packet.hop_limit < 10]
+               for peer in (talking, silent)}
+    print({peer: len(found) for peer, found in punches.items()})
+    assert len(punches[silent]) >= 3
+    assert len(punches[talking]) == 0
+
+
+def bind_plainly(stand, kind, port):
+    with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6, kind) as sock:
+        sock.bind(("::", port))
+
+
+@pytest.mark.parametrize("server", (servers.own_tcp("::"), servers.own_udp("::", "recvfrom")),
+                         ids=("tcp", "udp"))
+@pytest.mark.parametrize("how", (signal.SIGKILL, signal.SIGTERM), ids=("killed", "ended"))
+def test_nothing_is_left_of_a_server(stand, server, how):
+    """Its port is free at once, with no option set, and no packet leaves any more."""
+    source_ports = fresh_peer_ports(10)
+    port, program = serve(stand, server, source_ports, refresh=1)
+    time.sleep(1.5)
+    kind = socket.SOCK_STREAM if server.transport == "tcp" else socket.SOCK_DGRAM
+    with pytest.raises(OSError) as taken:
+        bind_plainly(stand, kind, port)
+    assert taken.value.errno == errno.EADDRINUSE
+    with Capture(stand.path, "fwa", "r1") as before:
+        time.sleep(2)
+    os.kill(program.pid, how)
+    program.wait_exit()
+    bind_plainly(stand, kind, port)
+    with Capture(stand.path, "fwa", "r1") as after:
+        time.sleep(3)
+
+    def of_server(packets):
+        return [packet for packet in packets if packet.source_port == port]
+
+    assert of_server(before.packets), "there was nothing to end"
+    assert of_server(after.packets) == []

@@ -1,0 +1,224 @@
+"""Unmodified SCTP servers, one-to-one and one-to-many, reached through the firewalls. A kernel that
+has SCTP is needed: scripts/test-uml starts one."""
+
+import re
+import subprocess
+import time
+
+import pytest
+
+import clients
+import firewall
+import namespace
+import sctp
+import servers
+from programs import STAGE, Preload, fresh_peer_ports, fresh_port, wait_listening
+from sctp import Wire
+from topology import PEER, SERVER
+from trials import PATIENCE, check, peers
+
+pytestmark = pytest.mark.usefixtures("library")
+
+kinds = pytest.mark.parametrize("kind", ("one-to-one", "one-to-many"))
+
+
+@pytest.fixture(autouse=True)
+def kernel_with_sctp():
+    sctp.skip_if_missing()
+
+
+@pytest.mark.parametrize("server", (
+    servers.NCAT_SCTP, servers.SCTP_DARN,
+    servers.own_sctp(SERVER[6], "one-to-one"), servers.own_sctp(SERVER[6], "one-to-many"),
+), ids=("ncat", "sctp_darn", "one-to-one", "one-to-many"))
+def test_strict(stand, server):
+    # The second kernel has one slow processor: it takes a second to start a program.
+    check(stand, server, at_a_time=2)
+
+
+@kinds
+def test_two_firewalls_in_a_row(stand_with_two_firewalls, kind):
+    check(stand_with_two_firewalls, servers.own_sctp(SERVER[6], kind), count=5)
+
+
+@kinds
+@pytest.mark.parametrize("address, family", (
+    ("::", 6), ("::", 4), (f"::ffff:{SERVER[4]}", 4), ("0.0.0.0", 4), (SERVER[4], 4),
+), ids=("wildcard", "v4-mapped", "v4-mapped-specific", "ipv4-wildcard", "ipv4-specific"))
+def test_addresses(stand, address, family, kind):
+    check(stand, servers.own_sctp(address, kind, family), count=5)
+
+
+def start(stand, kind, source_port, family=6, events=False):
+    port = fresh_port()
+    command = servers.own_sctp(SERVER[family], kind, family).command(port)
+    program = stand.serve(command + ["--events"] * events, "sctp", port,
+                          preload=Preload(peers=peers(family, source_port), hops=stand.path.hops))
+    return program, port
+
+
+def greet(client, timeout=None):
+    """A message and its answer."""
+    client.received = b""
+    client.send("hello")
+    client.receive_until("hello", timeout)
+
+
+@pytest.mark.parametrize("family", (6, 4))
+@kinds
+def test_hole_stays_open(stand, kind, family):
+    """The peer that comes later gets in, by its first repetition at the latest, and no packet of
+    all those before went further than it should."""
+    source_port, = fresh_peer_ports(1)
+    with Wire(stand.path, "r2", "r1") as beyond, Wire(stand.path, "r1", "fwa") as wire:
+        _, port = start(stand, kind, source_port, family)
+        time.sleep(15)
+    inits = [packet for packet in wire.packets if sctp.INIT in packet.chunks]
+    gaps = [after.time - before.time for before, after in zip(inits, inits[1:])]
+    print("INIT again after", *(f"{gap:.3f}" for gap in gaps), "s")
+    assert beyond.packets == []
+    assert inits and max(gaps) < 3
+    with clients.sctp_client(stand, family, source_port, port, 5) as client:
+        greet(client)
+
+
+def test_hole_stays_open_without_errors(stand):
+    """Routers need not report what dies there: nothing tells then when the INIT has left."""
+    source_port, = fresh_peer_ports(1)
+    drop = ["INPUT", "-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", "time-exceeded", "-j",
+            "DROP"]
+    with namespace.inside(stand.path.namespace("A")):
+        subprocess.run(["ip6tables", "-I", *drop], check=True)
+    try:
+        with Wire(stand.path, "r2", "r1") as beyond, Wire(stand.path, "r1", "fwa") as wire:
+            _, port = start(stand, "one-to-one", source_port)
+            time.sleep(20)
+        assert beyond.packets == []
+        assert len({packet.tag for packet in wire.packets}) > 1
+        with clients.sctp_client(stand, 6, source_port, port, 5) as client:
+            greet(client)
+    finally:
+        with namespace.inside(stand.path.namespace("A")):
+            subprocess.run(["ip6tables", "-D", *drop], check=True)
+
+
+def expiry(stand, source_port):
+    """Seconds that the server's firewall still gives to an association."""
+    entry, = [line for line in firewall.connections(stand.path, "fwa")
+              if f"port={source_port} " in line]
+    return int(re.match(r"sctp\s+132\s+(\d+)", entry)[1])
+
+
+@pytest.mark.slow
+def test_idle_association_lives(stand):
+    """For minutes, though the firewall would forget it within 10 s: the peer is heard at once, and
+    not by a repetition only."""
+    lives = {}
+    with Wire(stand.path, "r1", "fwa") as wire:
+        for kind in ("one-to-one", "one-to-many"):
+            source_port, = fresh_peer_ports(1)
+            _, port = start(stand, kind, source_port)
+            lives[source_port] = clients.sctp_client(stand, 6, source_port, port, PATIENCE)
+            greet(lives[source_port])
+        least = 10
+        for idle in (20, 60, 100):
+            end = time.monotonic() + idle
+            while time.monotonic() < end:
+                time.sleep(1)
+                least = min(least, *(expiry(stand, source_port) for source_port in lives))
+            for client in lives.values():
+                greet(client, 0.9)
+    for source_port, client in lives.items():
+        client.close()
+        beats = [packet.time for packet in wire.packets
+                 if packet.destination_port == source_port and sctp.HEARTBEAT in packet.chunks]
+        gaps = sorted(after - before for before, after in zip(beats, beats[1:]))
+        print(f"{len(beats)} heartbeats, {gaps[0]:.1f} to {gaps[-1]:.1f} s apart")
+    print(f"never less than {least} s from being forgotten")
+
+
+@kinds
+def test_peer_comes_again(stand, kind):
+    source_port, = fresh_peer_ports(1)
+    _, port = start(stand, kind, source_port)
+    for _ in range(4):
+        with clients.sctp_client(stand, 6, source_port, port, 8) as client:
+            greet(client)
+        time.sleep(0.5)
+
+
+def test_beside_an_ordinary_connection(stand):
+    """What the listener has accepted from others holds its port as well."""
+    source_port, = fresh_peer_ports(1)
+    program, port = start(stand, "one-to-one", source_port)
+    with sctp.open_socket(stand.path, "A", 6, sctp.ONE_TO_ONE) as neighbour:
+        neighbour.connect((SERVER[6], port))
+        for _ in range(3):
+            with clients.sctp_client(stand, 6, source_port, port, 8) as client:
+                greet(client)
+            time.sleep(0.5)
+        neighbour.send(b"hello")
+        assert neighbour.recv(100).endswith(b"hello")
+    assert program.stderr() == ""  # no complaint that the port is in use
+
+
+def test_connection_that_lives_is_not_punched_into(stand):
+    """Other than TCP, the kernel would allow a second association of the same two ends."""
+    source_port, = fresh_peer_ports(1)
+    _, port = start(stand, "one-to-one", source_port)
+    with clients.sctp_client(stand, 6, source_port, port, 5) as client, \
+            Wire(stand.path, "r1", "fwa") as wire:
+        for _ in range(10):
+            greet(client)
+            time.sleep(0.5)
+    assert not any(sctp.INIT in packet.chunks for packet in wire.packets)
+
+
+@kinds
+def test_notifications(stand, kind):
+    """A server that asked for them is told of the peer's association, and of no punch."""
+    source_port, = fresh_peer_ports(1)
+    program, port = start(stand, kind, source_port, events=True)
+    time.sleep(7)
+    assert program.stdout() == ""
+    with clients.sctp_client(stand, 6, source_port, port, 5) as client:
+        greet(client)
+    program.wait_for(r"notification 0x8005")  # SCTP_SHUTDOWN_EVENT
+    assert program.stdout().startswith(f"notification {sctp.ASSOC_CHANGE:#x}\n")
+
+
+CALLS_FIRST = """
+import socket, sys, time
+with socket.socket(socket.AF_INET6, socket.SOCK_SEQPACKET, socket.IPPROTO_SCTP) as sock:
+    sock.bind((sys.argv[1], int(sys.argv[2])))
+    sock.listen(5)
+    sock.sendto(b"first", (sys.argv[3], int(sys.argv[4])))
+    print("sent", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_to_many_server_sends_first(stand):
+    """What it sends to a peer that has not come yet is not lost by punching."""
+    port, (source_port,) = fresh_port(), fresh_peer_ports(1)
+    program = stand.start(
+        "A", [servers.PYTHON, "-c", CALLS_FIRST, SERVER[6], port, PEER[6], source_port],
+        preload=Preload(peers=peers(6, source_port), hops=stand.path.hops))
+    program.wait_for("sent")
+    time.sleep(4.5)
+    with clients.sctp_client(stand, 6, source_port, port, 5) as client:
+        client.receive_until("first")
+
+
+@pytest.mark.parametrize("family", (6, 4))
+def test_listendemo(stand, family):
+    port, (source_port,) = fresh_port(), fresh_peer_ports(1)
+    command = [STAGE / "src/listendemo", "sctp", SERVER[family], port, PEER[family], source_port,
+               stand.path.hops]
+    program = stand.serve(command, "sctp", port)
+    with clients.sctp_client(stand, family, source_port, port, PATIENCE) as client:
+        client.send("to the server\n")
+        program.wait_for("to the server\n")
+        program.write("to the peer\n")
+        client.receive_until("to the peer\n")
+    assert program.wait_exit() == 0

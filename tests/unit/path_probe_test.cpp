@@ -1,0 +1,180 @@
+#include "path_probe.h"
+
+#include "harness.h"
+#include "tools/path_json.h"
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include <memory>
+
+using namespace synergy;
+using Json = nlohmann::json;
+
+namespace {
+
+/// Measures, and checks that nothing of it is left.
+Path measure(const Endpoint &peer, const Endpoint &source = {}) {
+    const std::set<int> before = harness::open_descriptors();
+    Path path;
+    {
+        Scheduler scheduler;
+        bool is_done = false;
+        PathProbe probe(scheduler, peer, source, [&](const Path &measured) {
+            CHECK_FALSE(is_done);
+            is_done = true;
+            path = measured;
+        });
+        CHECK_FALSE(is_done);
+        CHECK(harness::run_until(
+            scheduler, [&] { return is_done; }, std::chrono::seconds(3)));
+    }
+    CHECK(harness::open_descriptors() == before);
+    return path;
+}
+
+/// libc's functions, some of them failing, for as long as the value lives.
+class Failing {
+  public:
+    explicit Failing(void (*change)(synergy_libc &)) : table_(libc()), before_(libc()) {
+        change(table_);
+        use_libc(&table_);
+    }
+    ~Failing() { use_libc(&before_); }
+    Failing(const Failing &) = delete;
+    Failing &operator=(const Failing &) = delete;
+
+  private:
+    synergy_libc table_;
+    const synergy_libc &before_;
+};
+
+} // namespace
+
+TEST_CASE("a path to this host itself") {
+    for (const int family : {AF_INET6, AF_INET}) {
+        const Endpoint here = Endpoint::loopback(family, 5555);
+        for (const Endpoint &peer : {here, here.mapped()}) {
+            for (const Endpoint &source : {Endpoint(), Endpoint::wildcard(family, 0), here}) {
+                const Path path = measure(peer, source);
+                CHECK(path.error == 0);
+                CHECK(path.on_link);
+                CHECK(path.peer == here.with_port(0));
+                CHECK(path.source == here.with_port(0));
+                REQUIRE(path.hops.size() == 1);
+                CHECK(path.hops[0].answer == HopAnswer::refused);
+                CHECK(path.hops[0].from == here.with_port(0));
+                CHECK(path.end() == &path.hops[0]);
+            }
+        }
+    }
+}
+
+TEST_CASE("each hop is told, before the end") {
+    Scheduler scheduler;
+    std::vector<Hop> told;
+    bool is_done = false;
+    PathProbe probe(
+        scheduler, Endpoint::loopback(AF_INET6, 1), {},
+        [&](const Path &path) {
+            is_done = true;
+            CHECK(path.hops == told);
+        },
+        [&](const Hop &hop) {
+            CHECK_FALSE(is_done);
+            told.push_back(hop);
+        });
+    CHECK(harness::run_until(scheduler, [&] { return is_done; }));
+    CHECK(told.size() == 1);
+}
+
+TEST_CASE("the end may destroy the probe, and an early end calls nothing") {
+    Scheduler scheduler;
+    std::unique_ptr<PathProbe> probe;
+    bool is_done = false;
+    const auto done = [&](const Path &) {
+        is_done = true;
+        probe.reset();
+    };
+    probe =
+        std::make_unique<PathProbe>(scheduler, Endpoint::loopback(AF_INET6, 1), Endpoint(), done);
+    CHECK(harness::run_until(scheduler, [&] { return is_done; }));
+    CHECK(probe == nullptr);
+
+    is_done = false;
+    const std::set<int> before = harness::open_descriptors();
+    for (int steps = 0; steps < 3; steps++) {
+        probe = std::make_unique<PathProbe>(scheduler, Endpoint::loopback(AF_INET6, 1), Endpoint(),
+                                            done);
+        for (int step = 0; step < steps && probe; step++)
+            scheduler.run_once(std::chrono::milliseconds(1));
+        probe.reset();
+        CHECK(harness::open_descriptors() == before);
+    }
+    scheduler.run_once(std::chrono::milliseconds(20));
+}
+
+TEST_CASE("an address that is not of this host") {
+    const Path path = measure(Endpoint::loopback(AF_INET, 1),
+                              Endpoint::from(reinterpret_cast<const sockaddr *>("\2\0\0\0\1\2\3\4"
+                                                                                "\0\0\0\0\0\0\0\0"),
+                                             sizeof(sockaddr_in)));
+    CHECK(path.error == EADDRNOTAVAIL);
+    CHECK(path.hops.empty());
+}
+
+TEST_CASE("without descriptors everything is silent, and still over in time") {
+    const Failing none([](synergy_libc &table) {
+        table.socket = [](int, int, int) {
+            errno = EMFILE;
+            return -1;
+        };
+    });
+    const Path path = measure(Endpoint::loopback(AF_INET6, 1));
+    CHECK(path.error == 0);
+    CHECK(path.hops.empty());
+    CHECK(path.end() == nullptr);
+}
+
+TEST_CASE("where UDP is not let out, TCP finds the end") {
+    const Failing udp([](synergy_libc &table) {
+        table.sendmsg = [](int fd, const msghdr *message, int flags) {
+            if (message->msg_namelen != 0)
+                return ::sendmsg(fd, message, flags);
+            errno = EPERM; // a rule of this host's own firewall
+            return ssize_t{-1};
+        };
+    });
+    const Path path = measure(Endpoint::loopback(AF_INET6, 1));
+    REQUIRE(path.hops.size() == 1);
+    CHECK(path.hops[0].by == Transport::tcp);
+    CHECK(
+        (path.hops[0].answer == HopAnswer::refused || path.hops[0].answer == HopAnswer::accepted));
+}
+
+TEST_CASE("the JSON document") {
+    Path path = measure(Endpoint::loopback(AF_INET6, 1));
+    path.on_link = false;
+    path.hops[0].round_trip = std::chrono::microseconds(1500);
+    Hop &silent = path.hops.emplace_back();
+    silent.limit = 2;
+    const HopChoice choice{.hops = 2, .is_found = true, .reason = "why \"so\""};
+    const Json json = Json::parse(path_json(path, choice, {{"::1", "n\xff"}}));
+    CHECK(json == Json::parse(R"({
+        "peer": "::1", "source": "::1", "on_link": false,
+        "hops": [
+            {"hop": 1, "answer": "refused", "address": "::1", "name": "n\ufffd", "rtt_ms": 1.5,
+             "probe": "udp"},
+            {"hop": 2, "answer": "none"}
+        ],
+        "hop_limit": 2, "found": true, "reason": "why \"so\""
+    })"));
+
+    path = Path();
+    path.peer = Endpoint::loopback(AF_INET, 0);
+    path.error = ENETUNREACH;
+    const Json failed = Json::parse(path_json(path, HopChoice{}, {}));
+    CHECK(failed["error"] == "Network is unreachable");
+    CHECK(failed["hops"] == Json::array());
+    CHECK_FALSE(failed.contains("source"));
+}
