@@ -13,19 +13,16 @@ constexpr Duration widest = milliseconds(450);
 
 } // namespace
 
-Duration Guard::interval_after(unsigned retransmits) const {
-    if (retransmits == 1)
-        return out_of_step_first;
-    // Less than a number of whole seconds, to stay out of step and since kernel timers are late by
-    // up to a sixteenth of their length.
-    return retransmits < short_ones_ ? out_of_step : std::max(refresh_ * 15 / 16, out_of_step);
-}
-
-/// When the SYN is to come that follows one which leaves at `syn`.
+/// For when to set the timer so that the SYN comes in time that follows one which leaves at `syn`.
 Time Guard::next_after(Time syn, unsigned retransmits) const {
     Time began = syn >= hole_began_ + hole_lifetime ? syn : hole_began_;
     Time reopening = std::max(began + hole_lifetime, syn + out_of_step);
-    return std::min(syn + interval_after(retransmits), reopening);
+    // Less than a number of whole seconds, to stay out of step.
+    Duration longest = std::max(refresh_ * 15 / 16, out_of_step);
+    Time renewal = retransmits == 1            ? wheel_.due_from(syn, syn + out_of_step_first)
+                   : retransmits < short_ones_ ? wheel_.due_from(syn, syn + out_of_step)
+                                               : wheel_.due_until(syn, syn + longest);
+    return std::min(renewal, wheel_.due_from(syn, reopening));
 }
 
 void Guard::sent(Time now, bool is_again) {
@@ -33,7 +30,7 @@ void Guard::sent(Time now, bool is_again) {
     seen_ = 0;
     first_sent_ = hole_began_ = now;
     // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is.
-    retransmission_ = now + first_timeout;
+    retransmission_ = wheel_.earliest_end(now, now + first_timeout);
     deadline_ = next_after(retransmission_, 1);
     left(now);
 }
@@ -70,7 +67,10 @@ void Guard::error_came(Time now) {
 void Guard::tick(Time now, SynTimer timer) {
     if (timer.retransmits != seen_) {
         seen_ = timer.retransmits;
-        retransmission_ = std::min(not_before_ + timer.timeout, deadline_);
+        // Where the kernel's own interval is the shorter one, it shall not retransmit unless told.
+        Time left_at = std::min(now, std::max(not_before_, retransmission_));
+        deadline_ = std::min(left_at + timer.timeout, deadline_);
+        retransmission_ = wheel_.earliest_end(left_at, deadline_);
         left(now);
         return;
     }
@@ -88,7 +88,7 @@ void Guard::tick(Time now, SynTimer timer) {
     }
     if (step_ == Step::awaiting) {
         not_before_ = now;
-        // Kernel timers of seconds are tens of milliseconds coarse.
+        // Where nothing is known of the wheel, timers of seconds are this late.
         bool is_overdue = now > retransmission_ + milliseconds(500);
         next_ = now + (is_overdue ? milliseconds(100) : milliseconds(4));
     }

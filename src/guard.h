@@ -12,7 +12,7 @@
 // before. A SYN can't slip out, then, while the engine's thread is kept from running.
 #pragma once
 
-#include "scheduler.h"
+#include "timer_wheel.h"
 
 namespace synergy {
 
@@ -56,7 +56,9 @@ class Guard {
 
     /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
     /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
-    Guard(Duration window, Duration refresh) : window_(window), refresh_(refresh) {}
+    /// `wheel` says when the kernel's timers run out; it has to outlive the guard.
+    Guard(Duration window, Duration refresh, const TimerWheel &wheel)
+        : window_(window), refresh_(refresh), wheel_(wheel) {}
 
     /// The first SYN has just left. `is_again`: there was a connection with these endpoints before.
     void sent(Time now, bool is_again = false);
@@ -71,26 +73,26 @@ class Guard {
     [[nodiscard]] Phase phase() const { return phase_; }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
-    /// TCP_USER_TIMEOUT for the socket in this phase (tcp(7)): since the first SYN.
+    /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.
     [[nodiscard]] Duration user_timeout() const { return deadline_ - first_sent_; }
 
   private:
     enum class Step { error_due, hearing, awaiting };
 
     void left(Time now);
-    [[nodiscard]] Duration interval_after(unsigned retransmits) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits) const;
 
     Duration window_;
     Duration least_window_{}; ///< an error has come as late as that
     Duration refresh_;
+    const TimerWheel &wheel_;
     Phase phase_ = Phase::low;
     Step step_ = Step::error_due;
     Time next_{};
     Time first_sent_{};
     Time hole_began_{}; ///< when the SYN left that the firewalls count from
     Time last_sent_{};
-    Time retransmission_{}; ///< when the kernel's timer runs out, or later by its coarseness
+    Time retransmission_{}; ///< when the kernel's timer runs out, if not later
     Time not_before_{};     ///< the SYN that is awaited had not left then
     Time deadline_{};       ///< no retransmission from here on unless it is moved
     unsigned seen_ = 0;

@@ -6,6 +6,7 @@
 #include "scheduler.h"
 #include "server_descriptors.h"
 #include "settings.h"
+#include "timer_wheel.h"
 
 #include <functional>
 
@@ -27,6 +28,7 @@ struct Hole {
 /// What a strategy needs of the engine.
 struct PunchContext {
     Scheduler &scheduler;
+    TimerWheel &timers;       ///< the kernel's
     const Settings &settings; ///< as they are now
     /// Asked before anything is sent: false if the server no longer has the socket.
     std::function<bool(const ServerSocket &)> is_alive;

@@ -58,6 +58,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, Handoff &hando
                   [this](const Endpoint &peer) { hops_found(peer); }),
       context_{
           .scheduler = scheduler,
+          .timers = timers_,
           .settings = settings_.now(),
           .is_alive = [this](const ServerSocket &socket) { return is_alive(socket); },
           .deliver =

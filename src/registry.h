@@ -83,6 +83,7 @@ class Registry {
     LiveSettings settings_;
     ServerDescriptors descriptors_;
     HopFinder hop_finder_;
+    TimerWheel timers_;
     PunchContext context_;
     std::unordered_map<std::uint64_t, Server> servers_;    ///< by inode
     std::unordered_map<std::uint64_t, Expected> expected_; ///< by inode

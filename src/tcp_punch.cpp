@@ -73,7 +73,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
-      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh),
+      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers),
       timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
@@ -214,6 +214,8 @@ void TcpPunch::tick() {
         answer_peer();
         return;
     }
+    context_.timers.sample();
+    const Duration timeout = guard_.user_timeout();
     guard_.tick(Clock::now(), timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
@@ -225,6 +227,8 @@ void TcpPunch::tick() {
         answer_peer();
         return;
     }
+    if (guard_.user_timeout() != timeout)
+        set_user_timeout(guard_.user_timeout());
     schedule();
 }
 
@@ -263,6 +267,9 @@ void TcpPunch::happened() {
 }
 
 void TcpPunch::failed(int error) {
+    // The kernel's timer ran out, and we were not late.
+    const bool is_too_early =
+        busy_until_ == Time{} && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
     busy_until_ = {};
     // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
     if (error == ECONNREFUSED || error == EACCES)
@@ -274,7 +281,10 @@ void TcpPunch::failed(int error) {
                             error);
     else if (error == EHOSTUNREACH && failures_ < few_failures)
         guard_.error_came(Clock::now()); // the punch's own error, after the window
-    else if (error != ETIMEDOUT)
+    else if (error == ETIMEDOUT && is_too_early) {
+        log::debug("{}: this kernel's timers run out sooner than expected", hole_.text());
+        context_.timers.distrust();
+    } else if (error != ETIMEDOUT)
         failure_log_.failed(hole_, "can't punch", error);
     context_.scheduler.unwatch(socket_.fd());
     socket_.reset();

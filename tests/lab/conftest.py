@@ -33,7 +33,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: waits for a timer of the kernel's")
     config.addinivalue_line("markers", "needs(tool, ...): skipped where one is not installed")
     config.addinivalue_line(
-        "markers", "background(label, scenario): see background.py; such tests come last")
+        "markers", "background(label, scenario): see background.py; such tests come late")
+    config.addinivalue_line("markers", "quiet: comes last, when nothing else runs")
     config.addinivalue_line("markers", "other_users: needs more users than a user namespace has")
 
 
@@ -101,7 +102,10 @@ def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("background") is not None)
+    late = ("background", "quiet")
+    items.sort(key=lambda item: max(
+        (late.index(marker.name) + 1 for marker in item.iter_markers() if marker.name in late),
+        default=0))
 
 
 @pytest.fixture(scope="session", autouse=True)
