@@ -11,6 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* $ORIGIN: the directory that this library was loaded from, whatever the working directory and the
+ * search path are now (ld.so(8)). */
+#ifndef SYNERGY_ENGINE
+#define SYNERGY_ENGINE "$ORIGIN/libsynergy-engine.so"
+#endif
+
 /* (ssize_t: wide enough for every intercepted call.) */
 static ssize_t missing(void) {
     errno = ENOSYS;
@@ -90,10 +96,8 @@ const struct synergy_engine *synergy_engine_need(void) {
     if (engine)
         return engine;
     /* Loaded outside of the once, which must not be waited for by who holds the loader's lock (a
-     * library's constructor that calls bind()). Twice at the same time, it is the same library.
-     * $ORIGIN: the directory that this library was loaded from, whatever the working directory and
-     * the search path are now (ld.so(8)). */
-    void *library = dlopen("$ORIGIN/libsynergy-engine.so", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+     * library's constructor that calls bind()). Twice at the same time, it is the same library. */
+    void *library = dlopen(SYNERGY_ENGINE, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     void *symbol = library ? dlsym(library, SYNERGY_ENGINE_OPEN) : NULL;
     if (!symbol) {
         complain(dlerror());

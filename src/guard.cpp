@@ -8,6 +8,9 @@ using std::chrono::milliseconds;
 
 namespace {
 
+/// How long before the kernel's timer runs out whoever has called meanwhile is looked for.
+constexpr Duration last_look = milliseconds(5);
+
 /// Not so wide that the next SYN leaves no time to hear the peer.
 constexpr Duration widest = milliseconds(450);
 
@@ -83,7 +86,7 @@ void Guard::tick(Time now, SynTimer timer) {
         step_ = Step::awaiting;
         phase_ = Phase::low;
         deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
-        next_ = std::max(now, retransmission_) + milliseconds(1);
+        next_ = std::max(now, retransmission_ - last_look);
         return;
     }
     if (step_ == Step::awaiting) {

@@ -47,7 +47,8 @@ class Guard {
     static constexpr unsigned short_intervals = 5;
     /// And after a connection that the peer may have ended by a reset: for 10 s
     /// (nf_conntrack_tcp_timeout_close), Linux takes a SYN of ours for none.
-    static constexpr unsigned short_intervals_again = 15;
+    /// That and a little more than the intervals of the peer's client, 1, 2, 4 and 8 s.
+    static constexpr unsigned short_intervals_again = 20;
 
     /// How long a Linux firewall keeps a hole (nf_conntrack_tcp_timeout_syn_sent, 120 s), and a
     /// little more. No SYN prolongs that: the first one after it opens the hole anew, and so one is
@@ -71,6 +72,10 @@ class Guard {
     void tick(Time now, SynTimer timer);
 
     [[nodiscard]] Phase phase() const { return phase_; }
+    /// The next SYN is about to leave, and by what the kernel says has not left.
+    [[nodiscard]] bool is_awaiting(SynTimer timer) const {
+        return step_ == Step::awaiting && timer.retransmits == seen_;
+    }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
     /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.

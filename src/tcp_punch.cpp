@@ -210,7 +210,7 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (phase_ == Guard::Phase::open && has_missed_peer(socket_)) {
+    if (has_missed_peer(socket_) && (phase_ == Guard::Phase::open || opens_in_time())) {
         answer_peer();
         return;
     }
@@ -230,6 +230,18 @@ void TcpPunch::tick() {
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+/// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
+/// the way. False if it has left after all.
+bool TcpPunch::opens_in_time() {
+    if (!guard_.is_awaiting(timer_of(info_of(socket_))))
+        return false;
+    enter(Guard::Phase::open);
+    if (guard_.is_awaiting(timer_of(info_of(socket_))))
+        return true;
+    enter(Guard::Phase::low);
+    return false;
 }
 
 /// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,

@@ -25,6 +25,7 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
+    bool opens_in_time();
     void answer_peer();
     void failed(int error);
     void established();
