@@ -31,7 +31,7 @@ class Guard {
 
     /// The thread must have run by this long before the kernel may retransmit. The kernel's timers
     /// run late, never early, and ours by less than this on a busy machine.
-    static constexpr Duration lead = std::chrono::milliseconds(40);
+    static constexpr Duration lead = std::chrono::milliseconds(60);
 
     /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
     /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.

@@ -18,7 +18,7 @@ import servers
 import trials
 from capture import TCP, UDP, Capture
 from conftest import stand_on
-from programs import STAGE, Preload, fresh_peer_ports, fresh_port
+from programs import STAGE, Preload, fresh_peer_ports, fresh_port, slowness
 from topology import PEER, SERVER, Path
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -94,7 +94,7 @@ def check(path, family, profile, limit):
         # Of several hop limits that meet the same prohibition, traceroute shows what it likes.
         expected = {hop: address for hop, address in expected.items() if hop in found}
     assert found == expected
-    assert took < limit * trials.slowness()
+    assert took < limit * slowness()
     least, most = interval(path)
     assert document["found"]
     assert least <= document["hop_limit"] <= most

@@ -240,7 +240,7 @@ def test_traffic_saves_renewals(stand):
     port, program = serve(stand, servers.own_udp("::", "recvfrom"), [talking, silent], refresh=3)
     with Capture(stand.path, "fwa", "r1") as capture:
         for _ in range(10):
-            ask(stand, talking, port)
+            ask(stand, talking, port, 2)
             time.sleep(1)
     program.stop()
     punches = {peer: [packet for packet in capture.packets

@@ -6,7 +6,7 @@ import time
 
 import firewall
 from conftest import skip_what_is_missing
-from programs import Preload, fresh_peer_ports, fresh_port, has_other_users
+from programs import Preload, fresh_peer_ports, fresh_port, has_other_users, slowness
 from topology import PEER
 
 import pytest
@@ -22,13 +22,6 @@ class Outcome:
     successes: int = 0
     failures: list = dataclasses.field(default_factory=list)
     slowest: float = 0.0
-
-
-def slowness():
-    """User-mode Linux is one processor that every system call is dear to: what takes a second
-    elsewhere may take four there, the start of the program included."""
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        return 4 if "User Mode Linux" in file.read() else 1
 
 
 def peers(family, first, last=None):
