@@ -28,12 +28,13 @@ Time Guard::next_after(Time syn, unsigned retransmits) const {
     return std::min(renewal, wheel_.due_from(syn, reopening));
 }
 
-void Guard::sent(Time now, bool is_again) {
+void Guard::sent(Time asked, Time now, bool is_again) {
     short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
     first_sent_ = hole_began_ = now;
-    // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is.
-    retransmission_ = wheel_.earliest_end(now, now + first_timeout);
+    // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is. Were it late by
+    // less than is believed, a SYN would slip out: nothing is believed of it.
+    retransmission_ = asked + first_timeout;
     deadline_ = next_after(retransmission_, 1);
     left(now);
 }
@@ -71,9 +72,9 @@ void Guard::tick(Time now, SynTimer timer) {
     if (timer.retransmits != seen_) {
         seen_ = timer.retransmits;
         // Where the kernel's own interval is the shorter one, it shall not retransmit unless told.
-        Time left_at = std::min(now, std::max(not_before_, retransmission_));
+        Time left_at = now < retransmission_ ? not_before_ : std::max(not_before_, retransmission_);
         deadline_ = std::min(left_at + timer.timeout, deadline_);
-        retransmission_ = wheel_.earliest_end(left_at, deadline_);
+        retransmission_ = wheel_.earliest_end(now, deadline_);
         left(now);
         return;
     }
@@ -85,6 +86,7 @@ void Guard::tick(Time now, SynTimer timer) {
     if (step_ == Step::hearing && now >= retransmission_ - lead) {
         step_ = Step::awaiting;
         phase_ = Phase::low;
+        not_before_ = now;
         deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
         next_ = std::max(now, retransmission_ - last_look);
         return;

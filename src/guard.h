@@ -61,14 +61,15 @@ class Guard {
     Guard(Duration window, Duration refresh, const TimerWheel &wheel)
         : window_(window), refresh_(refresh), wheel_(wheel) {}
 
-    /// The first SYN has just left. `is_again`: there was a connection with these endpoints before.
-    void sent(Time now, bool is_again = false);
+    /// The first SYN has left, not before `asked`. `is_again`: there was a connection with these
+    /// endpoints before.
+    void sent(Time asked, Time now, bool is_again = false);
     /// What the error of the next SYN is expected to take. Less than errors have taken before is
     /// not believed.
     void expect_error_within(Duration window);
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
-    /// To be called at next() with what the kernel says.
+    /// To be called at next() with what the kernel said at `now` or later.
     void tick(Time now, SynTimer timer);
 
     [[nodiscard]] Phase phase() const { return phase_; }

@@ -3,7 +3,10 @@
 #include "beside.h"
 #include "log.h"
 
+#include <algorithm>
 #include <array>
+#include <cstring>
+#include <utility>
 
 #include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
 #include <linux/tcp.h>
@@ -62,8 +65,14 @@ tcp_info info_of(const Socket &socket) {
     return info;
 }
 
+/// When a retransmission is not even queued on the way out, the kernel tries again after this
+/// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
+constexpr Duration congested_timeout = milliseconds(500);
+
 SynTimer timer_of(const tcp_info &info) {
-    return {info.tcpi_retransmits, std::chrono::microseconds(info.tcpi_rto)};
+    const bool was_queued = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+    const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
+    return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
 }
 
 // RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
@@ -105,12 +114,12 @@ void TcpPunch::enter(Guard::Phase phase) {
         return;
     phase_ = phase;
     if (phase == Guard::Phase::low) {
-        // First of all, since the kernel gives up where this comes too late.
-        set_user_timeout(guard_.user_timeout());
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
         next_hop_limit();
         set_hop_limit(socket_, is_v4_, hop_limit());
+        // Not before, since the kernel gives up where this comes too late.
+        set_user_timeout(guard_.user_timeout());
         follow_round_trip();
     } else {
         set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
@@ -163,6 +172,8 @@ int TcpPunch::punch() {
         if (int error = bind_socket(); error != 0)
             return error;
     enter(Guard::Phase::low);
+    context_.timers.sample();
+    const Time asked = Clock::now();
     int result = libc().connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
     if (error == EADDRNOTAVAIL) {
@@ -179,7 +190,7 @@ int TcpPunch::punch() {
     }
     rests_ = 0;
     Time now = Clock::now();
-    guard_.sent(now, was_connected_);
+    guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
     log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
@@ -205,18 +216,22 @@ void TcpPunch::schedule() {
 }
 
 void TcpPunch::tick() {
+    const Time now = Clock::now();
     tcp_info info = info_of(socket_);
     if (info.tcpi_state != state_syn_sent) {
         happened();
         return;
     }
-    if (has_missed_peer(socket_) && (phase_ == Guard::Phase::open || opens_in_time())) {
-        answer_peer();
-        return;
+    if (has_missed_peer(socket_)) {
+        if (phase_ == Guard::Phase::open || opens_in_time()) {
+            answer_peer();
+            return;
+        }
+        info = info_of(socket_);
     }
     context_.timers.sample();
     const Duration timeout = guard_.user_timeout();
-    guard_.tick(Clock::now(), timer_of(info));
+    guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
     if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
@@ -279,24 +294,26 @@ void TcpPunch::happened() {
 }
 
 void TcpPunch::failed(int error) {
+    // Then the last SYN went all the way, and what came back for it says nothing about punches.
+    const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
     // The kernel's timer ran out, and we were not late.
     const bool is_too_early =
-        busy_until_ == Time{} && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
-    busy_until_ = {};
+        !was_answering && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
     // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
-    if (error == ECONNREFUSED || error == EACCES)
+    if (!was_answering && (error == ECONNREFUSED || error == EACCES))
         context_.too_high(hole_, hop_limit());
-    if (error == ECONNREFUSED)
+    if (was_answering)
+        log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
+    else if (error == ECONNREFUSED)
         failure_log_.failed(hole_,
                             "a reset came back: the hop limit is too high, or a firewall answers "
                             "for the peer",
                             error);
     else if (error == EHOSTUNREACH && failures_ < few_failures)
         guard_.error_came(Clock::now()); // the punch's own error, after the window
-    else if (error == ETIMEDOUT && is_too_early) {
-        log::debug("{}: this kernel's timers run out sooner than expected", hole_.text());
+    else if (error == ETIMEDOUT && is_too_early)
         context_.timers.distrust();
-    } else if (error != ETIMEDOUT)
+    else if (error != ETIMEDOUT)
         failure_log_.failed(hole_, "can't punch", error);
     context_.scheduler.unwatch(socket_.fd());
     socket_.reset();

@@ -1,6 +1,9 @@
 #include "timer_wheel.h"
 
+#include "log.h"
+
 #include <algorithm>
+#include <utility>
 
 #include <ctime>
 #include <sys/times.h>
@@ -15,6 +18,10 @@ namespace {
 constexpr std::int64_t coarser = 8;
 constexpr std::int64_t first_level = 63;
 constexpr std::int64_t coarsest = std::int64_t{1} << 24;
+
+/// CONFIG_HZ is 100 to 1000 (1024 on some).
+constexpr Duration shortest_tick = std::chrono::microseconds(900);
+constexpr Duration longest_tick = std::chrono::milliseconds(10);
 
 /// Whoever sets a timer, or sees that it was set, does not know when to the jiffy.
 constexpr Duration inexactness = std::chrono::milliseconds(20);
@@ -40,11 +47,15 @@ TimerWheel::TimerWheel() {
     timespec resolution{}; // clock_getres(2): that of the coarse clock is the tick
     if (clock_getres(CLOCK_MONOTONIC_COARSE, &resolution) == 0)
         tick_ = duration_of(resolution);
-    sample();
+    if (tick_ < shortest_tick || tick_ > longest_tick)
+        tick_ = {}; // some other kernel's clock
+    for (int tries = 0; tries < 5 && !is_sampled_; tries++)
+        sample();
 }
 
 TimerWheel::TimerWheel(Duration tick, Time epoch)
-    : tick_(tick), earliest_epoch_(epoch), latest_epoch_(epoch) {}
+    : tick_(tick), is_sampled_(tick > Duration::zero()), earliest_epoch_(epoch),
+      latest_epoch_(epoch) {}
 
 void TimerWheel::sample() {
     const long per_second = sysconf(_SC_CLK_TCK);
@@ -56,15 +67,25 @@ void TimerWheel::sample() {
     if (last_tick() != tick)
         return; // a tick came between the two; another time
     // The kernel rounds down, and its coarse clock may be a tick behind.
-    const Time earliest = tick - (count + 1) * unit;
-    const Time latest = tick - count * unit + tick_;
-    if (earliest > latest_epoch_ || latest < earliest_epoch_) {
-        earliest_epoch_ = earliest; // the first sample, or the two clocks have drifted apart
-        latest_epoch_ = latest;
-    } else {
+    const auto first = (count * unit + tick_ - Duration(1)) / tick_;
+    const auto next = ((count + 1) * unit + tick_ - Duration(1)) / tick_;
+    const Time earliest = tick - (next - 1) * tick_;
+    const Time latest = tick - first * tick_ + tick_;
+    if (is_sampled_ && earliest <= latest_epoch_ && latest >= earliest_epoch_) {
         earliest_epoch_ = std::max(earliest, earliest_epoch_);
         latest_epoch_ = std::min(latest, latest_epoch_);
+        return;
     }
+    if (std::exchange(is_sampled_, true))
+        distrust(); // the two clocks have drifted apart
+    earliest_epoch_ = earliest;
+    latest_epoch_ = latest;
+}
+
+void TimerWheel::distrust() {
+    if (++doubts_ == doubts_allowed)
+        log::info("this kernel's timers do not run out when expected: peers may have to try for "
+                  "seconds longer");
 }
 
 /// Of those that it can be, the latest epoch's: the lowest.
@@ -90,7 +111,7 @@ bool TimerWheel::is_surely(std::int64_t slot, Duration length) const {
 }
 
 Time TimerWheel::earliest_end(Time set, Time due) const {
-    if (tick_ <= Duration::zero())
+    if (!is_known())
         return due;
     const std::int64_t slot = width(due - set - inexactness);
     return std::max(due, time_of(floor_to(jiffy_at(due), slot) + slot));
@@ -99,7 +120,7 @@ Time TimerWheel::earliest_end(Time set, Time due) const {
 // In the middle of a slot there is no doubt which one it is.
 
 Time TimerWheel::due_from(Time set, Time wanted) const {
-    if (tick_ <= Duration::zero())
+    if (!is_known())
         return wanted;
     const std::int64_t slot = width(wanted - set);
     const std::int64_t end = floor_to(jiffy_at(wanted), slot) + slot;
@@ -108,7 +129,7 @@ Time TimerWheel::due_from(Time set, Time wanted) const {
 }
 
 Time TimerWheel::due_until(Time set, Time latest) const {
-    if (tick_ <= Duration::zero())
+    if (!is_known())
         return latest;
     for (std::int64_t slot = width(latest - set);; slot /= coarser) {
         const Time last = std::min(latest, set + slot * first_level * tick_ - inexactness);

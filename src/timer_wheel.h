@@ -24,9 +24,9 @@ class TimerWheel {
 
     /// Asks once more what the jiffies are, which makes it known better: one system call.
     void sample();
-    /// A timer ran out before its earliest_end(), so the kernel's wheel is not the one described
-    /// here: nothing is told from now on.
-    void distrust() { tick_ = {}; }
+    /// A timer ran out before its earliest_end(). If that happens again and again, the kernel's
+    /// wheel is not the one described here: nothing is told of it any more.
+    void distrust();
 
     /// A timer that is set at `set` for `due` does not run out before this.
     [[nodiscard]] Time earliest_end(Time set, Time due) const;
@@ -41,7 +41,13 @@ class TimerWheel {
     [[nodiscard]] std::int64_t width(Duration length) const;
     [[nodiscard]] bool is_surely(std::int64_t slot, Duration length) const;
 
+    [[nodiscard]] bool is_known() const { return is_sampled_ && doubts_ < doubts_allowed; }
+
+    static constexpr unsigned doubts_allowed = 3;
+
     Duration tick_{};
+    bool is_sampled_ = false;
+    unsigned doubts_ = 0;
     Time earliest_epoch_{}; ///< jiffy 0 was between the two
     Time latest_epoch_{};
 };
