@@ -25,7 +25,9 @@ TEST_CASE("a timer's slot is the wider the farther away it ends") {
         {milliseconds(100), milliseconds(4)},     {milliseconds(1000), milliseconds(32)},
         {milliseconds(2000), milliseconds(32)},   {milliseconds(2020), milliseconds(256)},
         {milliseconds(16000), milliseconds(256)}, {milliseconds(18000), milliseconds(2048)}};
-    for (auto [length, slot] : cases) {
+    for (const auto &one : cases) {
+        const Duration length = one.length;
+        const Duration slot = one.slot;
         CAPTURE(length.count());
         Duration end = wheel.earliest_end(now, now + length) - Time{};
         CHECK(end > now - Time{} + length);
@@ -81,7 +83,7 @@ TEST_CASE("this kernel's timers run out when it is said that they do") {
     const auto timeout_from_start = [&](Time due) {
         return static_cast<int>(std::chrono::ceil<milliseconds>(due - start).count());
     };
-    connect(second.fd(), there.data(), there.length());
+    REQUIRE(connect(second.fd(), there.data(), there.length()) == -1);
     Time set = start;
     Time due = start + seconds(1);
     Time next = wheel.due_from(due, due + milliseconds(900));
