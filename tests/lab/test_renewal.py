@@ -238,9 +238,10 @@ def test_traffic_saves_renewals(stand):
     """Two peers of one server; with one it speaks."""
     talking, silent = fresh_peer_ports(2)
     port, program = serve(stand, servers.own_udp("::", "recvfrom"), [talking, silent], refresh=3)
+    time.sleep(SETTLING)  # the first punches are out
     with Capture(stand.path, "fwa", "r1") as capture:
         for _ in range(10):
-            ask(stand, talking, port, 2)
+            ask(stand, talking, port)
             time.sleep(1)
     program.stop()
     punches = {peer: [packet for packet in capture.packets
