@@ -32,7 +32,8 @@ def watch(stand):
                     kind.start(stand, port, Preload(
                         peers=peers(kind.family, first, last), hops=hops, refresh=refresh))
         time.sleep(DURATION)
-    return ports, before.packets, behind.packets
+        ended = time.time()  # the captures run on a little longer, one after the other
+    return ports, ended, before.packets, behind.packets
 
 
 def of_server(packets, port):
@@ -53,7 +54,7 @@ def check_renewals(punches, refresh, case):
 
 @pytest.mark.background("capture", watch)
 def test_no_packet_beyond_the_dying_hop(background):
-    ports, before, behind = background.result()
+    ports, ended, before, behind = background.result()
     for (kind, hops, refresh), port in ports.items():
         case = f"{kind.name}, hop limit {hops}, renewed every {refresh} s"
         punches = of_server(before, port)
@@ -64,5 +65,6 @@ def test_no_packet_beyond_the_dying_hop(background):
             assert {packet.hop_limit for packet in punches} == {1}, case
         else:
             # One hop more, and the capture has every one of them.
-            assert len(far) == len(punches), case
+            in_time = [packet for packet in punches if packet.time < ended]
+            assert len(in_time) <= len(far) <= len(punches), case
             assert {packet.hop_limit for packet in far} == {1}, case
