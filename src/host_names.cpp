@@ -72,26 +72,52 @@ struct HostNames::Answer {
     Found found;
 };
 
-/// What goes through the pipe.
-struct HostNames::Message {
-    Answer *answer = nullptr;
+/// What goes through it is the answers' memory: whole, and from one thread to another. Whatever
+/// comes too late goes with the pipe.
+struct HostNames::Pipe {
+    struct Message {
+        Answer *answer = nullptr;
+    };
+
+    Socket out;
+    Socket in;
+
+    Pipe() {
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
+            throw std::system_error(errno, std::generic_category(), "pipe");
+        out = Socket(ends[0]);
+        in = Socket(ends[1]);
+    }
+    ~Pipe() {
+        while (next())
+            ;
+    }
+    Pipe(const Pipe &) = delete;
+    Pipe &operator=(const Pipe &) = delete;
+
+    void put(Answer *answer) const {
+        const Message message{answer};
+        if (::write(in.fd(), &message, sizeof message) != sizeof message)
+            delete answer;
+    }
+    [[nodiscard]] std::unique_ptr<Answer> next() const {
+        Message message;
+        if (::read(out.fd(), &message, sizeof message) != sizeof message)
+            return nullptr;
+        return std::unique_ptr<Answer>(message.answer);
+    }
 };
 
 HostNames::HostNames(Scheduler &scheduler, std::function<void()> changed)
-    : scheduler_(scheduler), changed_(std::move(changed)), due_(scheduler) {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
-        throw std::system_error(errno, std::generic_category(), "pipe");
-    answers_ = Socket(ends[0]);
-    to_answers_ = std::make_shared<const Socket>(ends[1]);
-    if (!scheduler_.watch(answers_.fd(), EPOLLIN, [this](std::uint32_t) { take_answers(); }))
+    : scheduler_(scheduler), changed_(std::move(changed)), due_(scheduler),
+      answers_(std::make_shared<const Pipe>()) {
+    if (!scheduler_.watch(answers_->out.fd(), EPOLLIN, [this](std::uint32_t) { take_answers(); }))
         throw std::system_error(errno, std::generic_category(), "epoll_ctl");
 }
 
 HostNames::~HostNames() {
-    scheduler_.unwatch(answers_.fd());
-    while (next_answer()) // those that came too late
-        ;
+    scheduler_.unwatch(answers_->out.fd());
 }
 
 void HostNames::follow(const std::set<std::string> &hosts, Duration interval) {
@@ -113,19 +139,16 @@ void HostNames::ask_more() {
     while (under_way_ < at_once && !waiting_.empty()) {
         const std::string host = waiting_.front();
         waiting_.pop_front();
-        // The answer's memory goes through the pipe: whole, and from one thread to the other.
         auto answer = std::make_unique<Answer>(Answer{host, {}});
         const int error =
-            start_thread("synergy-names", [answer = answer.get(), end = to_answers_]() noexcept {
+            start_thread("synergy-names", [answer = answer.get(), pipe = answers_]() noexcept {
                 libc().pass_this_thread();
                 try {
                     answer->found = resolve(answer->host);
                 } catch (const std::bad_alloc &) {
                     answer->found.error = EAI_MEMORY;
                 }
-                const Message message{answer};
-                if (::write(end->fd(), &message, sizeof message) != sizeof message)
-                    delete answer;
+                pipe->put(answer);
             });
         if (error == 0) {
             static_cast<void>(answer.release()); // the thread's, and then the pipe's
@@ -136,15 +159,8 @@ void HostNames::ask_more() {
     }
 }
 
-std::unique_ptr<HostNames::Answer> HostNames::next_answer() const {
-    Message message{};
-    if (::read(answers_.fd(), &message, sizeof message) != sizeof message)
-        return nullptr;
-    return std::unique_ptr<Answer>(message.answer);
-}
-
 void HostNames::take_answers() {
-    while (const auto answer = next_answer()) {
+    while (const auto answer = answers_->next()) {
         under_way_--;
         take(*answer);
     }

@@ -35,7 +35,7 @@ class HostNames {
 
   private:
     struct Answer;
-    struct Message;
+    struct Pipe;
     struct Host {
         explicit Host(Scheduler &scheduler) : next(scheduler) {}
 
@@ -45,7 +45,6 @@ class HostNames {
 
     void ask(const std::string &host);
     void ask_more();
-    [[nodiscard]] std::unique_ptr<Answer> next_answer() const;
     void take_answers();
     void take(const Answer &answer);
 
@@ -58,8 +57,7 @@ class HostNames {
     Addresses addresses_;
     std::deque<std::string> waiting_; ///< for a thread
     std::size_t under_way_ = 0;
-    Socket answers_;                           ///< to be read from
-    std::shared_ptr<const Socket> to_answers_; ///< for the threads, the last of which closes it
+    std::shared_ptr<const Pipe> answers_; ///< also the threads', the last of which closes it
 };
 
 } // namespace synergy

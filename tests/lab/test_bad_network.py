@@ -69,6 +69,14 @@ def arrivals(path, count):
         here.bind((SERVER[6], port))
         here.setblocking(False)
         there.bind((PEER[6], 0))
+        # Where what resolves an address is lost, as anything may be, it is sent again after a second.
+        for _ in range(50):
+            there.sendto(struct.pack("!Id", 0, time.time()), (SERVER[6], port))
+            time.sleep(0.1)
+            if received(here):
+                break
+        time.sleep(0.3)
+        received(here)
         arrived = []
         for number in range(count):
             there.sendto(struct.pack("!Id", number, time.time()), (SERVER[6], port))
