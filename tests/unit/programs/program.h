@@ -40,7 +40,7 @@ static inline struct sockaddr_in6 loopback_v6(uint16_t port) {
 }
 
 static inline uint16_t port_of(int fd) {
-    struct sockaddr_in6 address;
+    struct sockaddr_in6 address = {0};
     socklen_t length = sizeof address;
     return getsockname(fd, (struct sockaddr *)&address, &length) == 0 ? ntohs(address.sin6_port)
                                                                       : 0;
