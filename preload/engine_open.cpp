@@ -1,9 +1,9 @@
 // The engine as the shim sees it: a table of C functions from which no exception escapes. errno is
 // the shim's affair.
-#include "engine.h"
-#include "engine_table.h"
-#include "libc_calls.h"
-#include "log.h"
+#include "base/libc_calls.h"
+#include "base/log.h"
+#include "keeper/engine.h"
+#include "keeper/engine_table.h"
 
 #include <algorithm>
 #include <cstdlib>

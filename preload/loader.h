@@ -1,7 +1,7 @@
 /* How the shim finds libc's functions and the engine. */
 #pragma once
 
-#include "engine_table.h"
+#include "keeper/engine_table.h"
 
 #include <sys/socket.h>
 #include <sys/types.h>

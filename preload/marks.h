@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "engine_table.h"
+#include "keeper/engine_table.h"
 
 /* SYNERGY_UNKNOWN for a number beyond the table, SYNERGY_UNTOUCHED for none at all. */
 enum synergy_mark mark_of(int fd);

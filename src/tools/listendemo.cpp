@@ -2,8 +2,8 @@
 //
 // The smallest server that opens its own firewall: it waits for one peer, sends standard input to
 // it and writes what comes from it to standard output.
-#include "engine.h"
-#include "log.h"
+#include "base/log.h"
+#include "keeper/engine.h"
 
 #include <CLI/CLI.hpp>
 #include <arpa/inet.h>

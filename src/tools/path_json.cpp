@@ -1,4 +1,4 @@
-#include "path_json.h"
+#include "tools/path_json.h"
 
 #include <nlohmann/json.hpp>
 

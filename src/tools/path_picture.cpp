@@ -1,4 +1,4 @@
-#include "path_picture.h"
+#include "tools/path_picture.h"
 
 #include <fmt/format.h>
 

@@ -1,7 +1,7 @@
 // A measured path for a person: hop by hop, round trips as bars, and where the punch dies.
 #pragma once
 
-#include "path_json.h"
+#include "tools/path_json.h"
 
 #include <vector>
 

@@ -1,4 +1,4 @@
-#include "preloadable.h"
+#include "tools/preloadable.h"
 
 #include <elf.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
-#include "probe_command.h"
+#include "tools/probe_command.h"
 
-#include "hop_limit.h"
-#include "path_picture.h"
-#include "path_probe.h"
+#include "hops/hop_limit.h"
+#include "hops/path_probe.h"
+#include "tools/path_picture.h"
 
 #include <langinfo.h>
 #include <netdb.h>

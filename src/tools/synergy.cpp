@@ -1,7 +1,7 @@
 // The `synergy` command: runs other programs with libsynergy.so in front, and measures paths.
-#include "preloadable.h"
-#include "probe_command.h"
-#include "settings_file.h"
+#include "settings/settings_file.h"
+#include "tools/preloadable.h"
+#include "tools/probe_command.h"
 
 #include <CLI/CLI.hpp>
 

@@ -1,4 +1,4 @@
-#include "config_watch.h"
+#include "settings/config_watch.h"
 
 #include "harness.h"
 

@@ -1,4 +1,4 @@
-#include "control.h"
+#include "keeper/control.h"
 
 #include "harness.h"
 

@@ -1,4 +1,4 @@
-#include "endpoint.h"
+#include "base/endpoint.h"
 
 #include <arpa/inet.h>
 #include <doctest/doctest.h>

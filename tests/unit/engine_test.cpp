@@ -2,11 +2,11 @@
 // settings are taken once a process. Packets stay on this host: a peer is a port of 127.0.0.1 whose
 // listener is full, so that SYNs to it stay without an answer, as they do with a punch that dies on
 // its way.
-#include "engine.h"
+#include "keeper/engine.h"
 
-#include "handoff.h"
+#include "base/libc_calls.h"
+#include "handoff/handoff.h"
 #include "harness.h"
-#include "libc_calls.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "family.h"
+#include "keeper/family.h"
 
 #include "harness.h"
 

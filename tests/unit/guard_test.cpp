@@ -1,4 +1,4 @@
-#include "guard.h"
+#include "punch/guard.h"
 
 #include <doctest/doctest.h>
 

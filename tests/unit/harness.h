@@ -1,9 +1,9 @@
 // What several tests need: descriptors counted, sockets on loopback, a process of one's own.
 #pragma once
 
-#include "endpoint.h"
-#include "scheduler.h"
-#include "socket.h"
+#include "base/endpoint.h"
+#include "base/scheduler.h"
+#include "base/socket.h"
 
 #include <chrono>
 #include <functional>

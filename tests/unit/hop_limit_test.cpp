@@ -1,4 +1,4 @@
-#include "hop_limit.h"
+#include "hops/hop_limit.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "host_names.h"
+#include "settings/host_names.h"
 
 #include "harness.h"
 

@@ -1,4 +1,4 @@
-#include "init_clock.h"
+#include "punch/init_clock.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "learned_hops.h"
+#include "hops/learned_hops.h"
 
 #include "harness.h"
 

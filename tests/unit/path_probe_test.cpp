@@ -1,4 +1,4 @@
-#include "path_probe.h"
+#include "hops/path_probe.h"
 
 #include "harness.h"
 #include "tools/path_json.h"

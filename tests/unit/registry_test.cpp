@@ -1,7 +1,7 @@
-#include "registry.h"
+#include "keeper/registry.h"
 
 #include "harness.h"
-#include "server_socket.h"
+#include "server/server_socket.h"
 
 #include <doctest/doctest.h>
 

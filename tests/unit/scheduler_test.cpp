@@ -1,4 +1,4 @@
-#include "scheduler.h"
+#include "base/scheduler.h"
 
 #include "harness.h"
 

@@ -1,4 +1,4 @@
-#include "sctp_associations.h"
+#include "punch/sctp_associations.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "server_descriptors.h"
+#include "server/server_descriptors.h"
 
 #include "harness.h"
 

@@ -1,7 +1,7 @@
-#include "server_socket.h"
+#include "server/server_socket.h"
 
 #include "harness.h"
-#include "server_descriptors.h"
+#include "server/server_descriptors.h"
 
 #include <doctest/doctest.h>
 

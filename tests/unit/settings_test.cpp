@@ -1,5 +1,5 @@
 #include "harness.h"
-#include "settings.h"
+#include "settings/settings.h"
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>

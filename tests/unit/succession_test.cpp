@@ -1,4 +1,4 @@
-#include "succession.h"
+#include "keeper/succession.h"
 
 #include "harness.h"
 

@@ -1,7 +1,7 @@
-#include "timer_wheel.h"
+#include "base/timer_wheel.h"
 
+#include "base/libc_calls.h"
 #include "harness.h"
-#include "libc_calls.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "traffic.h"
+#include "server/traffic.h"
 
 #include <doctest/doctest.h>
 

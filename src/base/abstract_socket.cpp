@@ -1,0 +1,43 @@
+#include "base/abstract_socket.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <sys/time.h>
+
+namespace synergy {
+
+socklen_t abstract_address(sockaddr_un &address, std::string_view name) {
+    address = {};
+    address.sun_family = AF_UNIX;
+    name = name.substr(0, sizeof address.sun_path - 1);
+    std::copy(name.begin(), name.end(), address.sun_path + 1);
+    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+}
+
+Socket connected_to(std::string_view name, std::chrono::seconds patience, int flags) {
+    Socket socket(libc().socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0));
+    if (!socket)
+        return {};
+    const timeval limit{.tv_sec = patience.count(), .tv_usec = 0};
+    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    sockaddr_un address;
+    socklen_t length = abstract_address(address, name);
+    int connected;
+    do
+        connected = libc().connect(socket.fd(), reinterpret_cast<sockaddr *>(&address), length);
+    while (connected != 0 && errno == EINTR);
+    if (connected != 0)
+        socket.reset();
+    return socket;
+}
+
+std::optional<ucred> peer_credentials(const Socket &socket) {
+    ucred owner{};
+    socklen_t length = sizeof owner;
+    if (getsockopt(socket.fd(), SOL_SOCKET, SO_PEERCRED, &owner, &length) != 0)
+        return std::nullopt;
+    return owner;
+}
+
+} // namespace synergy

@@ -1,0 +1,75 @@
+// The engine's one thread: what it waits for, and what it does when.
+#pragma once
+
+#include "base/socket.h"
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <unordered_map>
+
+namespace synergy {
+
+using Clock = std::chrono::steady_clock;
+using Time = Clock::time_point;
+using Duration = Clock::duration;
+
+/// Descriptors and timers of one thread. Nothing here may be called from another one.
+class Scheduler {
+  public:
+    using Handler = std::function<void(std::uint32_t events)>;
+    using Task = std::function<void()>;
+    using TimerId = std::pair<Time, std::uint64_t>;
+
+    /// Throws std::system_error.
+    Scheduler();
+
+    /// Calls `handler` whenever epoll_wait(2) reports one of `events`, an error or a hang-up.
+    /// Replaces the handler that the descriptor had. False and errno set if it can't be watched.
+    bool watch(int fd, std::uint32_t events, Handler handler);
+    /// To be called before the descriptor is closed. Does nothing for one that isn't watched.
+    void unwatch(int fd);
+
+    /// Calls `task` once, at `time` or as soon after as the thread can.
+    TimerId at(Time time, Task task);
+    void cancel(TimerId timer);
+
+    /// Waits for the next event or timer, `longest` at most, and does all that is due.
+    void run_once(Duration longest);
+
+  private:
+    struct Watched {
+        std::uint32_t generation;
+        std::shared_ptr<Handler> handler;
+    };
+
+    void run_timers();
+
+    Socket epoll_;
+    std::uint32_t generation_ = 0; ///< tells a reused descriptor from the one that an event was for
+    std::unordered_map<int, Watched> watched_;
+    std::uint64_t next_timer_ = 0;
+    std::map<TimerId, Task> timers_;
+};
+
+/// A task that is cancelled with its owner: at most one is pending.
+class Timer {
+  public:
+    explicit Timer(Scheduler &scheduler) : scheduler_(scheduler) {}
+    ~Timer() { cancel(); }
+    Timer(const Timer &) = delete;
+    Timer &operator=(const Timer &) = delete;
+
+    /// Replaces what was pending.
+    void set(Time time, Scheduler::Task task);
+    void cancel();
+
+  private:
+    Scheduler &scheduler_;
+    bool pending_ = false;
+    Scheduler::TimerId id_{};
+};
+
+} // namespace synergy

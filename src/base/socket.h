@@ -1,0 +1,73 @@
+// A descriptor as a value that closes what it holds.
+#pragma once
+
+#include "base/endpoint.h"
+#include "base/libc_calls.h"
+
+#include <cerrno>
+#include <utility>
+
+namespace synergy {
+
+/// An option whose value is an int; `otherwise` where it can't be read.
+inline int get_option(int fd, int level, int option, int otherwise = 0) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return getsockopt(fd, level, option, &value, &length) == 0 ? value : otherwise;
+}
+
+class Socket {
+  public:
+    Socket() = default;
+    explicit Socket(int fd) : fd_(fd) {}
+    Socket(Socket &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Socket &operator=(Socket &&other) noexcept {
+        if (this != &other) {
+            reset();
+            fd_ = std::exchange(other.fd_, -1);
+        }
+        return *this;
+    }
+    Socket(const Socket &) = delete;
+    Socket &operator=(const Socket &) = delete;
+    ~Socket() { reset(); }
+
+    /// socket(2), closed on exec and non-blocking; empty and errno set if there is none to be had.
+    static Socket open(int family, int type, int protocol = 0) {
+        return Socket(libc().socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol));
+    }
+
+    explicit operator bool() const { return fd_ >= 0; }
+    [[nodiscard]] int fd() const { return fd_; }
+    int release() { return std::exchange(fd_, -1); }
+    /// Closes; keeps errno.
+    void reset() {
+        if (fd_ >= 0) {
+            int saved = errno;
+            libc().close(fd_);
+            errno = saved;
+            fd_ = -1;
+        }
+    }
+
+    bool set(int level, int option, int value) const {
+        return libc().setsockopt(fd_, level, option, &value, sizeof value) == 0;
+    }
+    [[nodiscard]] int get(int level, int option, int otherwise) const {
+        return get_option(fd_, level, option, otherwise);
+    }
+    [[nodiscard]] Endpoint local() const { return name(getsockname); }
+    [[nodiscard]] Endpoint remote() const { return name(getpeername); }
+
+  private:
+    template <typename Call> [[nodiscard]] Endpoint name(Call call) const {
+        sockaddr_storage address{};
+        socklen_t length = sizeof address;
+        auto *any = reinterpret_cast<sockaddr *>(&address);
+        return call(fd_, any, &length) == 0 ? Endpoint::from(any, length) : Endpoint{};
+    }
+
+    int fd_ = -1;
+};
+
+} // namespace synergy

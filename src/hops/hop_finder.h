@@ -1,0 +1,74 @@
+// The hop limits of peers for which it is automatic: measured, remembered where they proved right,
+// and measured anew when the way changes. Also how long the error of a punch may take.
+#pragma once
+
+#include "hops/hop_limit.h"
+#include "hops/learned_hops.h"
+#include "hops/path_probe.h"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+
+namespace synergy {
+
+class HopFinder {
+  public:
+    /// `found` is called by the scheduler when there is another answer to hops_toward() for an
+    /// address, port 0. `learned_file`: see learned_hops.h; empty: nothing is remembered.
+    /// `bounds` are looked at whenever there is something to choose.
+    HopFinder(Scheduler &scheduler, const HopBounds &bounds, std::string learned_file,
+              std::function<void(const Endpoint &peer)> found)
+        : scheduler_(scheduler), bounds_(bounds), learned_file_(std::move(learned_file)),
+          found_(std::move(found)) {}
+
+    /// The hop limits for punches from `source` (or, if it is empty, the kernel's choice). Nothing
+    /// yet: `found` will be called, within a second. Ports don't matter.
+    std::optional<HopRange> hops_toward(const Endpoint &peer, const Endpoint &source);
+    /// The peer has come in through a hole that such a punch opened last.
+    void proved(const Endpoint &peer, const Endpoint &source, int hops);
+    /// A reset or a prohibition came back for such a punch.
+    void too_high(const Endpoint &peer, const Endpoint &source, int hops);
+    /// How long the error takes to come back from where a punch with this hop limit dies, as far
+    /// as it has been measured.
+    std::optional<Duration> round_trip(const Endpoint &peer, const Endpoint &source, int hops);
+    /// Forgets the ways to all other peers, and looks at them no more.
+    void keep_only(const std::function<bool(const Endpoint &peer)> &is_wanted);
+
+  private:
+    /// The way to one peer's address.
+    struct Way {
+        explicit Way(Scheduler &scheduler) : patience(scheduler), next(scheduler) {}
+
+        Endpoint peer, source;
+        RouteKey route;
+        std::unique_ptr<PathProbe> probe;
+        Path path; ///< as last measured
+        std::optional<LearnedHops> learned;
+        std::optional<HopRange> hops;  ///< automatic ones
+        std::map<int, Hop> dying_hops; ///< where punches with these hop limits die
+        std::set<int> asked;           ///< the hop limits whose round trip was asked for
+        int ceiling = hop_limit_max;   ///< no punch goes further, since one was too high
+        bool is_proved = false;
+        Timer patience, next;
+    };
+
+    Way &way_to(const Endpoint &peer, const Endpoint &source);
+    void measure(Way &way);
+    void measured(Way &way, const Path &path);
+    void check(Way &way, int hops);
+    void checked(Way &way, int hops, const Path &path);
+    void choose(Way &way, const Path &path);
+    void use(Way &way, HopRange hops);
+    [[nodiscard]] HopRange within(const Way &way, HopRange hops) const;
+
+    Scheduler &scheduler_;
+    const HopBounds &bounds_;
+    const std::string learned_file_;
+    const std::function<void(const Endpoint &peer)> found_;
+    std::map<std::string, std::unique_ptr<Way>> ways_; ///< by both addresses
+};
+
+} // namespace synergy

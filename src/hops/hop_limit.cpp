@@ -1,0 +1,121 @@
+#include "hops/hop_limit.h"
+
+#include <algorithm>
+
+namespace synergy {
+
+namespace {
+
+// The rule. The punch must cross the last firewall of this side, and not what filters on the
+// other. Neither can be seen from here: a firewall that lets our packets out looks like a router.
+//
+// - A packet that dies *at* a firewall opens nothing there, as Linux checks the hop limit before
+//   the forward filter: the last firewall at hop k wants at least k + 1. Others filter first: such
+//   a firewall on the other side answers or drops what was to die at it.
+// - Of a peer n hops away, half the way, rounded up, leaves the same room on both sides: the last
+//   local firewall may be as many hops from here as the first remote one is from the peer.
+//   Whatever is more than that is right only where this side has more depth than the other.
+// - Where a firewall of the other side names itself, or silence begins, the peer is at least one
+//   hop further. Depth that can't be seen is not assumed: it would move the middle outward, toward
+//   the firewall that a reset may come from.
+// - What was refused or prohibited at hop limit h would be again: the punch stays below h.
+// - Where this side has more depth, punches go further in turns, as far as can be right at all: to
+//   the last router that is not next to the peer, where its firewall is.
+
+/// The least that crosses anything and dies on another router.
+constexpr int crosses_one = 2;
+
+std::string hops_text(int count) {
+    return std::to_string(count) + (count == 1 ? " hop" : " hops");
+}
+
+int half(int length) {
+    return (length + 1) / 2;
+}
+
+HopChoice guess(std::string reason) {
+    return {.hops = hop_limit_guess,
+            .most = hop_limit_guess + 1,
+            .is_found = false,
+            .reason = std::move(reason) + ": a guess"};
+}
+
+HopChoice neighbour() {
+    return {.hops = hop_limit_min,
+            .most = hop_limit_min,
+            .is_found = false,
+            .reason = "the peer is a neighbour: no router lies between, so there is no firewall "
+                      "to punch and nowhere for a packet to die"};
+}
+
+HopChoice middle(int length, const std::string &what) {
+    HopChoice choice{.hops = half(length), .most = length - 2, .is_found = true, .reason = {}};
+    choice.reason = "half of the " + hops_text(length) + " to " + what;
+    if (choice.hops < crosses_one)
+        choice.reason = "dies on the only router to " + what +
+                        ", and opens a firewall of this host; if that router is one, nothing does";
+    return choice;
+}
+
+/// The peer's own answer, or one in its name.
+HopChoice reaches_peer(const Hop &end) {
+    return end.limit == 1 ? neighbour() : middle(end.limit, "the peer");
+}
+
+/// Another one than the peer stopped the probes.
+HopChoice is_stopped(const Path &path, const Hop &end) {
+    const std::string who = end.from.address_text();
+    if (end.limit <= crosses_one)
+        return guess(who + ", right at this end, lets no probe pass");
+    if (end.answer == HopAnswer::unreachable)
+        return middle(end.limit, "where " + who + " knows no way on");
+    // A Linux firewall lets die what dies at it, and so was seen one hop earlier. Another one
+    // answers where it stands, and the peer is a hop beyond.
+    const Hop &before = path.hops[static_cast<std::size_t>(end.limit) - 2];
+    const bool was_seen = before.from.same_address(end.from);
+    HopChoice choice = middle(was_seen ? end.limit : end.limit + 1,
+                              "the peer, at the least, behind the firewall " + who);
+    choice.hops = std::min(choice.hops, end.limit - 1);
+    choice.most = end.limit - 1;
+    return choice;
+}
+
+/// The far end is silent.
+HopChoice falls_silent(const Path &path) {
+    const int last = path.last_answer();
+    if (last == 0)
+        return guess("no router answers");
+    if (last < crosses_one)
+        return guess("only the first router answers");
+    HopChoice choice = middle(last + 1, "the peer, at the least: beyond hop " +
+                                            std::to_string(last) + " nothing answers");
+    choice.most = last;
+    return choice;
+}
+
+HopChoice choose(const Path &path) {
+    if (path.error != 0)
+        return guess("there is no path to measure");
+    const Hop *end = path.end();
+    if (path.on_link)
+        return neighbour();
+    if (end == nullptr)
+        return falls_silent(path);
+    return end->from.same_address(path.peer) ? reaches_peer(*end) : is_stopped(path, *end);
+}
+
+} // namespace
+
+HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds) {
+    HopChoice choice = choose(path);
+    const int within = std::clamp(choice.hops, bounds.least, bounds.most);
+    if (within != choice.hops) {
+        choice.reason +=
+            std::string("; held ") + (within < choice.hops ? "down by hops_max" : "up by hops_min");
+        choice.hops = within;
+    }
+    choice.most = std::max(choice.hops, std::min(choice.most, bounds.most));
+    return choice;
+}
+
+} // namespace synergy

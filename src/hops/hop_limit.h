@@ -1,0 +1,36 @@
+// How far a punch goes.
+#pragma once
+
+#include "hops/path.h"
+#include "settings/settings.h"
+
+#include <string>
+
+namespace synergy {
+
+/// The hop limits that punches use in turns, first the best.
+struct HopRange {
+    int best = hop_limit_guess;
+    int least = hop_limit_guess;
+    int most = hop_limit_guess;
+
+    static HopRange only(int hops) { return {hops, hops, hops}; }
+    bool operator==(const HopRange &) const = default;
+};
+
+/// A hop limit, and why this one.
+struct HopChoice {
+    int hops = hop_limit_guess;
+    /// Worth trying where punches with `hops` let nobody in: still short of what the peer's side is
+    /// known to filter with.
+    int most = hop_limit_guess;
+    /// False: nothing in the path says where to die. `hops` is the guess then, or for a
+    /// neighbour 1.
+    bool is_found = false;
+    std::string reason; ///< in words, a clause without full stop
+};
+
+/// What a measured path says, within the bounds that the user set.
+HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds);
+
+} // namespace synergy

@@ -1,0 +1,161 @@
+#include "hops/route.h"
+
+#include "base/socket.h"
+
+#include <array>
+#include <cstring>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+
+namespace synergy {
+
+namespace {
+
+/// The bytes of an address as rtnetlink(7) has them.
+struct AddressBytes {
+    const void *data;
+    std::size_t size;
+};
+
+AddressBytes bytes_of(const Endpoint &endpoint) {
+    if (endpoint.family() == AF_INET)
+        return {&reinterpret_cast<const sockaddr_in *>(endpoint.data())->sin_addr, sizeof(in_addr)};
+    return {&reinterpret_cast<const sockaddr_in6 *>(endpoint.data())->sin6_addr, sizeof(in6_addr)};
+}
+
+Endpoint endpoint_of(int family, const void *bytes, std::size_t size) {
+    if (family == AF_INET && size == sizeof(in_addr)) {
+        sockaddr_in in{};
+        in.sin_family = AF_INET;
+        std::memcpy(&in.sin_addr, bytes, size);
+        return Endpoint::from(reinterpret_cast<const sockaddr *>(&in), sizeof in);
+    }
+    if (family == AF_INET6 && size == sizeof(in6_addr)) {
+        sockaddr_in6 in6{};
+        in6.sin6_family = AF_INET6;
+        std::memcpy(&in6.sin6_addr, bytes, size);
+        return Endpoint::from(reinterpret_cast<const sockaddr *>(&in6), sizeof in6);
+    }
+    return {};
+}
+
+/// RTM_GETROUTE for one destination.
+class Question {
+  public:
+    Question(const Endpoint &peer, const Endpoint &source) {
+        const AddressBytes to = bytes_of(peer);
+        header_.nlmsg_type = RTM_GETROUTE;
+        header_.nlmsg_flags = NLM_F_REQUEST;
+        route_.rtm_family = static_cast<unsigned char>(peer.family());
+        route_.rtm_dst_len = static_cast<unsigned char>(to.size * 8);
+        add(RTA_DST, to);
+        if (!source.empty()) {
+            const AddressBytes from = bytes_of(source);
+            route_.rtm_src_len = static_cast<unsigned char>(from.size * 8);
+            add(RTA_SRC, from);
+        }
+        if (peer.family() == AF_INET6)
+            if (auto scope = reinterpret_cast<const sockaddr_in6 *>(peer.data())->sin6_scope_id)
+                add(RTA_OIF, {&scope, sizeof scope});
+        header_.nlmsg_len =
+            static_cast<std::uint32_t>(sizeof header_ + NLMSG_ALIGN(sizeof route_) + used_);
+    }
+
+    [[nodiscard]] bool send(const Socket &socket) {
+        std::array<iovec, 3> parts{{{&header_, sizeof header_},
+                                    {&route_, NLMSG_ALIGN(sizeof route_)},
+                                    {attributes_.data(), used_}}};
+        sockaddr_nl kernel{};
+        kernel.nl_family = AF_NETLINK;
+        msghdr message{};
+        message.msg_name = &kernel;
+        message.msg_namelen = sizeof kernel;
+        message.msg_iov = parts.data();
+        message.msg_iovlen = parts.size();
+        return libc().sendmsg(socket.fd(), &message, MSG_NOSIGNAL) >= 0;
+    }
+
+  private:
+    void add(unsigned short type, AddressBytes value) {
+        const rtattr attribute{static_cast<unsigned short>(RTA_LENGTH(value.size)), type};
+        std::memcpy(attributes_.data() + used_, &attribute, sizeof attribute);
+        std::memcpy(attributes_.data() + used_ + RTA_LENGTH(0), value.data, value.size);
+        used_ += RTA_SPACE(value.size);
+    }
+
+    nlmsghdr header_{};
+    rtmsg route_{};
+    static_assert(NLMSG_ALIGN(sizeof(rtmsg)) == sizeof(rtmsg));
+    alignas(rtattr) std::array<char, 64> attributes_{};
+    std::size_t used_ = 0;
+};
+
+/// A link with two ends needs no address of the other one: a route over it names no gateway, and
+/// yet there may be a whole path behind.
+bool is_point_to_point(unsigned interface) {
+    const Socket socket = Socket::open(AF_INET, SOCK_DGRAM);
+    ifreq request{};
+    if (!socket || if_indextoname(interface, request.ifr_name) == nullptr ||
+        ::ioctl(socket.fd(), SIOCGIFFLAGS, &request) != 0)
+        return false;
+    return (request.ifr_flags & (IFF_POINTOPOINT | IFF_NOARP)) != 0;
+}
+
+std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
+    if (!NLMSG_OK(header, length) || header->nlmsg_type != RTM_NEWROUTE)
+        return std::nullopt;
+    auto *found = static_cast<rtmsg *>(NLMSG_DATA(header));
+    if (found->rtm_type != RTN_UNICAST && found->rtm_type != RTN_LOCAL)
+        return std::nullopt;
+    Route route;
+    auto left = static_cast<int>(RTM_PAYLOAD(header));
+    for (auto *each = RTM_RTA(found); RTA_OK(each, left); each = RTA_NEXT(each, left)) {
+        const auto size = static_cast<std::size_t>(RTA_PAYLOAD(each));
+        const auto *value = static_cast<const char *>(RTA_DATA(each));
+        if (each->rta_type == RTA_GATEWAY)
+            route.gateway = endpoint_of(found->rtm_family, value, size);
+        else if (each->rta_type == RTA_VIA && size > sizeof(rtvia)) {
+            // An IPv4 route by an IPv6 router (RFC 5549).
+            rtvia via{};
+            std::memcpy(&via, value, sizeof via);
+            route.gateway = endpoint_of(via.rtvia_family, value + sizeof via, size - sizeof via);
+        } else if (each->rta_type == RTA_PREFSRC)
+            route.source = endpoint_of(found->rtm_family, value, size);
+        else if (each->rta_type == RTA_OIF && size == sizeof route.interface)
+            std::memcpy(&route.interface, value, size);
+    }
+    route.on_link = found->rtm_type == RTN_LOCAL ||
+                    (route.gateway.empty() && !is_point_to_point(route.interface));
+    return route;
+}
+
+} // namespace
+
+std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
+    const Endpoint peer = to.unmapped();
+    const Endpoint source = from.is_wildcard() ? Endpoint() : from.unmapped();
+    if (peer.empty() || (!source.empty() && source.family() != peer.family()))
+        return std::nullopt;
+    const Socket socket = Socket::open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    if (!socket || !Question(peer, source).send(socket))
+        return std::nullopt;
+    // The kernel answers within sendmsg(), so nothing is waited for.
+    alignas(nlmsghdr) std::array<char, 4096> buffer{};
+    iovec part{buffer.data(), buffer.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    const ssize_t length = libc().recvmsg(socket.fd(), &message, MSG_DONTWAIT);
+    if (length <= 0)
+        return std::nullopt;
+    std::optional<Route> route =
+        answer_of(reinterpret_cast<nlmsghdr *>(buffer.data()), static_cast<std::size_t>(length));
+    if (route && !source.empty())
+        route->source = source;
+    return route;
+}
+
+} // namespace synergy

@@ -1,0 +1,22 @@
+// Which way the kernel sends a packet.
+#pragma once
+
+#include "base/endpoint.h"
+
+#include <optional>
+
+namespace synergy {
+
+struct Route {
+    Endpoint gateway; ///< the first router; empty where there is none
+    Endpoint source;  ///< the address that packets leave from
+    unsigned interface = 0;
+    /// No router lies between: the peer is a neighbour, or this host itself.
+    bool on_link = false;
+};
+
+/// Asks the kernel without sending anything. `source` may be empty: the kernel's choice. Nothing
+/// where there is no route.
+std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
+
+} // namespace synergy

@@ -1,0 +1,22 @@
+// Sockets bound beside a server's listener, as punches for TCP and one-to-one SCTP need them.
+#pragma once
+
+#include "keeper/control.h"
+#include "settings/settings.h"
+
+namespace synergy {
+
+/// A stream socket that may be bound beside the listener, with what is negotiated when it connects;
+/// empty and errno set if there can be none.
+Socket open_beside(const ServerSocket &server, int protocol);
+
+/// Binds it to the listener's address, or where that is the wildcard, to what the settings say.
+bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
+                 bool is_v4);
+
+/// The system's hop limit (ipv6(7), ip(7)), for set_hop_limit().
+constexpr int ordinary_hop_limit = -1;
+
+void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit);
+
+} // namespace synergy

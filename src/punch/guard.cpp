@@ -1,0 +1,102 @@
+#include "punch/guard.h"
+
+#include <algorithm>
+
+namespace synergy {
+
+using std::chrono::milliseconds;
+
+namespace {
+
+/// How long before the kernel's timer runs out whoever has called meanwhile is looked for.
+constexpr Duration last_look = milliseconds(5);
+
+/// Not so wide that the next SYN leaves no time to hear the peer.
+constexpr Duration widest = milliseconds(450);
+
+} // namespace
+
+/// For when to set the timer so that the SYN comes in time that follows one which leaves at `syn`.
+Time Guard::next_after(Time syn, unsigned retransmits) const {
+    Time began = syn >= hole_began_ + hole_lifetime ? syn : hole_began_;
+    Time reopening = std::max(began + hole_lifetime, syn + out_of_step);
+    // Less than a number of whole seconds, to stay out of step.
+    Duration longest = std::max(refresh_ * 15 / 16, out_of_step);
+    Time renewal = retransmits == 1            ? wheel_.due_from(syn, syn + out_of_step_first)
+                   : retransmits < short_ones_ ? wheel_.due_from(syn, syn + out_of_step)
+                                               : wheel_.due_until(syn, syn + longest);
+    return std::min(renewal, wheel_.due_from(syn, reopening));
+}
+
+void Guard::sent(Time asked, Time now, bool is_again) {
+    short_ones_ = is_again ? short_intervals_again : short_intervals;
+    seen_ = 0;
+    first_sent_ = hole_began_ = now;
+    // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is. Were it late by
+    // less than is believed, a SYN would slip out: nothing is believed of it.
+    retransmission_ = asked + first_timeout;
+    deadline_ = next_after(retransmission_, 1);
+    left(now);
+}
+
+/// A SYN left at about `now`; retransmission_ says when the next one will.
+void Guard::left(Time now) {
+    last_sent_ = now;
+    if (now >= hole_began_ + hole_lifetime)
+        hole_began_ = now;
+    not_before_ = retransmission_;
+    if (window_ > Duration::zero()) {
+        step_ = Step::error_due;
+        phase_ = Phase::low;
+        next_ = now + window_;
+    } else {
+        step_ = Step::hearing;
+        phase_ = Phase::open;
+        next_ = retransmission_ - lead;
+    }
+}
+
+void Guard::expect_error_within(Duration window) {
+    if (window_ > Duration::zero())
+        window_ = std::clamp(window, least_window_, widest);
+}
+
+void Guard::error_came(Time now) {
+    if (window_ == Duration::zero())
+        return;
+    least_window_ = std::clamp<Duration>((now - last_sent_) * 3 / 2, window_, widest);
+    window_ = least_window_;
+}
+
+void Guard::tick(Time now, SynTimer timer) {
+    if (timer.retransmits != seen_) {
+        seen_ = timer.retransmits;
+        // Where the kernel's own interval is the shorter one, it shall not retransmit unless told.
+        Time left_at = now < retransmission_ ? not_before_ : std::max(not_before_, retransmission_);
+        deadline_ = std::min(left_at + timer.timeout, deadline_);
+        retransmission_ = wheel_.earliest_end(now, deadline_);
+        left(now);
+        return;
+    }
+    if (step_ == Step::error_due && now >= last_sent_ + window_) {
+        step_ = Step::hearing;
+        phase_ = Phase::open;
+        next_ = retransmission_ - lead;
+    }
+    if (step_ == Step::hearing && now >= retransmission_ - lead) {
+        step_ = Step::awaiting;
+        phase_ = Phase::low;
+        not_before_ = now;
+        deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
+        next_ = std::max(now, retransmission_ - last_look);
+        return;
+    }
+    if (step_ == Step::awaiting) {
+        not_before_ = now;
+        // Where nothing is known of the wheel, timers of seconds are this late.
+        bool is_overdue = now > retransmission_ + milliseconds(500);
+        next_ = now + (is_overdue ? milliseconds(100) : milliseconds(4));
+    }
+}
+
+} // namespace synergy

@@ -1,0 +1,108 @@
+// When a punching socket in SYN_SENT may be heard, when it must be deaf, and when its next SYN
+// goes.
+//
+// Every SYN that the socket sends, its first one and the kernel's retransmissions, has to leave
+// with the punch's hop limit, and the ICMP error that it dies with would kill the socket. Between
+// them the hop limit must be the ordinary one, or the answer to the peer's SYN would die as well.
+//
+// All SYNs of a socket must have one sequence number: a firewall that has seen the peer's SYN (and
+// the socket did not, being deaf) drops a SYN of ours that comes with another one. So renewing is
+// left to the kernel's retransmissions, and TCP_USER_TIMEOUT says when they come: the kernel
+// retransmits at once when that time is over, and gives up instead if it has not been extended
+// before. A SYN can't slip out, then, while the engine's thread is kept from running.
+#pragma once
+
+#include "base/timer_wheel.h"
+
+namespace synergy {
+
+/// Where the kernel's retransmission timer stands (TCP_INFO: tcpi_retransmits, tcpi_rto).
+struct SynTimer {
+    unsigned retransmits = 0;
+    Duration timeout{};
+};
+
+class Guard {
+  public:
+    enum class Phase {
+        low, ///< the punch's hop limit, and deaf: a SYN may leave, or its error come back
+        open ///< the ordinary hop limit: the peer's SYN is welcome
+    };
+
+    /// The thread must have run by this long before the kernel may retransmit. The kernel's timers
+    /// run late, never early, and ours by less than this on a busy machine.
+    static constexpr Duration lead = std::chrono::milliseconds(60);
+
+    /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
+    /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.
+    static constexpr Duration first_timeout = std::chrono::seconds(1);
+
+    /// Between the first SYNs. Were it a second, a client whose SYN came while the socket was deaf
+    /// would find it deaf again each time that it tries, both keeping the same intervals.
+    /// The first differs, so that neither the second nor the third second after a SYN is deaf
+    /// again.
+    static constexpr Duration out_of_step_first = std::chrono::milliseconds(700);
+    static constexpr Duration out_of_step = std::chrono::milliseconds(780);
+    /// How many retransmissions there are while the intervals are that short.
+    static constexpr unsigned short_intervals = 5;
+    /// And after a connection that the peer may have ended by a reset: for 10 s
+    /// (nf_conntrack_tcp_timeout_close), Linux takes a SYN of ours for none.
+    /// That and a little more than the intervals of the peer's client, 1, 2, 4 and 8 s.
+    static constexpr unsigned short_intervals_again = 20;
+
+    /// How long a Linux firewall keeps a hole (nf_conntrack_tcp_timeout_syn_sent, 120 s), and a
+    /// little more. No SYN prolongs that: the first one after it opens the hole anew, and so one is
+    /// to come right then.
+    static constexpr Duration hole_lifetime = std::chrono::milliseconds(120200);
+
+    /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
+    /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
+    /// `wheel` says when the kernel's timers run out; it has to outlive the guard.
+    Guard(Duration window, Duration refresh, const TimerWheel &wheel)
+        : window_(window), refresh_(refresh), wheel_(wheel) {}
+
+    /// The first SYN has left, not before `asked`. `is_again`: there was a connection with these
+    /// endpoints before.
+    void sent(Time asked, Time now, bool is_again = false);
+    /// What the error of the next SYN is expected to take. Less than errors have taken before is
+    /// not believed.
+    void expect_error_within(Duration window);
+    /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
+    void error_came(Time now);
+    /// To be called at next() with what the kernel said at `now` or later.
+    void tick(Time now, SynTimer timer);
+
+    [[nodiscard]] Phase phase() const { return phase_; }
+    /// The next SYN is about to leave, and by what the kernel says has not left.
+    [[nodiscard]] bool is_awaiting(SynTimer timer) const {
+        return step_ == Step::awaiting && timer.retransmits == seen_;
+    }
+    /// When tick() is wanted.
+    [[nodiscard]] Time next() const { return next_; }
+    /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.
+    [[nodiscard]] Duration user_timeout() const { return deadline_ - first_sent_; }
+
+  private:
+    enum class Step { error_due, hearing, awaiting };
+
+    void left(Time now);
+    [[nodiscard]] Time next_after(Time syn, unsigned retransmits) const;
+
+    Duration window_;
+    Duration least_window_{}; ///< an error has come as late as that
+    Duration refresh_;
+    const TimerWheel &wheel_;
+    Phase phase_ = Phase::low;
+    Step step_ = Step::error_due;
+    Time next_{};
+    Time first_sent_{};
+    Time hole_began_{}; ///< when the SYN left that the firewalls count from
+    Time last_sent_{};
+    Time retransmission_{}; ///< when the kernel's timer runs out, if not later
+    Time not_before_{};     ///< the SYN that is awaited had not left then
+    Time deadline_{};       ///< no retransmission from here on unless it is moved
+    unsigned seen_ = 0;
+    unsigned short_ones_ = short_intervals;
+};
+
+} // namespace synergy

@@ -1,0 +1,93 @@
+// What every transport's way of opening a hole has in common.
+#pragma once
+
+#include "base/scheduler.h"
+#include "base/timer_wheel.h"
+#include "hops/hop_limit.h"
+#include "keeper/control.h"
+#include "server/server_descriptors.h"
+#include "settings/settings.h"
+
+#include <functional>
+
+namespace synergy {
+
+/// A hole as firewalls keep it, and the hop limits of what opens it.
+struct Hole {
+    Transport transport = Transport::tcp;
+    ServerSocket server; ///< whose local endpoint it is
+    Endpoint peer;       ///< of the family that the server's socket speaks (v4-mapped if need be)
+    HopRange hops;
+
+    /// On the wire: also a v4-mapped peer of an AF_INET6 socket.
+    [[nodiscard]] bool is_v4() const { return peer.unmapped().family() == AF_INET; }
+    /// "tcp [2001:db8::11]:4444 <- [2001:db8::5]:5555"
+    [[nodiscard]] std::string text() const;
+};
+
+/// What a strategy needs of the engine.
+struct PunchContext {
+    Scheduler &scheduler;
+    TimerWheel &timers;       ///< the kernel's
+    const Settings &settings; ///< as they are now
+    /// Asked before anything is sent: false if the server no longer has the socket.
+    std::function<bool(const ServerSocket &)> is_alive;
+    /// Takes a connection that a punch has become, to be accepted by the server.
+    std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
+        deliver;
+    /// A socket that was bound beside the server's while that was possible; empty if none is left.
+    std::function<Socket(const ServerSocket &, bool is_v4)> spare;
+    /// How long the error takes to come back from where a punch with this hop limit dies.
+    std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
+    /// The peer came in; the hole was last punched with this hop limit.
+    std::function<void(const Hole &, int hop_limit)> proved;
+    /// A reset or a prohibition came back for a punch with this hop limit.
+    std::function<void(const Hole &, int hop_limit)> too_high;
+};
+
+/// Keeps one hole open for as long as it lives; one class for each transport.
+class Punch {
+  public:
+    Punch(const PunchContext &context, Hole hole) : context_(context), hole_(std::move(hole)) {}
+    virtual ~Punch() = default;
+    Punch(const Punch &) = delete;
+    Punch &operator=(const Punch &) = delete;
+
+    /// Punches now, and from then on renews the hole by timers of its own; once it is open, punches
+    /// once more where that does any good. 0, or the errno of a failure, after which it tries
+    /// again.
+    virtual int open() = 0;
+    /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
+    /// that it has had: that takes another punch.
+    [[nodiscard]] bool takes(const HopRange &hops);
+
+  protected:
+    /// Of the latest punch.
+    [[nodiscard]] int hop_limit() const { return hop_limit_; }
+    /// To be called before each punch: its hop limit is the next of the range.
+    void next_hop_limit();
+
+    const PunchContext &context_;
+    Hole hole_;
+
+  private:
+    int hop_limit_ = 0;
+    unsigned punches_ = 0;
+};
+
+/// The delay before trying again after `failures` in a row: none at first, since an error may have
+/// closed the hole that the peer is about to use, then longer, up to `most`.
+Duration retry_delay(unsigned failures, Duration most);
+
+/// Whether a failure of a system call when punching is worth more than a debug line: once for each
+/// new errno.
+class FailureLog {
+  public:
+    void failed(const Hole &hole, const char *what, int error);
+    void recovered() { last_ = 0; }
+
+  private:
+    int last_ = 0;
+};
+
+} // namespace synergy

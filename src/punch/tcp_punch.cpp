@@ -1,0 +1,343 @@
+#include "punch/tcp_punch.h"
+
+#include "base/log.h"
+#include "punch/beside.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+namespace synergy {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+/// How long the error of a punch may take where that has not been measured.
+constexpr Duration error_window = milliseconds(150);
+/// A router may be slower than it was when it was asked, and so may we.
+constexpr Duration margin = milliseconds(20);
+
+/// An error that comes late widens the window; many in a row are about something else.
+constexpr unsigned few_failures = 4;
+
+/// GTSM (RFC 5082): IPV6_MINHOPCOUNT 255 takes only what no router has forwarded, so neither the
+/// ICMP error nor anything else from beyond the link.
+constexpr int deaf = 255;
+constexpr int hears_all = 0;
+
+/// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
+/// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
+constexpr int v4_guard = 2;
+
+/// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
+/// 60 s on Linux), and after that of one that lives on.
+constexpr Duration rest = seconds(1);
+constexpr Duration long_rest = seconds(5);
+constexpr unsigned short_rests = 120;
+
+/// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
+constexpr Duration handshake_time = seconds(15);
+
+/// Whether a packet of the peer's has come while the socket was deaf: SK_MEMINFO_DROPS of
+/// SO_MEMINFO counts what was meant for it and not taken. (The ICMP error is not among that.)
+bool has_missed_peer(const Socket &socket) {
+    constexpr int so_meminfo = 55;           // asm-generic/socket.h
+    constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
+    std::array<std::uint32_t, 16> values{};
+    socklen_t length = sizeof values;
+    return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
+           length > meminfo_drops * sizeof values[0] && values[meminfo_drops] != 0;
+}
+
+tcp_info info_of(const Socket &socket) {
+    tcp_info info{};
+    socklen_t length = sizeof info;
+    getsockopt(socket.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
+    return info;
+}
+
+/// When a retransmission is not even queued on the way out, the kernel tries again after this
+/// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
+constexpr Duration congested_timeout = milliseconds(500);
+
+SynTimer timer_of(const tcp_info &info) {
+    const bool was_queued = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+    const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
+    return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
+}
+
+// RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
+enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_received = 3 };
+
+} // namespace
+
+TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
+      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers),
+      timer_(context.scheduler) {}
+
+TcpPunch::~TcpPunch() {
+    if (socket_)
+        context_.scheduler.unwatch(socket_.fd());
+}
+
+bool TcpPunch::is_punching() const {
+    if (!socket_)
+        return false;
+    auto state = info_of(socket_).tcpi_state;
+    return state == state_syn_sent || state == state_syn_received;
+}
+
+int TcpPunch::open() {
+    // Renewing by hand would be a SYN with another sequence number (guard.h).
+    return is_punching() ? 0 : punch();
+}
+
+void TcpPunch::set_user_timeout(Duration timeout) {
+    auto count = std::chrono::duration_cast<milliseconds>(timeout).count();
+    socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
+}
+
+/// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
+/// dies on its way.
+void TcpPunch::enter(Guard::Phase phase) {
+    if (phase == phase_)
+        return;
+    phase_ = phase;
+    if (phase == Guard::Phase::low) {
+        if (!is_v4_)
+            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
+        next_hop_limit();
+        set_hop_limit(socket_, is_v4_, hop_limit());
+        // Not before, since the kernel gives up where this comes too late.
+        set_user_timeout(guard_.user_timeout());
+        follow_round_trip();
+    } else {
+        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+        if (!is_v4_)
+            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, hears_all);
+    }
+}
+
+Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4) {
+    Socket socket = open_beside(server, IPPROTO_TCP);
+    if (!socket)
+        return {};
+    // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
+    socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
+    if (server.max_segment != 0)
+        socket.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
+    // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
+    if (server.local.family() == AF_INET6)
+        socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+        return {};
+    if (!bind_beside(socket, server, settings, is_v4))
+        socket.reset();
+    return socket;
+}
+
+int TcpPunch::bind_socket() {
+    socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
+    int error = socket_ ? 0 : errno;
+    if (error == EADDRINUSE || error == EACCES)
+        socket_ = context_.spare(hole_.server, is_v4_);
+    if (socket_) {
+        phase_ = Guard::Phase::open;
+        return 0;
+    }
+    failure_log_.failed(hole_,
+                        geteuid() == hole_.server.owner
+                            ? "can't open a punching socket"
+                            : "can't open a punching socket, since the server has changed its user "
+                              "(a restart helps)",
+                        error);
+    retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
+    return error;
+}
+
+int TcpPunch::punch() {
+    if (!context_.is_alive(hole_.server))
+        return EBADF;
+    if (!socket_)
+        if (int error = bind_socket(); error != 0)
+            return error;
+    enter(Guard::Phase::low);
+    context_.timers.sample();
+    const Time asked = Clock::now();
+    int result = libc().connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
+    int error = result == 0 ? 0 : errno;
+    if (error == EADDRNOTAVAIL) {
+        // The four-tuple is in use: a connection that came through it lives, or rests (RFC 9293
+        // 3.6.1). Where there was none before, there is no source address at all.
+        if (rests_++ == 0)
+            log::debug("{}: waits for an earlier connection to be over", hole_.text());
+        retry_at(Clock::now() + (rests_ > short_rests ? long_rest : rest));
+        return 0;
+    }
+    if (error != 0 && error != EINPROGRESS) {
+        failed(error);
+        return error;
+    }
+    rests_ = 0;
+    Time now = Clock::now();
+    guard_.sent(asked, now, was_connected_);
+    was_connected_ = false;
+    set_user_timeout(guard_.user_timeout());
+    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
+        error = errno;
+        failed(error);
+        return error;
+    }
+    enter(guard_.phase());
+    schedule();
+    return 0;
+}
+
+void TcpPunch::follow_round_trip() {
+    if (is_v4_)
+        return;
+    if (auto measured = context_.round_trip(hole_, hop_limit()))
+        guard_.expect_error_within(2 * *measured + margin);
+}
+
+void TcpPunch::schedule() {
+    timer_.set(guard_.next(), [this] { tick(); });
+}
+
+void TcpPunch::tick() {
+    const Time now = Clock::now();
+    tcp_info info = info_of(socket_);
+    if (info.tcpi_state != state_syn_sent) {
+        happened();
+        return;
+    }
+    if (has_missed_peer(socket_)) {
+        if (phase_ == Guard::Phase::open || opens_in_time()) {
+            answer_peer();
+            return;
+        }
+        info = info_of(socket_);
+    }
+    context_.timers.sample();
+    const Duration timeout = guard_.user_timeout();
+    guard_.tick(now, timer_of(info));
+    if (info.tcpi_retransmits > 0)
+        failures_ = 0;
+    if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
+        !context_.is_alive(hole_.server))
+        return;
+    enter(guard_.phase());
+    if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
+        answer_peer();
+        return;
+    }
+    if (guard_.user_timeout() != timeout)
+        set_user_timeout(guard_.user_timeout());
+    schedule();
+}
+
+/// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
+/// the way. False if it has left after all.
+bool TcpPunch::opens_in_time() {
+    if (!guard_.is_awaiting(timer_of(info_of(socket_))))
+        return false;
+    enter(Guard::Phase::open);
+    if (guard_.is_awaiting(timer_of(info_of(socket_))))
+        return true;
+    enter(Guard::Phase::low);
+    return false;
+}
+
+/// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
+/// which is no punch any more but the answer: the next one may go all the way, and completes the
+/// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
+void TcpPunch::answer_peer() {
+    set_user_timeout(Duration::zero());
+    if (busy_until_ == Time{})
+        busy_until_ = Clock::now() + handshake_time;
+    if (Clock::now() < busy_until_)
+        timer_.set(Clock::now() + milliseconds(200), [this] { tick(); });
+    else
+        failed(ETIMEDOUT);
+}
+
+/// The socket is no longer in SYN_SENT.
+void TcpPunch::happened() {
+    switch (info_of(socket_).tcpi_state) {
+    case state_syn_sent:
+        return;
+    case state_syn_received:
+        // The peer's SYN has come. What leaves from now on is for the peer.
+        enter(Guard::Phase::open);
+        answer_peer();
+        return;
+    default:
+        break;
+    }
+    int error = socket_.get(SOL_SOCKET, SO_ERROR, EIO);
+    // A connection that ended before it was looked at was still a connection.
+    if (error == 0 && !socket_.remote().empty())
+        established();
+    else
+        failed(error);
+}
+
+void TcpPunch::failed(int error) {
+    // Then the last SYN went all the way, and what came back for it says nothing about punches.
+    const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
+    // The kernel's timer ran out, and we were not late.
+    const bool is_too_early =
+        !was_answering && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
+    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
+    if (!was_answering && (error == ECONNREFUSED || error == EACCES))
+        context_.too_high(hole_, hop_limit());
+    if (was_answering)
+        log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
+    else if (error == ECONNREFUSED)
+        failure_log_.failed(hole_,
+                            "a reset came back: the hop limit is too high, or a firewall answers "
+                            "for the peer",
+                            error);
+    else if (error == EHOSTUNREACH && failures_ < few_failures)
+        guard_.error_came(Clock::now()); // the punch's own error, after the window
+    else if (error == ETIMEDOUT && is_too_early)
+        context_.timers.distrust();
+    else if (error != ETIMEDOUT)
+        failure_log_.failed(hole_, "can't punch", error);
+    context_.scheduler.unwatch(socket_.fd());
+    socket_.reset();
+    retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
+}
+
+void TcpPunch::retry_at(Time time) {
+    timer_.set(time, [this] { punch(); });
+}
+
+void TcpPunch::established() {
+    context_.scheduler.unwatch(socket_.fd());
+    enter(Guard::Phase::open);
+    set_user_timeout(Duration::zero());
+    failures_ = 0;
+    busy_until_ = {};
+    was_connected_ = true;
+    failure_log_.recovered();
+    Endpoint peer = socket_.remote();
+    log::info("{}: connected", hole_.text());
+    context_.proved(hole_, hop_limit());
+    Socket connection = std::move(socket_);
+    retry_at(Clock::now() + rest);
+    context_.deliver(std::move(connection), peer, hole_.server);
+}
+
+} // namespace synergy

@@ -1,0 +1,50 @@
+// TCP: guarded simultaneous open (RFC 9293 3.5; RFC 5382 REQ-2 and RFC 6092 REC-31 have firewalls
+// let it through). A second socket beside the listener stays in SYN_SENT with the peer's address;
+// its SYN opens the firewall and dies beyond it, and the peer's own SYN completes the connection.
+#pragma once
+
+#include "punch/guard.h"
+#include "punch/punch.h"
+
+namespace synergy {
+
+/// A socket bound beside the server's, as a punch needs it; empty and errno set if there can be
+/// none.
+Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
+
+class TcpPunch final : public Punch {
+  public:
+    TcpPunch(const PunchContext &context, Hole hole);
+    ~TcpPunch() override;
+
+    int open() override;
+
+  private:
+    [[nodiscard]] bool is_punching() const;
+    int bind_socket();
+    int punch();
+    void happened();
+    void tick();
+    bool opens_in_time();
+    void answer_peer();
+    void failed(int error);
+    void established();
+    void retry_at(Time time);
+    void follow_round_trip();
+    void enter(Guard::Phase phase);
+    void set_user_timeout(Duration timeout);
+    void schedule();
+
+    bool is_v4_;
+    Socket socket_;
+    Guard guard_;
+    Guard::Phase phase_ = Guard::Phase::open;
+    Timer timer_;
+    Time busy_until_{};          ///< how long a half-open connection may take
+    bool was_connected_ = false; ///< since the last punch
+    unsigned failures_ = 0;
+    unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
+    FailureLog failure_log_;
+};
+
+} // namespace synergy

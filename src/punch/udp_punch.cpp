@@ -1,0 +1,119 @@
+#include "punch/udp_punch.h"
+
+#include "base/log.h"
+#include "server/traffic.h"
+
+#include <array>
+#include <cstring>
+#include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
+#include <netinet/in.h>
+
+namespace synergy {
+
+namespace {
+
+/// Ancillary data of one datagram (cmsg(3)).
+class Ancillary {
+  public:
+    template <typename T> void add(int level, int type, const T &value) {
+        msghdr space{};
+        space.msg_control = bytes_.data() + used_;
+        space.msg_controllen = bytes_.size() - used_;
+        cmsghdr *entry = CMSG_FIRSTHDR(&space);
+        entry->cmsg_level = level;
+        entry->cmsg_type = type;
+        entry->cmsg_len = CMSG_LEN(sizeof value);
+        std::memcpy(CMSG_DATA(entry), &value, sizeof value);
+        used_ += CMSG_SPACE(sizeof value);
+    }
+    void attach(msghdr &message) {
+        message.msg_control = bytes_.data();
+        message.msg_controllen = used_;
+    }
+
+  private:
+    alignas(cmsghdr) std::array<char, 128> bytes_{};
+    std::size_t used_ = 0;
+};
+
+/// Which address a wildcard socket of this host would send from if it preferred public addresses
+/// to temporary ones (RFC 5014). Nothing is sent by connecting a UDP socket.
+Endpoint public_source(const Endpoint &peer) {
+    Socket socket = Socket::open(AF_INET6, SOCK_DGRAM);
+    if (!socket || !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC) ||
+        libc().connect(socket.fd(), peer.data(), peer.length()) != 0)
+        return {};
+    return socket.local();
+}
+
+} // namespace
+
+UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd)
+    : Punch(context, std::move(hole)), fd_(fd), timer_(context.scheduler) {}
+
+int UdpPunch::send() const {
+    bool is_v4 = hole_.is_v4();
+    Ancillary ancillary;
+    if (is_v4)
+        ancillary.add(IPPROTO_IP, IP_TTL, hop_limit());
+    else
+        ancillary.add(IPPROTO_IPV6, IPV6_HOPLIMIT, hop_limit());
+    if (hole_.server.local.is_wildcard()) {
+        Endpoint source = context_.settings.local_for(is_v4 ? AF_INET : AF_INET6);
+        if (source.empty() && !is_v4)
+            source = public_source(hole_.peer);
+        if (!source.empty() && is_v4) {
+            in_pktinfo info{};
+            info.ipi_spec_dst = reinterpret_cast<const sockaddr_in *>(source.data())->sin_addr;
+            ancillary.add(IPPROTO_IP, IP_PKTINFO, info);
+        } else if (!source.empty()) {
+            in6_pktinfo info{};
+            info.ipi6_addr = reinterpret_cast<const sockaddr_in6 *>(source.data())->sin6_addr;
+            ancillary.add(IPPROTO_IPV6, IPV6_PKTINFO, info);
+        }
+    }
+    msghdr message{};
+    message.msg_name = const_cast<sockaddr *>(hole_.peer.data());
+    message.msg_namelen = hole_.peer.length();
+    ancillary.attach(message);
+    return libc().sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
+}
+
+void UdpPunch::renew() {
+    auto last = [this](Traffic::Way way) {
+        return Traffic::get().last(way, hole_.server.fd, hole_.peer);
+    };
+    if (!is_heard_ && last(Traffic::Way::received)) {
+        is_heard_ = true;
+        log::info("{}: the peer is heard", hole_.text());
+        context_.proved(hole_, hop_limit());
+    }
+    // RFC 4787 REQ-6: what goes out "MUST" refresh a hole; whether what comes in does is the
+    // firewall's choice.
+    auto sent = last(Traffic::Way::sent);
+    if (sent && *sent + context_.settings.refresh > Clock::now())
+        timer_.set(*sent + context_.settings.refresh, [this] { renew(); });
+    else
+        punch();
+}
+
+int UdpPunch::punch() {
+    if (!context_.is_alive(hole_.server))
+        return EBADF;
+    Duration next = context_.settings.refresh;
+    next_hop_limit();
+    int error = send();
+    if (error == 0) {
+        failures_ = 0;
+        failure_log_.recovered();
+        log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    } else {
+        // The datagram may have met an error that was waiting for the server's socket.
+        failure_log_.failed(hole_, "can't punch", error);
+        next = retry_delay(++failures_ + 1, next);
+    }
+    timer_.set(Clock::now() + next, [this] { renew(); });
+    return error;
+}
+
+} // namespace synergy

@@ -1,0 +1,81 @@
+#include "settings/live_settings.h"
+
+#include "base/log.h"
+
+#include <cstring>
+#include <system_error>
+
+namespace synergy {
+
+LiveSettings::LiveSettings(Scheduler &scheduler, Settings initial, std::function<void()> changed)
+    : scheduler_(scheduler), now_(std::move(initial)), changed_(std::move(changed)),
+      next_try_(scheduler) {
+    for (const Problem &problem : now_.problems)
+        said_.insert(problem.line());
+}
+
+bool LiveSettings::follow() {
+    if (std::exchange(follows_, true))
+        return false;
+    if (now_.follows_file) {
+        watch_.emplace(scheduler_, now_.file, [this] {
+            if (reload())
+                changed_();
+        });
+        if (int error = watch_->begin(); error != 0)
+            log::warn("{}: changes will not be seen before a restart: {}", now_.file,
+                      strerrordesc_np(error));
+    }
+    return reload();
+}
+
+void LiveSettings::rest() {
+    follows_ = false;
+    watch_.reset();
+    next_try_.cancel();
+    if (names_)
+        names_->follow({}, now_.refresh);
+}
+
+bool LiveSettings::reload() {
+    const Settings before = now_;
+    if (now_.follows_file) {
+        now_ = reload_settings(now_);
+        say_problems();
+    }
+    follow_names();
+    return now_ != before;
+}
+
+void LiveSettings::follow_names() {
+    const std::set<std::string> hosts = now_.hosts();
+    if (!names_ && hosts.empty())
+        return;
+    if (!names_) {
+        try {
+            names_.emplace(scheduler_, [this] {
+                now_.addresses = names_->addresses();
+                changed_();
+            });
+        } catch (const std::system_error &error) {
+            log::warn("host names can't be resolved: {}", error.what());
+            next_try_.set(Clock::now() + now_.refresh, [this] { follow_names(); });
+            return;
+        }
+    }
+    names_->follow(hosts, now_.refresh);
+    now_.addresses = names_->addresses();
+}
+
+/// Each once, until it is mended.
+void LiveSettings::say_problems() {
+    std::set<std::string> lines;
+    for (const Problem &problem : now_.problems)
+        lines.insert(problem.line());
+    for (const std::string &line : lines)
+        if (!said_.contains(line))
+            log::error("{}; what the file said before stays in force", line);
+    said_ = std::move(lines);
+}
+
+} // namespace synergy

@@ -1,0 +1,43 @@
+// The settings as they are now: the config file changes, and host names get other addresses.
+#pragma once
+
+#include "settings/config_watch.h"
+#include "settings/host_names.h"
+#include "settings/settings.h"
+
+#include <optional>
+#include <set>
+
+namespace synergy {
+
+class LiveSettings {
+  public:
+    /// `changed` is called from the scheduler whenever now() says something else.
+    LiveSettings(Scheduler &scheduler, Settings initial, std::function<void()> changed);
+
+    /// The same object always.
+    [[nodiscard]] const Settings &now() const { return now_; }
+
+    /// Keeps up with the file and the names from here on, if there are such. (Not before this
+    /// process punches: a user has few inotify(7) instances, and a server may have many processes.)
+    /// True if now() says something else since.
+    bool follow();
+    /// Until the next follow(): nobody looks at files or asks name servers for what has no use.
+    void rest();
+
+  private:
+    bool reload();
+    void follow_names();
+    void say_problems();
+
+    Scheduler &scheduler_;
+    Settings now_;
+    std::function<void()> changed_;
+    std::set<std::string> said_; ///< the lines of problems that are known
+    std::optional<ConfigWatch> watch_;
+    std::optional<HostNames> names_;
+    Timer next_try_;
+    bool follows_ = false;
+};
+
+} // namespace synergy

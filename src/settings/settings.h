@@ -1,0 +1,153 @@
+// What a user may set, from the environment and from synergy.toml, as one plain value.
+#pragma once
+
+#include "base/endpoint.h"
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace synergy {
+
+/// Used for `auto` until the path says better: the last local firewall is rarely further than two
+/// hops away, the first remote one rarely nearer than four.
+constexpr int hop_limit_guess = 3;
+constexpr int hop_limit_min = 1;
+/// 255 would be no limit at all: it is the most that the field can hold (RFC 8200 3).
+constexpr int hop_limit_max = 254;
+
+/// A setting that can't be used: where it stands, what stands there and what was expected.
+struct Problem {
+    std::string place;    ///< "SYNERGY_PEERS", or "/etc/synergy/synergy.toml:3:9"
+    std::string text;     ///< the offending text itself
+    std::string expected; ///< "a port from 1 to 65535"
+
+    bool operator==(const Problem &) const = default;
+    /// One line for a log or a terminal.
+    [[nodiscard]] std::string line() const;
+};
+
+struct PortRange {
+    std::uint16_t first = 0;
+    std::uint16_t last = 0;
+
+    bool operator==(const PortRange &) const = default;
+};
+
+/// Toward whom the sockets of some local ports are to punch, and how far.
+struct Rule {
+    std::vector<PortRange> ports;      ///< empty: every port
+    std::optional<Transport> protocol; ///< empty: every transport
+    std::vector<Peer> peers;
+    int hops = 0; ///< hop limit; 0: automatic
+
+    bool operator==(const Rule &) const = default;
+};
+
+/// What an automatic hop limit is held to.
+struct HopBounds {
+    int least = hop_limit_min;
+    int most = hop_limit_max;
+
+    bool operator==(const HopBounds &) const = default;
+};
+
+/// One hole that a socket should have.
+struct Target {
+    Endpoint peer;
+    int hops = 0; ///< hop limit; 0: automatic
+
+    bool operator==(const Target &) const = default;
+};
+
+/// A file of the directory peers.d beside the config file: peers in addition to those of the rules.
+struct PeerFile {
+    std::string path;
+    std::vector<PortRange> ports;      ///< empty: those that there are rules for
+    std::optional<Transport> protocol; ///< empty: every transport
+    std::vector<Peer> peers;           ///< none if there is anything wrong with the file
+    std::optional<int> hops;           ///< as in Rule; empty: the rule's, or else the common one
+    bool is_right = true;
+
+    bool operator==(const PeerFile &) const = default;
+};
+
+enum class LogLevel : std::uint8_t { debug, info, warn, error, off };
+
+/// The most holes that a socket may have by its settings.
+constexpr std::size_t targets_max = 4096;
+
+struct Settings {
+    /// False: there is a mistake that leaves nothing to be relied upon, and there are no targets.
+    bool is_sound = true;
+    /// The first that matches a socket is the one that counts. Empty if not sound.
+    std::vector<Rule> rules;
+    int hops = 0; ///< where no rule says it
+    std::vector<PeerFile> peer_files;
+    std::vector<Endpoint> local; ///< source addresses for wildcard sockets, at most one a family
+    HopBounds hop_bounds;
+    std::chrono::seconds refresh{20};
+    LogLevel log = LogLevel::warn;
+    std::string log_file = "stderr"; ///< a path, "stderr" or "syslog"
+    std::string learned_file;        ///< see learned_hops.h; empty: none
+    std::string file;                ///< the config file that was read; empty: none
+    /// Whether peers may come and go with the config file, which is one that can change, and no
+    /// variable says who they are.
+    bool follows_file = false;
+    bool has_peer_directory = false; ///< peers.d is there
+    std::vector<Problem> problems;
+    /// The addresses (port 0) of peers that are host names, as far as they are known.
+    std::map<std::string, std::vector<Endpoint>> addresses;
+    /// The variables that they were read from.
+    std::map<std::string, std::string> environment;
+
+    bool operator==(const Settings &) const = default;
+
+    /// Every hole that a socket of this transport and local port should have, without repetition,
+    /// and at most targets_max.
+    [[nodiscard]] std::vector<Target> targets_for(Transport transport, std::uint16_t port) const;
+    /// Whether there may be more of them later: host names, and changes of the file.
+    [[nodiscard]] bool may_gain(Transport transport, std::uint16_t port) const;
+    /// Whether there is any peer for sockets of this local port, or may come to be one.
+    [[nodiscard]] bool applies_to(std::uint16_t port) const;
+    [[nodiscard]] bool has_peers() const;
+    /// Those of the peers that are host names.
+    [[nodiscard]] std::set<std::string> hosts() const;
+    /// The address that a wildcard socket of this family (AF_INET, AF_INET6) sends from; empty: the
+    /// kernel's choice.
+    [[nodiscard]] Endpoint local_for(int family) const;
+
+  private:
+    [[nodiscard]] const Rule *rule_for(Transport transport, std::uint16_t port) const;
+};
+
+/// Looks a variable of the environment up: nullptr where it is not set.
+using Environment = std::function<const char *(const char *)>;
+
+/// Reads the environment and the config file that it names or that stands in the default places.
+/// Never throws for what it reads: what can't be used is in `problems`, and nothing is punched for
+/// it (a peer that is wrong is left out; with a wrong hop limit, port, address or interval there
+/// are no rules at all).
+Settings load_settings(const Environment &environment);
+
+/// Reads of the file of `settings` again who is a peer, on what ports and with what hop limits,
+/// with the same variables of the environment; everything else stays. Of a file with any mistake
+/// nothing is taken, but what it said before stays: for synergy.toml and for each file of peers.d
+/// by itself.
+Settings reload_settings(const Settings &settings);
+
+/// Where a config file is looked for, the first that exists wins: the one that SYNERGY_CONFIG
+/// names, or else the user's and the system's.
+std::vector<std::string> config_places(const Environment &environment);
+
+/// "[2001:db8::5]:5555-5560, 198.51.100.5:5555": comma or white space between. What is wrong is
+/// added to `problems` under `place`.
+std::vector<Peer> parse_peers(std::string_view text, const std::string &place,
+                              std::vector<Problem> &problems);
+
+} // namespace synergy
