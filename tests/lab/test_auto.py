@@ -15,15 +15,17 @@ import namespace
 import servers
 from capture import TCP, Capture
 from conftest import stand_on
-from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_listening
+from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_listening, wait_until
 from test_probe import Shape
 from topology import SERVER
-from trials import NO_ANSWER, peers
+from trials import NO_ANSWER, PATIENCE, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
 CLIENTS_OWN_PATIENCE = 20
 CALLS = 3
+WATCHED = 3.5  # seconds of an automatic hop limit: what it takes to find it, and turns of punches
+MEASURED = 1.5  # seconds within which the way to the peer is measured
 
 
 @dataclasses.dataclass
@@ -54,15 +56,14 @@ def start(stand, source_ports, environment=None, **settings):
 
 def fixed_that_work(stand, most):
     """The hop limits from 1 to `most` with which a peer gets in."""
-    calls = {}
-    for hops in range(1, most + 1):
+    def works(hops):
         source_ports = fresh_peer_ports(1)
         port, _ = start(stand, source_ports, hops=hops)
-        calls[hops] = Call(port, source_ports[0])
-    time.sleep(1.2)
-    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
-        found = pool.map(lambda call: call.gets_in(stand, 4), calls.values())
-        return [hops for hops, got_in in zip(calls, found) if got_in]
+        return Call(port, source_ports[0]).gets_in(stand, 4)
+
+    tried = range(1, most + 1)
+    with concurrent.futures.ThreadPoolExecutor(most) as pool:
+        return [hops for hops, got_in in zip(tried, pool.map(works, tried)) if got_in]
 
 
 ANSWERING = (Shape(2), Shape(3), Shape(4), Shape(4, 2), Shape(4, 3), Shape(6), Shape(6, 2),
@@ -73,17 +74,16 @@ SILENT = (Shape(3, 1, ("fwa", "r1", "fwb")), Shape(4, 2, ("fwa0", "fwa", "r1", "
 
 
 def everyone_gets_in(stand, shape, profile):
-    """Gives what the punches were, as they came to the remote firewall."""
+    """Gives what the punches were, as they came to the remote firewall. Servers with each of the
+    hop limits are called while those of the automatic one are watched."""
     path = stand.path
     firewall.set_profile(path, profile)
-    fixed = fixed_that_work(stand, shape.routers + 2)
-    stand.clear()
-    firewall.forget_connections(path)
     source_ports = fresh_peer_ports(CALLS)
-    outside = path.left_of("fwb")
-    with Capture(path, "fwb", outside) as capture:
+    with Capture(path, "fwb", path.left_of("fwb")) as capture:
         port, program = start(stand, source_ports, hops="auto", refresh=1, log="info")
-        time.sleep(3.5)  # what listen() does not wait for
+        started = time.monotonic()
+        fixed = fixed_that_work(stand, shape.routers + 2)
+        time.sleep(max(0, started + WATCHED - time.monotonic()))
     calls = [Call(port, source_port) for source_port in source_ports]
     with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
         automatic = list(pool.map(
@@ -127,15 +127,49 @@ def test_what_proved_right_is_remembered(paths):
                 file.mkdir()
             elif content:
                 file.write_bytes(content)
+            is_known = content is None and file.exists()
             source_ports = fresh_peer_ports(1)
             port, program = start(stand, source_ports, hops="auto", log="info",
                                   environment={"XDG_STATE_HOME": str(home)})
-            time.sleep(1.5)
+            program.wait_for("proved right before" if is_known else "half of the")
+            if is_known:
+                time.sleep(MEASURED)  # and nothing else is chosen then
             assert Call(port, source_ports[0]).gets_in(stand, CLIENTS_OWN_PATIENCE)
+            if content is None:
+                wait_until(file.exists, PATIENCE, "what proved right")
             said.append(program.stderr())
     assert "half of the" in said[0]
     assert "proved right before" in said[1] and "half of the" not in said[1]
     assert "half of the" in said[2] and "half of the" in said[3]
+
+
+def home_for_memory():
+    home = SCRATCH / f"state-{fresh_port()}"
+    home.mkdir(parents=True)
+    os.chmod(home, 0o777)
+    return home
+
+
+def ask_with_memory(stand, home, is_known):
+    """A server that remembers in this place what proved right gets called."""
+    firewall.set_profile(stand.path, "reset")
+    source_ports = fresh_peer_ports(2)
+    port, program = start(stand, source_ports, hops="auto", refresh=1, log="info",
+                          environment={"XDG_STATE_HOME": str(home)})
+    # By then it is decided whether what was there is taken.
+    program.wait_for("opens, hop limit")
+    for source_port in source_ports:
+        assert Call(port, source_port).gets_in(stand, CLIENTS_OWN_PATIENCE)
+    assert ("proved right before" in program.stderr()) == is_known
+
+
+@pytest.fixture(scope="module", name="proved")
+def where_it_proved_right(paths):
+    home = home_for_memory()
+    for stand in stand_on(Shape(6, 2).build(paths)):
+        ask_with_memory(stand, home, False)
+        wait_until((home / "synergy/hops").exists, PATIENCE, "what proved right")
+    return home
 
 
 @pytest.mark.parametrize("change, is_taken", (
@@ -149,26 +183,16 @@ def test_what_proved_right_is_remembered(paths):
     # The peer was not where it is now.
     (lambda fields: fields[:3] + ["1", "30"] + fields[5:], True),
 ), ids=("too low", "too high", "another gateway", "another address", "another length"))
-def test_what_was_right_once_does_no_harm(paths, change, is_taken):
-    path = Shape(6, 2).build(paths)
-    home = SCRATCH / f"state-{fresh_port()}"
-    home.mkdir(parents=True)
-    os.chmod(home, 0o777)
+def test_what_was_right_once_does_no_harm(paths, proved, change, is_taken):
+    home = home_for_memory()
+    subprocess.run(["cp", "-a", proved / "synergy", home], check=True)  # it remains the server's
     file = home / "synergy/hops"
-    for is_changed in (False, True):
-        for stand in stand_on(path):
-            firewall.set_profile(path, "reset")
-            if is_changed:
-                title, *lines = file.read_text(encoding="ascii").splitlines()
-                lines = [" ".join(change(line.split())) for line in lines]
-                file.write_text("\n".join([title, *lines, ""]), encoding="ascii")
-            source_ports = fresh_peer_ports(2)
-            port, program = start(stand, source_ports, hops="auto", refresh=1, log="info",
-                                  environment={"XDG_STATE_HOME": str(home)})
-            time.sleep(1.5)
-            for source_port in source_ports:
-                assert Call(port, source_port).gets_in(stand, CLIENTS_OWN_PATIENCE)
-            assert ("proved right before" in program.stderr()) == (is_changed and is_taken)
+    title, *lines = file.read_text(encoding="ascii").splitlines()
+    assert lines
+    lines = [" ".join(change(line.split())) for line in lines]
+    file.write_text("\n".join([title, *lines, ""]), encoding="ascii")
+    for stand in stand_on(Shape(6, 2).build(paths)):
+        ask_with_memory(stand, home, is_taken)
 
 
 def test_listen_does_not_wait(paths):
@@ -211,7 +235,7 @@ def another_way(stand):
     path = stand.path
     source_ports = fresh_peer_ports(4)
     port, program = start(stand, source_ports, hops="auto", log="info")
-    time.sleep(1.5)
+    program.wait_for("half of the")
     got_in = [Call(port, source_ports[0]).gets_in(stand, CLIENTS_OWN_PATIENCE)]
     dying = path.nodes[int(program.wait_for(r"hop limit (\d+)")[1])]
     back = path.addresses(path.left_of(dying))[-1][1][6]
