@@ -11,7 +11,7 @@ from topology import PEER
 
 import pytest
 
-AT_A_TIME = 5
+AT_A_TIME = 10
 PATIENCE = 10.0  # a few of the kernel's repeated SYNs
 NO_ANSWER = 1.3  # the peer's SYN and its first repetition went unanswered
 ENOUGH_FAILURES = 3  # what is broken should not take minutes to say so
@@ -75,6 +75,12 @@ def converse(stand, server, source_ports, preload_for, patience, at_a_time=AT_A_
     return outcome
 
 
+def at_once(call, source_ports):
+    """call(source_port) for each, several at a time; the results in their order."""
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        return list(pool.map(call, source_ports))
+
+
 def skip_if_impossible(server):
     skip_what_is_missing(server.tools)
     if server.other_users and not has_other_users():
@@ -100,7 +106,7 @@ def check(stand, server, profile="strict", count=20, at_a_time=None, **settings)
     something: none without it, though the server is fine where an administrator opens the port."""
     skip_if_impossible(server)
     # A login by ssh is seconds of work for the second kernel's processor, and so is socat with a
-    # process for each datagram: there, one at a time does what five do elsewhere.
+    # process for each datagram: there, one at a time does what ten do elsewhere.
     at_a_time = at_a_time or (AT_A_TIME if slowness() == 1 else 1)
     settings.setdefault("hops", stand.path.hops)
 
