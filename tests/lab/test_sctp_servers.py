@@ -1,7 +1,9 @@
 """Unmodified SCTP servers, one-to-one and one-to-many, reached through the firewalls. A kernel that
 has SCTP is needed: scripts/test-uml starts one."""
 
+import concurrent.futures
 import dataclasses
+import itertools
 import re
 import subprocess
 import time
@@ -135,35 +137,38 @@ def expiry(stand, source_port):
     return int(re.match(r"sctp\s+132\s+(\d+)", entry)[1])
 
 
-FORGOTTEN_AFTER = 3  # seconds; nf_conntrack_sctp_timeout_closed is 10 of itself
+FORGOTTEN_AFTER = 5  # seconds; nf_conntrack_sctp_timeout_closed is 10 of itself
+RESTS = (2, 6, 10)  # such times
 
 
 def idle_associations(stand):
-    """Gives what is left of the association's time when there was least, and when most; raises
-    what the peers met."""
+    """One of each kind for each rest, side by side. Gives what was left of an association's time
+    when there was least, and when most; raises what the peers met."""
     sctp.skip_if_missing()
     for node in stand.path.firewalls:
         sctp.set_tracker(stand.path, node, closed=FORGOTTEN_AFTER)
-    lives, left = {}, []
-    with Wire(stand.path, "r1", "fwa") as wire:
-        for kind in ("one-to-one", "one-to-many"):
-            source_port, = fresh_peer_ports(1)
-            _, port = start(stand, kind, source_port)
-            lives[source_port] = clients.sctp_client(stand, 6, source_port, port, PATIENCE)
-            greet(lives[source_port])
-        for lifetimes in (2, 5, 10):
+    left = []
+
+    def rest(case):
+        kind, lifetimes = case
+        source_port, = fresh_peer_ports(1)
+        _, port = start(stand, kind, source_port)
+        with clients.sctp_client(stand, 6, source_port, port, PATIENCE) as client:
+            greet(client)
             end = time.monotonic() + lifetimes * FORGOTTEN_AFTER
             while time.monotonic() < end:
-                time.sleep(0.5)
-                left += [expiry(stand, source_port) for source_port in lives]
-            for client in lives.values():
-                greet(client, 0.9)
-    for source_port, client in lives.items():
-        client.close()
-        beats = [packet.time for packet in wire.packets
+                time.sleep(1)
+                left.append(expiry(stand, source_port))
+            greet(client, 0.9)
+        beats = [packet.time for packet in list(wire.packets)
                  if packet.destination_port == source_port and sctp.HEARTBEAT in packet.chunks]
         gaps = sorted(after - before for before, after in zip(beats, beats[1:]))
-        stand.say(f"{len(beats)} heartbeats, {gaps[0]:.1f} to {gaps[-1]:.1f} s apart")
+        stand.say(f"{kind}: {len(beats)} heartbeats, {gaps[0]:.1f} to {gaps[-1]:.1f} s apart")
+
+    cases = list(itertools.product(("one-to-one", "one-to-many"), RESTS))
+    with Wire(stand.path, "r1", "fwa") as wire, \
+            concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+        list(pool.map(rest, cases))
     return min(left), max(left)
 
 
