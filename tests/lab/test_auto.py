@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import os
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ import clients
 import firewall
 import namespace
 import servers
+from background import Background
 from capture import TCP, Capture
 from conftest import stand_on
 from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_listening, wait_until
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("library")
 
 CLIENTS_OWN_PATIENCE = 20
 CALLS = 3
+PATHS_AT_A_TIME = 3
 WATCHED = 3.5  # seconds of an automatic hop limit: what it takes to find it, and turns of punches
 MEASURED = 1.5  # seconds within which the way to the peer is measured
 
@@ -78,6 +81,7 @@ def everyone_gets_in(stand, shape, profile):
     hop limits are called while those of the automatic one are watched."""
     path = stand.path
     firewall.set_profile(path, profile)
+    firewall.forget_connections(path)
     source_ports = fresh_peer_ports(CALLS)
     with Capture(path, "fwb", path.left_of("fwb")) as capture:
         port, program = start(stand, source_ports, hops="auto", refresh=1, log="info")
@@ -89,27 +93,44 @@ def everyone_gets_in(stand, shape, profile):
         automatic = list(pool.map(
             lambda call: call.gets_in(stand, CLIENTS_OWN_PATIENCE if fixed else NO_ANSWER), calls))
     chosen = [line for line in program.stderr().splitlines() if "hop limit" in line][:1]
-    print(f"{shape.label}, {profile}: of 1 to {shape.routers + 2} these work: {fixed};"
-          f" automatic: {automatic.count(True)} of {CALLS}; {chosen}")
+    stand.say(f"{shape.label}, {profile}: of 1 to {shape.routers + 2} these work: {fixed};"
+              f" automatic: {automatic.count(True)} of {CALLS}; {chosen}")
     assert automatic == [bool(fixed)] * CALLS
     return [packet for packet in capture.packets
             if packet.protocol == TCP and (packet.source, packet.source_port) == (SERVER[6], port)]
 
 
+@pytest.fixture(scope="module", name="measured")
+def measured_side_by_side(request, paths):
+    """{(shape, profile): Background} of all tests that are to run: a few at a time, in their order,
+    each on a path of its own."""
+    turns = threading.Semaphore(PATHS_AT_A_TIME)
+
+    def scenario(shape, profile):
+        def run(stand):
+            with turns:
+                return everyone_gets_in(stand, shape, profile)
+        return run
+
+    wanted = [item.callspec.params for item in request.session.items
+              if item.path == request.path and "measured" in item.fixturenames]
+    cases = [(params["shape"], params.get("profile", "strict")) for params in wanted]
+    return {(shape, profile): Background(shape.build(paths, f"-{profile}"), scenario(shape, profile))
+            for shape, profile in cases}
+
+
 @pytest.mark.parametrize("shape, profile", [
     pytest.param(shape, profile, id=f"{shape.label}-{profile}")
     for profile, shapes in (("strict", ANSWERING), ("reset", ANSWERING[::3])) for shape in shapes])
-def test_routers_answer(paths, shape, profile):
-    for stand in stand_on(shape.build(paths)):
-        arrived = everyone_gets_in(stand, shape, profile)
-        # With a hop limit of 1 it dies there, before it meets the filter.
-        assert [packet for packet in arrived if packet.hop_limit > 1] == []
+def test_routers_answer(measured, shape, profile):
+    # With a hop limit of 1 it dies there, before it meets the filter.
+    arrived = measured[shape, profile].result()
+    assert [packet for packet in arrived if packet.hop_limit > 1] == []
 
 
 @pytest.mark.parametrize("shape", HALF_SILENT + SILENT, ids=lambda shape: shape.label)
-def test_routers_are_silent(paths, shape):
-    for stand in stand_on(shape.build(paths)):
-        everyone_gets_in(stand, shape, "strict")
+def test_routers_are_silent(measured, shape):
+    measured[shape, "strict"].result()
 
 
 def test_what_proved_right_is_remembered(paths):

@@ -41,10 +41,11 @@ class Shape:
         mute = "".join(node.removeprefix("fw") for node in self.silent)
         return f"p{self.routers}l{self.local}{mute}"
 
-    def build(self, paths):
+    def build(self, paths, another=""):
+        """The path of this shape, or another one like it."""
         local = [*(f"fwa{n}" for n in range(self.local - 1)), "fwa"]
         between = [f"r{n}" for n in range(1, self.routers - self.local)]
-        return paths.get(self.label, silent=self.silent, local=local, between=between)
+        return paths.get(self.label + another, silent=self.silent, local=local, between=between)
 
 
 def interval(path):
