@@ -115,8 +115,8 @@ def measured_side_by_side(request, paths):
     wanted = [item.callspec.params for item in request.session.items
               if item.path == request.path and "measured" in item.fixturenames]
     cases = [(params["shape"], params.get("profile", "strict")) for params in wanted]
-    return {(shape, profile): Background(shape.build(paths, f"-{profile}"), scenario(shape, profile))
-            for shape, profile in cases}
+    return {case: Background(case[0].build(paths, f"-{case[1]}"), scenario(*case))
+            for case in cases}
 
 
 @pytest.mark.parametrize("shape, profile", [

@@ -113,7 +113,7 @@ def test_sections_of_the_file(stand):
             return False
 
     all_ways = list(itertools.product(zip(ports, running), source_ports))
-    welcome = [all_ways[0], all_ways[3]]  # to the first from the first, to the second from the second
+    welcome = [all_ways[0], all_ways[3]]  # each peer to the server that means it
     assert [way for way, is_in in zip(all_ways, at_once(is_let_in, all_ways)) if is_in] == welcome
 
 

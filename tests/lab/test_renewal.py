@@ -17,9 +17,9 @@ import firewall
 import namespace
 import servers
 from capture import UDP, Capture
-from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, wait_until
+from programs import SETTLING, Preload, fresh_peer_ports, fresh_port
 from topology import SERVER
-from trials import NO_ANSWER, PATIENCE, peers
+from trials import PATIENCE, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
