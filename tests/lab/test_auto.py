@@ -261,7 +261,7 @@ def another_way(stand):
     dying = path.nodes[int(program.wait_for(r"hop limit (\d+)")[1])]
     back = path.addresses(path.left_of(dying))[-1][1][6]
     with namespace.inside(path.namespace(dying)):
-        for command in ("address add 2001:db8:77::1/128 dev lo",
+        for command in ("address add 2001:db8:77::1/128 dev lo nodad",
                         f"route replace 2001:db8:a::/64 via {back} src 2001:db8:77::1"):
             subprocess.run(["ip", *command.split()], check=True)
     program.wait_for("the way there has changed", 45)
