@@ -224,7 +224,6 @@ KbdInteractiveAuthentication no
 StrictModes no
 UsePAM no
 PidFile none
-MaxStartups 30
 """, encoding="ascii")
         plain_login_for_root()
 
