@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 pytest.register_assert_rewrite("servers", "trials")
+pytest_plugins = ("shards", "sanitizers")
 
 import firewall  # noqa: E402
 import programs  # noqa: E402
