@@ -102,13 +102,6 @@ def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
     yield from stand_on(paths.get("two", two_firewalls=True))
 
 
-def pytest_collection_modifyitems(items):
-    late = ("background", "quiet")
-    items.sort(key=lambda item: max(
-        (late.index(marker.name) + 1 for marker in item.iter_markers() if marker.name in late),
-        default=0))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
     """Whatever the selected tests are to wait for starts with the session."""

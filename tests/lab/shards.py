@@ -10,7 +10,9 @@ end.
 import fcntl
 import os
 import pathlib
+import re
 import subprocess
+import sys
 
 import pytest
 
@@ -30,35 +32,50 @@ def pytest_configure(config):
     config.pluginmanager.register(Alone(config), "alone")
 
 
+LATE = ("background", "quiet")
+
+
+def lateness(item):
+    """0 for most; what is marked so comes later, the quiet ones last."""
+    return max((LATE.index(marker.name) + 1 for marker in item.iter_markers()
+                if marker.name in LATE), default=0)
+
+
 def known_seconds():
-    """What a case of each test took, of those that take longest."""
+    """What a case of each test takes, of those that take longest."""
     lines = (HERE / "seconds.txt").read_text(encoding="ascii").splitlines()
     return {name: float(seconds) for seconds, name in map(str.split, lines)}
 
 
-def seconds_of(item, known):
-    # What waits in the background, or for all others, takes none of the time of those beside it.
-    if item.get_closest_marker("background") or item.get_closest_marker("quiet"):
-        return 0
-    return known.get(item.nodeid.partition("[")[0], 1)
+def shares(items, count):
+    """As even as it needs to be: the longest first, each to whoever has least to do."""
+    known = known_seconds()
+    shards = [[] for _ in range(count)]
+    load = [0.0] * count
+
+    def seconds(item):
+        # What waits in the background, or for all others, takes none of the time of its shard.
+        return 0 if lateness(item) else known.get(item.nodeid.partition("[")[0], 0.5)
+
+    for item in sorted(items, key=seconds, reverse=True):
+        least = load.index(min(load))
+        load[least] += seconds(item)
+        shards[least].append(item)
+    return shards
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    if not config.option.shard:
-        return
-    mine, count = map(int, config.option.shard.split("/"))
-    known = known_seconds()
-    shards = [[] for _ in range(count)]
-    load = [0] * count
-    # The longest first, each to whoever has least to do: as even as it needs to be.
-    for item in sorted(items, key=lambda item: -seconds_of(item, known)):
-        least = load.index(min(load))
-        load[least] += seconds_of(item, known)
-        shards[least].append(item)
-    chosen = set(shards[mine - 1])
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = [item for item in items if item in chosen]
+    if config.option.shard:
+        mine, count = map(int, config.option.shard.split("/"))
+        chosen = set(shares(items, count)[mine - 1])
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
+        # Each shard begins elsewhere, so that what works most, test_probe.py, does not meet itself.
+        files = sorted({item.path for item in items})
+        first = set(files[len(files) * (mine - 1) // count:])
+        items.sort(key=lambda item: item.path not in first)
+    items.sort(key=lateness)
 
 
 class Alone:
@@ -101,3 +118,22 @@ class Alone:
             session.exitstatus = pytest.ExitCode.OK
             reporter.stats["passed at the second try"] = [
                 report for kind in ("failed", "error") for report in reporter.stats.pop(kind, ())]
+
+
+def measured(logs):
+    """What seconds.txt is made of: `/usr/bin/python3 tests/lab/shards.py build/test-logs/lab-*.log`."""
+    spent = {}
+    for log in logs:
+        for line in pathlib.Path(log).read_text(encoding="utf-8").splitlines():
+            if found := re.match(r"([\d.]+)s (?:setup|call|teardown) +(\S+::\S+)", line):
+                name, _, case = found[2].partition("[")
+                cases = spent.setdefault(name, {})
+                cases[case] = cases.get(case, 0.0) + float(found[1])
+    for name, cases in sorted(spent.items()):
+        mean = sum(cases.values()) / len(cases)
+        if mean >= 1:
+            yield f"{mean:.0f} {name}"
+
+
+if __name__ == "__main__":
+    print(*measured(sys.argv[1:]), sep="\n")
