@@ -22,6 +22,8 @@ PYTEST_CASE = re.compile(r"^(?:tests/\w+/)?(\S+?\.py::.+?) (PASSED|FAILED|ERROR|
 PYTEST_TOTAL = re.compile(r"^(?:collecting \.\.\. )?collected (\d+) items?(?:.*/ (\d+) selected)?")
 PYTEST_SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (?:\S+?:\d+: )?(.*)$")
 SECOND_TRY = "=== What failed, once more, alone"
+# scripts/test-uml, where its kernel does not start.
+WHOLLY_SKIPPED = re.compile(r"^(.*)\n0 passed, 0 failed, 1 skipped\s*$", re.MULTILINE)
 DOCTEST_CASES = re.compile(r"test cases: +\d+ \| +(\d+) passed \| +(\d+) failed")
 
 
@@ -40,7 +42,7 @@ class Test:
         self.expected = 0 if self.is_pytest else 1
         self.is_selection = bool(arguments)
         self.cases = {}  # name: outcome
-        self.passed = self.failed = 0  # of doctest, which names only what failed
+        self.passed = self.failed = self.skipped = 0  # what has no name
         self.unsteady = []
         self.reasons = {}  # why cases were skipped: how many
         self.problem = ""
@@ -67,10 +69,9 @@ class Test:
     def read(self):
         """What has been written since; gives the names of what is new among the failed."""
         before = set(self.names_of("failed"))
-        text = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(encoding="utf-8", errors="replace"))
         self.cases, self.reasons, self.unsteady = {}, {}, []
         again = False
-        for line in text.splitlines():
+        for line in self.text().splitlines():
             again = again or line.startswith(SECOND_TRY)
             if self.is_pytest and (case := PYTEST_CASE.match(line)):
                 self.note(case[1], case[2], again)
@@ -81,6 +82,10 @@ class Test:
             elif self.is_doctest and (found := DOCTEST_CASES.search(line)):
                 self.passed, self.failed = int(found[1]), int(found[2])
         return [name for name in self.names_of("failed") if name not in before]
+
+    def text(self):
+        said = self.log.read_text(encoding="utf-8", errors="replace")
+        return re.sub(r"\x1b\[[0-9;]*m", "", said)
 
     def note(self, name, outcome, again):
         outcome = {"PASSED": "passed", "SKIPPED": "skipped"}.get(outcome, "failed")
@@ -109,15 +114,24 @@ class Test:
             self.problem = self.problem or f"ended by itself, status {status}"
             self.problem += f": {missing} of {self.expected} cases did not come to their end"
             self.failed += missing
-        elif not self.counts()[1] and status != 0 and not (status == 5 and self.is_selection):
+        elif self.counts()[1]:
+            pass
+        elif status == 0 and (skipped := WHOLLY_SKIPPED.search(self.text())):
+            self.skipped = 1
+            self.reasons = {f"{self.name}, all of it: {skipped[1]}": 1}
+        elif status != 0 and not (status == 5 and self.is_selection):
             # (5: pytest found nothing to do.)
             self.problem = f"ended with status {status}"
+            self.failed += 1
+        elif not any(self.counts()) and not self.is_selection:
+            self.problem = "ran nothing"
             self.failed += 1
         return True
 
     def counts(self):
         return (self.passed + len(self.names_of("passed")),
-                self.failed + len(self.names_of("failed")), len(self.names_of("skipped")))
+                self.failed + len(self.names_of("failed")),
+                self.skipped + len(self.names_of("skipped")))
 
     def failures(self):
         """What is to be said of them in one line each."""
@@ -299,7 +313,8 @@ def main(words):
                     words.remove(directory)
                     everything.run(directory, THIS_KERNEL)
             if words:
-                suites = [*THIS_KERNEL, *(["kernel2"] if "kernel2" in words else [])]
+                known = (*THIS_KERNEL, "kernel2")
+                suites = words if set(words) <= set(known) else set(words) & {"kernel2"} | set(THIS_KERNEL)
                 everything.run("build", suites, arguments=selecting(words))
     except (KeyboardInterrupt, SystemExit):
         everything.failed.append("it was interrupted")
