@@ -28,6 +28,10 @@ enum {
                               closed. (Where it is a regular file, descriptor 2 is it.) */
 };
 
+/* The keeper's only argument, where it is synergy_to() that starts it: it stays though no peers are
+ * set. */
+#define SYNERGY_KEEPER_ASKED "asked"
+
 struct synergy_secret {
     uint8_t bytes[16];
 };
