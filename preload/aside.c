@@ -1,5 +1,7 @@
 #include "aside.h"
 
+#include "settings_look.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -48,7 +50,7 @@ void say(const char *const pieces[]) {
         length += size;
     }
     line[length++] = '\n';
-    if (!may_write_to(STDERR_FILENO))
+    if (settings_want_silence() || !may_write_to(STDERR_FILENO))
         return;
     struct signals broken_pipe = {{0}}, pending = {{0}};
     broken_pipe.words[(SIGPIPE - 1) / 8 / sizeof(unsigned long)] = 1UL << (SIGPIPE - 1);
@@ -62,16 +64,23 @@ void say(const char *const pieces[]) {
     }
 }
 
-int is_readable(const void *address, size_t size) {
-    enum { LEAST_PAGE = 4096 };
-    uintptr_t first = (uintptr_t)address, last = first + size - 1;
-    if (first / LEAST_PAGE == last / LEAST_PAGE)
-        return 1;
+/* The aligned word that this is in, which no page's end divides. */
+static int is_word_readable(uintptr_t at) {
     /* A call that changes nothing, since there is no such way to change the mask: the set is read
      * before that is found. */
     enum { NO_WAY = -1 };
-    struct signals *set = (struct signals *)(last + 1 - sizeof(struct signals));
-    return syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof *set) == 0 || errno != EFAULT;
+    const struct signals *set = (const struct signals *)(at & ~(sizeof(struct signals) - 1));
+    return set && (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof *set) == 0 ||
+                   errno != EFAULT);
+}
+
+size_t readable_bytes(const void *address, size_t size) {
+    uintptr_t first = (uintptr_t)address, last = first + size - 1;
+    if (last < first || !is_word_readable(first))
+        return 0;
+    if (first / LEAST_PAGE == last / LEAST_PAGE || is_word_readable(last))
+        return size;
+    return LEAST_PAGE - first % LEAST_PAGE;
 }
 
 /* strerror() allocates. (Weak: a libc may not have it.) */

@@ -28,9 +28,10 @@ void aside_end(const struct aside *aside);
 void say(const char *const pieces[]);
 #define SAY(...) say((const char *const[]){__VA_ARGS__, NULL})
 
-/* Whether these bytes can be read: an address beyond the end of memory must not end the server.
- * `address` itself is known to be good. */
-int is_readable(const void *address, size_t size);
+/* How many of these bytes, fewer than a page, can be read: the caller's pointers may be anything
+ * where the kernel had no use for them. Changes errno. */
+enum { LEAST_PAGE = 4096 };
+size_t readable_bytes(const void *address, size_t size);
 
 /* What errno means, for a line. */
 const char *error_text(int error);

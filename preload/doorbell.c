@@ -54,10 +54,9 @@ static void hand_down(const struct end *bell, const union synergy_endpoint *peer
     if (!address || !length)
         return;
     socklen_t size = peer->any.sa_family == AF_INET6 ? sizeof peer->v6 : sizeof peer->v4;
-    size_t room = 0;
     const char *there = (const char *)address, *theirs = (const char *)&bell->address;
-    while (room < bell->length && is_readable(there + (room ? room - 1 : 0), room ? 2 : 1) &&
-           there[room] == theirs[room])
+    size_t room = 0, most = readable_bytes(address, bell->length);
+    while (room < most && there[room] == theirs[room])
         room++;
     memcpy(address, peer, room < size ? room : size);
     *length = size;

@@ -168,7 +168,7 @@ ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *
         return libc.recvfrom(fd, buffer, size, flags, address, length);
     ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
     if (result >= 0 && address && length)
-        note_traffic(SYNERGY_RECEIVED, fd, address);
+        note_received(fd, address);
     return result;
 }
 
@@ -178,7 +178,7 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags
         return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
     ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
     if (result >= 0 && address && length)
-        note_traffic(SYNERGY_RECEIVED, fd, address);
+        note_received(fd, address);
     return result;
 }
 
@@ -195,7 +195,7 @@ static void meet_passed(const struct cmsghdr *passed) {
 
 static void after_receiving(int fd, int is_noted, struct msghdr *message) {
     if (is_noted && message->msg_name && message->msg_namelen)
-        note_traffic(SYNERGY_RECEIVED, fd, message->msg_name);
+        note_received(fd, message->msg_name);
     if (!message->msg_control)
         return;
     for (struct cmsghdr *each = CMSG_FIRSTHDR(message); each; each = CMSG_NXTHDR(message, each))
@@ -231,13 +231,13 @@ ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct so
         return libc.sendto(fd, data, size, flags, address, length);
     result = libc.sendto(fd, data, size, flags, address, length);
     if (result >= 0 && address && length > 0)
-        note_traffic(SYNERGY_SENT, fd, address);
+        note_sent(fd, address, length);
     return result;
 }
 
 static void after_sending(int fd, const struct msghdr *message) {
     if (message->msg_name && message->msg_namelen > 0)
-        note_traffic(SYNERGY_SENT, fd, message->msg_name);
+        note_sent(fd, message->msg_name, message->msg_namelen);
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {

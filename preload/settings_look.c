@@ -12,6 +12,8 @@ int concern = NOT_LOOKED;
 
 static char **kept;
 
+static int is_log_off;
+
 /* SYNERGY_PORTS, where it alone decides: ranges, both ends included. */
 enum { RANGES = 32, ANY = -1 };
 static struct { uint16_t first, last; } ranges[RANGES];
@@ -136,7 +138,9 @@ void look_for_settings(char **environment) {
     int has_file = has_config_file(environment);
     int found = has_file || has_variables(environment);
     if (found) {
-        const char *ports = variable(environment, "SYNERGY_PORTS");
+        const char *ports = variable(environment, "SYNERGY_PORTS"),
+                   *log = variable(environment, "SYNERGY_LOG");
+        is_log_off = log && strcmp(log, "off") == 0;
         /* Files beside a config file may name further ports. */
         if (ports && !has_file && !variable(environment, "SYNERGY_CONFIG"))
             range_count = read_ranges(ports);
@@ -163,6 +167,10 @@ int settings_mean_port(uint16_t port) {
         if (port >= ranges[i].first && port <= ranges[i].last)
             return 1;
     return 0;
+}
+
+int settings_want_silence(void) {
+    return is_log_off;
 }
 
 char **keeper_environment(void) {

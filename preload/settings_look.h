@@ -32,5 +32,8 @@ static inline int is_concerned(void) {
 /* Whether SYNERGY_PORTS lets this local port have peers. Yes where that can't be told here. */
 int settings_mean_port(uint16_t port);
 
+/* Whether SYNERGY_LOG lets nothing be said. */
+int settings_want_silence(void);
+
 /* What a keeper gets to know of the environment, as it was when the library was loaded. */
 char **keeper_environment(void);

@@ -9,6 +9,8 @@
 
 #include <sys/socket.h>
 
-/* `address` is what the kernel has written, or read: the first byte of it is there, but how much
- * room the caller had is not known any more. */
-void note_traffic(enum synergy_way way, int fd, const struct sockaddr *address);
+/* The server has sent to this address. */
+void note_sent(int fd, const struct sockaddr *address, socklen_t length);
+
+/* It has received, and gave room for the sender's address there: how much is not known any more. */
+void note_received(int fd, const struct sockaddr *address);
