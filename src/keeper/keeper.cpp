@@ -173,11 +173,13 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
 void Keeper::open(const Call &call, Reply &reply) {
     const auto socket = describe_passed(call);
     if (!socket) {
-        reply.answer = {.result = errno, .mark = SYNERGY_UNTOUCHED};
+        reply.answer.result = errno;
+        reply.answer.mark = SYNERGY_UNTOUCHED;
         return;
     }
     if (socket->transport != Transport::udp && !socket->listens) {
-        reply.answer = {.result = EINVAL, .mark = SYNERGY_UNKNOWN};
+        reply.answer.result = EINVAL;
+        reply.answer.mark = SYNERGY_UNKNOWN;
         return;
     }
     reply.answer.result = open_described(*socket, call, std::nullopt);

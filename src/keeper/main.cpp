@@ -91,7 +91,9 @@ int keep(bool is_asked) {
         return 2;
     }
     const auto refuse = [&](int error) {
-        Control::tell(start, {.result = error}, -1);
+        synergy_answer answer{};
+        answer.result = error;
+        Control::tell(start, answer, -1);
         return 0;
     };
     try {
