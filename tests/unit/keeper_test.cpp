@@ -719,10 +719,10 @@ class Stranger {
             ::pause();
             ::_exit(0);
         }
+        ::close(ends[1]);
         char byte = '0';
         is_done = ::read(ends[0], &byte, 1) == 1 && byte == '1';
         ::close(ends[0]);
-        ::close(ends[1]);
     }
     ~Stranger() {
         ::kill(process_, SIGKILL);
