@@ -140,13 +140,16 @@ static int run_keeper(void *argument) {
     setsid();
     char name[] = "synergy-keeper", asked[] = SYNERGY_KEEPER_ASKED;
     char *words[] = {name, start->is_asked ? asked : NULL, NULL};
+    /* Told when all have failed, since an exec that succeeds ends the writing here. */
+    int error = ENOENT;
     for (const char *const *place = places; *place; place++) {
         if (**place)
             execve(*place, words, keeper_environment());
         /* Where it is and can't be run is what to say. */
-        if (start->error == 0 || start->error == ENOENT || start->error == ENOTDIR)
-            start->error = errno;
+        if (error == ENOENT || error == ENOTDIR)
+            error = errno;
     }
+    start->error = error;
     syscall(SYS_exit_group, 127);
     return 0;
 }
