@@ -70,8 +70,8 @@ static int is_word_readable(uintptr_t at) {
      * before that is found. */
     enum { NO_WAY = -1 };
     const struct signals *set = (const struct signals *)(at & ~(sizeof(struct signals) - 1));
-    return set && (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof *set) == 0 ||
-                   errno != EFAULT);
+    return set &&
+           (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof *set) == 0 || errno != EFAULT);
 }
 
 size_t readable_bytes(const void *address, size_t size) {

@@ -23,12 +23,14 @@
 #include <unistd.h>
 
 static void begin(char **environment) {
+    int error = errno;
     find_libc_calls();
     Dl_info place;
     /* Any address within this library tells where it lies. */
     if (dladdr(&concern, &place) != 0 && place.dli_fname)
         library_lies_at(place.dli_fname);
     look_for_settings(environment);
+    errno = error;
 }
 
 /* Runs before all other constructors (-z initfirst), libc's own included. */
@@ -106,8 +108,7 @@ static enum synergy_mark before_accepting(int fd) {
     if (descriptor.mark == SYNERGY_UNKNOWN)
         ASIDE(socket_is_met(fd, ACCEPTS));
     else if (descriptor.mark == SYNERGY_LISTENER &&
-             __builtin_expect(
-                 __atomic_load_n(&keeper_page((int)descriptor.keeper)->over, __ATOMIC_ACQUIRE), 0))
+             __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0))
         ASIDE(replace_keeper((int)descriptor.keeper));
     return mark_of(fd);
 }

@@ -52,7 +52,7 @@ int identify(int fd, struct identity *identity) {
 int known_keeper(const struct identity *identity) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_page *page = keeper_page(i);
-        if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) && page->user == identity->owner &&
+        if (!synergy_is_over(page) && page->user == identity->owner &&
             (page->network == 0 || identity->network == 0 || page->network == identity->network))
             return i;
     }
@@ -163,7 +163,7 @@ static int take_up(int memory) {
             keeper = i;
         } else if (is_same_keeper(known, page)) {
             keeper = i;
-        } else if (__atomic_load_n(&known->over, __ATOMIC_ACQUIRE) && mapped(memory, known)) {
+        } else if (synergy_is_over(known) && mapped(memory, known)) {
             keeper = i;
         }
     }
@@ -255,19 +255,19 @@ void replace_keeper(int keeper) {
     struct synergy_secret secret = page->secret;
     if (!starting_begin())
         return;
-    if (memcmp(&secret, &page->secret, sizeof secret) == 0 && !is_given_up) {
+    /* Another thread may have been first. */
+    int is_ours_to_do = memcmp(&secret, &page->secret, sizeof secret) == 0;
+    if (is_ours_to_do) {
         if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) &&
             !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
-        /* Whoever looks at it meanwhile sees that nothing rings. */
         __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
-        int is_asked = (int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED);
-        started_keeper(is_asked, page);
-        starting_end();
-        hand_over_again(keeper);
-        return;
+        if (!is_given_up)
+            started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
     }
     starting_end();
+    if (is_ours_to_do)
+        hand_over_again(keeper);
 }
 
 static int exchange(struct synergy_page *page, struct synergy_request *request, int pass,
@@ -301,13 +301,16 @@ static int is_gone(int error) {
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received) {
     static int is_said;
+    int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
     struct synergy_page *page = keeper_page(keeper);
     int error = exchange(page, request, pass, answer, received);
     if (is_gone(error)) {
         replace_keeper(keeper);
-        if (request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD)
+        if (opens)
             error = exchange(page, request, pass, answer, received);
-    } else if (error != 0) {
+    }
+    /* What else could not be asked the keeper finds out by itself, or rings again. */
+    if (opens && error != 0) {
         say_once(&is_said, "synergy-keeper can't be asked", error);
     }
     return error;
@@ -316,7 +319,7 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass, struct syn
 void keepers_hear_of(pid_t child) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_HERE, .process = child};
-        if (!__atomic_load_n(&keeper_page(i)->over, __ATOMIC_ACQUIRE))
+        if (!synergy_is_over(keeper_page(i)))
             exchange(keeper_page(i), &request, -1, NULL, NULL);
     }
 }

@@ -195,9 +195,8 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     for (int i = 0; is_own && i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
         struct synergy_answer answer;
-        if (!__atomic_load_n(&keeper_page(i)->over, __ATOMIC_ACQUIRE) &&
-            ask_keeper(i, &request, -1, &answer, NULL) == 0 && answer.result == 0 &&
-            libc.bind(fd, address, length) == 0)
+        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer, NULL) == 0 &&
+            answer.result == 0 && libc.bind(fd, address, length) == 0)
             return 0;
     }
     int result = -1;
@@ -310,7 +309,7 @@ void take_stock(void) {
 static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
     struct synergy_request request = {.kind = kind, .cookie = cookie};
     struct synergy_answer answer;
-    if (!__atomic_load_n(&keeper_page((int)keeper)->over, __ATOMIC_ACQUIRE))
+    if (!synergy_is_over(keeper_page((int)keeper)))
         ask_keeper((int)keeper, &request, -1, &answer, NULL);
 }
 
@@ -352,7 +351,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
 
 void hand_over_again(int keeper) {
     int last = last_descriptor();
-    int is_over = (int)__atomic_load_n(&keeper_page(keeper)->over, __ATOMIC_ACQUIRE);
+    int is_over = synergy_is_over(keeper_page(keeper));
     for (int fd = 0; fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);
         struct identity identity;

@@ -115,6 +115,9 @@ enum synergy_way { SYNERGY_RECEIVED, SYNERGY_SENT };
 struct synergy_page {
     uint32_t version;
     uint32_t over; /* the keeper has ended in order: what it kept is gone */
+    /* The keeper's number (gettid(2)). When it has ended, in whatever way, the kernel puts
+     * FUTEX_OWNER_DIED here (set_robust_list(2)): a killed keeper is felt without asking it. */
+    uint32_t holder;
     struct synergy_address keeper;
     struct synergy_secret secret;
     uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
@@ -130,6 +133,14 @@ struct synergy_page {
     uint32_t any_udp_port;
     uint64_t traffic[SYNERGY_TRAFFIC_PLACES];
 };
+
+/* FUTEX_OWNER_DIED, linux/futex.h. */
+#define SYNERGY_HOLDER_DIED 0x40000000U
+
+static inline int synergy_is_over(const struct synergy_page *page) {
+    return __atomic_load_n(&page->over, __ATOMIC_ACQUIRE) != 0 ||
+           (__atomic_load_n(&page->holder, __ATOMIC_ACQUIRE) & SYNERGY_HOLDER_DIED) != 0;
+}
 
 static inline int synergy_bit(const uint8_t *bits, uint16_t port) {
     return (__atomic_load_n(&bits[port / 8], __ATOMIC_ACQUIRE) >> (port % 8)) & 1;
