@@ -64,7 +64,8 @@ static inline int concerns_us(void) {
         aside_end(&aside);                                                                         \
     } while (0)
 
-/* Once a process: what was left to it is met. */
+/* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
+ * may forbid itself system calls after that. */
 static inline void before_waiting(void) {
     static int is_done;
     if (__builtin_expect(!__atomic_load_n(&is_done, __ATOMIC_RELAXED), 0) &&
@@ -75,6 +76,7 @@ static inline void before_waiting(void) {
 int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
+    before_waiting();
     int result = libc.listen(fd, backlog);
     if (result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
@@ -84,6 +86,7 @@ int listen(int fd, int backlog) {
 int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
+    before_waiting();
     int result = libc.bind(fd, address, length);
     if (result != 0 && errno == EADDRINUSE) {
         struct aside aside = aside_begin();

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -262,7 +263,8 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter) {
 }
 
 static void meet(int fd) {
-    if (mark_of(fd) == SYNERGY_UNKNOWN)
+    struct stat status;
+    if (mark_of(fd) == SYNERGY_UNKNOWN && fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode))
         socket_is_met(fd, FOUND);
 }
 
