@@ -76,17 +76,16 @@ static inline void before_waiting(void) {
 int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
-    before_waiting();
     int result = libc.listen(fd, backlog);
     if (result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
+    before_waiting();
     return result;
 }
 
 int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
-    before_waiting();
     int result = libc.bind(fd, address, length);
     if (result != 0 && errno == EADDRINUSE) {
         struct aside aside = aside_begin();
@@ -96,6 +95,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     }
     if (result == 0)
         ASIDE(socket_is_bound(fd, address, length));
+    before_waiting();
     return result;
 }
 
