@@ -117,7 +117,8 @@ def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
         tools = [tool for marker in item.iter_markers("needs") for tool in marker.args]
         if all(map(shutil.which, [*ALWAYS_NEEDED, *tools])):
             label, scenario = item.get_closest_marker("background").args
-            started[label] = Background(paths.get(label), scenario)
+            if label not in started:
+                started[label] = Background(paths.get(label), scenario)
     yield started
 
 
