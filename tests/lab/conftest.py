@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 pytest.register_assert_rewrite("servers", "trials")
+pytest_plugins = ("shards", "sanitizers")
 
 import firewall  # noqa: E402
 import programs  # noqa: E402
@@ -99,13 +100,6 @@ def stand(paths):  # pylint: disable=redefined-outer-name
 @pytest.fixture
 def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
     yield from stand_on(paths.get("two", two_firewalls=True))
-
-
-def pytest_collection_modifyitems(items):
-    late = ("background", "quiet")
-    items.sort(key=lambda item: max(
-        (late.index(marker.name) + 1 for marker in item.iter_markers() if marker.name in late),
-        default=0))
 
 
 @pytest.fixture(scope="session", autouse=True)
