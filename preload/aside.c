@@ -65,26 +65,27 @@ void say(const char *const pieces[]) {
 }
 
 /* The aligned word that this is in, which no page's end divides. */
-static int is_word_readable(uintptr_t at) {
+static int is_word_readable(const char *at) {
     /* A call that changes nothing, since there is no such way to change the mask: the set is read
      * before that is found. */
     enum { NO_WAY = -1 };
-    const struct signals *set = (const struct signals *)(at & ~(sizeof(struct signals) - 1));
-    return set &&
-           (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof *set) == 0 || errno != EFAULT);
+    const char *set = at - (uintptr_t)at % sizeof(struct signals);
+    /* (No set at all would be good, too.) */
+    return (uintptr_t)at >= sizeof(struct signals) &&
+           (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof(struct signals)) == 0 ||
+            errno != EFAULT);
 }
 
 size_t readable_bytes(const void *address, size_t size) {
-    uintptr_t first = (uintptr_t)address, last = first + size - 1;
-    if (last < first || !is_word_readable(first))
+    const char *first = address, *last = first + size - 1;
+    size_t in_page = LEAST_PAGE - (uintptr_t)first % LEAST_PAGE;
+    if (!is_word_readable(first))
         return 0;
-    if (first / LEAST_PAGE == last / LEAST_PAGE || is_word_readable(last))
-        return size;
-    return LEAST_PAGE - first % LEAST_PAGE;
+    return size <= in_page || is_word_readable(last) ? size : in_page;
 }
 
-/* strerror() allocates. (Weak: a libc may not have it.) */
-extern const char *strerrordesc_np(int error) __attribute__((weak));
+/* (strerror() allocates, and a libc may not have this one.) */
+#pragma weak strerrordesc_np
 
 const char *error_text(int error) {
     const char *text = strerrordesc_np ? strerrordesc_np(error) : NULL;

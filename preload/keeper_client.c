@@ -30,11 +30,18 @@ struct synergy_page *keeper_pages[KEEPERS];
 /* No keeper is to be had by this process: not tried again for each call. */
 static int is_given_up;
 
-void say_once(int *said, const char *what, int error) {
-    if (!__atomic_exchange_n(said, 1, __ATOMIC_RELAXED))
-        SAY("synergy: error: nothing is punched: ", what, error ? ": " : "",
-            error ? error_text(error) : "");
+static void complain(const char *what, int error) {
+    SAY("synergy: error: nothing is punched: ", what, error ? ": " : "",
+        error ? error_text(error) : "");
 }
+
+/* For each reason once, in the life of the process. */
+#define COMPLAIN_ONCE(what, error)                                                                 \
+    do {                                                                                           \
+        static int is_said;                                                                        \
+        if (!__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))                                   \
+            complain(what, error);                                                                 \
+    } while (0)
 
 int identify(int fd, struct identity *identity) {
     struct stat status;
@@ -161,9 +168,8 @@ static int take_up(int memory) {
                                         __ATOMIC_ACQUIRE)) {
             page = NULL; /* stays */
             keeper = i;
-        } else if (is_same_keeper(known, page)) {
-            keeper = i;
-        } else if (synergy_is_over(known) && mapped(memory, known)) {
+        } else if (is_same_keeper(known, page) ||
+                   (synergy_is_over(known) && mapped(memory, known))) {
             keeper = i;
         }
     }
@@ -198,7 +204,6 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
  * starting_begin(). */
 static int started_keeper(int is_asked, struct synergy_page *place) {
-    static int is_said, is_ended_said;
     const char *why;
     int connection = start_keeper(is_asked, &why);
     if (connection < 0) {
@@ -206,7 +211,7 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
         int is_short = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EAGAIN;
         is_given_up = !is_short;
         char line[64] = "synergy-keeper ";
-        say_once(&is_said, strncat(line, why, sizeof line - sizeof "synergy-keeper "), errno);
+        COMPLAIN_ONCE(strncat(line, why, sizeof line - sizeof "synergy-keeper "), errno);
         return NO_KEEPER;
     }
     static const struct { long seconds, micros; } patience = {.seconds = 2};
@@ -233,7 +238,7 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     if (error == ENOENT && !knows_keepers())
         stop_caring();
     else if (error != ENOENT)
-        say_once(&is_ended_said, "synergy-keeper does not answer", error);
+        COMPLAIN_ONCE("synergy-keeper does not answer", error);
     return NO_KEEPER;
 }
 
@@ -270,6 +275,7 @@ void replace_keeper(int keeper) {
         hand_over_again(keeper);
 }
 
+/* Without `answer` none is awaited. */
 static int exchange(struct synergy_page *page, struct synergy_request *request, int pass,
                     struct synergy_answer *answer, int *received) {
     struct owner owner;
@@ -287,7 +293,7 @@ static int exchange(struct synergy_page *page, struct synergy_request *request, 
         error = received && held < 0 ? errno : send_request(connection, request, pass);
         if (held >= 0)
             syscall(SYS_close, held);
-        if (error == 0 && request->kind != SYNERGY_HERE)
+        if (error == 0 && answer)
             error = receive_answer(connection, answer, received);
     }
     syscall(SYS_close, connection);
@@ -300,7 +306,6 @@ static int is_gone(int error) {
 
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received) {
-    static int is_said;
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
     struct synergy_page *page = keeper_page(keeper);
     int error = exchange(page, request, pass, answer, received);
@@ -311,7 +316,7 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass, struct syn
     }
     /* What else could not be asked the keeper finds out by itself, or rings again. */
     if (opens && error != 0) {
-        say_once(&is_said, "synergy-keeper can't be asked", error);
+        COMPLAIN_ONCE("synergy-keeper can't be asked", error);
     }
     return error;
 }

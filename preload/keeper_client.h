@@ -61,6 +61,3 @@ void keepers_hear_of(pid_t child);
 /* One keeper has ended although it has sockets of this process's: another one takes its place, and
  * all its sockets. */
 void replace_keeper(int keeper);
-
-/* A reason why nothing comes of it, said once for each reason. */
-void say_once(int *said, const char *what, int error);

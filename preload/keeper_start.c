@@ -23,10 +23,11 @@ static const char *library = "";
 static const char *const places[] = {beside, in_build, SYNERGY_KEEPER, NULL};
 
 static void append(char *path, const char *directory, size_t length, const char *name) {
-    if (length + strlen(name) >= PATH_SIZE)
+    size_t size = strlen(name) + 1;
+    if (length + size > PATH_SIZE)
         return;
     memcpy(path, directory, length);
-    strcpy(path + length, name);
+    memcpy(path + length, name, size);
 }
 
 void library_lies_at(const char *path) {

@@ -54,7 +54,7 @@ static uint16_t port_in(const struct sockaddr *address) {
 
 /* 0 where it has none, or is of another family. */
 static uint16_t port_of(int fd) {
-    struct sockaddr_storage local;
+    struct sockaddr_storage local = {0};
     socklen_t length = sizeof local;
     if (getsockname(fd, (struct sockaddr *)&local, &length) != 0 ||
         (local.ss_family != AF_INET && local.ss_family != AF_INET6))
@@ -335,10 +335,13 @@ void sockets_are_closed(unsigned first, unsigned last) {
 
 int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     struct identity identity;
-    errno = 0;
     enum transport transport = transport_of(fd);
-    if (transport == NEITHER)
-        return errno == 0 || errno == ENOPROTOOPT ? EOPNOTSUPP : errno;
+    if (transport == NEITHER) {
+        int domain = option(fd, SO_DOMAIN);
+        return domain == AF_INET || domain == AF_INET6 ? EOPNOTSUPP
+               : domain >= 0                           ? EAFNOSUPPORT
+                                                       : errno;
+    }
     if (!identify(fd, &identity))
         return errno;
     int keeper = needed_keeper(&identity, 1);

@@ -34,15 +34,13 @@ pid_t server() {
 /// A line must not wait for whoever reads it. (SIGPIPE and SIGXFSZ are the process's to ignore.)
 void write_line(int fd, std::string_view line) {
     pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
-    if (poll(&room, 1, 0) != 1)
+    if (poll(&room, 1, 0) != 1 || room.revents != POLLOUT)
         return;
     // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
     static_cast<void>(!::write(fd, line.data(), std::min<std::size_t>(line.size(), PIPE_BUF)));
 }
 
 void write_and_close(int fd, std::string_view line) {
-    if (fd < 0)
-        return;
     write_line(fd, line);
     ::close(fd);
 }
@@ -112,9 +110,17 @@ void to_stderr(LogLevel level, std::string_view text) {
                           O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd >= 0)
         return write_and_close(fd, line);
-    // A pipe that nobody reads is nobody's loss.
-    if (!S_ISFIFO(status.st_mode) || errno != ENXIO)
+    // A fifo that nobody reads is nobody's loss.
+    if (!S_ISFIFO(status.st_mode))
         to_syslog(level, text);
+}
+
+void to_file(const std::string &path, LogLevel level, std::string_view text) {
+    const int fd = ::open(path.c_str(),
+                          O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return to_stderr(level, text);
+    write_and_close(fd, fmt::format("{} [{}] {}: {}\n", timestamp(), server(), name(level), text));
 }
 
 } // namespace
@@ -134,10 +140,7 @@ void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
     else if (where == "stderr")
         to_stderr(level, text);
     else
-        write_and_close(::open(where.c_str(),
-                               O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-                               0640),
-                        fmt::format("{} [{}] {}: {}\n", timestamp(), server(), name(level), text));
+        to_file(where, level, text);
     errno = saved;
 }
 

@@ -13,6 +13,11 @@ namespace synergy {
 /// below them; those that do not exist are passed over). What the kernel does not have (Landlock,
 /// seccomp) is done without. Returns what could not be had, as text for the log: empty where all
 /// could.
-std::vector<std::string> confine(const std::vector<std::string> &written);
+///
+/// `looks_into_processes`: /proc must tell what descriptors other processes have, where nothing
+/// else tells whether a socket is still the server's. That takes CAP_SYS_PTRACE (ptrace(2) itself
+/// stays refused), and Landlock would forbid it: so writing is not confined then.
+std::vector<std::string> confine(const std::vector<std::string> &written,
+                                 bool looks_into_processes);
 
 } // namespace synergy

@@ -1,6 +1,7 @@
 #include "keeper/keeper.h"
 
 #include "base/log.h"
+#include "keeper/confinement.h"
 
 #include <algorithm>
 #include <csignal>
@@ -24,6 +25,8 @@ constexpr Duration rest_without_socket = seconds(3);
 /// needs the port.
 constexpr Duration between_looks = milliseconds(10);
 constexpr Duration time_to_end = seconds(90);
+
+constexpr Duration unconfined_time = milliseconds(50);
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -54,11 +57,11 @@ int read_target(const synergy_request &request, const ServerSocket &socket, Targ
 
 } // namespace
 
-Keeper::Keeper(const Settings &settings, const std::string &learned_file)
+Keeper::Keeper(const Settings &settings, const std::string &learned_file,
+               std::vector<std::string> written)
     : traffic_(*page_), handoff_(scheduler_, *page_),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.lives = [this](ServerSocket &socket,
-                                 bool is_closed) { return lives(socket, is_closed); },
+                {.lives = [this](ServerSocket &socket) { return lives(socket); },
                  .dropped =
                      [this](std::uint64_t cookie) {
                          control_.release(cookie);
@@ -71,7 +74,8 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file)
                      registry_.give_way();
                      look_for_the_end();
                  }),
-      looking_(scheduler_), rest_(scheduler_) {
+      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
+      confinement_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -81,6 +85,14 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     processes_.add(starter);
     Control::tell(connection, {}, page_.memory().fd());
     control_.serve_starter(std::move(connection), starter);
+    // Its listen() waits for the first punch, and not for this.
+    if (geteuid() == 0)
+        confinement_.set(Clock::now() + unconfined_time, [this] { give_up_rights(); });
+}
+
+void Keeper::give_up_rights() const {
+    for (const std::string &missing : confine(written_, registry_.holds_duplicates()))
+        log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
 void Keeper::run() {
@@ -132,6 +144,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             open_toward(call, reply);
             break;
         case SYNERGY_CLOSED:
+            processes_.closed(call.process, call.request.cookie);
             registry_.closed(call.request.cookie);
             break;
         case SYNERGY_GIVE_WAY:
@@ -141,7 +154,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             fetch(call, reply);
             break;
         case SYNERGY_HERE:
-            processes_.add(call.request.process);
+            processes_.add(call.request.process, call.process);
             break;
         case SYNERGY_MEET:
             meet(call, reply);
@@ -278,15 +291,14 @@ void Keeper::meet(const Call &call, Reply &reply) {
     reply.show = page_.memory().fd();
 }
 
-/// The kernel says so of sockets that we don't hold, and /proc of others.
-bool Keeper::lives(ServerSocket &socket, bool is_closed) const {
+/// The kernel says so of sockets that we don't hold, and of others the processes.
+bool Keeper::lives(ServerSocket &socket) const {
     if (socket.accepts()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
-    // Where neither says anything, it lives as long as a process that has not closed it may.
-    return processes_.have(socket).value_or(!is_closed || processes_.count() > 1);
+    return processes_.have(socket);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a

@@ -12,8 +12,9 @@ namespace synergy {
 
 class Keeper {
   public:
-    /// Throws std::system_error.
-    Keeper(const Settings &settings, const std::string &learned_file);
+    /// `written`: the places where root's keeper writes, and no others. Throws std::system_error.
+    Keeper(const Settings &settings, const std::string &learned_file,
+           std::vector<std::string> written);
 
     /// Tells the process that started the keeper, at the other end of this connection, where the
     /// page is, and serves its requests from then on.
@@ -36,11 +37,12 @@ class Keeper {
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
 
-    bool lives(ServerSocket &socket, bool is_closed) const;
+    bool lives(ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();
     void look_often_until(Time end);
+    void give_up_rights() const;
 
     Scheduler scheduler_;
     Page page_;
@@ -53,6 +55,8 @@ class Keeper {
     Socket signals_;
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
+    const std::vector<std::string> written_;
+    Timer confinement_;
     bool is_over_ = false;
 };
 

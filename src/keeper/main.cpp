@@ -23,8 +23,9 @@ using namespace synergy;
 /// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
 /// stays as it is.
 void reset_inherited() {
-    for (int signal = 1; signal < NSIG; signal++)
-        ::signal(signal, SIG_DFL); // those of which that is not allowed stay, too
+    // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
+        ::signal(signal, SIG_DFL);
     ::signal(SIGPIPE, SIG_IGN);
     ::signal(SIGXFSZ, SIG_IGN);
     sigset_t none;
@@ -83,6 +84,20 @@ void configure_log(const Settings &settings, pid_t server) {
         log::error("{}", problem.line());
 }
 
+std::string directory_of(const std::string &file) {
+    return file.substr(0, file.find_last_of('/'));
+}
+
+/// Where files are made and replaced: logs are rotated, and what was learned is written anew.
+std::vector<std::string> written_places(const Settings &settings, const std::string &learned_file) {
+    std::vector<std::string> places{"/proc/self/fd/" + std::to_string(SYNERGY_STDERR_FD)};
+    if (settings.log_file.starts_with('/'))
+        places.push_back(directory_of(settings.log_file));
+    if (!learned_file.empty())
+        places.push_back(directory_of(learned_file));
+    return places;
+}
+
 int keep(bool is_asked) {
     Socket start(SYNERGY_START_FD);
     const auto starter = peer_credentials(start);
@@ -103,7 +118,8 @@ int keep(bool is_asked) {
             return refuse(ENOENT);
         const int directory = chdir("/");
         static_cast<void>(directory);
-        Keeper keeper(settings, learned_hops_file(variable));
+        const std::string learned_file = learned_hops_file(variable);
+        Keeper keeper(settings, learned_file, written_places(settings, learned_file));
         keeper.answer_start(std::move(start), starter->pid);
         keeper.run();
         return 0;

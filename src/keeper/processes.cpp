@@ -11,10 +11,10 @@ namespace synergy {
 
 Processes::~Processes() {
     for (const auto &entry : watched_)
-        scheduler_.unwatch(entry.second.fd());
+        scheduler_.unwatch(entry.second.pidfd.fd());
 }
 
-void Processes::add(pid_t process) {
+void Processes::add(pid_t process, pid_t parent) {
     if (process <= 0 || watched_.contains(process))
         return;
     Socket pidfd(static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
@@ -22,27 +22,36 @@ void Processes::add(pid_t process) {
         return; // gone already
     const bool is_watched = pidfd && scheduler_.watch(pidfd.fd(), EPOLLIN, [this, process](auto) {
         const auto found = watched_.find(process);
-        scheduler_.unwatch(found->second.fd());
+        scheduler_.unwatch(found->second.pidfd.fd());
         watched_.erase(found);
         ended_();
     });
-    if (is_watched)
-        watched_.emplace(process, std::move(pidfd));
-    else
+    if (!is_watched) {
         is_any_unwatched_ = true;
+        return;
+    }
+    const auto before = watched_.find(parent);
+    auto closed =
+        before != watched_.end() ? before->second.closed : std::unordered_set<std::uint64_t>();
+    watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
 }
 
-std::optional<bool> Processes::have(ServerSocket &socket) const {
-    bool is_certain = !is_any_unwatched_;
+void Processes::closed(pid_t process, std::uint64_t cookie) {
+    if (const auto found = watched_.find(process); found != watched_.end())
+        found->second.closed.insert(cookie);
+}
+
+bool Processes::have(ServerSocket &socket) const {
+    bool may_have = is_any_unwatched_;
     for (const auto &entry : watched_) {
         const std::optional<int> number = find_descriptor(entry.first, socket.inode, socket.fd);
         if (number && *number >= 0) {
             socket.fd = *number;
             return true;
         }
-        is_certain = is_certain && number;
+        may_have |= !number && !entry.second.closed.contains(socket.cookie);
     }
-    return is_certain ? std::optional(false) : std::nullopt;
+    return may_have;
 }
 
 } // namespace synergy

@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace synergy {
 
@@ -19,21 +20,28 @@ class Processes {
     Processes(const Processes &) = delete;
     Processes &operator=(const Processes &) = delete;
 
-    /// This one is of the server. (One that can't be watched, as when no descriptor is left, is
+    /// This one is of the server; its parent has told, if that is not 0, and it has what that has.
+    /// (One that can't be watched, as when no descriptor is left, is
     /// taken to live for ever: then sockets alone tell that all is over.)
-    void add(pid_t process);
+    void add(pid_t process, pid_t parent = 0);
 
     [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
-    [[nodiscard]] std::size_t count() const { return watched_.size(); }
 
-    /// Whether any of them still has the socket in its descriptor table; nullopt: it can't be told.
-    /// Corrects the number that the server has for it.
-    std::optional<bool> have(ServerSocket &socket) const;
+    /// The process says that it has closed the socket with this cookie.
+    void closed(pid_t process, std::uint64_t cookie);
+    /// Whether any of them still has the socket, by its descriptor table, or where that can't be
+    /// read by what it has said. Corrects the number that the server has for it.
+    bool have(ServerSocket &socket) const;
 
   private:
     Scheduler &scheduler_;
     const std::function<void()> ended_;
-    std::unordered_map<pid_t, Socket> watched_; ///< with a pidfd each
+    struct Process {
+        Socket pidfd;
+        std::unordered_set<std::uint64_t> closed; ///< sockets, by cookie
+    };
+
+    std::unordered_map<pid_t, Process> watched_;
     bool is_any_unwatched_ = false;
 };
 

@@ -74,6 +74,11 @@ const ServerSocket *Registry::find(std::uint64_t cookie) const {
     return found == servers_.end() ? nullptr : &found->second.socket;
 }
 
+bool Registry::holds_duplicates() const {
+    return std::any_of(servers_.begin(), servers_.end(),
+                       [](const auto &entry) { return bool(entry.second.duplicate); });
+}
+
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_for_closed();
@@ -262,7 +267,7 @@ bool Registry::is_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return false;
-    if (owner_.lives(found->second.socket, false))
+    if (owner_.lives(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
@@ -296,7 +301,7 @@ void Registry::forget_ways() {
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.lives(found->second.socket, true))
+    if (found != servers_.end() && !owner_.lives(found->second.socket))
         drop(cookie);
 }
 
@@ -311,7 +316,7 @@ void Registry::look_for_closed() {
 bool Registry::give_way() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
-        if (!owner_.lives(entry.second.socket, false))
+        if (!owner_.lives(entry.second.socket))
             gone.push_back(entry.first);
     for (std::uint64_t cookie : gone)
         drop(cookie);

@@ -18,9 +18,8 @@ class Registry {
   public:
     /// What the registry asks its owner, and tells it.
     struct Owner {
-        /// Whether anybody of the server still has the socket; `is_closed`: a process has just
-        /// closed it. Corrects its number.
-        std::function<bool(ServerSocket &, bool is_closed)> lives;
+        /// Whether anybody of the server still has the socket. Corrects its number.
+        std::function<bool(ServerSocket &)> lives;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -35,6 +34,7 @@ class Registry {
     [[nodiscard]] bool has(std::uint64_t cookie) const { return servers_.contains(cookie); }
     [[nodiscard]] const ServerSocket *find(std::uint64_t cookie) const;
     [[nodiscard]] bool is_empty() const { return servers_.empty(); }
+    [[nodiscard]] bool holds_duplicates() const;
 
     /// Opens a hole of a server's socket toward one peer, or punches again if there is one.
     /// `duplicate` is the socket itself where punches must leave from it (UDP, one-to-many SCTP).

@@ -31,7 +31,6 @@ void add_tcp_choices(ServerSocket &socket) {
         int segment = get_option(socket.fd, IPPROTO_TCP, TCP_MAXSEG);
         socket.max_segment = segment == fresh.get(IPPROTO_TCP, TCP_MAXSEG, segment) ? 0 : segment;
     }
-    socket.defer_accept = get_option(socket.fd, IPPROTO_TCP, TCP_DEFER_ACCEPT) != 0;
 }
 
 void add_sctp_choices(ServerSocket &socket) {

@@ -18,7 +18,6 @@ struct ServerSocket {
     Endpoint connected;        ///< whom it is connected to, if at all
     bool listens = false;      ///< SO_ACCEPTCONN
     bool takes_v4 = false;     ///< AF_INET6 without IPV6_V6ONLY
-    bool defer_accept = false; ///< TCP_DEFER_ACCEPT: accept() waits for data
     int receive_buffer = 0;    ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
     int max_segment = 0;

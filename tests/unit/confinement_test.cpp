@@ -37,7 +37,8 @@ TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
               EXPECT_IN_CHILD(can_write(other));
               EXPECT_IN_CHILD(::kill(getppid(), 0) == 0);
               const auto missing = confine({log, learned, directory.path("absent"),
-                                            "/proc/self/fd/" + std::to_string(pipe[1])});
+                                            "/proc/self/fd/" + std::to_string(pipe[1])},
+                                           false);
               EXPECT_IN_CHILD(missing.empty());
               EXPECT_IN_CHILD(can_write(log));
               EXPECT_IN_CHILD(can_write(learned + "/hops.new"));
@@ -66,4 +67,32 @@ TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
           }) == "");
     ::close(pipe[0]);
     ::close(pipe[1]);
+}
+
+TEST_CASE("confinement: where it has to, the keeper still looks into processes, and does no more" *
+          doctest::skip(geteuid() != 0)) {
+    harness::Directory directory;
+    const pid_t other = ::fork();
+    if (other == 0) {
+        ::pause();
+        ::_exit(0);
+    }
+    const std::string descriptor = "/proc/" + std::to_string(other) + "/fd/0";
+    const auto can_look = [&] {
+        char target[64];
+        return ::readlink(descriptor.c_str(), target, sizeof target) > 0;
+    };
+    for (bool looks : {true, false}) {
+        CAPTURE(looks);
+        CHECK(harness::in_child([&]() -> std::string {
+                  EXPECT_IN_CHILD(can_look());
+                  EXPECT_IN_CHILD(confine({}, looks).empty());
+                  EXPECT_IN_CHILD(can_look() == looks);
+                  EXPECT_IN_CHILD(::ptrace(PTRACE_ATTACH, other, 0, 0) == -1 && errno == EPERM);
+                  EXPECT_IN_CHILD(::kill(other, SIGKILL) == -1);
+                  return "";
+              }) == "");
+    }
+    ::kill(other, SIGKILL);
+    ::waitpid(other, nullptr, 0);
 }

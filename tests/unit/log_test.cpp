@@ -91,15 +91,18 @@ TEST_CASE("log: every level lets through what is at least as grave") {
     }
 }
 
-TEST_CASE("log: a file that can't be written is no reason to fail, and errno stays") {
-    auto result = harness::in_child([]() -> std::string {
-        log::configure({.level = LogLevel::debug, .where = "/nonexistent/directory/file"});
+TEST_CASE("log: what can't be written to the file is for stderr, and errno stays") {
+    TemporaryFile file;
+    auto result = harness::in_child([&]() -> std::string {
+        EXPECT_IN_CHILD(make_stderr(file.path, O_WRONLY | O_APPEND));
+        log::configure({.where = "/nonexistent/directory/file"});
         errno = 1234;
-        log::error("lost");
+        log::error("not lost");
         EXPECT_IN_CHILD(errno == 1234);
         return {};
     });
     CHECK(result == "");
+    CHECK(file.content() == "synergy: error: not lost\n");
 }
 
 TEST_CASE("log: a line for stderr goes there, whole and with its level") {

@@ -88,7 +88,7 @@ struct Bench {
                       handoff,
                       traffic,
                       {.lives =
-                           [this](ServerSocket &socket, bool) {
+                           [this](ServerSocket &socket) {
                                return socket_diag.life(socket.transport, socket.local,
                                                        socket.cookie) == SocketDiag::Life::lives;
                            },
