@@ -1,6 +1,5 @@
 /*
- * The intercepted calls, all of them: CALL(result, name, parameters). Each has its hook in hooks.c
- * and its line in libsynergy.map.
+ * The intercepted calls, all of them: CALL(result, name, parameters). Each has its hook in hooks.c.
  *
  * listen           a TCP or SCTP server opens: the keeper punches toward its peers
  * bind             a UDP server opens; a TCP server will, and still has the rights that it needs

@@ -73,6 +73,9 @@ static inline void before_waiting(void) {
         ASIDE(take_stock());
 }
 
+/* From here on, what other objects see in libc's place. */
+#pragma GCC visibility push(default)
+
 int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
@@ -445,3 +448,5 @@ int shutdown(int fd, int how) {
     }
     return result;
 }
+
+#pragma GCC visibility pop

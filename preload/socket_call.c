@@ -28,6 +28,8 @@ static int read_peer(const struct sockaddr *peer, socklen_t length, union synerg
     return 0;
 }
 
+#pragma GCC visibility push(default)
+
 int synergy_to(int sockfd, const struct sockaddr *peer, socklen_t len, int hoplimit) {
     union synergy_endpoint to;
     struct aside aside = aside_begin();
@@ -46,3 +48,5 @@ int synergy(int sockfd, uint8_t hoplimit, struct sockaddr_in6 *symcli) {
     return synergy_to(sockfd, (const struct sockaddr *)symcli, symcli ? sizeof *symcli : 0,
                       hoplimit);
 }
+
+#pragma GCC visibility pop

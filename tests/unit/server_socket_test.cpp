@@ -50,7 +50,6 @@ TEST_CASE("server socket: TCP and UDP, IPv4 and IPv6, with the address they are 
             CHECK(described->local.port() != 0);
             CHECK(described->local.is_loopback());
             CHECK(described->connected.empty());
-            CHECK_FALSE(described->defer_accept);
             CHECK(described->receive_buffer == 0);
             CHECK(described->send_buffer == 0);
             CHECK(described->max_segment == 0);
@@ -101,13 +100,11 @@ TEST_CASE("server socket: what the server has chosen for its buffers and segment
     REQUIRE(socket.set(SOL_SOCKET, SO_RCVBUF, 30000));
     REQUIRE(socket.set(SOL_SOCKET, SO_SNDBUF, 20000));
     REQUIRE(socket.set(IPPROTO_TCP, TCP_MAXSEG, 1000));
-    REQUIRE(socket.set(IPPROTO_TCP, TCP_DEFER_ACCEPT, 5));
     auto described = describe(socket.fd());
     REQUIRE(described);
     CHECK(described->receive_buffer == 30000);
     CHECK(described->send_buffer == 20000);
     CHECK(described->max_segment == 1000);
-    CHECK(described->defer_accept);
 }
 
 TEST_CASE("server socket: what is none of ours says why") {

@@ -479,12 +479,8 @@ def exported(library):
     output = subprocess.run(
         ["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
     ).stdout
-    return {line.split()[-1].split("@")[0] for line in output.splitlines()}
-
-
-def exports_in_map(name):
-    text = (REPOSITORY / "preload" / name).read_text()
-    return set(re.findall(r"(\w+);", text.split("global:")[1].split("local:")[0]))
+    # (But for the names of versions, which are absolute.)
+    return {line.split()[-1] for line in output.splitlines() if line.split()[-2] != "A"}
 
 
 def intercepted():
@@ -497,8 +493,8 @@ def test_the_library_exports_what_it_intercepts_and_its_own_calls():
     calls = intercepted()
     assert {"listen", "bind", "accept", "accept4", "recvfrom", "__recvfrom_chk", "recvmsg",
             "recvmmsg", "close"} <= calls
-    assert exported(LIBRARY) == calls | {"synergy", "synergy_to"}
-    assert exports_in_map("libsynergy.map") == exported(LIBRARY)
+    # A program that is linked with another major version of the library does not start with this.
+    assert exported(LIBRARY) == calls | {"synergy@@SYNERGY_0", "synergy_to@@SYNERGY_0"}
 
 
 def test_the_library_needs_libc_alone_and_runs_first():
