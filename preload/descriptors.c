@@ -7,24 +7,9 @@ uint64_t descriptor_table[DESCRIPTORS];
 
 static int last = -1;
 
-static struct descriptor unpacked(uint64_t word) {
-    struct descriptor descriptor = {
-        .mark = (enum synergy_mark)(word & ((1U << MARK_BITS) - 1)),
-        .keeper = (unsigned)(word >> MARK_BITS) & ((1U << KEEPER_BITS) - 1),
-        .cookie = word >> COOKIE_SHIFT,
-    };
-    return descriptor;
-}
-
 static uint64_t packed(struct descriptor descriptor) {
     return descriptor.cookie << COOKIE_SHIFT | (uint64_t)descriptor.keeper << MARK_BITS |
            descriptor.mark;
-}
-
-struct descriptor descriptor_of(int fd) {
-    if ((unsigned)fd >= DESCRIPTORS)
-        return unpacked(mark_of(fd));
-    return unpacked(__atomic_load_n(&descriptor_table[fd], __ATOMIC_RELAXED));
 }
 
 static void note_last(int fd) {
@@ -50,8 +35,8 @@ void set_mark(int fd, enum synergy_mark mark) {
 
 struct descriptor forget_descriptor(int fd) {
     if ((unsigned)fd >= DESCRIPTORS)
-        return unpacked(SYNERGY_UNKNOWN);
-    return unpacked(__atomic_exchange_n(&descriptor_table[fd], 0, __ATOMIC_RELAXED));
+        return unpacked_descriptor(SYNERGY_UNKNOWN);
+    return unpacked_descriptor(__atomic_exchange_n(&descriptor_table[fd], 0, __ATOMIC_RELAXED));
 }
 
 int last_descriptor(void) {

@@ -33,7 +33,21 @@ static inline int is_ours(enum synergy_mark mark) {
     return mark >= SYNERGY_LISTENER;
 }
 
-struct descriptor descriptor_of(int fd);
+static inline struct descriptor unpacked_descriptor(uint64_t word) {
+    struct descriptor descriptor = {
+        .mark = (enum synergy_mark)(word & ((1U << MARK_BITS) - 1)),
+        .keeper = (unsigned)(word >> MARK_BITS) & ((1U << KEEPER_BITS) - 1),
+        .cookie = word >> COOKIE_SHIFT,
+    };
+    return descriptor;
+}
+
+static inline struct descriptor descriptor_of(int fd) {
+    return unpacked_descriptor((unsigned)fd < DESCRIPTORS
+                                   ? __atomic_load_n(&descriptor_table[fd], __ATOMIC_RELAXED)
+                                   : (uint64_t)mark_of(fd));
+}
+
 void set_descriptor(int fd, struct descriptor descriptor);
 void set_mark(int fd, enum synergy_mark mark);
 

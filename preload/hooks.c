@@ -36,8 +36,10 @@ static void begin(char **environment) {
 /* Runs before all other constructors (-z initfirst), libc's own included. */
 __attribute__((constructor)) static void construct(int count, char **words, char **environment) {
     (void)count, (void)words;
+    /* glibc gives a constructor the environment, and may have no `environ` yet; musl has it, and
+     * gives nothing. */
     if (concern == NOT_LOOKED)
-        begin(environment);
+        begin(environ ? environ : environment);
 }
 
 /* A hook may be called before any constructor: by what resolves symbols, or another library that
@@ -64,13 +66,18 @@ static inline int concerns_us(void) {
         aside_end(&aside);                                                                         \
     } while (0)
 
+static int is_stock_taken;
+
+__attribute__((cold, noinline)) static void take_stock_once(void) {
+    if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED))
+        ASIDE(take_stock());
+}
+
 /* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
  * may forbid itself system calls after that. */
 static inline void before_waiting(void) {
-    static int is_done;
-    if (__builtin_expect(!__atomic_load_n(&is_done, __ATOMIC_RELAXED), 0) &&
-        !__atomic_exchange_n(&is_done, 1, __ATOMIC_RELAXED))
-        ASIDE(take_stock());
+    if (__builtin_expect(!__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED), 0))
+        take_stock_once();
 }
 
 /* From here on, what other objects see in libc's place. */
@@ -102,43 +109,51 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     return result;
 }
 
-/* What is accepted is a connection: no question is needed to know that it has no peers. */
-static void note_accepted(int fd) {
-    if (mark_of(fd) == SYNERGY_UNKNOWN)
-        set_mark(fd, SYNERGY_UNTOUCHED);
+__attribute__((cold, noinline)) static void meet(int fd, enum encounter encounter) {
+    ASIDE(socket_is_met(fd, encounter));
+}
+
+__attribute__((cold, noinline)) static void replace(int keeper) {
+    ASIDE(replace_keeper(keeper));
 }
 
 /* Before accept() blocks: a keeper that has ended is to be replaced. */
-static enum synergy_mark before_accepting(int fd) {
-    struct descriptor descriptor = descriptor_of(fd);
+static inline void before_accepting(int fd, struct descriptor descriptor) {
     if (descriptor.mark == SYNERGY_UNKNOWN)
-        ASIDE(socket_is_met(fd, ACCEPTS));
+        meet(fd, ACCEPTS);
     else if (descriptor.mark == SYNERGY_LISTENER &&
              __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0))
-        ASIDE(replace_keeper((int)descriptor.keeper));
-    return mark_of(fd);
+        replace((int)descriptor.keeper);
 }
 
 /* Whether what was accepted is to be given to the caller. */
-static int after_accepting(int listener, int fd, int flags, struct sockaddr *address,
-                           socklen_t *length) {
-    note_accepted(fd);
-    struct descriptor descriptor = descriptor_of(listener);
-    struct synergy_page *page = keeper_page((int)descriptor.keeper);
-    if (descriptor.mark != SYNERGY_LISTENER || !page ||
-        !__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE))
-        return 1;
+__attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
+                                                  struct sockaddr *address, socklen_t *length) {
     struct aside aside = aside_begin();
-    enum accepted accepted = answer_bell((int)descriptor.keeper, fd, flags, address, length);
+    enum accepted accepted = answer_bell(keeper, fd, flags, address, length);
     aside_end(&aside);
     return accepted != NO_ONE;
 }
 
+static inline int after_accepting(int listener, int fd, int flags, struct sockaddr *address,
+                                  socklen_t *length) {
+    /* What is accepted is a connection: no question is needed to know that it has no peers. */
+    if (mark_of(fd) == SYNERGY_UNKNOWN)
+        set_mark(fd, SYNERGY_UNTOUCHED);
+    struct descriptor descriptor = descriptor_of(listener);
+    if (descriptor.mark != SYNERGY_LISTENER)
+        return 1;
+    const struct synergy_page *page = keeper_page((int)descriptor.keeper);
+    return __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) == 0, 1) ||
+           answer((int)descriptor.keeper, fd, flags, address, length);
+}
+
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us() || mark_of(fd) == SYNERGY_UNTOUCHED)
+    struct descriptor descriptor;
+    if (!concerns_us() || (descriptor = descriptor_of(fd)).mark == SYNERGY_UNTOUCHED)
         return libc.accept(fd, address, length);
     before_waiting();
-    before_accepting(fd);
+    before_accepting(fd, descriptor);
     int got;
     do
         got = libc.accept(fd, address, length);
@@ -147,10 +162,11 @@ int accept(int fd, struct sockaddr *address, socklen_t *length) {
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    if (!concerns_us() || mark_of(fd) == SYNERGY_UNTOUCHED)
+    struct descriptor descriptor;
+    if (!concerns_us() || (descriptor = descriptor_of(fd)).mark == SYNERGY_UNTOUCHED)
         return libc.accept4(fd, address, length, flags);
     before_waiting();
-    before_accepting(fd);
+    before_accepting(fd, descriptor);
     int got;
     do
         got = libc.accept4(fd, address, length, flags);
@@ -162,7 +178,7 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
 static inline int is_heard(int fd, int flags) {
     enum synergy_mark mark = mark_of(fd);
     if (mark == SYNERGY_UNKNOWN) {
-        ASIDE(socket_is_met(fd, RECEIVES));
+        meet(fd, RECEIVES);
         mark = mark_of(fd);
     }
     /* What comes from the error queue is no peer's. */

@@ -140,7 +140,7 @@ static int receive_answer(int connection, struct synergy_answer *answer, int *re
 /* Maps a page, at `place` if that is not NULL. NULL and errno. */
 static struct synergy_page *mapped(int memory, void *place) {
     /* It must not be cut off under our feet. */
-    int seals = fcntl(memory, F_GET_SEALS);
+    int seals = (int)syscall(SYS_fcntl, memory, F_GET_SEALS);
     struct stat status;
     if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(memory, &status) != 0 ||
         (size_t)status.st_size < sizeof(struct synergy_page)) {
@@ -289,7 +289,7 @@ static int exchange(struct synergy_page *page, struct synergy_request *request, 
         (owner.process == 0 && (owner.user == page->user || owner.user == geteuid()))) {
         request->secret = page->secret;
         /* What comes back must find a free number, or it is gone: one is held for it. */
-        int held = received ? fcntl(connection, F_DUPFD_CLOEXEC, 0) : -1;
+        int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
         error = received && held < 0 ? errno : send_request(connection, request, pass);
         if (held >= 0)
             syscall(SYS_close, held);

@@ -81,11 +81,13 @@ static void move(int fd, int to) {
         syscall(SYS_dup3, fd, to, 0);
         syscall(SYS_close, fd);
     }
-    fcntl(to, F_SETFD, 0);
+    syscall(SYS_fcntl, to, F_SETFD, 0);
 }
 
 static int above_all(int fd) {
-    return fd < 0 || fd > SYNERGY_STDERR_FD ? fd : fcntl(fd, F_DUPFD, SYNERGY_STDERR_FD + 1);
+    return fd < 0 || fd > SYNERGY_STDERR_FD
+               ? fd
+               : (int)syscall(SYS_fcntl, fd, F_DUPFD, SYNERGY_STDERR_FD + 1);
 }
 
 /* Leaves the descriptors that wire.h names, in this process's own table. */
