@@ -8,7 +8,11 @@
 
 #include "wire.h"
 
-enum { DESCRIPTORS = 1 << 16 };
+#include <stddef.h>
+
+/* As many as a process can have (sysctl fs.nr_open) unless somebody raises that: the first few
+ * stand here, the others in pieces of one page, each made when it is needed. */
+enum { DESCRIPTORS = 1 << 20, PIECE = 512, PIECES = DESCRIPTORS / PIECE };
 
 struct descriptor {
     enum synergy_mark mark;
@@ -19,14 +23,28 @@ struct descriptor {
 /* An entry in one word: mark, keeper, and a cookie that fits. */
 enum { MARK_BITS = 2, KEEPER_BITS = 3, COOKIE_SHIFT = MARK_BITS + KEEPER_BITS };
 
-extern uint64_t descriptor_table[DESCRIPTORS];
+extern uint64_t first_descriptors[PIECE];
+extern uint64_t *descriptor_pieces[PIECES];
 
-/* Beyond the table every number is unknown. */
-static inline enum synergy_mark mark_of(int fd) {
+/* NULL: nothing is noted of it. */
+static inline uint64_t *descriptor_entry(int fd) {
+    if ((unsigned)fd < PIECE)
+        return &first_descriptors[fd];
     if ((unsigned)fd >= DESCRIPTORS)
-        return fd < 0 ? SYNERGY_UNTOUCHED : SYNERGY_UNKNOWN;
-    return (enum synergy_mark)(__atomic_load_n(&descriptor_table[fd], __ATOMIC_RELAXED) &
-                               ((1U << MARK_BITS) - 1));
+        return NULL;
+    uint64_t *piece = __atomic_load_n(&descriptor_pieces[fd / PIECE], __ATOMIC_ACQUIRE);
+    return piece ? &piece[fd % PIECE] : NULL;
+}
+
+static inline uint64_t descriptor_word(int fd) {
+    const uint64_t *entry = descriptor_entry(fd);
+    return entry    ? __atomic_load_n(entry, __ATOMIC_RELAXED)
+           : fd < 0 ? (uint64_t)SYNERGY_UNTOUCHED
+                    : (uint64_t)SYNERGY_UNKNOWN;
+}
+
+static inline enum synergy_mark mark_of(int fd) {
+    return (enum synergy_mark)(descriptor_word(fd) & ((1U << MARK_BITS) - 1));
 }
 
 static inline int is_ours(enum synergy_mark mark) {
@@ -43,9 +61,7 @@ static inline struct descriptor unpacked_descriptor(uint64_t word) {
 }
 
 static inline struct descriptor descriptor_of(int fd) {
-    return unpacked_descriptor((unsigned)fd < DESCRIPTORS
-                                   ? __atomic_load_n(&descriptor_table[fd], __ATOMIC_RELAXED)
-                                   : (uint64_t)mark_of(fd));
+    return unpacked_descriptor(descriptor_word(fd));
 }
 
 void set_descriptor(int fd, struct descriptor descriptor);

@@ -135,17 +135,25 @@ __attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
     return accepted != NO_ONE;
 }
 
+static inline int is_ringing(int keeper) {
+    const struct synergy_page *page = keeper_page(keeper);
+    return page && __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) != 0, 0);
+}
+
 static inline int after_accepting(int listener, int fd, int flags, struct sockaddr *address,
                                   socklen_t *length) {
     /* What is accepted is a connection: no question is needed to know that it has no peers. */
     if (mark_of(fd) == SYNERGY_UNKNOWN)
         set_mark(fd, SYNERGY_UNTOUCHED);
     struct descriptor descriptor = descriptor_of(listener);
-    if (descriptor.mark != SYNERGY_LISTENER)
-        return 1;
-    const struct synergy_page *page = keeper_page((int)descriptor.keeper);
-    return __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) == 0, 1) ||
-           answer((int)descriptor.keeper, fd, flags, address, length);
+    if (descriptor.mark == SYNERGY_LISTENER)
+        return !is_ringing((int)descriptor.keeper) ||
+               answer((int)descriptor.keeper, fd, flags, address, length);
+    /* Of a listener that nothing could be noted of, any of them may be the keeper. */
+    for (int i = 0; i < KEEPERS && descriptor.mark == SYNERGY_UNKNOWN && keeper_page(i); i++)
+        if (is_ringing(i) && !answer(i, fd, flags, address, length))
+            return 0;
+    return 1;
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
@@ -181,6 +189,9 @@ static inline int is_heard(int fd, int flags) {
         meet(fd, RECEIVES);
         mark = mark_of(fd);
     }
+    if (mark == SYNERGY_DATAGRAMS &&
+        __builtin_expect(synergy_is_over(keeper_page((int)descriptor_of(fd).keeper)), 0))
+        replace((int)descriptor_of(fd).keeper);
     /* What comes from the error queue is no peer's. */
     return mark == SYNERGY_DATAGRAMS && !(flags & MSG_ERRQUEUE);
 }

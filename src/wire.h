@@ -153,7 +153,8 @@ static inline int synergy_bit(const uint8_t *bits, uint16_t port) {
 static inline uint64_t synergy_traffic_key(enum synergy_way way, uint64_t cookie,
                                            const union synergy_endpoint *peer) {
     uint32_t words[4] = {0};
-    uint64_t halves[2], port;
+    uint64_t halves[2];
+    uint16_t port;
     /* A v4-mapped peer and its plain address are the same one. */
     if (peer->any.sa_family == AF_INET) {
         words[2] = htonl(0xffff);
@@ -167,7 +168,7 @@ static inline uint64_t synergy_traffic_key(enum synergy_way way, uint64_t cookie
     /* Multiplied by odd numbers without a pattern (the golden ratio's, and two of splitmix64's),
      * side by side: it is in the way of each datagram. */
     uint64_t hash = (halves[0] + cookie * 2 + (uint64_t)way) * 0x9e3779b97f4a7c15U;
-    hash ^= (halves[1] ^ port << 32) * 0xbf58476d1ce4e5b9U;
+    hash ^= (halves[1] ^ (uint64_t)ntohs(port) << 32) * 0xbf58476d1ce4e5b9U;
     hash ^= hash >> 32;
     return hash * 0x94d049bb133111ebU;
 }

@@ -26,7 +26,7 @@ constexpr Duration rest_without_socket = seconds(3);
 constexpr Duration between_looks = milliseconds(10);
 constexpr Duration time_to_end = seconds(90);
 
-constexpr Duration unconfined_time = milliseconds(50);
+constexpr Duration settling_time = milliseconds(50);
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -74,8 +74,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                      registry_.give_way();
                      look_for_the_end();
                  }),
-      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
-      confinement_(scheduler_) {
+      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)), settling_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -86,8 +85,11 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     Control::tell(connection, {}, page_.memory().fd());
     control_.serve_starter(std::move(connection), starter);
     // Its listen() waits for the first punch, and not for this.
-    if (geteuid() == 0)
-        confinement_.set(Clock::now() + unconfined_time, [this] { give_up_rights(); });
+    settling_.set(Clock::now() + settling_time, [this] {
+        registry_.follow_settings();
+        if (geteuid() == 0)
+            give_up_rights();
+    });
 }
 
 void Keeper::give_up_rights() const {

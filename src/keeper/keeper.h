@@ -56,7 +56,7 @@ class Keeper {
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
-    Timer confinement_;
+    Timer settling_;
     bool is_over_ = false;
 };
 

@@ -74,6 +74,11 @@ const ServerSocket *Registry::find(std::uint64_t cookie) const {
     return found == servers_.end() ? nullptr : &found->second.socket;
 }
 
+void Registry::follow_settings() {
+    if (settings_.follow_file())
+        settings_changed();
+}
+
 bool Registry::holds_duplicates() const {
     return std::any_of(servers_.begin(), servers_.end(),
                        [](const auto &entry) { return bool(entry.second.duplicate); });
@@ -186,11 +191,9 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     }
     for (const Target &target : expected)
         open_asked(server, target);
-    if (settings_.follow())
-        settings_changed();
-    else
-        for (const Target &target : server.declared)
-            open_hole(server, target);
+    settings_.follow_names();
+    for (const Target &target : server.declared)
+        open_hole(server, target);
     return 0;
 }
 
@@ -283,7 +286,7 @@ void Registry::drop(std::uint64_t cookie) {
     forget_ways();
     if (servers_.empty()) {
         looking_.cancel();
-        settings_.rest();
+        settings_.forget_names();
     }
     owner_.dropped(cookie);
 }

@@ -31,6 +31,8 @@ class Registry {
              Handoff &handoff, const Traffic &traffic, Owner owner);
 
     [[nodiscard]] const Settings &settings() const { return settings_.now(); }
+    /// Keeps up with changes of the config file from here on.
+    void follow_settings();
     [[nodiscard]] bool has(std::uint64_t cookie) const { return servers_.contains(cookie); }
     [[nodiscard]] const ServerSocket *find(std::uint64_t cookie) const;
     [[nodiscard]] bool is_empty() const { return servers_.empty(); }

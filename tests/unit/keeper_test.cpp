@@ -93,6 +93,7 @@ class Kept {
         REQUIRE(::pipe2(log, O_CLOEXEC | O_NONBLOCK) == 0);
         start = Socket(ends[0]);
         log_ = Socket(log[0]);
+        // (The first of a name counts.)
         environment.emplace_back("SYNERGY_CONFIG=/dev/null");
         std::vector<char *> variables;
         for (std::string &variable : environment)
@@ -652,6 +653,27 @@ TEST_CASE("keeper: after SIGTERM it sees at once what is closed") {
     CHECK(punching_from(port) == 1);
     listener.reset();
     CHECK(harness::wait_until([&] { return punching_from(port) == 0; }, milliseconds(300)));
+}
+
+TEST_CASE("keeper: a section of the file that comes later counts for a listener that comes later") {
+    DeafPeer peer;
+    harness::Directory directory;
+    const std::string file = directory.write("synergy.toml", "[[listen]]\nport = 1\n");
+    Kept kept({"SYNERGY_CONFIG=" + file});
+    REQUIRE(kept.page);
+    Socket listener = any_listener();
+    const std::uint16_t port = listener.local().port();
+    CHECK(synergy_bit(kept.page->ports[0], port) == 0);
+    CHECK(kept.open(listener) == ENOENT);
+    ::usleep(200000);
+    directory.write("synergy.toml", "[[listen]]\nport = " + std::to_string(port) +
+                                        "\nhops = 3\npeers = ['" + peer.listener.local().text() +
+                                        "']\n");
+    CHECK(harness::wait_until([&] { return synergy_bit(kept.page->ports[0], port) == 1; },
+                              seconds(2)));
+    CHECK(synergy_bit(kept.page->ports[0], 1) == 0);
+    CHECK(kept.open(listener) == 0);
+    CHECK(punching_from(port) == 1);
 }
 
 TEST_CASE("keeper: garbage is no request, and costs nothing") {

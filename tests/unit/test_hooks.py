@@ -328,12 +328,55 @@ def test_no_keeper_where_there_is_no_hole(deaf_peer):
 
 
 AWKWARD = ["within-malloc", "cancel", "small-stack", "at-once", "vfork", "user-namespace",
-           "lowered-limit", "inherited", "many-children", "wait", "stderr", "often"]
+           "lowered-limit", "inherited", "many-children", "wait", "stderr", "often",
+           "no-close-range"]
 
 
 @pytest.mark.parametrize("way", AWKWARD)
 def test_an_awkward_moment(way):
     assert same_with_and_without("awkward", way)[-1] == "end"
+
+
+@pytest.mark.parametrize("way, why", [
+    ("no-exec", "Operation not permitted"),
+    ("killed-exec", "does not answer"),
+    ("no-processes", "Resource temporarily unavailable"),
+    ("process-namespace", "Operation not permitted"),
+])
+def test_where_no_keeper_can_be_had_one_line_says_why(way, why):
+    bare = run(PROGRAMS / "awkward", way, environment=plain_environment())
+    if bare.returncode != 0:
+        pytest.skip(bare.stdout)
+    preloaded = run(PROGRAMS / "awkward", way, environment=preloaded_environment(SYNERGY_LOG="warn"))
+    assert preloaded.stdout == bare.stdout
+    assert preloaded.returncode == 0
+    (line,) = preloaded.stderr.splitlines()
+    assert "nothing is punched" in line and why in line
+
+
+BAD_KEEPERS = {
+    "ends": ("#!/bin/sh\nexit 0\n", "does not answer"),
+    "is silent": ("#!/bin/sh\nexec sleep 5\n", "Connection timed out"),
+    "talks nonsense": ("#!/bin/sh\necho nonsense >&3\nsleep 1\n", "does not answer"),
+    "is no program": ("nothing\n", "Exec format error"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_KEEPERS)
+def test_a_keeper_that_is_none_holds_the_server_up_for_two_seconds_at_most(kind, tmp_path):
+    text, why = BAD_KEEPERS[kind]
+    shutil.copy(LIBRARY, tmp_path / "libsynergy.so")
+    (tmp_path / "synergy-keeper").write_text(text)
+    (tmp_path / "synergy-keeper").chmod(0o755)
+    environment = preloaded_environment(SYNERGY_LOG="warn")
+    environment["LD_PRELOAD"] = str(tmp_path / "libsynergy.so")
+    bare = run(PROGRAMS / "awkward", "at-once", environment=plain_environment())
+    begin = time.monotonic()
+    result = run(PROGRAMS / "awkward", "at-once", environment=environment)
+    assert time.monotonic() - begin < 4
+    assert result.stdout == bare.stdout
+    (line,) = result.stderr.splitlines()
+    assert why in line
 
 
 @pytest.mark.parametrize("settings", [{}, {"SYNERGY_HOPS": "2"}], ids=["no settings", "settings"])

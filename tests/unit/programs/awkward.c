@@ -2,10 +2,14 @@
 #include "program.h"
 
 #include <dlfcn.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
+#include <stddef.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/time.h>
+#include <sys/syscall.h>
 
 /* Allocation as the program's own, so that it can see who allocates when. */
 static _Thread_local int is_allocating;
@@ -230,6 +234,63 @@ static void often_way(void) {
     printf("good %d\n", good);
 }
 
+/* From now on, one system call is answered like this. */
+static void answer(int number, unsigned action) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, action),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {sizeof rules / sizeof *rules, rules};
+    NEED(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    NEED(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+}
+
+static void serve_one(void) {
+    for (int i = 0; i < 2; i++) {
+        int listener = listener_at(0), client = client_of(port_of(listener));
+        int fd = accept(listener, NULL, NULL);
+        printf("accepted %d\n", fd >= 0);
+        close(fd);
+        close(client);
+        close(listener);
+    }
+}
+
+static void no_exec_way(void) {
+    answer(SYS_execve, SECCOMP_RET_ERRNO | EPERM);
+    serve_one();
+}
+
+static void killed_exec_way(void) {
+    answer(SYS_execve, SECCOMP_RET_KILL_PROCESS);
+    serve_one();
+}
+
+static void no_close_range_way(void) {
+    answer(SYS_close_range, SECCOMP_RET_ERRNO | ENOSYS);
+    serve_one();
+}
+
+static void no_processes_way(void) {
+    struct rlimit none = {0};
+    NEED(setrlimit(RLIMIT_NPROC, &none) == 0);
+    NEED(geteuid() != 0 || (setgid(65534) == 0 && setuid(65534) == 0));
+    serve_one();
+}
+
+static void process_namespace_way(void) {
+    NEED(unshare(CLONE_NEWPID) == 0);
+    serve_one();
+    pid_t child = fork();
+    if (child == 0)
+        _exit(getpid() == 1 ? 0 : 1);
+    int status = -1;
+    NEED(waitpid(child, &status, 0) == child);
+    printf("first child of the namespace: %d\n", status);
+}
+
 int main(int count, char **words) {
     alarm(60);
     NEED(count >= 2);
@@ -250,15 +311,24 @@ int main(int count, char **words) {
         {"wait", wait_way},
         {"stderr", stderr_way},
         {"often", often_way},
+        {"no-exec", no_exec_way},
+        {"killed-exec", killed_exec_way},
+        {"no-close-range", no_close_range_way},
+        {"no-processes", no_processes_way},
+        {"process-namespace", process_namespace_way},
     };
     if (count > 2 && strcmp(words[1], "dlopen") == 0)
         dlopen_way(words[2]);
     else if (count > 2 && strcmp(words[1], "plugin") == 0)
         plugin_way(words[2]);
     else
-        for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
-            if (strcmp(words[1], ways[i].name) == 0)
+        for (size_t i = 0;; i++) {
+            NEED(i < sizeof ways / sizeof *ways);
+            if (strcmp(words[1], ways[i].name) == 0) {
                 ways[i].go();
+                break;
+            }
+        }
     printf("end\n");
     return 0;
 }

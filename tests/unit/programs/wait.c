@@ -109,7 +109,12 @@ static void go(const char *way, const char *program, const char *transport, int 
     } else if (strcmp(way, "filter") == 0) {
         forbid_all_but_the_loop();
     } else if (strcmp(way, "far") == 0) {
-        int far = fcntl(*fd, F_DUPFD, 1000);
+        /* As far as a process may without more rights: among the last that it can have. */
+        struct rlimit limit;
+        NEED(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+        limit.rlim_cur = limit.rlim_max;
+        NEED(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        int far = fcntl(*fd, F_DUPFD, (int)limit.rlim_max - 3);
         NEED(far >= 1000 && close(*fd) == 0);
         *fd = far;
     }
