@@ -5,6 +5,8 @@ of its own from the start of the session on, while the other tests run:
     @pytest.mark.needs(...)
     def test_something(background):
         assert background.result() == ...
+
+Tests with the same label share what its scenario found, which runs once.
 """
 
 import threading

@@ -10,6 +10,7 @@ import threading
 import time
 
 import namespace
+from programs import wait_until
 
 TCP, UDP = 6, 17
 ETHERTYPES = {socket.htons(0x86DD): 6, socket.htons(0x0800): 4}
@@ -18,11 +19,12 @@ PACKET_STATISTICS = 6
 SOL_PACKET = 263
 ENOUGH = 128  # bytes of a packet: its headers
 LAST_ARRIVALS = 0.1  # seconds
+SO_TIMESTAMPNS = 35
 
 
 @dataclasses.dataclass(frozen=True)
 class Packet:
-    time: float
+    time: float  # when the kernel saw it, as time.time() counts: our thread may be late
     source: str
     destination: str
     hop_limit: int
@@ -48,7 +50,7 @@ def parse(when, family, data):
 
 class Capture:
     """All TCP and UDP, both ways, on the link between a node and its neighbour while the block
-    runs. `packets` is to be read after the block."""
+    runs. `packets` is what was seen so far, and complete after the block."""
 
     def __init__(self, path, node, neighbour):
         self.packets = []
@@ -56,6 +58,7 @@ class Capture:
         with namespace.inside(path.namespace(node)):
             self._socket = socket.socket(
                 socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self._socket.bind((f"to-{neighbour}", ETH_P_ALL))
         self._thread = threading.Thread(target=self._collect, daemon=True)
 
@@ -76,12 +79,20 @@ class Capture:
         if lost:
             raise RuntimeError(f"the capture missed {lost} packets")
 
+    def wait_for(self, is_meant, timeout, what, count=1):
+        """Gives those packets so far that are meant, once there are so many of them."""
+        def look():
+            found = [packet for packet in list(self.packets) if is_meant(packet)]
+            return found if len(found) >= count else None
+        return wait_until(look, timeout, f"{count} of {what}")
+
     def _collect(self):
         while not self._over.is_set():
             if not select.select([self._socket], [], [], 0.05)[0]:
                 continue
-            data, (_, ethertype, *_) = self._socket.recvfrom(ENOUGH)
+            data, control, _, (_, ethertype, *_) = self._socket.recvmsg(ENOUGH, 64)
+            seconds, nanoseconds = struct.unpack("qq", control[0][2])
             family = ETHERTYPES.get(socket.htons(ethertype))
-            packet = parse(time.time(), family, data) if family else None
+            packet = parse(seconds + nanoseconds / 1e9, family, data) if family else None
             if packet:
                 self.packets.append(packet)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 pytest.register_assert_rewrite("servers", "trials")
+pytest_plugins = ("shards", "sanitizers")
 
 import firewall  # noqa: E402
 import programs  # noqa: E402
@@ -101,13 +102,6 @@ def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
     yield from stand_on(paths.get("two", two_firewalls=True))
 
 
-def pytest_collection_modifyitems(items):
-    late = ("background", "quiet")
-    items.sort(key=lambda item: max(
-        (late.index(marker.name) + 1 for marker in item.iter_markers() if marker.name in late),
-        default=0))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
     """Whatever the selected tests are to wait for starts with the session."""
@@ -117,7 +111,8 @@ def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
         tools = [tool for marker in item.iter_markers("needs") for tool in marker.args]
         if all(map(shutil.which, [*ALWAYS_NEEDED, *tools])):
             label, scenario = item.get_closest_marker("background").args
-            started[label] = Background(paths.get(label), scenario)
+            if label not in started:
+                started[label] = Background(paths.get(label), scenario)
     yield started
 
 

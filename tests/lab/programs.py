@@ -72,9 +72,10 @@ def _copy_build():
 def script(name):
     """A script of this directory, where every user can read it."""
     copy = SCRATCH / name
-    if not copy.exists():
-        SCRATCH.mkdir(mode=0o755, exist_ok=True)
-        shutil.copy(pathlib.Path(__file__).parent / name, copy)
+    with _staging:
+        if not copy.exists():
+            SCRATCH.mkdir(mode=0o755, exist_ok=True)
+            shutil.copy(pathlib.Path(__file__).parent / name, copy)
     return copy
 
 

@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import os
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,17 +14,21 @@ import clients
 import firewall
 import namespace
 import servers
+from background import Background
 from capture import TCP, Capture
 from conftest import stand_on
-from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_listening
+from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_listening, wait_until
 from test_probe import Shape
 from topology import SERVER
-from trials import NO_ANSWER, peers
+from trials import NO_ANSWER, PATIENCE, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
 CLIENTS_OWN_PATIENCE = 20
 CALLS = 3
+PATHS_AT_A_TIME = 3
+WATCHED = 3.5  # seconds of an automatic hop limit: what it takes to find it, and turns of punches
+MEASURED = 1.5  # seconds within which the way to the peer is measured
 
 
 @dataclasses.dataclass
@@ -54,15 +59,14 @@ def start(stand, source_ports, environment=None, **settings):
 
 def fixed_that_work(stand, most):
     """The hop limits from 1 to `most` with which a peer gets in."""
-    calls = {}
-    for hops in range(1, most + 1):
+    def works(hops):
         source_ports = fresh_peer_ports(1)
         port, _ = start(stand, source_ports, hops=hops)
-        calls[hops] = Call(port, source_ports[0])
-    time.sleep(1.2)
-    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
-        found = pool.map(lambda call: call.gets_in(stand, 4), calls.values())
-        return [hops for hops, got_in in zip(calls, found) if got_in]
+        return Call(port, source_ports[0]).gets_in(stand, 4)
+
+    tried = range(1, most + 1)
+    with concurrent.futures.ThreadPoolExecutor(most) as pool:
+        return [hops for hops, got_in in zip(tried, pool.map(works, tried)) if got_in]
 
 
 ANSWERING = (Shape(2), Shape(3), Shape(4), Shape(4, 2), Shape(4, 3), Shape(6), Shape(6, 2),
@@ -73,43 +77,60 @@ SILENT = (Shape(3, 1, ("fwa", "r1", "fwb")), Shape(4, 2, ("fwa0", "fwa", "r1", "
 
 
 def everyone_gets_in(stand, shape, profile):
-    """Gives what the punches were, as they came to the remote firewall."""
+    """Gives what the punches were, as they came to the remote firewall. Servers with each of the
+    hop limits are called while those of the automatic one are watched."""
     path = stand.path
     firewall.set_profile(path, profile)
-    fixed = fixed_that_work(stand, shape.routers + 2)
-    stand.clear()
     firewall.forget_connections(path)
     source_ports = fresh_peer_ports(CALLS)
-    outside = path.left_of("fwb")
-    with Capture(path, "fwb", outside) as capture:
+    with Capture(path, "fwb", path.left_of("fwb")) as capture:
         port, program = start(stand, source_ports, hops="auto", refresh=1, log="info")
-        time.sleep(3.5)  # what listen() does not wait for
+        started = time.monotonic()
+        fixed = fixed_that_work(stand, shape.routers + 2)
+        time.sleep(max(0, started + WATCHED - time.monotonic()))
     calls = [Call(port, source_port) for source_port in source_ports]
     with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
         automatic = list(pool.map(
             lambda call: call.gets_in(stand, CLIENTS_OWN_PATIENCE if fixed else NO_ANSWER), calls))
     chosen = [line for line in program.stderr().splitlines() if "hop limit" in line][:1]
-    print(f"{shape.label}, {profile}: of 1 to {shape.routers + 2} these work: {fixed};"
-          f" automatic: {automatic.count(True)} of {CALLS}; {chosen}")
+    stand.say(f"{shape.label}, {profile}: of 1 to {shape.routers + 2} these work: {fixed};"
+              f" automatic: {automatic.count(True)} of {CALLS}; {chosen}")
     assert automatic == [bool(fixed)] * CALLS
     return [packet for packet in capture.packets
             if packet.protocol == TCP and (packet.source, packet.source_port) == (SERVER[6], port)]
 
 
+@pytest.fixture(scope="module", name="measured")
+def measured_side_by_side(request, paths):
+    """{(shape, profile): Background} of all tests that are to run: a few at a time, in their order,
+    each on a path of its own."""
+    turns = threading.Semaphore(PATHS_AT_A_TIME)
+
+    def scenario(shape, profile):
+        def run(stand):
+            with turns:
+                return everyone_gets_in(stand, shape, profile)
+        return run
+
+    wanted = [item.callspec.params for item in request.session.items
+              if item.path == request.path and "measured" in item.fixturenames]
+    cases = [(params["shape"], params.get("profile", "strict")) for params in wanted]
+    return {case: Background(case[0].build(paths, f"-{case[1]}"), scenario(*case))
+            for case in cases}
+
+
 @pytest.mark.parametrize("shape, profile", [
     pytest.param(shape, profile, id=f"{shape.label}-{profile}")
     for profile, shapes in (("strict", ANSWERING), ("reset", ANSWERING[::3])) for shape in shapes])
-def test_routers_answer(paths, shape, profile):
-    for stand in stand_on(shape.build(paths)):
-        arrived = everyone_gets_in(stand, shape, profile)
-        # With a hop limit of 1 it dies there, before it meets the filter.
-        assert [packet for packet in arrived if packet.hop_limit > 1] == []
+def test_routers_answer(measured, shape, profile):
+    # With a hop limit of 1 it dies there, before it meets the filter.
+    arrived = measured[shape, profile].result()
+    assert [packet for packet in arrived if packet.hop_limit > 1] == []
 
 
 @pytest.mark.parametrize("shape", HALF_SILENT + SILENT, ids=lambda shape: shape.label)
-def test_routers_are_silent(paths, shape):
-    for stand in stand_on(shape.build(paths)):
-        everyone_gets_in(stand, shape, "strict")
+def test_routers_are_silent(measured, shape):
+    measured[shape, "strict"].result()
 
 
 def test_what_proved_right_is_remembered(paths):
@@ -127,15 +148,49 @@ def test_what_proved_right_is_remembered(paths):
                 file.mkdir()
             elif content:
                 file.write_bytes(content)
+            is_known = content is None and file.exists()
             source_ports = fresh_peer_ports(1)
             port, program = start(stand, source_ports, hops="auto", log="info",
                                   environment={"XDG_STATE_HOME": str(home)})
-            time.sleep(1.5)
+            program.wait_for("proved right before" if is_known else "half of the")
+            if is_known:
+                time.sleep(MEASURED)  # and nothing else is chosen then
             assert Call(port, source_ports[0]).gets_in(stand, CLIENTS_OWN_PATIENCE)
+            if content is None:
+                wait_until(file.exists, PATIENCE, "what proved right")
             said.append(program.stderr())
     assert "half of the" in said[0]
     assert "proved right before" in said[1] and "half of the" not in said[1]
     assert "half of the" in said[2] and "half of the" in said[3]
+
+
+def home_for_memory():
+    home = SCRATCH / f"state-{fresh_port()}"
+    home.mkdir(parents=True)
+    os.chmod(home, 0o777)
+    return home
+
+
+def ask_with_memory(stand, home, is_known):
+    """A server that remembers in this place what proved right gets called."""
+    firewall.set_profile(stand.path, "reset")
+    source_ports = fresh_peer_ports(2)
+    port, program = start(stand, source_ports, hops="auto", refresh=1, log="info",
+                          environment={"XDG_STATE_HOME": str(home)})
+    # By then it is decided whether what was there is taken.
+    program.wait_for("opens, hop limit")
+    for source_port in source_ports:
+        assert Call(port, source_port).gets_in(stand, CLIENTS_OWN_PATIENCE)
+    assert ("proved right before" in program.stderr()) == is_known
+
+
+@pytest.fixture(scope="module", name="proved")
+def where_it_proved_right(paths):
+    home = home_for_memory()
+    for stand in stand_on(Shape(6, 2).build(paths)):
+        ask_with_memory(stand, home, False)
+        wait_until((home / "synergy/hops").exists, PATIENCE, "what proved right")
+    return home
 
 
 @pytest.mark.parametrize("change, is_taken", (
@@ -149,26 +204,16 @@ def test_what_proved_right_is_remembered(paths):
     # The peer was not where it is now.
     (lambda fields: fields[:3] + ["1", "30"] + fields[5:], True),
 ), ids=("too low", "too high", "another gateway", "another address", "another length"))
-def test_what_was_right_once_does_no_harm(paths, change, is_taken):
-    path = Shape(6, 2).build(paths)
-    home = SCRATCH / f"state-{fresh_port()}"
-    home.mkdir(parents=True)
-    os.chmod(home, 0o777)
+def test_what_was_right_once_does_no_harm(paths, proved, change, is_taken):
+    home = home_for_memory()
+    subprocess.run(["cp", "-a", proved / "synergy", home], check=True)  # it remains the server's
     file = home / "synergy/hops"
-    for is_changed in (False, True):
-        for stand in stand_on(path):
-            firewall.set_profile(path, "reset")
-            if is_changed:
-                title, *lines = file.read_text(encoding="ascii").splitlines()
-                lines = [" ".join(change(line.split())) for line in lines]
-                file.write_text("\n".join([title, *lines, ""]), encoding="ascii")
-            source_ports = fresh_peer_ports(2)
-            port, program = start(stand, source_ports, hops="auto", refresh=1, log="info",
-                                  environment={"XDG_STATE_HOME": str(home)})
-            time.sleep(1.5)
-            for source_port in source_ports:
-                assert Call(port, source_port).gets_in(stand, CLIENTS_OWN_PATIENCE)
-            assert ("proved right before" in program.stderr()) == (is_changed and is_taken)
+    title, *lines = file.read_text(encoding="ascii").splitlines()
+    assert lines
+    lines = [" ".join(change(line.split())) for line in lines]
+    file.write_text("\n".join([title, *lines, ""]), encoding="ascii")
+    for stand in stand_on(Shape(6, 2).build(paths)):
+        ask_with_memory(stand, home, is_taken)
 
 
 def test_listen_does_not_wait(paths):
@@ -211,12 +256,12 @@ def another_way(stand):
     path = stand.path
     source_ports = fresh_peer_ports(4)
     port, program = start(stand, source_ports, hops="auto", log="info")
-    time.sleep(1.5)
+    program.wait_for("half of the")
     got_in = [Call(port, source_ports[0]).gets_in(stand, CLIENTS_OWN_PATIENCE)]
     dying = path.nodes[int(program.wait_for(r"hop limit (\d+)")[1])]
     back = path.addresses(path.left_of(dying))[-1][1][6]
     with namespace.inside(path.namespace(dying)):
-        for command in ("address add 2001:db8:77::1/128 dev lo",
+        for command in ("address add 2001:db8:77::1/128 dev lo nodad",
                         f"route replace 2001:db8:a::/64 via {back} src 2001:db8:77::1"):
             subprocess.run(["ip", *command.split()], check=True)
     program.wait_for("the way there has changed", 45)

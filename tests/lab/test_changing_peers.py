@@ -17,7 +17,7 @@ from trials import NO_ANSWER, PATIENCE
 
 pytestmark = pytest.mark.usefixtures("library")
 
-REFRESH = 2
+REFRESH = 1
 AT_ONCE = 1.0  # a change of the file is acted upon within this
 
 
@@ -104,15 +104,24 @@ def test_name_that_comes_to_resolve(stand, names):
     server = own("tcp")
     port, (source_port,) = fresh_port(), fresh_peer_ports(1)
     program = server.start(stand, port, Preload(
-        peers=f"laptop.example.net:{source_port}", hops=stand.path.hops, refresh=REFRESH))
+        peers=f"laptop.example.net:{source_port}", hops=stand.path.hops, refresh=REFRESH,
+        log="info"))
     program.wait_for("laptop.example.net does not resolve: .+; nothing is punched for it, and it "
                      f"is tried again every {REFRESH} s")
     stays_out(stand, server, program, source_port, port)
     time.sleep(2 * REFRESH)
     names.set(laptop=[PEER[6]])
-    time.sleep(REFRESH + AT_ONCE)
+    program.wait_for(rf"\[{PEER[6]}\]:{source_port}: opens", REFRESH + AT_ONCE)
     assert gets_in(stand, server, program, source_port, port)
     assert program.stderr().count("does not resolve") == 1, program.stderr()
+
+
+def punched_twice(stand, peer):
+    """Who was sent anything by UDP while this peer was punched to twice."""
+    with Capture(stand.path, "A", "fwa") as capture:
+        capture.wait_for(lambda packet: packet.protocol == UDP and packet.destination == peer,
+                         PATIENCE, f"datagrams to {peer}", 2)
+    return {packet.destination for packet in capture.packets if packet.protocol == UDP}
 
 
 def test_name_that_gets_another_address(stand, names):
@@ -129,17 +138,13 @@ def test_name_that_gets_another_address(stand, names):
 
     names.set()
     program.wait_for("does not resolve: .+; its addresses so far stay in force", 3 * REFRESH)
-    with Capture(stand.path, "A", "fwa") as capture:
-        time.sleep(2 * REFRESH)
-    assert {packet.destination for packet in capture.packets if packet.protocol == UDP} == {PEER[4]}
+    assert punched_twice(stand, PEER[4]) == {PEER[4]}
 
     names.set(laptop=[PEER[6]])
     program.wait_for("laptop.example.net is 2001:db8:b::5\n", 3 * REFRESH)
     program.wait_for(rf"<- \[::ffff:{re.escape(PEER[4])}\]:{source_port}: ends")
     assert gets_in(stand, server, program, source_port, port)
-    with Capture(stand.path, "A", "fwa") as capture:
-        time.sleep(2 * REFRESH)
-    assert {packet.destination for packet in capture.packets if packet.protocol == UDP} == {PEER[6]}
+    assert punched_twice(stand, PEER[6]) == {PEER[6]}
 
 
 def test_name_server_that_never_answers(stand, names):
@@ -171,16 +176,17 @@ def test_nobody_asks_for_a_closed_listener(stand, names):
         "sys.stdin.readline(); sock.close(); print('closed', flush=True); time.sleep(60)\n"],
         preload=Preload(peers="laptop.example.net:5555", hops=stand.path.hops, refresh=1))
 
-    def questions_within(seconds):
-        with Capture(stand.path, "A", "fwa") as capture:
-            time.sleep(seconds)
-        return [packet for packet in capture.packets if packet.destination_port == 53]
+    def is_question(packet):
+        return packet.destination_port == 53
 
-    assert questions_within(3)
+    with Capture(stand.path, "A", "fwa") as capture:
+        capture.wait_for(is_question, PATIENCE, "questions", 2)
     program.write("\n")
     program.wait_for("closed")
-    time.sleep(2.5)  # one may be under way
-    assert questions_within(3) == []
+    time.sleep(1.5)  # one may be under way, which is given up after a second
+    with Capture(stand.path, "A", "fwa") as capture:
+        time.sleep(3)
+    assert not list(filter(is_question, capture.packets))
 
 
 SERVER_AT_A_HIGH_NUMBER = """
@@ -227,25 +233,28 @@ def test_peer_added_to_the_file(stand, config, transport):
     program = server.start(stand, port, Preload(config=config.file))
     stays_out(stand, server, program, ports[0], port)
 
+    def is_punch(packet):
+        return packet.source_port == port and packet.hop_limit == stand.path.hops
+
+    def is_punch_to(peer_port):
+        return lambda packet: is_punch(packet) and packet.destination_port == peer_port
+
     with Capture(stand.path, "A", "fwa") as capture:
         edited = time.time()
         config.write("synergy.toml", common + f'peers = ["[{PEER[6]}]:{ports[0]}-{ports[1]}"]\n')
-        time.sleep(AT_ONCE)
-    punches = [packet for packet in capture.packets
-               if packet.source_port == port and packet.hop_limit == stand.path.hops]
-    assert {packet.destination_port for packet in punches} == set(ports)
-    shown(stand, "punched", punches[0].time - edited)
+        first = [capture.wait_for(is_punch_to(peer_port), PATIENCE, "punches")[0]
+                 for peer_port in ports]
+    assert {packet.destination_port for packet in capture.packets if is_punch(packet)} == set(ports)
+    assert shown(stand, "punched", max(packet.time for packet in first) - edited) < AT_ONCE
     for source_port in ports:
         assert gets_in(stand, server, program, source_port, port)
 
     config.write("synergy.toml", common + f'peers = ["[{PEER[6]}]:{ports[1]}"]\n')
-    time.sleep(AT_ONCE)
-    assert f"<- [{PEER[6]}]:{ports[0]}: ends: it is no peer any more" in program.stderr()
+    program.wait_for(rf"<- \[{PEER[6]}\]:{ports[0]}: ends: it is no peer any more", AT_ONCE)
     firewall.forget_connections(stand.path)
     with Capture(stand.path, "A", "fwa") as capture:
-        time.sleep(2 * REFRESH + 0.5)
-    assert {packet.destination_port for packet in capture.packets
-            if packet.source_port == port and packet.hop_limit == stand.path.hops} == {ports[1]}
+        capture.wait_for(is_punch_to(ports[1]), PATIENCE, "renewals of the other", 3)
+    assert {packet.destination_port for packet in capture.packets if is_punch(packet)} == {ports[1]}
     stays_out(stand, server, program, ports[0], port)
 
 

@@ -1,19 +1,19 @@
 """What settings choose: the source address of wildcard sockets, the ports, the peers of each."""
 
+import itertools
 import socket
 import subprocess
 import time
 
 import pytest
 
-import clients
 import firewall
 import namespace
 import servers
 from capture import Capture
 from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_until
 from topology import PEER, SERVER
-from trials import NO_ANSWER, PATIENCE, peers
+from trials import NO_ANSWER, PATIENCE, at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -102,15 +102,19 @@ def test_sections_of_the_file(stand):
     config.chmod(0o644)
     kind = servers.own_tcp("::")
     running = [kind.start(stand, port, Preload(config=config)) for port in ports]
-    for port, server, welcome in ((ports[0], running[0], source_ports[0]),
-                                  (ports[1], running[1], source_ports[1]),
-                                  (ports[2], running[2], None)):
-        for source_port in source_ports:
-            if source_port == welcome:
-                kind.talk(stand, kind, server, source_port, port, PATIENCE)
-            else:
-                with pytest.raises(TimeoutError):
-                    clients.tcp_client(stand, 6, source_port, port, NO_ANSWER)
+
+    def is_let_in(where):
+        (port, server), source_port = where
+        try:
+            kind.talk(stand, kind, server, source_port, port,
+                      PATIENCE if where in welcome else NO_ANSWER)
+            return True
+        except TimeoutError:
+            return False
+
+    all_ways = list(itertools.product(zip(ports, running), source_ports))
+    welcome = [all_ways[0], all_ways[3]]  # each peer to the server that means it
+    assert [way for way, is_in in zip(all_ways, at_once(is_let_in, all_ways)) if is_in] == welcome
 
 
 @pytest.mark.parametrize("transport", ("tcp", "udp"))

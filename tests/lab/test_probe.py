@@ -2,6 +2,7 @@
 hop limit that it chooses lies beyond the last local firewall and short of what the remote one
 filters."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -40,10 +41,11 @@ class Shape:
         mute = "".join(node.removeprefix("fw") for node in self.silent)
         return f"p{self.routers}l{self.local}{mute}"
 
-    def build(self, paths):
+    def build(self, paths, another=""):
+        """The path of this shape, or another one like it."""
         local = [*(f"fwa{n}" for n in range(self.local - 1)), "fwa"]
         between = [f"r{n}" for n in range(1, self.routers - self.local)]
-        return paths.get(self.label, silent=self.silent, local=local, between=between)
+        return paths.get(self.label + another, silent=self.silent, local=local, between=between)
 
 
 def interval(path):
@@ -85,11 +87,14 @@ def answers(document):
 
 
 def check(path, family, profile, limit):
-    """One measurement, compared and bounded in time (`limit`)."""
+    """One measurement, compared with one of traceroute's made at the same time, and bounded in time
+    (`limit`)."""
     firewall.set_profile(path, profile)
     firewall.forget_connections(path)
-    document, took = probe(path, family)
-    found, expected = answers(document), traceroute(path, family)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        reference = beside.submit(traceroute, path, family)
+        document, took = probe(path, family)
+        found, expected = answers(document), reference.result()
     if profile == "prohibited":
         # Of several hop limits that meet the same prohibition, traceroute shows what it likes.
         expected = {hop: address for hop, address in expected.items() if hop in found}

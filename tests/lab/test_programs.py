@@ -7,7 +7,7 @@ import firewall
 import servers
 from programs import STAGE, fresh_peer_ports, fresh_port, wait_until
 from topology import PEER, SERVER
-from trials import NO_ANSWER, PATIENCE, peers
+from trials import NO_ANSWER, PATIENCE, at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -26,8 +26,8 @@ def wait_for_hole(stand, family, port):
 def test_listendemo(stand, transport, family):
     """What is typed goes to the peer, what the peer sends is shown, five times."""
     make = clients.tcp_client if transport == "tcp" else clients.udp_client
-    for _ in range(5):
-        port, (source_port,) = fresh_port(), fresh_peer_ports(1)
+    def talk(source_port):
+        port = fresh_port()
         program = stand.start("A", [LISTENDEMO, transport, SERVER[family], port, PEER[family],
                                     source_port, stand.path.hops])
         wait_for_hole(stand, family, port)
@@ -38,6 +38,8 @@ def test_listendemo(stand, transport, family):
             client.receive_until("from the server\n")
             assert program.stdout() == "from the peer\n"
         program.stop()
+
+    at_once(talk, fresh_peer_ports(5))
 
 
 @pytest.mark.parametrize("transport", ("tcp", "udp"))

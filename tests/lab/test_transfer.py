@@ -39,6 +39,7 @@ def throughput(stand, size, preload_for):
     return size / took
 
 
+@pytest.mark.quiet
 def test_as_fast_as_direct(stand):
     def direct(size):
         firewall.set_profile(stand.path, "open")

@@ -127,9 +127,10 @@ class Path:
             if node in self.routers:
                 namespace.sysctl(self.namespace(node), FORWARDING)
         _ip([], [
-            f"link add to-{right} netns {self.namespace(left)} type veth"
-            f" peer name to-{left} netns {self.namespace(right)}"
-            for left, right in zip(self.nodes, self.nodes[1:])
+            f"link add to-{right} netns {self.namespace(left)} address {_link_address(link, 0)}"
+            f" type veth peer name to-{left} netns {self.namespace(right)}"
+            f" address {_link_address(link, 1)}"
+            for link, (left, right) in enumerate(zip(self.nodes, self.nodes[1:]))
         ])
         for node in self.nodes:
             _ip(["-n", self.namespace(node)], self._configuration(node))
@@ -144,6 +145,13 @@ class Path:
                 f"address add {address[4]}/{30 if between_routers else 24} dev {interface}",
             ]
         index = self.nodes.index(node)
+        # Neighbours are told, not looked for: all namespaces of a machine share one table of those
+        # that were found, and 1024 are too few for the paths of several labs.
+        for link, end in ((index - 1, 0), (index, 1)):
+            if 0 <= link < len(self.nodes) - 1:
+                lines += [f"neigh replace {address} lladdr {_link_address(link, end)}"
+                          f" dev to-{self.nodes[link + end]} nud permanent"
+                          for address in self._ends(link)[end].values()]
         if index > 1:
             to_left = self._ends(index - 1)[0]
             lines += [
@@ -157,6 +165,10 @@ class Path:
                 f"route add 203.0.113.0/24 via {to_right[4]}",
             ]
         return lines
+
+
+def _link_address(link, end):
+    return f"02:00:00:00:{link:02x}:{end + 1:02x}"
 
 
 def _ip(options, lines):
