@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SO_NETNS_COOKIE
@@ -304,12 +305,27 @@ static int is_gone(int error) {
     return error == ECONNREFUSED || error == ECONNRESET || error == EPIPE;
 }
 
+/* A keeper that did not answer is left alone for a while: one that was stopped must not hold up
+ * each call of the server's. In seconds of CLOCK_MONOTONIC. */
+enum { REST = 10 };
+static uint32_t rests_until[KEEPERS];
+
+static uint32_t seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint32_t)now.tv_sec;
+}
+
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
     struct synergy_page *page = keeper_page(keeper);
+    if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
+        return ETIMEDOUT;
     int error = exchange(page, request, pass, answer, received);
-    if (is_gone(error)) {
+    if (error == ETIMEDOUT) {
+        __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
+    } else if (is_gone(error)) {
         replace_keeper(keeper);
         if (opens)
             error = exchange(page, request, pass, answer, received);

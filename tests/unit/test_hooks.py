@@ -9,6 +9,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -478,6 +479,27 @@ def test_a_killed_keeper_is_replaced_and_that_is_said(deaf_peer):
         status, errors = server.end()
     assert status == 0
     assert errors.count("the keeper has been killed") == 1
+
+
+def test_a_stopped_keeper_holds_the_server_up_once():
+    server = subprocess.Popen([PROGRAMS / "awkward", "step"], env=preloaded_environment(),
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert server.stdout.readline() == "step\n"
+    (keeper,) = keepers_of(server.pid)
+    took = []
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        for _ in range(4):
+            begin = time.monotonic()
+            server.stdin.write("x")
+            server.stdin.flush()
+            assert server.stdout.readline() == "step\n"
+            took.append(time.monotonic() - begin)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+        server.communicate(timeout=10)
+    assert 1.5 < took[0] < 3 and max(took[1:]) < 0.5, took
+    assert server.returncode == 0
 
 
 def test_a_keeper_ends_with_its_server(deaf_peer):

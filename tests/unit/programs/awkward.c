@@ -223,6 +223,16 @@ static void stderr_way(void) {
     close(client);
 }
 
+/* Listening and closing, each time that somebody has written a byte. */
+static void step_way(void) {
+    char byte;
+    do {
+        int listener = listener_at(0);
+        close(listener);
+        printf("step\n");
+    } while (read(0, &byte, 1) == 1);
+}
+
 /* Listening a thousand times, one after the other. */
 static void often_way(void) {
     int good = 0;
@@ -311,6 +321,7 @@ int main(int count, char **words) {
         {"wait", wait_way},
         {"stderr", stderr_way},
         {"often", often_way},
+        {"step", step_way},
         {"no-exec", no_exec_way},
         {"killed-exec", killed_exec_way},
         {"no-close-range", no_close_range_way},
