@@ -98,8 +98,9 @@ void Handoff::ring(Id id) {
 void Handoff::happened(Id id, std::uint32_t events) {
     Offer &offer = *offers_.at(id);
     if (!(events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))) {
-        // Connected. A listener with TCP_DEFER_ACCEPT stays silent until there is data (tcp(7)), and
-        // may have been given that after listen(). Nobody reads it: the bell is not what is served.
+        // Connected. A listener with TCP_DEFER_ACCEPT stays silent until there is data (tcp(7)),
+        // and may have been given that after listen(). Nobody reads it: the bell is not what is
+        // served.
         if (offer.listener.transport == Transport::tcp)
             send(offer.doorbell.fd(), "\n", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         scheduler_.watch(offer.doorbell.fd(), EPOLLRDHUP,

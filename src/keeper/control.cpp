@@ -38,6 +38,11 @@ bool is_equal(const synergy_secret &one, const synergy_secret &other) {
     return difference == 0;
 }
 
+/// Who could harm this process anyway.
+bool is_trusted_user(uid_t user) {
+    return user == 0 || user == geteuid();
+}
+
 /// Whether there is anything that was sent and not read. To be called when nothing more can come.
 bool has_unread(const Socket &connection) {
     // With this option every message has something beside it, and there is no room for that here:
@@ -294,10 +299,6 @@ void Control::leave(Caller caller) {
     ::shutdown(caller.connection.fd(), SHUT_RD);
     if (has_unread(caller.connection))
         bury(std::move(caller.connection));
-}
-
-bool Control::is_trusted_user(uid_t user) const {
-    return user == 0 || user == geteuid();
 }
 
 void Control::bury(Socket socket) {

@@ -72,7 +72,6 @@ class Control {
     void wait_for(Caller caller);
     Served serve(const Caller &caller, bool is_starter);
     void leave(Caller caller);
-    [[nodiscard]] bool is_trusted_user(uid_t user) const;
     void bury(Socket socket);
 
     Scheduler &scheduler_;

@@ -15,10 +15,10 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;        ///< whom it is connected to, if at all
-    bool listens = false;      ///< SO_ACCEPTCONN
-    bool takes_v4 = false;     ///< AF_INET6 without IPV6_V6ONLY
-    int receive_buffer = 0;    ///< set by the server; 0: the kernel's choice
+    Endpoint connected;     ///< whom it is connected to, if at all
+    bool listens = false;   ///< SO_ACCEPTCONN
+    bool takes_v4 = false;  ///< AF_INET6 without IPV6_V6ONLY
+    int receive_buffer = 0; ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
     int max_segment = 0;
     bool one_to_many = false;      ///< SCTP: SOCK_SEQPACKET
