@@ -46,24 +46,16 @@ static int is_bell(const struct synergy_page *page, int fd, struct end *from) {
     return getsockname(fd, &to.address.any, &to.length) == 0 && is_from_itself(from, &to);
 }
 
-/* Puts the peer's address in the place of the bell's, as accept(2) would have. How much room there
- * is the caller had said in *length, where accept() has left the length of the bell's address: so
- * it is told by how much of that stands there. */
-static void hand_down(const struct end *bell, const union synergy_endpoint *peer,
-                      struct sockaddr *address, socklen_t *length) {
-    if (!address || !length)
+/* Puts the peer's address in the place of the bell's, as accept(2) would have. */
+static void hand_down(const union synergy_endpoint *peer, const struct caller_address *caller) {
+    if (!caller->address || !caller->length)
         return;
     socklen_t size = peer->any.sa_family == AF_INET6 ? sizeof peer->v6 : sizeof peer->v4;
-    const char *there = (const char *)address, *theirs = (const char *)&bell->address;
-    size_t room = 0, most = readable_bytes(address, bell->length);
-    while (room < most && there[room] == theirs[room])
-        room++;
-    memcpy(address, peer, room < size ? room : size);
-    *length = size;
+    memcpy(caller->address, peer, caller->room < size ? caller->room : size);
+    *caller->length = size;
 }
 
-enum accepted answer_bell(int keeper, int fd, int flags, struct sockaddr *address,
-                          socklen_t *length) {
+enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller) {
     struct end bell;
     if (!is_bell(keeper_page(keeper), fd, &bell))
         return ORDINARY;
@@ -80,7 +72,7 @@ enum accepted answer_bell(int keeper, int fd, int flags, struct sockaddr *addres
     if (error == 0 && connection >= 0 &&
         syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
         syscall(SYS_close, connection);
-        hand_down(&bell, &answer.peer, address, length);
+        hand_down(&answer.peer, caller);
         return REPLACED;
     }
     if (connection >= 0)

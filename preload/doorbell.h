@@ -11,7 +11,14 @@ enum accepted {
     NO_ONE,   /* it was ours, has been closed, and there is no connection: accept again */
 };
 
-/* What accept() has given as `fd` where the keeper says that bells ring. `address` and `length` are
- * the caller's own, as accept() has left them. Within aside_begin() only. */
-enum accepted answer_bell(int keeper, int fd, int flags, struct sockaddr *address,
-                          socklen_t *length);
+/* Where the caller of accept() wants the address, and how much room there is: what *length said
+ * before the call, which says something else afterwards. */
+struct caller_address {
+    struct sockaddr *address;
+    socklen_t *length;
+    socklen_t room;
+};
+
+/* What accept() has given as `fd` where the keeper says that bells ring. Within aside_begin() only.
+ */
+enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller);

@@ -126,12 +126,33 @@ static inline void before_accepting(int fd, struct descriptor descriptor) {
         replace((int)descriptor.keeper);
 }
 
-/* Whether what was accepted is to be given to the caller. */
+__attribute__((noinline)) static socklen_t length_if_readable(const socklen_t *length) {
+    int error = errno;
+    socklen_t room = readable_bytes(length, sizeof *length) == sizeof *length ? *length : 0;
+    errno = error;
+    return room;
+}
+
+/* To be called before accept(), which alone judges the caller's pointers. */
+static inline struct caller_address address_of_caller(struct sockaddr *address, socklen_t *length) {
+    enum { NEAR = 4096 };
+    struct caller_address caller = {.address = address, .length = length};
+    if (!address || !length)
+        return caller;
+    /* A variable of the caller's is there; of any other place the kernel is asked. */
+    uintptr_t above = (uintptr_t)length - (uintptr_t)__builtin_frame_address(0);
+    caller.room = above < NEAR ? *length : length_if_readable(length);
+    return caller;
+}
+
+/* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
 __attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
-                                                  struct sockaddr *address, socklen_t *length) {
+                                                  const struct caller_address *caller) {
     struct aside aside = aside_begin();
-    enum accepted accepted = answer_bell(keeper, fd, flags, address, length);
+    enum accepted accepted = answer_bell(keeper, fd, flags, caller);
     aside_end(&aside);
+    if (accepted == NO_ONE && caller->address && caller->length)
+        *caller->length = caller->room;
     return accepted != NO_ONE;
 }
 
@@ -140,18 +161,18 @@ static inline int is_ringing(int keeper) {
     return page && __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) != 0, 0);
 }
 
-static inline int after_accepting(int listener, int fd, int flags, struct sockaddr *address,
-                                  socklen_t *length) {
+static inline int after_accepting(int listener, int fd, int flags,
+                                  const struct caller_address *caller) {
     /* What is accepted is a connection: no question is needed to know that it has no peers. */
     if (mark_of(fd) == SYNERGY_UNKNOWN)
         set_mark(fd, SYNERGY_UNTOUCHED);
     struct descriptor descriptor = descriptor_of(listener);
     if (descriptor.mark == SYNERGY_LISTENER)
         return !is_ringing((int)descriptor.keeper) ||
-               answer((int)descriptor.keeper, fd, flags, address, length);
+               answer((int)descriptor.keeper, fd, flags, caller);
     /* Of a listener that nothing could be noted of, any of them may be the keeper. */
     for (int i = 0; i < KEEPERS && descriptor.mark == SYNERGY_UNKNOWN && keeper_page(i); i++)
-        if (is_ringing(i) && !answer(i, fd, flags, address, length))
+        if (is_ringing(i) && !answer(i, fd, flags, caller))
             return 0;
     return 1;
 }
@@ -162,10 +183,11 @@ int accept(int fd, struct sockaddr *address, socklen_t *length) {
         return libc.accept(fd, address, length);
     before_waiting();
     before_accepting(fd, descriptor);
+    struct caller_address caller = address_of_caller(address, length);
     int got;
     do
         got = libc.accept(fd, address, length);
-    while (got >= 0 && !after_accepting(fd, got, 0, address, length));
+    while (got >= 0 && !after_accepting(fd, got, 0, &caller));
     return got;
 }
 
@@ -175,10 +197,11 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
         return libc.accept4(fd, address, length, flags);
     before_waiting();
     before_accepting(fd, descriptor);
+    struct caller_address caller = address_of_caller(address, length);
     int got;
     do
         got = libc.accept4(fd, address, length, flags);
-    while (got >= 0 && !after_accepting(fd, got, flags, address, length));
+    while (got >= 0 && !after_accepting(fd, got, flags, &caller));
     return got;
 }
 
