@@ -1,19 +1,17 @@
 /*
- * The intercepted calls, all of them: CALL(result, name, parameters). Each has its hook in
- * preload.c and its line in libsynergy.map.
+ * The intercepted calls, all of them: CALL(result, name, parameters). Each has its hook in hooks.c.
  *
- * listen           a TCP server opens: punch toward its peers
- * bind             a UDP server opens: punch from its own socket
- * accept, accept4  a punched connection comes out in place of its doorbell
+ * listen           a TCP or SCTP server opens: the keeper punches toward its peers
+ * bind             a UDP server opens; a TCP server will, and still has the rights that it needs
+ * accept, accept4  a punched connection comes out in place of its bell
  * recvfrom, __recvfrom_chk (its _FORTIFY_SOURCE entry point), recvmsg, recvmmsg
  *                  a UDP socket that came to be without our bind(); which peers are heard
  * sendto, sendmsg, sendmmsg
  *                  what a UDP server sends renews its hole
  * epoll_ctl, poll, __poll_chk, ppoll, __ppoll_chk, select, pselect
  *                  a listener that came to be without our listen(): a parent's, systemd's, inetd's
- * fork, setsid, daemon
- *                  the server goes on as this process, or forks its workers from it
- * close, close_range, closefrom, dup2, dup3
+ * fork, daemon     the child is a process of the server's, too
+ * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
  */
 #define SYNERGY_CALLS(CALL)                                                                        \
@@ -52,10 +50,10 @@
          (int count, fd_set *reading, fd_set *writing, fd_set *exceptional,                        \
           const struct timespec *timeout, const sigset_t *mask))                                   \
     CALL(pid_t, fork, (void))                                                                      \
-    CALL(pid_t, setsid, (void))                                                                    \
     CALL(int, daemon, (int keeps_directory, int keeps_output))                                     \
     CALL(int, close, (int fd))                                                                     \
     CALL(int, close_range, (unsigned int first, unsigned int last, int flags))                     \
     CALL(void, closefrom, (int first))                                                             \
     CALL(int, dup2, (int fd, int number))                                                          \
-    CALL(int, dup3, (int fd, int number, int flags))
+    CALL(int, dup3, (int fd, int number, int flags))                                               \
+    CALL(int, shutdown, (int fd, int how))

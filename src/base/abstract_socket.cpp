@@ -15,17 +15,17 @@ socklen_t abstract_address(sockaddr_un &address, std::string_view name) {
 }
 
 Socket connected_to(std::string_view name, std::chrono::seconds patience, int flags) {
-    Socket socket(libc().socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0));
+    Socket socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0));
     if (!socket)
         return {};
     const timeval limit{.tv_sec = patience.count(), .tv_usec = 0};
-    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    libc().setsockopt(socket.fd(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    ::setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    ::setsockopt(socket.fd(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     sockaddr_un address;
     socklen_t length = abstract_address(address, name);
     int connected;
     do
-        connected = libc().connect(socket.fd(), reinterpret_cast<sockaddr *>(&address), length);
+        connected = ::connect(socket.fd(), reinterpret_cast<sockaddr *>(&address), length);
     while (connected != 0 && errno == EINTR);
     if (connected != 0)
         socket.reset();

@@ -1,4 +1,4 @@
-// Unix sockets with abstract names (unix(7)), by which the engines of a host find each other.
+// Unix sockets with abstract names (unix(7)), by which a keeper is found.
 #pragma once
 
 #include "base/socket.h"

@@ -1,25 +1,33 @@
-// What the engine says, and where to. A line is composed without locks and leaves in one write,
-// through a descriptor that is opened for that line alone: the server's stderr and files are never
-// held open, and a fork in the middle of a line leaves nothing locked in the child.
+// What the keeper says, and where to. A line is composed without locks and leaves in one write,
+// through a descriptor that is opened for that line alone: neither files nor terminals are held
+// open.
 #pragma once
 
-#include "settings/settings.h"
+#include "base/log_level.h"
 
 #include <fmt/core.h>
 
 #include <string>
 
+#include <sys/types.h>
+
 namespace synergy::log {
 
-/// Sets level and destination: a path, "stderr" or "syslog". Before it, warnings go to stderr.
-/// Call it in a thread that has the server's descriptors.
-void configure(LogLevel level, const std::string &destination);
+/// Where lines go, and from what level on.
+struct Destination {
+    LogLevel level = LogLevel::warn;
+    std::string where = "stderr"; ///< a path, "stderr" or "syslog"
+    /// Where "stderr" is: descriptor 2 of this process, or, if this is not -1, what an O_PATH
+    /// descriptor stands for: a terminal or a pipe is opened anew for each line, without waiting
+    /// for whoever reads it, and a socket, which can't be opened, is the system's log.
+    int stderr_path = -1;
+    pid_t server = 0; ///< for whom the lines are; 0: this process
+};
 
-/// Says that the calling thread no longer shares the server's descriptors, and whether its own
-/// descriptor 2 is the stderr that the server had then.
-void this_thread_has_its_own_table(bool has_stderr);
+/// To be called before other threads log. Before it, warnings go to descriptor 2.
+void configure(Destination destination);
 
-/// One line. (Type-erased, so that formatting and spdlog are compiled in one place.)
+/// One line. (Type-erased, so that formatting is compiled in one place.)
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments);
 
 template <typename... Args> void debug(fmt::format_string<Args...> format, Args &&...args) {

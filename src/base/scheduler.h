@@ -1,4 +1,4 @@
-// The engine's one thread: what it waits for, and what it does when.
+// The keeper's one loop: what it waits for, and what it does when.
 #pragma once
 
 #include "base/socket.h"

@@ -2,10 +2,12 @@
 #pragma once
 
 #include "base/endpoint.h"
-#include "base/libc_calls.h"
 
 #include <cerrno>
 #include <utility>
+
+#include <sys/socket.h>
+#include <unistd.h>
 
 namespace synergy {
 
@@ -34,7 +36,7 @@ class Socket {
 
     /// socket(2), closed on exec and non-blocking; empty and errno set if there is none to be had.
     static Socket open(int family, int type, int protocol = 0) {
-        return Socket(libc().socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol));
+        return Socket(::socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol));
     }
 
     explicit operator bool() const { return fd_ >= 0; }
@@ -44,14 +46,14 @@ class Socket {
     void reset() {
         if (fd_ >= 0) {
             int saved = errno;
-            libc().close(fd_);
+            ::close(fd_);
             errno = saved;
             fd_ = -1;
         }
     }
 
     bool set(int level, int option, int value) const {
-        return libc().setsockopt(fd_, level, option, &value, sizeof value) == 0;
+        return ::setsockopt(fd_, level, option, &value, sizeof value) == 0;
     }
     [[nodiscard]] int get(int level, int option, int otherwise) const {
         return get_option(fd_, level, option, otherwise);

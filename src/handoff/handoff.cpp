@@ -2,8 +2,6 @@
 
 #include "base/log.h"
 #include "handoff/inherited_options.h"
-#include "keeper/succession.h"
-#include "server/server_descriptors.h"
 
 #include <algorithm>
 #include <fcntl.h>
@@ -16,78 +14,7 @@ namespace synergy {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-synergy_accepted answer_doorbell(int listener, int fd, int flags, Endpoint &peer) {
-    if (!Family::get().is_ringing())
-        return SYNERGY_ORDINARY;
-    sockaddr_storage storage{};
-    socklen_t length = sizeof storage;
-    auto *address = reinterpret_cast<sockaddr *>(&storage);
-    if (getpeername(fd, address, &length) != 0)
-        return SYNERGY_ORDINARY;
-    Endpoint from = Endpoint::from(address, length);
-    if (from.empty())
-        return SYNERGY_ORDINARY;
-    Family &family = Family::get();
-    auto engine = family.engine_behind(from.port());
-    if (!engine && !family.has_stranger())
-        return SYNERGY_ORDINARY;
-    // A doorbell comes from the very address that it goes to: no client from elsewhere does. What
-    // SCTP accepts keeps the wildcard of its listener, at which bells ring by the loopback address.
-    length = sizeof storage;
-    if (getsockname(fd, address, &length) != 0)
-        return SYNERGY_ORDINARY;
-    Endpoint to = Endpoint::from(address, length);
-    if (!to.same_address(from) && !(to.is_wildcard() && from.is_loopback()))
-        return SYNERGY_ORDINARY;
-    bool is_strange = !engine;
-    if (is_strange)
-        engine = keeper_of(socket_inode(listener));
-    if (!engine)
-        return SYNERGY_ORDINARY;
-
-    Request request;
-    if (!is_strange)
-        request.secret = family.secret();
-    request.kind = Kind::fetch;
-    request.doorbell = from;
-    Socket connection;
-    errno = 0;
-    auto answer = ask(*engine, request, is_strange ? fd : -1, &connection);
-    if (!answer && (errno == EMFILE || errno == ENFILE)) {
-        // No room for it now: the engine rings again.
-        libc().close(fd);
-        return SYNERGY_NOTHING;
-    }
-    if (!answer || answer->result == ENOENT)
-        return SYNERGY_ORDINARY;
-    if (!connection) {
-        libc().close(fd);
-        return SYNERGY_NOTHING;
-    }
-    copy_inherited_options(fd, connection.fd());
-    if (!(flags & SOCK_NONBLOCK))
-        fcntl(connection.fd(), F_SETFL, fcntl(connection.fd(), F_GETFL) & ~O_NONBLOCK);
-    // dup3() closes the doorbell and puts the connection there in one step.
-    if (dup3(connection.fd(), fd, (flags & SOCK_CLOEXEC) ? O_CLOEXEC : 0) < 0)
-        return SYNERGY_ORDINARY;
-    peer = answer->peer;
-    return SYNERGY_REPLACED;
-}
-
 namespace {
-
-/// Whether a socket is in the network namespace that this thread makes its sockets in.
-bool is_of_this_network(const Socket &socket) {
-    constexpr int so_netns_cookie = 71; // asm-generic/socket.h, Linux 5.14
-    auto cookie_of = [](const Socket &whose) {
-        std::uint64_t cookie = 0;
-        socklen_t length = sizeof cookie;
-        return getsockopt(whose.fd(), SOL_SOCKET, so_netns_cookie, &cookie, &length) == 0 ? cookie
-                                                                                          : 0;
-    };
-    Socket own = Socket::open(AF_INET, SOCK_DGRAM);
-    return own && cookie_of(own) != 0 && cookie_of(own) == cookie_of(socket);
-}
 
 int protocol_of(const ServerSocket &listener) {
     return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
@@ -105,7 +32,7 @@ void Handoff::silence(Offer &offer) {
     if (offer.port == 0)
         return;
     by_port_.erase(offer.port);
-    family_.silence(offer.port);
+    bells_.silence(offer.port);
     scheduler_.unwatch(offer.doorbell.fd());
     offer.doorbell.reset();
     offer.port = 0;
@@ -119,29 +46,30 @@ bool Handoff::connect_doorbell(Offer &offer) {
         if (listener.is_v4_mapped())
             to = Endpoint::loopback(AF_INET, listener.port()).mapped();
     }
-    // A port may be taken by a doorbell of another engine of the family, on another address.
+    // A port may be taken by another doorbell, on another address.
     for (int attempt = 0; attempt < 16; attempt++) {
         Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(offer.listener));
         if (!doorbell)
             return false;
         // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
         linger at_once{.l_onoff = 1, .l_linger = 0};
-        libc().setsockopt(doorbell.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+        ::setsockopt(doorbell.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
         // A listener whose queue is full forgets it in the end, without a word: asked every second,
         // the kernel answers with a reset then, and as soon as there is room with the connection.
         doorbell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
         doorbell.set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
         doorbell.set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
         Endpoint from = to.with_port(0);
-        if (libc().bind(doorbell.fd(), from.data(), from.length()) != 0)
+        if (::bind(doorbell.fd(), from.data(), from.length()) != 0)
             return false;
         std::uint16_t port = doorbell.local().port();
         // Marked before it rings: accept() may return before connect() does.
-        if (by_port_.contains(port) || !family_.ring(port, slot_))
+        if (by_port_.contains(port))
             continue;
-        if (libc().connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
+        bells_.ring(port);
+        if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
             int error = errno;
-            family_.silence(port);
+            bells_.silence(port);
             errno = error;
             return false;
         }
@@ -170,8 +98,10 @@ void Handoff::ring(Id id) {
 void Handoff::happened(Id id, std::uint32_t events) {
     Offer &offer = *offers_.at(id);
     if (!(events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))) {
-        // Connected. A listener with TCP_DEFER_ACCEPT stays silent until there is data (tcp(7)).
-        if (offer.listener.defer_accept)
+        // Connected. A listener with TCP_DEFER_ACCEPT stays silent until there is data (tcp(7)),
+        // and may have been given that after listen(). Nobody reads it: the bell is not what is
+        // served.
+        if (offer.listener.transport == Transport::tcp)
             send(offer.doorbell.fd(), "\n", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         scheduler_.watch(offer.doorbell.fd(), EPOLLRDHUP,
                          [this, id](std::uint32_t later) { happened(id, later); });
@@ -193,38 +123,34 @@ void Handoff::happened(Id id, std::uint32_t events) {
     offer.timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 
-Answer Handoff::fetch(const Endpoint &from, Socket &hand_over) {
-    auto found = by_port_.find(from.port());
-    // Another address of this host may use the same port.
-    if (found == by_port_.end() || !(offers_.at(found->second)->doorbell.local() == from))
-        return {.result = ENOENT, .peer = {}};
-    Id id = found->second;
+std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_blocking) {
+    auto found = by_port_.find(accepted.remote().port());
+    if (found == by_port_.end())
+        return std::nullopt;
+    const Id id = found->second;
     Offer &offer = *offers_.at(id);
-    Answer answer{.result = 0, .peer = offer.peer};
-    hand_over = std::move(offer.connection);
+    // No two connections of one network have the same four-tuple. Another address of this host may
+    // use the same port.
+    const bool is_its_end = network_of(accepted.fd()) == network_of(offer.doorbell.fd()) &&
+                            accepted.get(SOL_SOCKET, SO_PROTOCOL, 0) ==
+                                offer.doorbell.get(SOL_SOCKET, SO_PROTOCOL, -1) &&
+                            accepted.remote() == offer.doorbell.local() &&
+                            (accepted.local() == offer.doorbell.remote() ||
+                             accepted.local() == offer.listener.local); // SCTP's wildcard
+    if (!is_its_end)
+        return std::nullopt;
+    copy_inherited_options(accepted.fd(), offer.connection.fd());
+    const int flags = fcntl(offer.connection.fd(), F_GETFL);
+    fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
+    Fetched fetched{.connection = std::move(offer.connection), .peer = offer.peer};
     silence(offer);
     offers_.erase(id);
-    return answer;
+    return fetched;
 }
 
-Answer Handoff::fetch_by_proof(const Socket &accepted, Socket &hand_over) {
-    auto found = by_port_.find(accepted.remote().port());
-    if (found != by_port_.end()) {
-        const Offer &offer = *offers_.at(found->second);
-        // No two connections of one network have the same four-tuple.
-        if (is_of_this_network(accepted) &&
-            accepted.get(SOL_SOCKET, SO_PROTOCOL, 0) == protocol_of(offer.listener) &&
-            accepted.remote() == offer.doorbell.local() &&
-            (accepted.local() == offer.doorbell.remote() ||
-             accepted.local() == offer.listener.local)) // SCTP's wildcard
-            return fetch(accepted.remote(), hand_over);
-    }
-    return {.result = ENOENT, .peer = {}};
-}
-
-void Handoff::withdraw(std::uint64_t listener_inode) {
+void Handoff::withdraw(std::uint64_t listener) {
     for (auto entry = offers_.begin(); entry != offers_.end();) {
-        if (entry->second->listener.inode == listener_inode) {
+        if (entry->second->listener.cookie == listener) {
             silence(*entry->second);
             entry = offers_.erase(entry);
         } else {

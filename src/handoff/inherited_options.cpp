@@ -1,14 +1,14 @@
 #include "handoff/inherited_options.h"
 
-#include "base/libc_calls.h"
+#include <sys/socket.h> // before linux/sctp.h
 
 #include <array>
+#include <cstdint>
 #include <cstring>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
 #include <linux/sctp.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <sys/socket.h>
 
 namespace synergy {
 
@@ -71,7 +71,7 @@ void copy_inherited_options(int from, int to) {
         if (getsockopt(from, option.level, option.name, wanted.data(), &wanted_length) == 0 &&
             getsockopt(to, option.level, option.name, present.data(), &present_length) == 0 &&
             wanted != present)
-            libc().setsockopt(to, option.level, option.name, wanted.data(), wanted_length);
+            ::setsockopt(to, option.level, option.name, wanted.data(), wanted_length);
     }
 }
 

@@ -42,6 +42,8 @@ HopFinder::Way &HopFinder::way_to(const Endpoint &peer, const Endpoint &source) 
 
 std::optional<HopRange> HopFinder::hops_toward(const Endpoint &peer, const Endpoint &source) {
     Way &way = way_to(peer, source);
+    way.is_wanted = true;
+    // (While one hop is looked at, the way is measured after that.)
     if (!way.hops && !way.probe) {
         if (auto route = route_to(way.peer, way.source)) {
             way.route = RouteKey::from(way.peer, *route);
@@ -59,6 +61,7 @@ std::optional<HopRange> HopFinder::hops_toward(const Endpoint &peer, const Endpo
 
 void HopFinder::measure(Way &way) {
     way.next.cancel();
+    way.has_changed = false;
     way.probe = std::make_unique<PathProbe>(
         scheduler_, way.peer, way.source, [this, &way](const Path &path) { measured(way, path); });
     way.patience.set(Clock::now() + patience, [this, &way] {
@@ -79,8 +82,17 @@ void HopFinder::measured(Way &way, const Path &path) {
     bool is_refuted = way.hops && end != nullptr && way.hops->best >= end->limit;
     if (!way.is_proved || is_refuted)
         choose(way, path);
-    int hops = way.hops->best;
-    way.next.set(Clock::now() + between_checks, [this, &way, hops] { check(way, hops); });
+    look_again_at(way, Clock::now() + between_checks);
+}
+
+/// At one hop, or, if the way is another one now, at all of them.
+void HopFinder::look_again_at(Way &way, Time time) {
+    way.next.set(time, [this, &way] {
+        if (way.has_changed)
+            measure(way);
+        else
+            check(way, way.hops->best);
+    });
 }
 
 HopRange HopFinder::within(const Way &way, HopRange hops) const {
@@ -112,7 +124,8 @@ void HopFinder::use(Way &way, HopRange hops) {
     if (way.hops == hops)
         return;
     way.hops = hops;
-    found_(way.peer);
+    // Not from within: the punches that change may be what has led here.
+    way.telling.set(Clock::now(), [this, &way] { found_(way.peer); });
 }
 
 /// Looks at one hop only: who answers there, and how fast.
@@ -139,6 +152,13 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
     } else if (now) {
         has_changed = true; // nothing may answer a punch but a router
     }
+    if (way.is_wanted && !way.hops) {
+        way.next.set(Clock::now(), [this, &way] {
+            if (hops_toward(way.peer, way.source))
+                found_(way.peer);
+        });
+        return;
+    }
     bool is_automatic = way.hops.has_value();
     if (is_automatic)
         if (auto route = route_to(way.peer, way.source);
@@ -151,7 +171,8 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
         way.is_proved = false;
         way.learned.reset();
         way.ceiling = hop_limit_max;
-        way.next.set(Clock::now() + between_checks, [this, &way] { measure(way); });
+        way.has_changed = true;
+        look_again_at(way, Clock::now() + between_checks);
         return;
     }
     way.next.set(Clock::now() + (is_automatic ? between_checks : between_round_trips),
@@ -163,7 +184,7 @@ void HopFinder::proved(const Endpoint &peer, const Endpoint &source, int hops) {
     if (!way.hops || way.is_proved)
         return;
     way.is_proved = true;
-    way.hops = HopRange::only(hops);
+    use(way, HopRange::only(hops));
     if (learned_file_.empty())
         return;
     int length = way.path.end() != nullptr ? way.path.end()->limit : 0;
@@ -178,11 +199,9 @@ void HopFinder::too_high(const Endpoint &peer, const Endpoint &source, int hops)
     way.ceiling = hops - 1;
     way.is_proved = false;
     log::info("{}: hop limit {} was too high", way.peer.address_text(), hops);
-    // Not from within: the punch that says so is one of those that change.
-    way.next.set(Clock::now(), [this, &way] {
-        way.next.set(Clock::now() + between_checks, [this, &way] { check(way, way.hops->best); });
-        use(way, within(way, *way.hops));
-    });
+    if (!way.probe)
+        look_again_at(way, Clock::now() + between_checks);
+    use(way, within(way, *way.hops));
 }
 
 std::optional<Duration> HopFinder::round_trip(const Endpoint &peer, const Endpoint &source,

@@ -40,7 +40,8 @@ class HopFinder {
   private:
     /// The way to one peer's address.
     struct Way {
-        explicit Way(Scheduler &scheduler) : patience(scheduler), next(scheduler) {}
+        explicit Way(Scheduler &scheduler)
+            : patience(scheduler), next(scheduler), telling(scheduler) {}
 
         Endpoint peer, source;
         RouteKey route;
@@ -52,7 +53,10 @@ class HopFinder {
         std::set<int> asked;           ///< the hop limits whose round trip was asked for
         int ceiling = hop_limit_max;   ///< no punch goes further, since one was too high
         bool is_proved = false;
+        bool is_wanted = false;   ///< an automatic hop limit, and not only a round trip
+        bool has_changed = false; ///< and is to be measured when it has settled
         Timer patience, next;
+        Timer telling; ///< of another answer
     };
 
     Way &way_to(const Endpoint &peer, const Endpoint &source);
@@ -62,6 +66,7 @@ class HopFinder {
     void checked(Way &way, int hops, const Path &path);
     void choose(Way &way, const Path &path);
     void use(Way &way, HopRange hops);
+    void look_again_at(Way &way, Time time);
     [[nodiscard]] HopRange within(const Way &way, HopRange hops) const;
 
     Scheduler &scheduler_;

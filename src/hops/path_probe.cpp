@@ -94,7 +94,7 @@ bool read_error(const Socket &socket, HopAnswer &answer, Endpoint &from) {
     msghdr message{};
     message.msg_control = control.data();
     message.msg_controllen = control.size();
-    if (libc().recvmsg(socket.fd(), &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+    if (::recvmsg(socket.fd(), &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
         return false;
     answer = HopAnswer::none;
     for (cmsghdr *each = CMSG_FIRSTHDR(&message); each != nullptr;
@@ -212,11 +212,11 @@ int PathProbe::emit(Probe &probe) const {
             : socket.set(IPPROTO_IP, IP_RECVERR, 1) && socket.set(IPPROTO_IP, IP_TTL, probe.limit);
     if (!is_set)
         return errno;
-    if (!source_.empty() && libc().bind(socket.fd(), source_.data(), source_.length()) != 0)
+    if (!source_.empty() && ::bind(socket.fd(), source_.data(), source_.length()) != 0)
         return errno;
     probe.sent = Clock::now();
     const Endpoint to = path_.peer.with_port(is_tcp ? tcp_port_ : udp_port_);
-    if (libc().connect(socket.fd(), to.data(), to.length()) != 0)
+    if (::connect(socket.fd(), to.data(), to.length()) != 0)
         // An error that comes while connect() still runs is its result, and also on the queue.
         return is_tcp && (errno == EINPROGRESS || errno == EHOSTUNREACH || errno == ECONNREFUSED)
                    ? 0
@@ -227,7 +227,7 @@ int PathProbe::emit(Probe &probe) const {
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    return libc().sendmsg(socket.fd(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? errno : 0;
+    return ::sendmsg(socket.fd(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? errno : 0;
 }
 
 void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
@@ -251,7 +251,7 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
     // A connection that came about is broken off: nothing of it is to linger here.
     if (answer == HopAnswer::accepted && probe->by == Transport::tcp) {
         const linger at_once{1, 0};
-        libc().setsockopt(probe->socket.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+        ::setsockopt(probe->socket.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     }
     scheduler_.unwatch(probe->socket.fd());
     probes_.erase(probe);

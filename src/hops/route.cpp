@@ -75,7 +75,7 @@ class Question {
         message.msg_namelen = sizeof kernel;
         message.msg_iov = parts.data();
         message.msg_iovlen = parts.size();
-        return libc().sendmsg(socket.fd(), &message, MSG_NOSIGNAL) >= 0;
+        return ::sendmsg(socket.fd(), &message, MSG_NOSIGNAL) >= 0;
     }
 
   private:
@@ -148,7 +148,7 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    const ssize_t length = libc().recvmsg(socket.fd(), &message, MSG_DONTWAIT);
+    const ssize_t length = ::recvmsg(socket.fd(), &message, MSG_DONTWAIT);
     if (length <= 0)
         return std::nullopt;
     std::optional<Route> route =

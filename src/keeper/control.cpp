@@ -1,168 +1,312 @@
 #include "keeper/control.h"
 
 #include "base/abstract_socket.h"
+#include "base/close_apart.h"
+#include "base/log.h"
 
+#include <array>
 #include <cstddef>
 #include <cstring>
-#include <fcntl.h>
 #include <sys/epoll.h>
-#include <sys/time.h>
 #include <sys/un.h>
 #include <system_error>
-#include <type_traits>
 #include <unistd.h>
+#include <utility>
 
 namespace synergy {
 
-// Both ends are one binary in one family of processes, so a message is its bytes.
-static_assert(std::is_trivially_copyable_v<Request> && std::is_trivially_copyable_v<Answer>);
-
 namespace {
 
-constexpr std::chrono::seconds patience{2};
+using std::chrono::milliseconds;
+using std::chrono::seconds;
 
-/// One message with at most one descriptor beside it.
-struct Packet {
-    iovec data;
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+/// Who connects and says nothing is not waited for longer.
+constexpr Duration patience = seconds(2);
+/// How many of them each other user may have at a time.
+constexpr unsigned idle_strangers = 64;
+constexpr int backlog = 1024;
+
+std::string_view text(const synergy_address &address) {
+    return {address.name, address.length};
+}
+
+/// The secret is compared without telling how much of it was right.
+bool is_equal(const synergy_secret &one, const synergy_secret &other) {
+    unsigned difference = 0;
+    for (std::size_t i = 0; i < sizeof one.bytes; i++)
+        difference |= static_cast<unsigned>(one.bytes[i] ^ other.bytes[i]);
+    return difference == 0;
+}
+
+/// Who could harm this process anyway.
+bool is_trusted_user(uid_t user) {
+    return user == 0 || user == geteuid();
+}
+
+/// Whether there is anything that was sent and not read. To be called when nothing more can come.
+bool has_unread(const Socket &connection) {
+    // With this option every message has something beside it, and there is no room for that here:
+    // which tells an empty message from the end.
+    connection.set(SOL_SOCKET, SO_PASSCRED, 1);
     msghdr header{};
-
-    Packet(void *bytes, std::size_t size) : data{bytes, size} {
-        header.msg_iov = &data;
-        header.msg_iovlen = 1;
-    }
-
-    bool send(int fd, int pass) {
-        if (pass >= 0) {
-            header.msg_control = control;
-            header.msg_controllen = sizeof control;
-            cmsghdr *extra = CMSG_FIRSTHDR(&header);
-            extra->cmsg_level = SOL_SOCKET;
-            extra->cmsg_type = SCM_RIGHTS;
-            extra->cmsg_len = CMSG_LEN(sizeof(int));
-            std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
-        }
-        ssize_t sent;
-        do
-            sent = libc().sendmsg(fd, &header, MSG_NOSIGNAL);
-        while (sent < 0 && errno == EINTR);
-        return sent == static_cast<ssize_t>(data.iov_len);
-    }
-
-    bool receive(int fd, Socket &passed) {
-        header.msg_control = control;
-        header.msg_controllen = sizeof control;
-        ssize_t got;
-        do
-            got = libc().recvmsg(fd, &header, MSG_CMSG_CLOEXEC);
-        while (got < 0 && errno == EINTR);
-        if (got < 0)
-            return false;
-        // The room for one descriptor, aligned, has room for two: a stranger's are closed again.
-        cmsghdr *extra = CMSG_FIRSTHDR(&header);
-        if (extra && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS) {
-            std::size_t count = (extra->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            for (std::size_t i = count; i-- > 0;) {
-                int received = -1;
-                std::memcpy(&received, CMSG_DATA(extra) + i * sizeof received, sizeof received);
-                passed = Socket(received);
-            }
-        }
-        return got == static_cast<ssize_t>(data.iov_len);
-    }
-};
+    return ::recvmsg(connection.fd(), &header, MSG_PEEK | MSG_DONTWAIT) >= 0 &&
+           (header.msg_flags & MSG_CTRUNC) != 0;
+}
 
 } // namespace
 
-std::optional<Answer> ask(const EngineAddress &engine, const Request &request, int pass,
-                          Socket *received) {
-    Socket socket = connected_to({engine.name.data(), engine.name.size()}, patience);
-    if (!socket)
-        return std::nullopt;
-    // The name may be another's by now, who must not learn the secret.
-    auto owner = peer_credentials(socket);
-    if (!owner || owner->pid != engine.process)
-        return std::nullopt;
-    // What comes back must find a free number, or it is gone: one is kept for it.
-    Socket place;
-    if (received && !(place = Socket(fcntl(socket.fd(), F_DUPFD_CLOEXEC, 0))))
-        return std::nullopt;
-    Request copy = request;
-    if (!Packet(&copy, sizeof copy).send(socket.fd(), pass))
-        return std::nullopt;
-    place.reset();
-    Answer answer;
+/// A request as it lies in the queue, with a descriptor of what came along.
+struct Control::Message {
+    synergy_request request{};
     Socket passed;
-    if (!Packet(&answer, sizeof answer).receive(socket.fd(), passed))
-        return std::nullopt;
-    if (received)
-        *received = std::move(passed);
-    return answer;
-}
+    ssize_t size = -1;
+    bool is_whole = false;
 
-ControlServer::ControlServer(Scheduler &scheduler, const Secret &secret, Handler handler)
-    : scheduler_(scheduler), secret_(secret), handler_(std::move(handler)),
-      listener_(Socket::open(AF_UNIX, SOCK_SEQPACKET)) {
+    explicit Message(const Socket &connection) {
+        iovec data{.iov_base = &request, .iov_len = sizeof request};
+        alignas(cmsghdr) std::array<char, CMSG_LEN(sizeof(int))> control{};
+        msghdr header{};
+        header.msg_iov = &data;
+        header.msg_iovlen = 1;
+        header.msg_control = control.data();
+        header.msg_controllen = control.size(); // room for one descriptor exactly
+        size = ::recvmsg(connection.fd(), &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (size < 0)
+            return;
+        const cmsghdr *extra = CMSG_FIRSTHDR(&header);
+        if (extra != nullptr && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS &&
+            extra->cmsg_len == CMSG_LEN(sizeof(int))) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(extra), sizeof fd);
+            passed = Socket(fd);
+        }
+        is_whole = size == sizeof request && (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 &&
+                   request.version == SYNERGY_WIRE_VERSION;
+    }
+};
+
+Control::Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler)
+    : scheduler_(scheduler), secret_(secret), handler_(std::move(handler)), burial_(scheduler) {
+    Socket listener = Socket::open(AF_UNIX, SOCK_SEQPACKET);
     sockaddr_un name{};
     name.sun_family = AF_UNIX;
     // A bind() of the family alone has the kernel choose a free abstract name (unix(7)).
-    if (!listener_ ||
-        libc().bind(listener_.fd(), reinterpret_cast<sockaddr *>(&name), sizeof(sa_family_t)) !=
-            0 ||
-        libc().listen(listener_.fd(), 1024) != 0)
+    if (!listener ||
+        ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&name), sizeof(sa_family_t)) != 0 ||
+        ::listen(listener.fd(), backlog) != 0)
         throw std::system_error(errno, std::generic_category(), "Unix socket");
     socklen_t length = sizeof name;
-    getsockname(listener_.fd(), reinterpret_cast<sockaddr *>(&name), &length);
-    std::memcpy(address_.name.data(), name.sun_path + 1, address_.name.size());
+    getsockname(listener.fd(), reinterpret_cast<sockaddr *>(&name), &length);
     address_.process = getpid();
-    listen_again();
+    address_.length = static_cast<std::uint8_t>(length - offsetof(sockaddr_un, sun_path) - 1);
+    std::memcpy(address_.name, name.sun_path + 1, address_.length);
+    listen_at(std::move(listener));
 }
 
-void ControlServer::accept_one() {
-    Socket caller(libc().accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!caller) {
-        if (errno != EMFILE && errno != ENFILE)
-            return;
-        // It would be reported again and again until a descriptor is free.
-        scheduler_.unwatch(listener_.fd());
-        scheduler_.at(Clock::now() + std::chrono::milliseconds(100), [this] { listen_again(); });
-        return;
+Control::~Control() {
+    for (auto &entry : listeners_) {
+        scheduler_.unwatch(entry.first);
+        buried_.push_back(std::move(entry.second));
     }
-    int fd = caller.fd();
-    std::uint64_t id = next_id_++;
-    callers_[fd] = {std::move(caller), id};
-    scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { serve(fd); });
-    expect_soon(fd, id);
+    for (auto &entry : callers_) {
+        scheduler_.unwatch(entry.first);
+        buried_.push_back(std::move(entry.second.connection));
+    }
+    close_apart(std::move(buried_));
+    if (starter_.connection)
+        scheduler_.unwatch(starter_.connection.fd());
 }
 
-void ControlServer::listen_again() {
-    scheduler_.watch(listener_.fd(), EPOLLIN, [this](std::uint32_t) { accept_one(); });
-}
-
-/// Anybody on this host may call: who then says nothing must not hold a descriptor for long.
-void ControlServer::expect_soon(int fd, std::uint64_t id) {
-    scheduler_.at(Clock::now() + patience, [this, fd, id] {
-        auto found = callers_.find(fd);
-        if (found == callers_.end() || found->second.id != id)
+void Control::serve_starter(Socket connection, pid_t process) {
+    starter_.connection = std::move(connection);
+    starter_.process = process;
+    scheduler_.watch(starter_.connection.fd(), EPOLLIN, [this](std::uint32_t) {
+        if (serve(starter_, true) != Served::refused)
             return;
-        scheduler_.unwatch(fd);
-        callers_.erase(found);
+        scheduler_.unwatch(starter_.connection.fd());
+        starter_.connection.reset();
     });
 }
 
-void ControlServer::serve(int fd) {
-    Socket caller = std::move(callers_[fd].socket);
-    callers_.erase(fd);
-    scheduler_.unwatch(fd);
-    Request request;
-    Socket passed;
-    if (!Packet(&request, sizeof request).receive(caller.fd(), passed))
+int Control::claim(std::uint64_t cookie) {
+    if (names_.contains(cookie))
+        return 0;
+    synergy_address wanted{};
+    synergy_name_of(cookie, &wanted);
+    sockaddr_un address;
+    const socklen_t length = abstract_address(address, text(wanted));
+    // Between the two, whoever has the name may go.
+    constexpr int attempts = 10;
+    int error = 0;
+    for (int attempt = 0; attempt < attempts; attempt++) {
+        Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
+        if (name && ::bind(name.fd(), reinterpret_cast<sockaddr *>(&address), length) == 0 &&
+            ::listen(name.fd(), backlog) == 0) {
+            names_[cookie] = name.fd();
+            listen_at(std::move(name));
+            return 0;
+        }
+        error = errno;
+        if (error != EADDRINUSE)
+            break;
+        const Socket holder = connected_to(text(wanted), seconds(1), SOCK_NONBLOCK);
+        if (!holder)
+            continue;
+        const auto owner = peer_credentials(holder);
+        if (owner && is_trusted_user(owner->uid))
+            return EEXIST;
+        break;
+    }
+    if (error == EADDRINUSE)
+        log::warn("another user has the name by which further processes find a socket's keeper "
+                  "(@{}): a program that is executed with the socket will not hand over any "
+                  "connection",
+                  text(wanted));
+    else
+        log::warn("@{}: {}", text(wanted), strerrordesc_np(error));
+    return 0;
+}
+
+void Control::release(std::uint64_t cookie) {
+    const auto found = names_.find(cookie);
+    if (found == names_.end())
         return;
-    if (request.secret != secret_ && (request.kind != Kind::fetch || !passed))
+    const auto listener = listeners_.find(found->second);
+    scheduler_.unwatch(listener->first);
+    bury(std::move(listener->second)); // with whoever waits to be accepted
+    listeners_.erase(listener);
+    names_.erase(found);
+}
+
+void Control::serve_waiting() {
+    std::vector<int> all;
+    for (const auto &entry : listeners_)
+        all.push_back(entry.first);
+    for (int listener : all)
+        for (int i = 0; i < backlog && listeners_.contains(listener) && accept_one(listener); i++)
+            ;
+}
+
+void Control::listen_at(Socket listener) {
+    const int fd = listener.fd();
+    listeners_[fd] = std::move(listener);
+    scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { accept_one(fd); });
+}
+
+/// False if nobody is there.
+bool Control::accept_one(int listener) {
+    Caller caller;
+    caller.connection = Socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!caller.connection) {
+        if (errno == EMFILE || errno == ENFILE) {
+            // It would be reported again and again until a descriptor is free.
+            scheduler_.unwatch(listener);
+            scheduler_.at(Clock::now() + milliseconds(100), [this, listener] {
+                if (listeners_.contains(listener))
+                    scheduler_.watch(listener, EPOLLIN,
+                                     [this, listener](std::uint32_t) { accept_one(listener); });
+            });
+        }
+        return false;
+    }
+    if (const auto owner = peer_credentials(caller.connection)) {
+        caller.process = owner->pid;
+        caller.user = owner->uid;
+        if (serve(caller, false) == Served::nothing_yet) {
+            wait_for(std::move(caller));
+            return true;
+        }
+    }
+    leave(std::move(caller));
+    return true;
+}
+
+void Control::wait_for(Caller caller) {
+    unsigned &others = waiting_[caller.user];
+    const int fd = caller.connection.fd();
+    if ((!is_trusted_user(caller.user) && others >= idle_strangers) ||
+        !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) {
+            const auto found = callers_.find(fd);
+            if (serve(found->second, false) == Served::nothing_yet)
+                return;
+            Caller served = std::move(found->second);
+            callers_.erase(found);
+            waiting_[served.user]--;
+            scheduler_.unwatch(fd);
+            leave(std::move(served));
+        })) {
+        leave(std::move(caller));
         return;
-    Socket hand_over;
-    Answer answer = handler_(request, std::move(passed), hand_over);
-    Packet(&answer, sizeof answer).send(caller.fd(), hand_over.fd());
+    }
+    others++;
+    const std::uint64_t id = caller.id = ++next_id_;
+    callers_[fd] = std::move(caller);
+    scheduler_.at(Clock::now() + patience, [this, fd, id] {
+        const auto found = callers_.find(fd);
+        if (found == callers_.end() || found->second.id != id)
+            return;
+        Caller silent = std::move(found->second);
+        callers_.erase(found);
+        waiting_[silent.user]--;
+        scheduler_.unwatch(fd);
+        leave(std::move(silent));
+    });
+}
+
+Control::Served Control::serve(const Caller &caller, bool is_starter) {
+    const Message message(caller.connection);
+    if (message.size < 0 && (errno == EAGAIN || errno == EINTR))
+        return Served::nothing_yet;
+    if (!message.is_whole)
+        return Served::refused;
+    const synergy_request &request = message.request;
+    const bool knows_secret = is_starter || is_equal(request.secret, secret_);
+    const bool shows_proof =
+        message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
+    if (!knows_secret && !shows_proof)
+        return Served::refused;
+    Reply reply = handler_({request, caller.process, knows_secret, message.passed});
+    if (request.kind != SYNERGY_HERE)
+        tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);
+    if (!knows_secret && !reply.is_proof)
+        return Served::refused;
+    // Looked at so far, and now taken. What came along is the server's, which has it as well.
+    static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
+    return Served::done;
+}
+
+void Control::tell(const Socket &connection, synergy_answer answer, int pass) {
+    answer.version = SYNERGY_WIRE_VERSION;
+    iovec data{.iov_base = &answer, .iov_len = sizeof answer};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    if (pass >= 0) {
+        header.msg_control = control.data();
+        header.msg_controllen = control.size();
+        cmsghdr *extra = CMSG_FIRSTHDR(&header);
+        extra->cmsg_level = SOL_SOCKET;
+        extra->cmsg_type = SCM_RIGHTS;
+        extra->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
+    }
+    static_cast<void>(::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+/// Ends a connection, without ever waiting for what it may hold.
+void Control::leave(Caller caller) {
+    ::shutdown(caller.connection.fd(), SHUT_RD);
+    if (has_unread(caller.connection))
+        bury(std::move(caller.connection));
+}
+
+void Control::bury(Socket socket) {
+    // Many at once.
+    constexpr Duration shortly = milliseconds(5);
+    if (buried_.empty())
+        burial_.set(Clock::now() + shortly, [this] { close_apart(std::exchange(buried_, {})); });
+    buried_.push_back(std::move(socket));
 }
 
 } // namespace synergy

@@ -31,7 +31,7 @@ bool bind_beside(const Socket &socket, const ServerSocket &server, const Setting
         if (!chosen.empty())
             local = (local.family() == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
     }
-    return libc().bind(socket.fd(), local.data(), local.length()) == 0;
+    return ::bind(socket.fd(), local.data(), local.length()) == 0;
 }
 
 void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit) {

@@ -1,7 +1,8 @@
 // Sockets bound beside a server's listener, as punches for TCP and one-to-one SCTP need them.
 #pragma once
 
-#include "keeper/control.h"
+#include "base/socket.h"
+#include "server/server_socket.h"
 #include "settings/settings.h"
 
 namespace synergy {

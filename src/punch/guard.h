@@ -9,7 +9,7 @@
 // the socket did not, being deaf) drops a SYN of ours that comes with another one. So renewing is
 // left to the kernel's retransmissions, and TCP_USER_TIMEOUT says when they come: the kernel
 // retransmits at once when that time is over, and gives up instead if it has not been extended
-// before. A SYN can't slip out, then, while the engine's thread is kept from running.
+// before. A SYN can't slip out, then, while the keeper is kept from running.
 #pragma once
 
 #include "base/timer_wheel.h"

@@ -42,7 +42,7 @@ namespace {
 const char *advice(int error) {
     switch (error) {
     case EADDRINUSE:
-        return "; another socket holds the port, or the server has changed its user";
+        return "; another socket holds the port";
     case EMFILE:
         return "; raise the limit of open files (RLIMIT_NOFILE)";
     case ENETUNREACH:

@@ -4,8 +4,8 @@
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
 #include "hops/hop_limit.h"
-#include "keeper/control.h"
-#include "server/server_descriptors.h"
+#include "server/server_socket.h"
+#include "server/traffic.h"
 #include "settings/settings.h"
 
 #include <functional>
@@ -25,18 +25,17 @@ struct Hole {
     [[nodiscard]] std::string text() const;
 };
 
-/// What a strategy needs of the engine.
+/// What a strategy needs of the keeper.
 struct PunchContext {
     Scheduler &scheduler;
     TimerWheel &timers;       ///< the kernel's
     const Settings &settings; ///< as they are now
+    const Traffic &traffic;   ///< of the server's datagram sockets
     /// Asked before anything is sent: false if the server no longer has the socket.
     std::function<bool(const ServerSocket &)> is_alive;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
-    /// A socket that was bound beside the server's while that was possible; empty if none is left.
-    std::function<Socket(const ServerSocket &, bool is_v4)> spare;
     /// How long the error takes to come back from where a punch with this hop limit dies.
     std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
     /// The peer came in; the hole was last punched with this hop limit.

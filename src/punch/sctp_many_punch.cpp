@@ -36,13 +36,13 @@ class Borrowed {
         : fd_(fd), level_(level), option_(option), length_(sizeof(T)) {
         static_assert(sizeof(T) <= sizeof before_);
         std::memcpy(before_.data(), &before, sizeof(T));
-        is_set_ = libc().setsockopt(fd, level, option, &value, sizeof(T)) == 0;
+        is_set_ = ::setsockopt(fd, level, option, &value, sizeof(T)) == 0;
     }
     Borrowed(const Borrowed &) = delete;
     Borrowed &operator=(const Borrowed &) = delete;
     ~Borrowed() {
         int saved = errno;
-        libc().setsockopt(fd_, level_, option_, before_.data(), length_);
+        ::setsockopt(fd_, level_, option_, before_.data(), length_);
         errno = saved;
     }
     explicit operator bool() const { return is_set_; }
@@ -129,7 +129,7 @@ void SctpManyPunch::take_back() {
     entry->cmsg_type = SCTP_SNDRCV;
     entry->cmsg_len = CMSG_LEN(sizeof information);
     std::memcpy(CMSG_DATA(entry), &information, sizeof information);
-    libc().sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ::sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     association_ = 0;
 }
 

@@ -82,7 +82,7 @@ int SctpPunch::punch() {
         return failed("can't open a punching socket", errno);
     next_hop_limit();
     set_hop_limit(socket_, is_v4_, hop_limit());
-    if (libc().connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
+    if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
         return failed("can't punch", errno);
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);

@@ -12,7 +12,6 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 namespace synergy {
 
@@ -128,6 +127,9 @@ void TcpPunch::enter(Guard::Phase phase) {
     }
 }
 
+namespace {
+
+/// A socket bound beside the server's; empty and errno set if there can be none.
 Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4) {
     Socket socket = open_beside(server, IPPROTO_TCP);
     if (!socket)
@@ -146,21 +148,16 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     return socket;
 }
 
+} // namespace
+
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
-    int error = socket_ ? 0 : errno;
-    if (error == EADDRINUSE || error == EACCES)
-        socket_ = context_.spare(hole_.server, is_v4_);
     if (socket_) {
         phase_ = Guard::Phase::open;
         return 0;
     }
-    failure_log_.failed(hole_,
-                        geteuid() == hole_.server.owner
-                            ? "can't open a punching socket"
-                            : "can't open a punching socket, since the server has changed its user "
-                              "(a restart helps)",
-                        error);
+    const int error = errno;
+    failure_log_.failed(hole_, "can't open a punching socket", error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
@@ -174,7 +171,7 @@ int TcpPunch::punch() {
     enter(Guard::Phase::low);
     context_.timers.sample();
     const Time asked = Clock::now();
-    int result = libc().connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
+    int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
     if (error == EADDRNOTAVAIL) {
         // The four-tuple is in use: a connection that came through it lives, or rests (RFC 9293

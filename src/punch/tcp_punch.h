@@ -8,10 +8,6 @@
 
 namespace synergy {
 
-/// A socket bound beside the server's, as a punch needs it; empty and errno set if there can be
-/// none.
-Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
-
 class TcpPunch final : public Punch {
   public:
     TcpPunch(const PunchContext &context, Hole hole);

@@ -1,7 +1,6 @@
 #include "punch/udp_punch.h"
 
 #include "base/log.h"
-#include "server/traffic.h"
 
 #include <array>
 #include <cstring>
@@ -41,7 +40,7 @@ class Ancillary {
 Endpoint public_source(const Endpoint &peer) {
     Socket socket = Socket::open(AF_INET6, SOCK_DGRAM);
     if (!socket || !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC) ||
-        libc().connect(socket.fd(), peer.data(), peer.length()) != 0)
+        ::connect(socket.fd(), peer.data(), peer.length()) != 0)
         return {};
     return socket.local();
 }
@@ -76,21 +75,21 @@ int UdpPunch::send() const {
     message.msg_name = const_cast<sockaddr *>(hole_.peer.data());
     message.msg_namelen = hole_.peer.length();
     ancillary.attach(message);
-    return libc().sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
+    return ::sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
 }
 
 void UdpPunch::renew() {
-    auto last = [this](Traffic::Way way) {
-        return Traffic::get().last(way, hole_.server.fd, hole_.peer);
+    auto last = [this](synergy_way way) {
+        return context_.traffic.last(way, hole_.server.cookie, hole_.peer);
     };
-    if (!is_heard_ && last(Traffic::Way::received)) {
+    if (!is_heard_ && last(SYNERGY_RECEIVED)) {
         is_heard_ = true;
         log::info("{}: the peer is heard", hole_.text());
         context_.proved(hole_, hop_limit());
     }
     // RFC 4787 REQ-6: what goes out "MUST" refresh a hole; whether what comes in does is the
     // firewall's choice.
-    auto sent = last(Traffic::Way::sent);
+    auto sent = last(SYNERGY_SENT);
     if (sent && *sent + context_.settings.refresh > Clock::now())
         timer_.set(*sent + context_.settings.refresh, [this] { renew(); });
     else

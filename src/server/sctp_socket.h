@@ -1,7 +1,7 @@
 // What one-to-one and one-to-many sockets have in common (RFC 6458; <linux/sctp.h>).
 #pragma once
 
-#include "base/libc_calls.h"
+#include <sys/socket.h> // before linux/sctp.h
 
 #include <cstdint>
 
@@ -11,7 +11,7 @@
 namespace synergy::sctp {
 
 template <typename T> bool set(int fd, int option, const T &value) {
-    return libc().setsockopt(fd, IPPROTO_SCTP, option, &value, sizeof value) == 0;
+    return ::setsockopt(fd, IPPROTO_SCTP, option, &value, sizeof value) == 0;
 }
 
 /// `value` is question and answer: many options are of the association that it names.

@@ -31,7 +31,6 @@ void add_tcp_choices(ServerSocket &socket) {
         int segment = get_option(socket.fd, IPPROTO_TCP, TCP_MAXSEG);
         socket.max_segment = segment == fresh.get(IPPROTO_TCP, TCP_MAXSEG, segment) ? 0 : segment;
     }
-    socket.defer_accept = get_option(socket.fd, IPPROTO_TCP, TCP_DEFER_ACCEPT) != 0;
 }
 
 void add_sctp_choices(ServerSocket &socket) {
@@ -44,7 +43,22 @@ void add_sctp_choices(ServerSocket &socket) {
     sctp::get(socket.fd, SCTP_EVENTS, socket.events);
 }
 
+std::uint64_t number_option(int fd, int option) {
+    std::uint64_t number = 0;
+    socklen_t length = sizeof number;
+    return getsockopt(fd, SOL_SOCKET, option, &number, &length) == 0 ? number : 0;
+}
+
 } // namespace
+
+std::uint64_t cookie_of(int fd) {
+    return number_option(fd, SO_COOKIE);
+}
+
+std::uint64_t network_of(int fd) {
+    constexpr int so_netns_cookie = 71; // asm-generic/socket.h, Linux 5.14
+    return number_option(fd, so_netns_cookie);
+}
 
 std::optional<ServerSocket> describe(int fd) {
     sockaddr_storage address{};
@@ -72,6 +86,8 @@ std::optional<ServerSocket> describe(int fd) {
         errno = EOPNOTSUPP;
         return std::nullopt;
     }
+    socket.cookie = cookie_of(fd);
+    socket.listens = get_option(fd, SOL_SOCKET, SO_ACCEPTCONN) != 0;
     struct stat status {};
     if (fstat(fd, &status) == 0) {
         socket.inode = status.st_ino;

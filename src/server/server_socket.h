@@ -1,14 +1,42 @@
-// A server's socket as the engine needs to know it, read in the thread that has the descriptor.
+// A server's socket as the keeper needs to know it.
 #pragma once
 
-#include "keeper/control.h"
+#include "base/endpoint.h"
 
+#include <array>
 #include <optional>
 
 namespace synergy {
 
-/// What the socket is; nullopt and errno set if it is none (EBADF, ENOTSOCK), not of a transport or
-/// address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
+struct ServerSocket {
+    int fd = -1;              ///< its number in the server, for the log and as a first guess
+    std::uint64_t cookie = 0; ///< SO_COOKIE: what it is known by
+    std::uint64_t inode = 0;  ///< what /proc has for it
+    uid_t owner = 0;          ///< the user that made it
+    Transport transport = Transport::tcp;
+    Endpoint local;
+    Endpoint connected;     ///< whom it is connected to, if at all
+    bool listens = false;   ///< SO_ACCEPTCONN
+    bool takes_v4 = false;  ///< AF_INET6 without IPV6_V6ONLY
+    int receive_buffer = 0; ///< set by the server; 0: the kernel's choice
+    int send_buffer = 0;
+    int max_segment = 0;
+    bool one_to_many = false;      ///< SCTP: SOCK_SEQPACKET
+    std::uint16_t streams_out = 0; ///< SCTP_INITMSG
+    std::uint16_t streams_in = 0;
+    std::array<std::uint8_t, 14> events{}; ///< SCTP_EVENTS: the notifications that it asked for
+
+    /// Whether peers come out of accept(), so that other sockets punch beside it; or else they are
+    /// heard by the socket itself, which then punches itself.
+    [[nodiscard]] bool accepts() const { return transport != Transport::udp && !one_to_many; }
+};
+
+/// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
+/// ENOTSOCK), not of a transport or address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
 std::optional<ServerSocket> describe(int fd);
+
+/// SO_COOKIE and SO_NETNS_COOKIE; 0 where there is none to be had.
+std::uint64_t cookie_of(int fd);
+std::uint64_t network_of(int fd);
 
 } // namespace synergy

@@ -1,36 +1,22 @@
 #include "server/traffic.h"
 
-#include <new>
-#include <sys/mman.h>
+#include <cstring>
 
 namespace synergy {
 
-Traffic &Traffic::get() {
-    static auto *traffic = [] {
-        void *memory = mmap(nullptr, sizeof(Traffic), PROT_READ | PROT_WRITE,
-                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-        return memory != MAP_FAILED ? new (memory) Traffic : new Traffic;
-    }();
-    return *traffic;
+synergy_endpoint wire_endpoint(const Endpoint &endpoint) {
+    synergy_endpoint wire{};
+    std::memcpy(&wire, endpoint.data(), endpoint.length());
+    return wire;
 }
 
-std::uint64_t Traffic::key(Way way, int fd, const Endpoint &peer) {
-    std::uint64_t hash = std::hash<Endpoint>{}(peer) + static_cast<std::uint64_t>(fd) * 2 +
-                         static_cast<std::uint64_t>(way);
-    return hash * 0x9e3779b97f4a7c15U; // 2^64 / golden ratio: spreads what differs in few bits
-}
-
-void Traffic::note(Way way, int fd, const Endpoint &peer, Time now) {
-    std::uint64_t k = key(way, fd, peer);
-    auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now.time_since_epoch()).count();
-    places_[k % places_.size()].store(
-        (k & 0xffffffff00000000U) | static_cast<std::uint32_t>(seconds), std::memory_order_relaxed);
-}
-
-std::optional<Time> Traffic::last(Way way, int fd, const Endpoint &peer) const {
-    std::uint64_t k = key(way, fd, peer);
-    std::uint64_t place = places_[k % places_.size()].load(std::memory_order_relaxed);
-    if (place == 0 || (place >> 32) != (k >> 32))
+std::optional<Time> Traffic::last(synergy_way way, std::uint64_t cookie,
+                                  const Endpoint &peer) const {
+    const synergy_endpoint wire = wire_endpoint(peer);
+    const std::uint64_t key = synergy_traffic_key(way, cookie, &wire);
+    const std::uint64_t place =
+        __atomic_load_n(&page_.traffic[key % SYNERGY_TRAFFIC_PLACES], __ATOMIC_RELAXED);
+    if (place == 0 || (place >> 32) != (key >> 32))
         return std::nullopt;
     return Time(std::chrono::seconds(place & 0xffffffffU));
 }

@@ -1,7 +1,6 @@
 #include "settings/host_names.h"
 
 #include "base/log.h"
-#include "base/thread.h"
 #include "settings/settings_text.h"
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <new>
 #include <sys/epoll.h>
 #include <system_error>
+#include <thread>
 #include <unistd.h>
 
 namespace synergy {
@@ -140,20 +140,18 @@ void HostNames::ask_more() {
         const std::string host = waiting_.front();
         waiting_.pop_front();
         auto answer = std::make_unique<Answer>(Answer{host, {}});
-        const int error =
-            start_thread("synergy-names", [answer = answer.get(), pipe = answers_]() noexcept {
-                libc().pass_this_thread();
+        try {
+            std::thread([answer = answer.get(), pipe = answers_]() noexcept {
                 try {
                     answer->found = resolve(answer->host);
                 } catch (const std::bad_alloc &) {
                     answer->found.error = EAI_MEMORY;
                 }
                 pipe->put(answer);
-            });
-        if (error == 0) {
+            }).detach();
             static_cast<void>(answer.release()); // the thread's, and then the pipe's
             under_way_++;
-        } else {
+        } catch (const std::system_error &) {
             take({host, {.error = EAI_AGAIN, .addresses = {}}});
         }
     }

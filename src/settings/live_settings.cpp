@@ -14,24 +14,26 @@ LiveSettings::LiveSettings(Scheduler &scheduler, Settings initial, std::function
         said_.insert(problem.line());
 }
 
-bool LiveSettings::follow() {
-    if (std::exchange(follows_, true))
+bool LiveSettings::follow_file() {
+    if (!now_.follows_file || watch_)
         return false;
-    if (now_.follows_file) {
-        watch_.emplace(scheduler_, now_.file, [this] {
-            if (reload())
-                changed_();
-        });
-        if (int error = watch_->begin(); error != 0)
-            log::warn("{}: changes will not be seen before a restart: {}", now_.file,
-                      strerrordesc_np(error));
-    }
+    watch_.emplace(scheduler_, now_.file, [this] {
+        if (reload())
+            changed_();
+    });
+    if (int error = watch_->begin(); error != 0)
+        log::warn("{}: changes will not be seen before a restart: {}", now_.file,
+                  strerrordesc_np(error));
     return reload();
 }
 
-void LiveSettings::rest() {
-    follows_ = false;
-    watch_.reset();
+void LiveSettings::follow_names() {
+    if (!std::exchange(follows_names_, true))
+        resolve();
+}
+
+void LiveSettings::forget_names() {
+    follows_names_ = false;
     next_try_.cancel();
     if (names_)
         names_->follow({}, now_.refresh);
@@ -39,15 +41,14 @@ void LiveSettings::rest() {
 
 bool LiveSettings::reload() {
     const Settings before = now_;
-    if (now_.follows_file) {
-        now_ = reload_settings(now_);
-        say_problems();
-    }
-    follow_names();
+    now_ = reload_settings(now_);
+    say_problems();
+    if (follows_names_)
+        resolve();
     return now_ != before;
 }
 
-void LiveSettings::follow_names() {
+void LiveSettings::resolve() {
     const std::set<std::string> hosts = now_.hosts();
     if (!names_ && hosts.empty())
         return;
@@ -59,7 +60,7 @@ void LiveSettings::follow_names() {
             });
         } catch (const std::system_error &error) {
             log::warn("host names can't be resolved: {}", error.what());
-            next_try_.set(Clock::now() + now_.refresh, [this] { follow_names(); });
+            next_try_.set(Clock::now() + now_.refresh, [this] { resolve(); });
             return;
         }
     }

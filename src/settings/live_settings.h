@@ -18,16 +18,17 @@ class LiveSettings {
     /// The same object always.
     [[nodiscard]] const Settings &now() const { return now_; }
 
-    /// Keeps up with the file and the names from here on, if there are such. (Not before this
-    /// process punches: a user has few inotify(7) instances, and a server may have many processes.)
-    /// True if now() says something else since.
-    bool follow();
-    /// Until the next follow(): nobody looks at files or asks name servers for what has no use.
-    void rest();
+    /// Keeps up with the file from here on, if there is one. True if now() says something else
+    /// since.
+    bool follow_file();
+    /// Keeps up with the names.
+    void follow_names();
+    /// Until the next follow_names(): nobody asks name servers for what has no use.
+    void forget_names();
 
   private:
     bool reload();
-    void follow_names();
+    void resolve();
     void say_problems();
 
     Scheduler &scheduler_;
@@ -37,7 +38,7 @@ class LiveSettings {
     std::optional<ConfigWatch> watch_;
     std::optional<HostNames> names_;
     Timer next_try_;
-    bool follows_ = false;
+    bool follows_names_ = false;
 };
 
 } // namespace synergy

@@ -1,6 +1,5 @@
 #include "settings/settings.h"
 
-#include "hops/learned_hops.h"
 #include "settings/settings_file.h"
 #include "settings/settings_text.h"
 
@@ -11,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <iterator>
 #include <unordered_set>
 #include <utility>
 
@@ -368,10 +368,50 @@ bool Settings::may_gain(Transport transport, std::uint16_t port) const {
            (rule != nullptr && has_host(rule->peers));
 }
 
-bool Settings::applies_to(std::uint16_t port) const {
-    // What changes of the file may bring can't be told.
-    return follows_file || std::any_of(rules.begin(), rules.end(), [&](const Rule &rule) {
-               return !rule.peers.empty() && covers(rule.ports, port);
+std::vector<PortRange> Settings::concerned_ports(Transport transport) const {
+    // Between these, all ports have the same rules.
+    std::set<unsigned> begins{1};
+    const auto add = [&](const std::vector<PortRange> &ports) {
+        for (const PortRange &range : ports) {
+            begins.insert(range.first);
+            begins.insert(range.last + 1U);
+        }
+    };
+    for (const Rule &rule : rules)
+        add(rule.ports);
+    for (const PeerFile &added : peer_files)
+        add(added.ports);
+    begins.erase(0);
+    begins.insert(65536);
+    std::vector<PortRange> concerned;
+    for (auto begin = begins.begin(); std::next(begin) != begins.end(); ++begin) {
+        const auto first = static_cast<std::uint16_t>(*begin);
+        const auto last = static_cast<std::uint16_t>(*std::next(begin) - 1);
+        if (!has_peers_on(transport, first) && !may_gain(transport, first))
+            continue;
+        if (!concerned.empty() && concerned.back().last + 1 == first)
+            concerned.back().last = last;
+        else
+            concerned.push_back({first, last});
+    }
+    return concerned;
+}
+
+bool Settings::has_peers_on_any_port(Transport transport) const {
+    const auto is_for_all = [&](const Rule &rule) {
+        return rule.ports.empty() && (!rule.protocol || *rule.protocol == transport) &&
+               !rule.peers.empty();
+    };
+    return is_sound && std::any_of(rules.begin(), rules.end(), is_for_all);
+}
+
+bool Settings::has_peers_on(Transport transport, std::uint16_t port) const {
+    if (!is_sound)
+        return false;
+    const Rule *rule = rule_for(transport, port);
+    return (rule != nullptr && !rule->peers.empty()) ||
+           std::any_of(peer_files.begin(), peer_files.end(), [&](const PeerFile &added) {
+               return !added.peers.empty() && matches(added, rule, transport, port);
            });
 }
 
@@ -424,10 +464,12 @@ Settings load_settings(const Environment &environment) {
         const char *place = is_named ? "SYNERGY_CONFIG" : nullptr;
         Settings settings =
             Loader(noted, read_config_file(config_places(noted), place), false).load();
-        settings.learned_file = learned_hops_file(noted);
-        // The server may change its directory.
-        if (std::error_code error; settings.follows_file)
+        // Said relative to the server's directory, which the keeper leaves.
+        std::error_code error;
+        if (settings.follows_file)
             settings.file = std::filesystem::absolute(settings.file, error);
+        if (settings.log_file != "stderr" && settings.log_file != "syslog")
+            settings.log_file = std::filesystem::absolute(settings.log_file, error);
         settings.environment = std::move(variables);
         return settings;
     } catch (const std::exception &) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "base/log_level.h"
 
 #include <chrono>
 #include <functional>
@@ -77,8 +78,6 @@ struct PeerFile {
     bool operator==(const PeerFile &) const = default;
 };
 
-enum class LogLevel : std::uint8_t { debug, info, warn, error, off };
-
 /// The most holes that a socket may have by its settings.
 constexpr std::size_t targets_max = 4096;
 
@@ -94,7 +93,6 @@ struct Settings {
     std::chrono::seconds refresh{20};
     LogLevel log = LogLevel::warn;
     std::string log_file = "stderr"; ///< a path, "stderr" or "syslog"
-    std::string learned_file;        ///< see learned_hops.h; empty: none
     std::string file;                ///< the config file that was read; empty: none
     /// Whether peers may come and go with the config file, which is one that can change, and no
     /// variable says who they are.
@@ -113,8 +111,11 @@ struct Settings {
     [[nodiscard]] std::vector<Target> targets_for(Transport transport, std::uint16_t port) const;
     /// Whether there may be more of them later: host names, and changes of the file.
     [[nodiscard]] bool may_gain(Transport transport, std::uint16_t port) const;
-    /// Whether there is any peer for sockets of this local port, or may come to be one.
-    [[nodiscard]] bool applies_to(std::uint16_t port) const;
+    /// The local ports of which sockets of this transport have a peer, or may come to have one; in
+    /// ascending order.
+    [[nodiscard]] std::vector<PortRange> concerned_ports(Transport transport) const;
+    /// Whether there are peers for sockets of every port, also of those that the kernel chooses.
+    [[nodiscard]] bool has_peers_on_any_port(Transport transport) const;
     [[nodiscard]] bool has_peers() const;
     /// Those of the peers that are host names.
     [[nodiscard]] std::set<std::string> hosts() const;
@@ -123,6 +124,7 @@ struct Settings {
     [[nodiscard]] Endpoint local_for(int family) const;
 
   private:
+    [[nodiscard]] bool has_peers_on(Transport transport, std::uint16_t port) const;
     [[nodiscard]] const Rule *rule_for(Transport transport, std::uint16_t port) const;
 };
 

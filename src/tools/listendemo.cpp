@@ -2,8 +2,7 @@
 //
 // The smallest server that opens its own firewall: it waits for one peer, sends standard input to
 // it and writes what comes from it to standard output.
-#include "base/log.h"
-#include "keeper/engine.h"
+#include "include/sys/socketsynergy.h"
 
 #include <CLI/CLI.hpp>
 #include <arpa/inet.h>
@@ -18,33 +17,49 @@
 
 namespace {
 
-using namespace synergy;
+enum class Transport : std::uint8_t { tcp, udp, sctp };
+
+/// For the socket calls.
+struct Address {
+    sockaddr_storage storage{};
+    socklen_t length = 0;
+
+    [[nodiscard]] const sockaddr *data() const {
+        return reinterpret_cast<const sockaddr *>(&storage);
+    }
+};
 
 [[noreturn]] void fail(const char *what) {
     throw std::system_error(errno, std::generic_category(), what);
 }
 
-/// The engine's hop limit, 0 for automatic.
+/// As synergy_to() takes it.
 int parse_hop_limit(const std::string &text) {
     if (text == "auto")
-        return 0;
+        return -1;
     int value = 0;
-    if (!CLI::detail::lexical_cast(text, value) || value < hop_limit_min || value > hop_limit_max)
+    if (!CLI::detail::lexical_cast(text, value) || value < 1 || value > 254)
         throw CLI::ValidationError("HOPLIMIT",
                                    "'" + text + "' is not a hop limit: 1 to 254 or auto");
     return value;
 }
 
-Endpoint parse_address(const char *what, const std::string &text, std::uint16_t port) {
-    sockaddr_in6 v6{};
-    v6.sin6_family = AF_INET6;
-    if (inet_pton(AF_INET6, text.c_str(), &v6.sin6_addr) == 1)
-        return Endpoint::from(reinterpret_cast<sockaddr *>(&v6), sizeof v6).with_port(port);
-    sockaddr_in v4{};
-    v4.sin_family = AF_INET;
-    if (inet_pton(AF_INET, text.c_str(), &v4.sin_addr) == 1)
-        return Endpoint::from(reinterpret_cast<sockaddr *>(&v4), sizeof v4).with_port(port);
-    throw CLI::ValidationError(what, "'" + text + "' is not an IPv6 or IPv4 address");
+Address parse_address(const char *what, const std::string &text, std::uint16_t port) {
+    Address address;
+    auto *v6 = reinterpret_cast<sockaddr_in6 *>(&address.storage);
+    auto *v4 = reinterpret_cast<sockaddr_in *>(&address.storage);
+    if (inet_pton(AF_INET6, text.c_str(), &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons(port);
+        address.length = sizeof *v6;
+    } else if (inet_pton(AF_INET, text.c_str(), &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(port);
+        address.length = sizeof *v4;
+    } else {
+        throw CLI::ValidationError(what, "'" + text + "' is not an IPv6 or IPv4 address");
+    }
+    return address;
 }
 
 void write_all(int fd, const char *data, std::size_t size) {
@@ -99,32 +114,20 @@ int open_socket(Transport transport, int family) {
     return fd;
 }
 
-void punch(int fd, const Target &target) {
-    int hop_limit = target.hops == 0 ? -1 : target.hops;
-    errno = engine::open_toward(fd, target.peer.data(), target.peer.length(), hop_limit);
-    if (errno != 0)
+void punch(int fd, const Address &peer, int hop_limit) {
+    if (synergy_to(fd, peer.data(), peer.length, hop_limit) != 0)
         fail("punch");
 }
 
-void serve_stream(int fd, const Target &target, Transport transport) {
-    if (listen(fd, 1) != 0)
-        fail("listen");
-    punch(fd, target);
-    for (;;) {
-        int connection = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
-        if (connection < 0)
-            fail("accept");
-        Endpoint peer;
-        if (engine::accepted(fd, connection, SOCK_CLOEXEC, peer) == SYNERGY_NOTHING)
-            continue;
-        close(fd);
-        carry(connection, transport);
-        return;
-    }
+void serve_stream(int fd, Transport transport) {
+    int connection = accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
+    if (connection < 0)
+        fail("accept");
+    close(fd);
+    carry(connection, transport);
 }
 
-void serve_udp(int fd, const Target &target) {
-    punch(fd, target);
+void serve_udp(int fd) {
     // The first datagram tells that the peer is there; from then on it is the only one.
     char none;
     sockaddr_storage from{};
@@ -162,21 +165,23 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     app.add_option("HOPLIMIT", hop_limit, "1 to 254, or auto")->required();
     try {
         app.parse(argc, argv);
-        Endpoint local = parse_address("LADDR", local_address, local_port);
-        Target target{.peer = parse_address("RADDR", remote_address, remote_port),
-                      .hops = parse_hop_limit(hop_limit)};
-        engine::start({});
+        const Address local = parse_address("LADDR", local_address, local_port);
+        const Address peer = parse_address("RADDR", remote_address, remote_port);
+        int hops = parse_hop_limit(hop_limit);
         Transport transport = transports.at(transport_name);
-        int fd = open_socket(transport, local.family());
+        int fd = open_socket(transport, local.storage.ss_family);
         constexpr int on = 1;
         if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
             fail("setsockopt");
-        if (bind(fd, local.data(), local.length()) != 0)
+        if (bind(fd, local.data(), local.length) != 0)
             fail("bind");
+        if (transport != Transport::udp && listen(fd, 1) != 0)
+            fail("listen");
+        punch(fd, peer, hops);
         if (transport == Transport::udp)
-            serve_udp(fd, target);
+            serve_udp(fd);
         else
-            serve_stream(fd, target, transport);
+            serve_stream(fd, transport);
         return 0;
     } catch (const CLI::ParseError &error) {
         return app.exit(error) == 0 ? 0 : 2;

@@ -55,7 +55,7 @@ def stage_build():
 
 def _copy_build():
     build = pathlib.Path(os.environ["SYNERGY_BUILD"])
-    wanted = [build / "preload/libsynergy.so", build / "preload/libsynergy-engine.so"]
+    wanted = [build / "preload/libsynergy.so", build / "src/synergy-keeper"]
     wanted += [build / "src/listendemo", build / "src/synergy"]
     missing = [str(path) for path in wanted if not path.exists()]
     if missing:

@@ -205,7 +205,7 @@ while True:
 
 @pytest.mark.needs("cc")
 def test_plug_in_of_the_resolver(stand, names):
-    """It opens and closes, in the engine's table, a number under which the server listens: the
+    """It opens and closes, in the keeper, a number under which the server listens: the
     hooks must not take the one for the other."""
     plug_in = SCRATCH / "libnss_lab.so.2"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", plug_in, script("nss_lab.c")], check=True)
@@ -351,6 +351,6 @@ def test_changes_by_the_hundred(stand, config, names):
     before = change(16)
     after = change(100)
     stand.say(f"descriptors and kB: {before}, {after}")
-    # A look-up may be under way, in a thread of its own with the engine's table.
+    # A look-up may be under way, in a thread of the keeper's.
     assert after[0] <= before[0] * 2 and after[1] < before[1] + 512
     assert gets_in(stand, server, program, ports[8], port)

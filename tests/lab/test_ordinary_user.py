@@ -22,8 +22,8 @@ def copy(library):
                     ignore=shutil.ignore_patterns("__pycache__"))
     (PLACE / "scripts").mkdir()
     shutil.copy(TOP / "scripts/lab", PLACE / "scripts/lab")
-    for part, names in (("preload", ("libsynergy.so", "libsynergy-engine.so")),
-                        ("src", ("listendemo", "synergy"))):
+    for part, names in (("preload", ("libsynergy.so",)),
+                        ("src", ("listendemo", "synergy", "synergy-keeper"))):
         (PLACE / "build" / part).mkdir(parents=True)
         for name in names:
             shutil.copy(build / part / name, PLACE / "build" / part / name)

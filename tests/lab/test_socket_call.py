@@ -54,7 +54,7 @@ def test_both_sides_call(stand, transport, family):
 
 
 def test_preloaded_as_well(stand):
-    """One library and one engine in the process: peers by the call and by the settings get in."""
+    """One library and one keeper for both: peers by the call and by the settings get in."""
     port, source_ports = fresh_port(), fresh_peer_ports(2)
     serve(stand, "tcp", 6, port, source_ports[0],
           preload=Preload(peers=peers(6, source_ports[1]), hops=stand.path.hops))

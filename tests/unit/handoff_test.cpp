@@ -9,12 +9,11 @@
 #include <cstring>
 #include <fcntl.h>
 #include <functional>
+#include <future>
 #include <linux/in6.h>
 #include <linux/tcp.h>
 #include <mutex>
 #include <netinet/in.h>
-#include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -25,17 +24,11 @@ using std::chrono::seconds;
 
 namespace {
 
-/// An engine of this process: what the engine's thread has of it that concerns connections.
-class Engine {
+/// A handoff in a thread of its own, and what it shares with whoever accepts.
+class Bench {
   public:
-    Engine()
-        : control_(scheduler_, Family::get().secret(),
-                   [this](const Request &request, Socket, Socket &hand_over) {
-                       return handoff_.fetch(request.doorbell, hand_over);
-                   }),
-          handoff_(scheduler_, Family::get(), Family::get().join(control_.address()).value()),
-          thread_([this] { run(); }) {}
-    ~Engine() {
+    Bench() : thread_([this] { run(); }) {}
+    ~Bench() {
         stop_ = true;
         thread_.join();
     }
@@ -47,8 +40,20 @@ class Engine {
         ServerSocket at = *described;
         in_thread([this, socket, peer, at] { handoff_.offer(std::move(*socket), peer, at); });
     }
-    void withdraw(std::uint64_t inode) {
-        in_thread([this, inode] { handoff_.withdraw(inode); });
+    void withdraw(std::uint64_t cookie) {
+        in_thread([this, cookie] { handoff_.withdraw(cookie); });
+    }
+    std::optional<Handoff::Fetched> fetch(const Socket &accepted, bool is_blocking) {
+        std::promise<std::optional<Handoff::Fetched>> answer;
+        in_thread([&] { answer.set_value(handoff_.fetch(accepted, is_blocking)); });
+        return answer.get_future().get();
+    }
+    [[nodiscard]] synergy_page &page() const { return *page_; }
+    [[nodiscard]] std::uint16_t any_bell() const {
+        for (unsigned port = 1; port < 65536; port++)
+            if (synergy_bit(page_->bells, static_cast<std::uint16_t>(port)) != 0)
+                return static_cast<std::uint16_t>(port);
+        return 0;
     }
 
   private:
@@ -73,32 +78,36 @@ class Engine {
     std::atomic<bool> stop_{false};
     std::mutex lock_;
     std::vector<std::function<void()>> tasks_;
+    std::unique_ptr<synergy_page> page_ = std::make_unique<synergy_page>();
     Scheduler scheduler_;
-    ControlServer control_;
-    Handoff handoff_;
+    Handoff handoff_{scheduler_, *page_};
     std::thread thread_;
 };
 
 struct Accepted {
     Socket socket;
-    synergy_accepted found = SYNERGY_ORDINARY;
+    bool is_punched = false;
     Endpoint peer;
 };
 
-/// accept4() as the hook does it.
-Accepted accept_from(const Socket &listener, int flags = 0, Duration limit = seconds(10)) {
+/// accept4() as the shim does it.
+Accepted accept_from(Bench &bench, const Socket &listener, int flags = 0,
+                     Duration limit = seconds(10)) {
     Accepted accepted;
-    do {
-        if (!harness::is_readable(listener.fd(), limit))
-            return accepted;
-        int fd = accept4(listener.fd(), nullptr, nullptr, flags);
-        if (fd < 0)
-            return accepted;
-        accepted.socket = Socket(fd);
-        accepted.found = answer_doorbell(listener.fd(), fd, flags, accepted.peer);
-        if (accepted.found == SYNERGY_NOTHING)
-            accepted.socket.release();
-    } while (accepted.found == SYNERGY_NOTHING);
+    if (!harness::is_readable(listener.fd(), limit))
+        return accepted;
+    accepted.socket = Socket(accept4(listener.fd(), nullptr, nullptr, flags));
+    if (!accepted.socket || __atomic_load_n(&bench.page().ringing, __ATOMIC_ACQUIRE) == 0 ||
+        !accepted.socket.remote().same_address(accepted.socket.local()) ||
+        synergy_bit(bench.page().bells, accepted.socket.remote().port()) == 0)
+        return accepted;
+    auto fetched = bench.fetch(accepted.socket, (flags & SOCK_NONBLOCK) == 0);
+    if (!fetched)
+        return accepted;
+    accepted.is_punched = true;
+    accepted.peer = fetched->peer;
+    dup3(fetched->connection.fd(), accepted.socket.fd(),
+         (flags & SOCK_CLOEXEC) != 0 ? O_CLOEXEC : 0);
     return accepted;
 }
 
@@ -138,11 +147,11 @@ TEST_CASE("handoff: an offered connection comes out of accept(), on every kind o
             listener.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
         REQUIRE(::bind(listener.fd(), at.data(), at.length()) == 0);
         REQUIRE(::listen(listener.fd(), 16) == 0);
-        Engine engine;
+        Bench bench;
         auto [ours, theirs] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
-        Accepted accepted = accept_from(listener);
-        CHECK(accepted.found == SYNERGY_REPLACED);
+        bench.offer(punched(std::move(ours)), some_peer, listener);
+        Accepted accepted = accept_from(bench, listener);
+        CHECK(accepted.is_punched);
         CHECK(accepted.peer == some_peer);
         REQUIRE(accepted.socket);
         CHECK(accepted.socket.remote() == theirs.local());
@@ -155,16 +164,16 @@ TEST_CASE("handoff: an offered connection comes out of accept(), on every kind o
 
 TEST_CASE("handoff: the flags are those that accept4() was asked for") {
     Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
-    Engine engine;
+    Bench bench;
     for (int flags : {0, int{SOCK_NONBLOCK}, int{SOCK_CLOEXEC}, SOCK_NONBLOCK | SOCK_CLOEXEC}) {
         CAPTURE(flags);
         auto [ours, theirs] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
-        Accepted accepted = accept_from(listener, flags);
-        REQUIRE(accepted.found == SYNERGY_REPLACED);
+        bench.offer(punched(std::move(ours)), some_peer, listener);
+        Accepted accepted = accept_from(bench, listener, flags);
+        REQUIRE(accepted.is_punched);
         Socket client = client_of(listener, listener.local());
-        Accepted ordinary = accept_from(listener, flags);
-        REQUIRE(ordinary.found == SYNERGY_ORDINARY);
+        Accepted ordinary = accept_from(bench, listener, flags);
+        REQUIRE_FALSE(ordinary.is_punched);
         CHECK(fcntl(accepted.socket.fd(), F_GETFL) == fcntl(ordinary.socket.fd(), F_GETFL));
         CHECK(fcntl(accepted.socket.fd(), F_GETFD) == fcntl(ordinary.socket.fd(), F_GETFD));
     }
@@ -172,60 +181,74 @@ TEST_CASE("handoff: the flags are those that accept4() was asked for") {
 
 TEST_CASE("handoff: clients of this host are left alone while a doorbell rings") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
-    Engine engine;
+    Bench bench;
     auto [ours, theirs] = harness::tcp_pair();
     Socket before = client_of(listener, Endpoint::loopback(AF_INET6, listener.local().port()));
-    engine.offer(punched(std::move(ours)), some_peer, listener);
+    bench.offer(punched(std::move(ours)), some_peer, listener);
     REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
     Socket after = client_of(listener, Endpoint::loopback(AF_INET, listener.local().port()));
     int replaced = 0;
     std::vector<Accepted> all;
     for (int i = 0; i < 3; i++) {
-        all.push_back(accept_from(listener));
+        all.push_back(accept_from(bench, listener));
         REQUIRE(all.back().socket);
-        replaced += all.back().found == SYNERGY_REPLACED;
+        replaced += all.back().is_punched;
     }
     CHECK(replaced == 1);
     for (Accepted &one : all)
-        if (one.found == SYNERGY_ORDINARY) {
+        if (!one.is_punched) {
             bool is_first = one.socket.remote().unmapped() == before.local().unmapped();
             CHECK(says_hello(one.socket, is_first ? before : after));
         }
 }
 
-TEST_CASE("handoff: with no engine about, every connection is an ordinary one") {
+TEST_CASE("handoff: a client from a port that is marked, but rings no bell, is left alone") {
     Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Bench bench;
     Socket client = client_of(listener, listener.local());
-    Accepted accepted = accept_from(listener);
-    CHECK(accepted.found == SYNERGY_ORDINARY);
+    const std::uint16_t port = client.local().port();
+    bench.page().bells[port / 8] |= static_cast<std::uint8_t>(1U << port % 8);
+    bench.page().ringing = 1;
+    Accepted accepted = accept_from(bench, listener);
+    CHECK_FALSE(accepted.is_punched);
     CHECK(says_hello(client, accepted.socket));
-    // A port that an engine left marked when it died.
-    Socket marked = client_of(listener, listener.local());
-    Family &family = Family::get();
-    EngineAddress dead;
-    dead.process = getpid();
-    dead.name = {'z', 'z', 'z', 'z', 'z'};
-    auto slot = family.join(dead);
-    REQUIRE(slot);
-    std::uint16_t port = marked.local().port();
-    REQUIRE(family.ring(port, *slot));
-    accepted = accept_from(listener);
-    CHECK(accepted.found == SYNERGY_ORDINARY);
-    CHECK(says_hello(marked, accepted.socket));
-    family.silence(port);
+}
+
+TEST_CASE("handoff: only the bell's other end fetches") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    const std::uint16_t port = bench.any_bell();
+    REQUIRE(port != 0);
+    CHECK(bench.page().ringing == 1);
+    // Connections to another listener: a client's, one from the bell's port, and no connection.
+    Socket other = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Socket client = client_of(other, other.local());
+    Socket accepted(::accept(other.fd(), nullptr, nullptr));
+    CHECK_FALSE(bench.fetch(accepted, true));
+    CHECK_FALSE(bench.fetch(client, true));
+    CHECK_FALSE(bench.fetch(listener, true));
+    CHECK_FALSE(bench.fetch(theirs, true));
+    Socket udp(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const Endpoint from = Endpoint::loopback(AF_INET, port), to = listener.local();
+    const Endpoint at = Endpoint::loopback(AF_INET, to.port());
+    REQUIRE(::bind(udp.fd(), at.data(), at.length()) == 0);
+    REQUIRE(::connect(udp.fd(), from.data(), from.length()) == 0);
+    CHECK_FALSE(bench.fetch(udp, true));
+    CHECK(accept_from(bench, listener).is_punched);
+    CHECK(bench.page().ringing == 0);
+    CHECK(bench.any_bell() == 0);
 }
 
 TEST_CASE("handoff: a client from the port of a doorbell, but another address, is left alone") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET, 0));
-    Engine engine;
+    Bench bench;
     auto [ours, theirs] = harness::tcp_pair();
-    engine.offer(punched(std::move(ours)), some_peer, listener);
+    bench.offer(punched(std::move(ours)), some_peer, listener);
     REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
-    // Peek: the doorbell rings from 127.0.0.1; its port is what the family has marked.
-    std::uint16_t port = 0;
-    for (unsigned candidate = 1024; candidate < 65536; candidate++)
-        if (Family::get().engine_behind(static_cast<std::uint16_t>(candidate)))
-            port = static_cast<std::uint16_t>(candidate);
+    const std::uint16_t port = bench.any_bell();
     REQUIRE(port != 0);
     sockaddr_in other{};
     other.sin_family = AF_INET;
@@ -235,30 +258,30 @@ TEST_CASE("handoff: a client from the port of a doorbell, but another address, i
     REQUIRE(::bind(client.fd(), reinterpret_cast<sockaddr *>(&other), sizeof other) == 0);
     other.sin_port = htons(listener.local().port());
     REQUIRE(::connect(client.fd(), reinterpret_cast<sockaddr *>(&other), sizeof other) == 0);
-    Accepted first = accept_from(listener), second = accept_from(listener);
-    Accepted &replaced = first.found == SYNERGY_REPLACED ? first : second;
-    Accepted &ordinary = first.found == SYNERGY_REPLACED ? second : first;
-    CHECK(replaced.found == SYNERGY_REPLACED);
-    CHECK(ordinary.found == SYNERGY_ORDINARY);
+    Accepted first = accept_from(bench, listener), second = accept_from(bench, listener);
+    Accepted &replaced = first.is_punched ? first : second;
+    Accepted &ordinary = first.is_punched ? second : first;
+    CHECK(replaced.is_punched);
+    CHECK_FALSE(ordinary.is_punched);
     CHECK(says_hello(theirs, replaced.socket));
     CHECK(says_hello(client, ordinary.socket));
 }
 
 TEST_CASE("handoff: many connections at once, each comes out once") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 64);
-    Engine engine;
+    Bench bench;
     std::vector<Socket> theirs;
     for (int i = 0; i < 20; i++) {
         auto [ours, there] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
+        bench.offer(punched(std::move(ours)), some_peer, listener);
         theirs.push_back(std::move(there));
     }
     std::vector<Accepted> accepted;
     std::set<std::string> peers, wanted;
     for (int i = 0; i < 20; i++) {
-        accepted.push_back(accept_from(listener));
+        accepted.push_back(accept_from(bench, listener));
         REQUIRE(accepted.back().socket);
-        REQUIRE(accepted.back().found == SYNERGY_REPLACED);
+        REQUIRE(accepted.back().is_punched);
         peers.insert(accepted.back().socket.remote().text());
     }
     for (const Socket &socket : theirs)
@@ -271,35 +294,35 @@ TEST_CASE("handoff: many connections at once, each comes out once") {
 // of it.
 TEST_CASE("handoff: nothing is lost when more ring than the listener has room for") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 2);
-    Engine engine;
+    Bench bench;
     std::vector<Socket> theirs;
     for (int i = 0; i < 16; i++) {
         auto [ours, there] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
+        bench.offer(punched(std::move(ours)), some_peer, listener);
         theirs.push_back(std::move(there));
     }
     std::this_thread::sleep_for(milliseconds(200)); // a server that is busy for a moment
     int replaced = 0;
     std::vector<Accepted> accepted;
     while (replaced < 16) {
-        accepted.push_back(accept_from(listener, 0, seconds(8)));
-        if (accepted.back().found != SYNERGY_REPLACED)
+        accepted.push_back(accept_from(bench, listener, 0, seconds(8)));
+        if (!accepted.back().is_punched)
             break;
         replaced++;
     }
-    engine.withdraw(describe(listener.fd())->inode);
+    bench.withdraw(describe(listener.fd())->cookie);
     CHECK(replaced == 16);
 }
 
 TEST_CASE("handoff: a listener that does not listen yet is rung again") {
     Socket listener = harness::bound_tcp(Endpoint::loopback(AF_INET, 0));
-    Engine engine;
+    Bench bench;
     auto [ours, theirs] = harness::tcp_pair();
-    engine.offer(punched(std::move(ours)), some_peer, listener);
+    bench.offer(punched(std::move(ours)), some_peer, listener);
     std::this_thread::sleep_for(milliseconds(100));
     REQUIRE(::listen(listener.fd(), 4) == 0);
-    Accepted accepted = accept_from(listener);
-    CHECK(accepted.found == SYNERGY_REPLACED);
+    Accepted accepted = accept_from(bench, listener);
+    CHECK(accepted.is_punched);
     CHECK(says_hello(theirs, accepted.socket));
 }
 
@@ -307,11 +330,11 @@ TEST_CASE("handoff: a listener that waits for data (TCP_DEFER_ACCEPT) gets some,
     Socket listener = harness::bound_tcp(Endpoint::loopback(AF_INET, 0));
     REQUIRE(listener.set(IPPROTO_TCP, TCP_DEFER_ACCEPT, 30));
     REQUIRE(::listen(listener.fd(), 4) == 0);
-    Engine engine;
+    Bench bench;
     auto [ours, theirs] = harness::tcp_pair();
-    engine.offer(punched(std::move(ours)), some_peer, listener);
-    Accepted accepted = accept_from(listener);
-    REQUIRE(accepted.found == SYNERGY_REPLACED);
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    Accepted accepted = accept_from(bench, listener);
+    REQUIRE(accepted.is_punched);
     // Not the doorbell's byte: only what the peer says.
     CHECK_FALSE(harness::is_readable(accepted.socket.fd(), milliseconds(50)));
     CHECK(says_hello(theirs, accepted.socket));
@@ -321,111 +344,36 @@ TEST_CASE("handoff: what waits for a listener that has gone is closed, and no ma
     auto before = harness::open_descriptors();
     {
         Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
-        auto inode = describe(listener.fd())->inode;
-        Engine engine;
+        auto cookie = describe(listener.fd())->cookie;
+        Bench bench;
         auto [ours, theirs] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
+        bench.offer(punched(std::move(ours)), some_peer, listener);
         REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
-        engine.withdraw(inode + 1); // another's
+        bench.withdraw(cookie + 1); // another's
         CHECK_FALSE(harness::is_readable(theirs.fd(), milliseconds(50)));
         listener.reset();
-        engine.withdraw(inode);
+        bench.withdraw(cookie);
         REQUIRE(harness::is_readable(theirs.fd(), seconds(5)));
         char byte;
         CHECK(::recv(theirs.fd(), &byte, 1, MSG_DONTWAIT) <= 0); // ended
+        CHECK(bench.any_bell() == 0);
+        CHECK(bench.page().ringing == 0);
     }
     CHECK(harness::open_descriptors() == before);
-    for (unsigned port = 0; port < 65536; port++)
-        if (Family::get().engine_behind(static_cast<std::uint16_t>(port)))
-            FAIL_CHECK("still marked: " << port);
 }
 
 TEST_CASE("handoff: no descriptor stays behind") {
     auto before = harness::open_descriptors();
     {
         Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
-        Engine engine;
+        Bench bench;
         for (int i = 0; i < 10; i++) {
             auto [ours, theirs] = harness::tcp_pair();
-            engine.offer(punched(std::move(ours)), some_peer, listener);
-            CHECK(accept_from(listener).found == SYNERGY_REPLACED);
+            bench.offer(punched(std::move(ours)), some_peer, listener);
+            CHECK(accept_from(bench, listener).is_punched);
         }
     }
     CHECK(harness::open_descriptors() == before);
-}
-
-TEST_CASE(
-    "handoff: room for the question but none for the answer, and the connection is not lost") {
-    auto result = harness::in_child([]() -> std::string {
-        Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
-        Engine engine;
-        auto [ours, theirs] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
-        EXPECT_IN_CHILD(harness::is_readable(listener.fd(), seconds(5)));
-        int fd = accept4(listener.fd(), nullptr, nullptr, 0);
-        EXPECT_IN_CHILD(fd >= 0);
-        // All numbers below the highest are taken, and one above is free.
-        std::vector<Socket> filling;
-        auto open = harness::open_descriptors();
-        int highest = *open.rbegin();
-        for (;;) {
-            Socket next(dup(fd));
-            if (next.fd() > highest)
-                break;
-            filling.push_back(std::move(next));
-        }
-        rlimit limit{};
-        getrlimit(RLIMIT_NOFILE, &limit);
-        rlimit tight{.rlim_cur = static_cast<rlim_t>(highest) + 2, .rlim_max = limit.rlim_max};
-        EXPECT_IN_CHILD(setrlimit(RLIMIT_NOFILE, &tight) == 0);
-        Endpoint peer;
-        synergy_accepted found = answer_doorbell(listener.fd(), fd, 0, peer);
-        setrlimit(RLIMIT_NOFILE, &limit);
-        filling.clear();
-        EXPECT_IN_CHILD(found == SYNERGY_NOTHING);
-        Accepted accepted = accept_from(listener);
-        EXPECT_IN_CHILD(accepted.found == SYNERGY_REPLACED);
-        EXPECT_IN_CHILD(::send(accepted.socket.fd(), "x", 1, MSG_NOSIGNAL) == 1);
-        char byte;
-        EXPECT_IN_CHILD(::recv(theirs.fd(), &byte, 1, 0) == 1);
-        return {};
-    });
-    CHECK(result == "");
-}
-
-TEST_CASE("handoff: an accept() that runs out of descriptors drops no client and loses nothing") {
-    auto result = harness::in_child([]() -> std::string {
-        Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
-        // One number is left to this thread, which accept() itself takes.
-        static const synergy_libc *ordinary = &libc();
-        static bool is_full = false;
-        static pid_t server = gettid();
-        synergy_libc failing = *ordinary;
-        failing.socket = [](int family, int type, int protocol) {
-            if (gettid() != server || !is_full)
-                return ordinary->socket(family, type, protocol);
-            errno = EMFILE;
-            return -1;
-        };
-        use_libc(&failing);
-        Engine engine;
-        auto [ours, theirs] = harness::tcp_pair();
-        engine.offer(punched(std::move(ours)), some_peer, listener);
-        EXPECT_IN_CHILD(harness::is_readable(listener.fd(), seconds(5)));
-        int fd = accept4(listener.fd(), nullptr, nullptr, 0);
-        EXPECT_IN_CHILD(fd >= 0);
-        Endpoint peer;
-        is_full = true;
-        synergy_accepted found = answer_doorbell(listener.fd(), fd, 0, peer);
-        is_full = false;
-        EXPECT_IN_CHILD(found == SYNERGY_NOTHING);
-        EXPECT_IN_CHILD(fcntl(fd, F_GETFD) < 0);   // closed
-        Accepted accepted = accept_from(listener); // it rings again
-        EXPECT_IN_CHILD(accepted.found == SYNERGY_REPLACED);
-        EXPECT_IN_CHILD(says_hello(theirs, accepted.socket));
-        return {};
-    });
-    CHECK(result == "");
 }
 
 namespace {
@@ -505,7 +453,7 @@ struct Two {
     Socket peer, client;
 };
 
-void accept_two(Engine &engine, const Socket &listener, Two &two) {
+void accept_two(Bench &bench, const Socket &listener, Two &two) {
     auto described = describe(listener.fd());
     REQUIRE(described);
     // A connection as a punch makes it: options that act on the SYN are the punch's own affair.
@@ -529,24 +477,24 @@ void accept_two(Engine &engine, const Socket &listener, Two &two) {
     Endpoint to = there.local();
     REQUIRE(::connect(ours.fd(), to.data(), to.length()) == 0);
     two.peer = Socket(::accept(there.fd(), nullptr, nullptr));
-    engine.offer(punched(std::move(ours)), some_peer, listener);
-    two.punched = accept_from(listener);
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    two.punched = accept_from(bench, listener);
     two.client = client_of(listener, at.with_port(listener.local().port()));
-    two.ordinary = accept_from(listener);
-    REQUIRE(two.punched.found == SYNERGY_REPLACED);
-    REQUIRE(two.ordinary.found == SYNERGY_ORDINARY);
+    two.ordinary = accept_from(bench, listener);
+    REQUIRE(two.punched.is_punched);
+    REQUIRE_FALSE(two.ordinary.is_punched);
 }
 
 } // namespace
 
 TEST_CASE("handoff: a punched connection has the options of one that was really accepted") {
-    Engine engine;
+    Bench bench;
     for (int family : {AF_INET, AF_INET6})
         for (bool is_chosen : {false, true}) {
             CAPTURE(family);
             CAPTURE(is_chosen);
             Socket listener = harness::bound_tcp(Endpoint::wildcard(family, 0));
-            // As the engine leaves every listener.
+            // As the shim leaves every listener.
             listener.set(SOL_SOCKET, SO_REUSEPORT, 1);
             listener.set(SOL_SOCKET, SO_REUSEADDR, 1);
             if (is_chosen) {
@@ -564,7 +512,7 @@ TEST_CASE("handoff: a punched connection has the options of one that was really 
             }
             REQUIRE(::listen(listener.fd(), 16) == 0);
             Two two;
-            accept_two(engine, listener, two);
+            accept_two(bench, listener, two);
             int punched_fd = two.punched.socket.fd(), ordinary_fd = two.ordinary.socket.fd();
             // Every option that there is, whether this test's author knew it or not.
             for (auto [level, most] :
@@ -585,7 +533,7 @@ TEST_CASE("handoff: a punched connection has the options of one that was really 
 
 // setting IP_TOS sets the priority as well, and comes after it.
 TEST_CASE("handoff: a punched connection has the priority of one that was really accepted") {
-    Engine engine;
+    Bench bench;
     Socket listener = harness::bound_tcp(Endpoint::wildcard(AF_INET, 0));
     listener.set(SOL_SOCKET, SO_REUSEPORT, 1);
     listener.set(SOL_SOCKET, SO_REUSEADDR, 1);
@@ -593,7 +541,7 @@ TEST_CASE("handoff: a punched connection has the priority of one that was really
     listener.set(SOL_SOCKET, SO_PRIORITY, 4);
     REQUIRE(::listen(listener.fd(), 16) == 0);
     Two two;
-    accept_two(engine, listener, two);
+    accept_two(bench, listener, two);
     CHECK(two.punched.socket.get(SOL_SOCKET, SO_PRIORITY, -1) ==
           two.ordinary.socket.get(SOL_SOCKET, SO_PRIORITY, -2));
 }

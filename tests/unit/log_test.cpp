@@ -4,7 +4,7 @@
 
 #include <doctest/doctest.h>
 
-#include <csignal>
+#include <algorithm>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
@@ -43,13 +43,18 @@ bool make_stderr(const std::string &path, int flags) {
     return done;
 }
 
+/// What the keeper has of its server's stderr.
+int path_of(int fd) {
+    return ::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_PATH | O_CLOEXEC);
+}
+
 } // namespace
 
 TEST_CASE("log: lines are appended to the file, which is not held open") {
     TemporaryFile file;
     std::ofstream(file.path) << "what was there\n";
     auto result = harness::in_child([&]() -> std::string {
-        log::configure(LogLevel::info, file.path);
+        log::configure({.level = LogLevel::info, .where = file.path});
         auto before = harness::open_descriptors();
         log::warn("one {}", 1);
         log::info("two");
@@ -74,7 +79,7 @@ TEST_CASE("log: every level lets through what is at least as grave") {
     for (auto [level, expected] : levels) {
         TemporaryFile file;
         auto result = harness::in_child([&, level = level]() -> std::string {
-            log::configure(level, file.path);
+            log::configure({.level = level, .where = file.path});
             log::debug("line");
             log::info("line");
             log::warn("line");
@@ -86,22 +91,25 @@ TEST_CASE("log: every level lets through what is at least as grave") {
     }
 }
 
-TEST_CASE("log: a file that can't be written is no reason to fail, and errno stays") {
-    auto result = harness::in_child([]() -> std::string {
-        log::configure(LogLevel::debug, "/nonexistent/directory/file");
+TEST_CASE("log: what can't be written to the file is for stderr, and errno stays") {
+    TemporaryFile file;
+    auto result = harness::in_child([&]() -> std::string {
+        EXPECT_IN_CHILD(make_stderr(file.path, O_WRONLY | O_APPEND));
+        log::configure({.where = "/nonexistent/directory/file"});
         errno = 1234;
-        log::error("lost");
+        log::error("not lost");
         EXPECT_IN_CHILD(errno == 1234);
         return {};
     });
     CHECK(result == "");
+    CHECK(file.content() == "synergy: error: not lost\n");
 }
 
 TEST_CASE("log: a line for stderr goes there, whole and with its level") {
     TemporaryFile file;
     auto result = harness::in_child([&]() -> std::string {
         EXPECT_IN_CHILD(make_stderr(file.path, O_WRONLY | O_APPEND));
-        log::configure(LogLevel::warn, "stderr");
+        log::configure({});
         auto before = harness::open_descriptors();
         log::error("one");
         EXPECT_IN_CHILD(harness::open_descriptors() == before);
@@ -111,96 +119,60 @@ TEST_CASE("log: a line for stderr goes there, whole and with its level") {
     CHECK(file.content() == "synergy: error: one\n");
 }
 
-TEST_CASE("log: a server that closes its stderr gets nothing into its next file") {
-    TemporaryFile first, second;
-    auto result = harness::in_child([&]() -> std::string {
-        EXPECT_IN_CHILD(make_stderr(first.path, O_WRONLY | O_APPEND));
-        log::configure(LogLevel::warn, "stderr");
-        ::close(STDERR_FILENO);
-        log::error("nobody hears this");
-        int data = ::open(second.path.c_str(), O_RDWR | O_CLOEXEC);
-        EXPECT_IN_CHILD(data == STDERR_FILENO);
-        log::error("nor this");
-        // The same from a thread with a table of its own, as the engine's.
-        std::thread([] {
-            if (unshare(CLONE_FILES) != 0)
-                return;
-            log::this_thread_has_its_own_table(false);
-            log::error("nor this");
-        }).join();
-        return {};
-    });
-    CHECK(result == "");
-    CHECK(first.content() == "");
-    CHECK(second.content() == "");
-}
-
-// A file that is open for appending is not a stderr that was opened anew where there was none.
-TEST_CASE("log: nor does a server that was started without a stderr") {
-    TemporaryFile file;
-    auto result = harness::in_child([&]() -> std::string {
-        ::close(STDERR_FILENO);
-        log::configure(LogLevel::warn, "stderr");
-        // A log or a journal of the server's own.
-        int data = ::open(file.path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-        EXPECT_IN_CHILD(data == STDERR_FILENO);
-        log::error("nobody hears this");
-        return {};
-    });
-    CHECK(result == "");
-    CHECK(file.content() == "");
-}
-
-TEST_CASE("log: a socket that took the place of stderr gets nothing") {
+TEST_CASE("log: a terminal or pipe is known by what stands for it, and opened for a line") {
     auto result = harness::in_child([]() -> std::string {
         int ends[2];
-        EXPECT_IN_CHILD(make_stderr("/dev/null", O_WRONLY));
-        log::configure(LogLevel::warn, "stderr");
-        EXPECT_IN_CHILD(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-        EXPECT_IN_CHILD(dup2(ends[0], STDERR_FILENO) == STDERR_FILENO);
-        log::error("not for a client");
+        EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
+        const int path = path_of(ends[1]);
+        ::close(ends[1]);
+        log::configure({.stderr_path = path});
+        auto before = harness::open_descriptors();
+        log::error("one");
+        EXPECT_IN_CHILD(harness::open_descriptors() == before);
+        char text[64] = {};
+        EXPECT_IN_CHILD(::read(ends[0], text, sizeof text) > 0);
+        EXPECT_IN_CHILD(text == std::string("synergy: error: one\n"));
+        // Nobody holds it: its reader sees the end.
+        EXPECT_IN_CHILD(::read(ends[0], text, sizeof text) == 0);
+        // Nobody reads it: nobody waits.
+        ::close(ends[0]);
+        log::error("two");
+        // The server has none.
+        ::close(path);
+        log::error("three");
+        return {};
+    });
+    CHECK(result == "");
+}
+
+TEST_CASE("log: a socket as stderr can't be opened, and gets nothing") {
+    auto result = harness::in_child([]() -> std::string {
+        int ends[2];
+        EXPECT_IN_CHILD(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        log::configure({.stderr_path = path_of(ends[0])});
+        log::error("for the system's log");
         EXPECT_IN_CHILD(!harness::is_readable(ends[1], std::chrono::milliseconds(50)));
         return {};
     });
     CHECK(result == "");
 }
 
-TEST_CASE("log: a thread with a table of its own writes to the process's stderr") {
-    TemporaryFile file;
-    auto result = harness::in_child([&]() -> std::string {
-        EXPECT_IN_CHILD(make_stderr(file.path, O_WRONLY | O_APPEND));
-        log::configure(LogLevel::warn, "stderr");
-        std::thread([] {
-            if (unshare(CLONE_FILES) != 0)
-                return;
-            log::this_thread_has_its_own_table(false);
-            int other = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-            dup2(other, STDERR_FILENO);
-            log::error("from the thread");
-        }).join();
-        return {};
-    });
-    CHECK(result == "");
-    CHECK(file.content() == "synergy: error: from the thread\n");
-}
-
 TEST_CASE("log: a full pipe as stderr loses the line and blocks nobody") {
     auto result = harness::in_child([]() -> std::string {
         int ends[2];
         EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
-        EXPECT_IN_CHILD(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
-        log::configure(LogLevel::warn, "stderr");
-        int flags = fcntl(STDERR_FILENO, F_GETFL);
-        fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK);
+        int flags = fcntl(ends[1], F_GETFL);
+        fcntl(ends[1], F_SETFL, flags | O_NONBLOCK);
         char block[4096] = {};
-        while (::write(STDERR_FILENO, block, sizeof block) > 0)
+        while (::write(ends[1], block, sizeof block) > 0)
             ;
-        fcntl(STDERR_FILENO, F_SETFL, flags);
+        fcntl(ends[1], F_SETFL, flags);
+        log::configure({.stderr_path = path_of(ends[1])});
         alarm(10);
         for (int i = 0; i < 100; i++)
             log::error("nobody reads");
         alarm(0);
-        EXPECT_IN_CHILD(fcntl(STDERR_FILENO, F_GETFL) == flags); // it is the server's too
+        EXPECT_IN_CHILD(fcntl(ends[1], F_GETFL) == flags); // it is the server's
         return {};
     });
     CHECK(result == "");
@@ -212,7 +184,7 @@ TEST_CASE("log: a line longer than a pipe's room blocks nobody either") {
         int ends[2];
         EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
         EXPECT_IN_CHILD(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
-        log::configure(LogLevel::warn, "stderr");
+        log::configure({});
         alarm(3);
         std::string peers(100000, 'x'); // as a setting with a mistake in it may be
         log::error("{}", peers);
@@ -222,40 +194,21 @@ TEST_CASE("log: a line longer than a pipe's room blocks nobody either") {
     CHECK(result == "");
 }
 
-TEST_CASE("log: a pipe that nobody reads any more ends nothing, and no signal is left pending") {
-    auto result = harness::in_child([]() -> std::string {
-        signal(SIGPIPE, SIG_DFL);
-        int ends[2];
-        EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
-        EXPECT_IN_CHILD(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
-        log::configure(LogLevel::warn, "stderr");
-        ::close(ends[0]);
-        sigset_t before, after, pending;
-        pthread_sigmask(SIG_SETMASK, nullptr, &before);
-        log::error("nobody is there");
-        pthread_sigmask(SIG_SETMASK, nullptr, &after);
-        for (int signal = 1; signal < 32; signal++)
-            EXPECT_IN_CHILD(sigismember(&before, signal) == sigismember(&after, signal));
-        sigpending(&pending);
-        EXPECT_IN_CHILD(sigismember(&pending, SIGPIPE) == 0);
-        // One of the server's own, held back by it, stays.
-        sigset_t pipe_signal;
-        sigemptyset(&pipe_signal);
-        sigaddset(&pipe_signal, SIGPIPE);
-        pthread_sigmask(SIG_BLOCK, &pipe_signal, nullptr);
-        raise(SIGPIPE);
-        log::error("nobody is there");
-        sigpending(&pending);
-        EXPECT_IN_CHILD(sigismember(&pending, SIGPIPE) == 1);
+TEST_CASE("log: a line is for a server, and says for which") {
+    TemporaryFile file;
+    auto result = harness::in_child([&]() -> std::string {
+        log::configure({.where = file.path, .server = 4711});
+        log::error("one");
         return {};
     });
     CHECK(result == "");
+    CHECK(file.content().find("[4711] error: one\n") != std::string::npos);
 }
 
 TEST_CASE("log: threads write whole lines") {
     TemporaryFile file;
     auto result = harness::in_child([&]() -> std::string {
-        log::configure(LogLevel::warn, file.path);
+        log::configure({.where = file.path});
         std::vector<std::thread> threads;
         for (int i = 0; i < 4; i++)
             threads.emplace_back([] {

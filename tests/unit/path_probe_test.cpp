@@ -4,7 +4,12 @@
 #include "tools/path_json.h"
 
 #include <doctest/doctest.h>
+
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <memory>
 
@@ -32,22 +37,6 @@ Path measure(const Endpoint &peer, const Endpoint &source = {}) {
     CHECK(harness::open_descriptors() == before);
     return path;
 }
-
-/// libc's functions, some of them failing, for as long as the value lives.
-class Failing {
-  public:
-    explicit Failing(void (*change)(synergy_libc &)) : table_(libc()), before_(libc()) {
-        change(table_);
-        use_libc(&table_);
-    }
-    ~Failing() { use_libc(&before_); }
-    Failing(const Failing &) = delete;
-    Failing &operator=(const Failing &) = delete;
-
-  private:
-    synergy_libc table_;
-    const synergy_libc &before_;
-};
 
 } // namespace
 
@@ -124,32 +113,38 @@ TEST_CASE("an address that is not of this host") {
 }
 
 TEST_CASE("without descriptors everything is silent, and still over in time") {
-    const Failing none([](synergy_libc &table) {
-        table.socket = [](int, int, int) {
-            errno = EMFILE;
-            return -1;
-        };
-    });
-    const Path path = measure(Endpoint::loopback(AF_INET6, 1));
-    CHECK(path.error == 0);
-    CHECK(path.hops.empty());
-    CHECK(path.end() == nullptr);
+    CHECK(harness::in_child([]() -> std::string {
+              Scheduler scheduler;
+              bool is_done = false;
+              Path path;
+              const rlimit none{.rlim_cur = 0, .rlim_max = 0};
+              EXPECT_IN_CHILD(setrlimit(RLIMIT_NOFILE, &none) == 0);
+              const PathProbe probe(scheduler, Endpoint::loopback(AF_INET6, 1), Endpoint(),
+                                    [&](const Path &measured) {
+                                        is_done = true;
+                                        path = measured;
+                                    });
+              EXPECT_IN_CHILD(harness::run_until(
+                  scheduler, [&] { return is_done; }, std::chrono::seconds(3)));
+              EXPECT_IN_CHILD(path.error == 0);
+              EXPECT_IN_CHILD(path.hops.empty());
+              EXPECT_IN_CHILD(path.end() == nullptr);
+              return "";
+          }) == "");
 }
 
-TEST_CASE("where UDP is not let out, TCP finds the end") {
-    const Failing udp([](synergy_libc &table) {
-        table.sendmsg = [](int fd, const msghdr *message, int flags) {
-            if (message->msg_namelen != 0)
-                return ::sendmsg(fd, message, flags);
-            errno = EPERM; // a rule of this host's own firewall
-            return ssize_t{-1};
-        };
-    });
-    const Path path = measure(Endpoint::loopback(AF_INET6, 1));
-    REQUIRE(path.hops.size() == 1);
-    CHECK(path.hops[0].by == Transport::tcp);
-    CHECK(
-        (path.hops[0].answer == HopAnswer::refused || path.hops[0].answer == HopAnswer::accepted));
+TEST_CASE("where UDP is not let out, TCP finds the end" * doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(unshare(CLONE_NEWNET) == 0);
+              EXPECT_IN_CHILD(
+                  std::system("ip link set lo up && ip6tables -A OUTPUT -p udp -j DROP") == 0);
+              const Path path = measure(Endpoint::loopback(AF_INET6, 1));
+              EXPECT_IN_CHILD(path.hops.size() == 1);
+              EXPECT_IN_CHILD(path.hops[0].by == Transport::tcp);
+              EXPECT_IN_CHILD(path.hops[0].answer == HopAnswer::refused ||
+                              path.hops[0].answer == HopAnswer::accepted);
+              return "";
+          }) == "");
 }
 
 TEST_CASE("the JSON document") {

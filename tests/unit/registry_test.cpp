@@ -2,6 +2,7 @@
 
 #include "harness.h"
 #include "server/server_socket.h"
+#include "server/socket_diag.h"
 
 #include <doctest/doctest.h>
 
@@ -71,10 +72,28 @@ std::size_t punching() {
 
 /// A registry whose punches go to such a peer, and the host of the whole thing.
 struct Bench {
+    explicit Bench(Settings from = {}) : settings(std::move(from)) {}
+
     Scheduler scheduler;
-    Handoff handoff{scheduler, Family::get(), 0};
+    std::unique_ptr<synergy_page> page = std::make_unique<synergy_page>();
+    Handoff handoff{scheduler, *page};
+    Traffic traffic{*page};
+    SocketDiag socket_diag;
     Settings settings;
-    Registry registry{scheduler, settings, handoff, {}};
+    std::vector<std::uint64_t> dropped;
+    unsigned changes = 0;
+    Registry registry{scheduler,
+                      settings,
+                      "",
+                      handoff,
+                      traffic,
+                      {.lives =
+                           [this](ServerSocket &socket) {
+                               return socket_diag.life(socket.transport, socket.local,
+                                                       socket.cookie) == SocketDiag::Life::lives;
+                           },
+                       .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
+                       .settings_changed = [this] { changes++; }}};
     DeafPeer deaf_peer;
 
     [[nodiscard]] Endpoint peer() const { return deaf_peer.address(); }
@@ -139,11 +158,20 @@ TEST_CASE("registry: one punching socket a peer, and close() ends it at once") {
     // The same again: nothing new.
     CHECK(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
-    bench.registry.close(listener.fd() + 1000);
+    // It is said to be closed, and is not: another descriptor is there.
+    bench.registry.closed(socket->cookie);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
-    bench.registry.close(listener.fd());
+    bench.registry.closed(socket->cookie + 1);
+    CHECK(harness::open_descriptors().size() == before.size() + 1);
+    listener.reset();
+    CHECK(bench.registry.has(socket->cookie));
+    bench.registry.closed(socket->cookie);
+    CHECK_FALSE(bench.registry.has(socket->cookie));
+    CHECK(bench.registry.is_empty());
+    CHECK(bench.dropped == std::vector{socket->cookie});
+    before.erase(socket->fd);
     CHECK(harness::open_descriptors() == before);
-    bench.registry.close(listener.fd());
+    bench.registry.closed(socket->cookie);
 }
 
 TEST_CASE("registry: holes stay as long as any descriptor of the socket's does") {
@@ -155,8 +183,8 @@ TEST_CASE("registry: holes stay as long as any descriptor of the socket's does")
     REQUIRE(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
     {
         Socket copy(dup(listener.fd()));
-        bench.registry.close(listener.fd());
         listener.reset();
+        bench.registry.closed(socket->cookie);
         CHECK_FALSE(bench.registry.give_way());
         CHECK(harness::open_descriptors().size() == before.size() + 1);
     }
@@ -214,11 +242,12 @@ TEST_CASE("registry: holes come and go with the config file") {
     const Settings settings = load_settings([&](const char *name) {
         return std::strcmp(name, "SYNERGY_CONFIG") == 0 ? file.c_str() : nullptr;
     });
-    Bench bench;
-    Registry registry{bench.scheduler, settings, bench.handoff, {}};
+    Bench bench(settings);
+    Registry &registry = bench.registry;
     Socket listener = reusable_listener();
     auto socket = describe(listener.fd());
     REQUIRE(socket);
+    registry.follow_settings();
     // Nobody is to come in yet.
     CHECK(registry.open_all(*socket, Socket()) == 0);
     harness::run_until(
@@ -244,9 +273,35 @@ TEST_CASE("registry: holes come and go with the config file") {
     CHECK(punching() == 2);
     std::filesystem::remove(directory.path("peers.d/other.toml"));
     CHECK(come_to(1));
-    // Nothing is watched any more when there is nothing to punch for.
-    const auto before = harness::open_descriptors().size();
-    registry.close(listener.fd());
+    CHECK(bench.changes > 0);
+    const std::uint64_t cookie = socket->cookie;
+    listener.reset();
+    registry.closed(cookie);
     CHECK(punching() == 0);
-    CHECK(harness::open_descriptors().size() + 2 <= before);
+    // What is said while there is no socket counts for the next.
+    const unsigned changes = bench.changes;
+    directory.write("synergy.toml", peer);
+    CHECK(harness::run_until(
+        bench.scheduler, [&] { return bench.changes > changes; }, milliseconds(1000)));
+    Socket next = reusable_listener();
+    CHECK(registry.open_all(*describe(next.fd()), Socket()) == 0);
+    CHECK(punching() == 1);
+}
+
+TEST_CASE("registry: a peer that is named before listen() is punched at listen()") {
+    Bench bench;
+    Socket listener = reusable_listener();
+    auto socket = describe(listener.fd());
+    REQUIRE(socket);
+    CHECK(bench.registry.open_all(*socket, Socket()) == ENOENT);
+    CHECK(bench.registry.expect(socket->cookie, {bench.peer(), 3}) == 0);
+    CHECK(bench.registry.expect(socket->cookie, {bench.peer(), 3}) == 0);
+    CHECK(bench.registry.open_all(*socket, Socket()) == 0);
+    CHECK(punching() == 1);
+    // Or it never listens.
+    Bench other;
+    CHECK(other.registry.expect(socket->cookie, {other.peer(), 3}) == 0);
+    other.registry.closed(socket->cookie);
+    CHECK(other.registry.open_all(*socket, Socket()) == ENOENT);
+    CHECK(punching() == 1);
 }

@@ -1,13 +1,13 @@
 #include "server/server_socket.h"
 
 #include "harness.h"
-#include "server/server_descriptors.h"
 
 #include <doctest/doctest.h>
 
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 using namespace synergy;
@@ -38,17 +38,36 @@ TEST_CASE("server socket: TCP and UDP, IPv4 and IPv6, with the address they are 
             auto described = describe(socket.fd());
             REQUIRE(described);
             CHECK(described->fd == socket.fd());
-            CHECK(described->inode == socket_inode(socket.fd()));
+            struct stat status {};
+            REQUIRE(fstat(socket.fd(), &status) == 0);
+            CHECK(described->inode == status.st_ino);
+            CHECK(described->owner == geteuid());
+            CHECK(described->cookie != 0);
+            CHECK(described->cookie == cookie_of(socket.fd()));
+            CHECK_FALSE(described->listens);
             CHECK(described->transport == (type == SOCK_STREAM ? Transport::tcp : Transport::udp));
             CHECK(described->local == socket.local());
             CHECK(described->local.port() != 0);
             CHECK(described->local.is_loopback());
             CHECK(described->connected.empty());
-            CHECK_FALSE(described->defer_accept);
             CHECK(described->receive_buffer == 0);
             CHECK(described->send_buffer == 0);
             CHECK(described->max_segment == 0);
         }
+}
+
+TEST_CASE("server socket: each has a cookie, whatever descriptor it is behind") {
+    Socket one = make(AF_INET, SOCK_STREAM), two = make(AF_INET, SOCK_STREAM);
+    Socket same(dup(one.fd()));
+    CHECK(cookie_of(one.fd()) != cookie_of(two.fd()));
+    CHECK(cookie_of(one.fd()) == cookie_of(same.fd()));
+    CHECK(cookie_of(-1) == 0);
+    CHECK(network_of(one.fd()) == network_of(two.fd()));
+}
+
+TEST_CASE("server socket: one that listens") {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    CHECK(describe(listener.fd())->listens);
 }
 
 TEST_CASE("server socket: an unbound one has port 0") {
@@ -81,13 +100,11 @@ TEST_CASE("server socket: what the server has chosen for its buffers and segment
     REQUIRE(socket.set(SOL_SOCKET, SO_RCVBUF, 30000));
     REQUIRE(socket.set(SOL_SOCKET, SO_SNDBUF, 20000));
     REQUIRE(socket.set(IPPROTO_TCP, TCP_MAXSEG, 1000));
-    REQUIRE(socket.set(IPPROTO_TCP, TCP_DEFER_ACCEPT, 5));
     auto described = describe(socket.fd());
     REQUIRE(described);
     CHECK(described->receive_buffer == 30000);
     CHECK(described->send_buffer == 20000);
     CHECK(described->max_segment == 1000);
-    CHECK(described->defer_accept);
 }
 
 TEST_CASE("server socket: what is none of ours says why") {

@@ -43,6 +43,17 @@ std::string targets(const Settings &settings, Transport transport, std::uint16_t
     return all;
 }
 
+/// "4444 5000-5010"
+std::string concerned(const Settings &settings, Transport transport) {
+    std::string all;
+    for (const PortRange &range : settings.concerned_ports(transport)) {
+        all += (all.empty() ? "" : " ") + std::to_string(range.first);
+        if (range.last != range.first)
+            all += "-" + std::to_string(range.last);
+    }
+    return all;
+}
+
 std::vector<Peer> peers(std::string_view text, std::string &problems) {
     std::vector<Problem> found;
     std::vector<Peer> result = parse_peers(text, "P", found);
@@ -102,7 +113,8 @@ TEST_CASE("bounds of the automatic hop limit") {
 TEST_CASE("without settings there is nothing to do") {
     const Settings settings = load({});
     CHECK_FALSE(settings.has_peers());
-    CHECK_FALSE(settings.applies_to(4444));
+    CHECK(concerned(settings, Transport::tcp) == "");
+    CHECK_FALSE(settings.has_peers_on_any_port(Transport::udp));
     CHECK(settings.problems.empty());
     CHECK(settings.targets_for(Transport::tcp, 4444).empty());
     CHECK(settings.refresh == std::chrono::seconds(20));
@@ -223,7 +235,7 @@ TEST_CASE("the targets of a host name are the addresses that are known of it") {
     CHECK(settings.hosts() == std::set<std::string>{"laptop.example"});
     CHECK(settings.may_gain(Transport::tcp, 4444));
     CHECK_FALSE(settings.may_gain(Transport::tcp, 4445));
-    CHECK(settings.applies_to(4444));
+    CHECK(concerned(settings, Transport::tcp) == "4444");
     CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.9:7/4");
     settings.addresses["laptop.example"] = {v4_address("192.0.2.1"), v4_address("192.0.2.9")};
     CHECK(targets(settings, Transport::tcp, 4444) ==
@@ -301,13 +313,42 @@ TEST_CASE("everything from the environment") {
         CHECK(targets(settings, Transport::sctp, port) == "[2001:db8::5]:5555/254");
     for (const std::uint16_t port : std::initializer_list<std::uint16_t>{0, 4443, 4445, 4999, 5011})
         CHECK(targets(settings, Transport::tcp, port) == "");
-    CHECK(settings.applies_to(5005));
-    CHECK_FALSE(settings.applies_to(81));
+    CHECK(concerned(settings, Transport::tcp) == "4444 5000-5010");
+    CHECK_FALSE(settings.has_peers_on_any_port(Transport::udp));
     CHECK(settings.local_for(AF_INET6).text() == "[2001:db8::11]:0");
     CHECK(settings.local_for(AF_INET).text() == "192.0.2.11:0");
     CHECK(settings.refresh == std::chrono::seconds(3600));
     CHECK(settings.log == LogLevel::debug);
     CHECK(settings.log_file == "syslog");
+}
+
+TEST_CASE("which ports are concerned, told by rules and not by trying each") {
+    const auto of_file = [](const std::string &content, Transport transport) {
+        return concerned(load_file(content, {{"SYNERGY_PEERS", good_peer}}), transport);
+    };
+    CHECK(concerned(load({{"SYNERGY_PEERS", good_peer}}), Transport::udp) == "1-65535");
+    CHECK(load({{"SYNERGY_PEERS", good_peer}}).has_peers_on_any_port(Transport::udp));
+    CHECK(concerned(load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_PORTS", "1 65535 80-90 85-99"}}),
+                    Transport::sctp) == "1 80-99 65535");
+    const std::string sections = "[[listen]]\nport = '80-90'\nprotocol = 'tcp'\n"
+                                 "[[listen]]\nport = 85\nprotocol = 'udp'\n";
+    CHECK(of_file(sections, Transport::tcp) == "80-90");
+    CHECK(of_file(sections, Transport::udp) == "85");
+    CHECK(of_file(sections, Transport::sctp) == "");
+    // The first rule that matches a port counts, and may have no peers.
+    CHECK(concerned(load_file("[[listen]]\nport = 85\npeers = []\n"
+                              "[[listen]]\nport = '80-90'\npeers = ['192.0.2.1:1']\n",
+                              {{"SYNERGY_PORTS", ""}}),
+                    Transport::tcp) == "80-90"); // the file may change
+    // Nothing can be relied upon.
+    CHECK(concerned(load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_HOPS", "x"}}), Transport::tcp) ==
+          "");
+}
+
+TEST_CASE("a log file is the same wherever the keeper goes") {
+    CHECK(load({{"SYNERGY_LOG_FILE", "a/b.log"}}).log_file ==
+          std::filesystem::current_path() / "a/b.log");
+    CHECK(load({{"SYNERGY_LOG_FILE", "/a/b.log"}}).log_file == "/a/b.log");
 }
 
 TEST_CASE("a variable that is empty is not set") {
@@ -601,7 +642,7 @@ TEST_CASE("what toml++ 3.3 takes for impossible") {
         CHECK(key.problems[0].place.starts_with("FILE:1:"));
         const Settings text = load_file(std::string("log_file = \"\"\"\\\n") + letter + "\"\"\"\n");
         CHECK(lines(text.problems) == "");
-        CHECK(text.log_file == letter);
+        CHECK(text.log_file == std::filesystem::current_path() / letter);
     }
     for (const char *line : {"[[[listen]]]", "[[=", "[[ ]]", "[[[["}) {
         for (const char *rest : {"", "\n", "\nport = 4444\n[[listen]]\n"}) {
@@ -826,7 +867,7 @@ TEST_CASE("peers.d: ports and protocols") {
     CHECK(targets(edited.settings, Transport::udp, 82) == "");
     // Whatever the ports are, a later edit may name them.
     CHECK(edited.settings.may_gain(Transport::sctp, 9));
-    CHECK(edited.settings.applies_to(9));
+    CHECK(concerned(edited.settings, Transport::sctp) == "1-65535");
 }
 
 TEST_CASE("peers.d: a file with a mistake is none, and doesn't keep the others out") {

@@ -1,6 +1,5 @@
 #include "base/timer_wheel.h"
 
-#include "base/libc_calls.h"
 #include "harness.h"
 
 #include <doctest/doctest.h>

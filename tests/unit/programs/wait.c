@@ -1,6 +1,15 @@
 /* Listens (or binds for datagrams), says its port, and serves until its standard input ends: every
- * connection is told its peer's address as the server sees it. wait tcp|udp [main-thread-exits] */
+ * connection is told its peer's address as the server sees it. wait tcp|udp [WAY], where WAY is
+ * what happens to the process before it serves. */
 #include "program.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 
 static void *serve(void *arg) {
     int listener = *(int *)arg;
@@ -29,24 +38,110 @@ static void *end_with_input(void *unused) {
     _exit(0);
 }
 
+static int open_server(const char *transport) {
+    int fd = socket(AF_INET, strcmp(transport, "udp") == 0 ? SOCK_DGRAM : SOCK_STREAM, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET};
+    NEED(bind(fd, (struct sockaddr *)&at, sizeof at) == 0);
+    if (strcmp(transport, "tcp") == 0)
+        NEED(listen(fd, 16) == 0);
+    return fd;
+}
+
+/* From here on in a child, the parent ends. */
+static void go_on_as_child(pid_t child) {
+    NEED(child >= 0);
+    if (child > 0)
+        _exit(0);
+}
+
+/* What this program does not do itself from now on ends it, in whatever thread. */
+static void forbid_all_but_the_loop(void) {
+    static const int forbidden[] = {
+        SYS_socket,         SYS_connect,     SYS_bind,       SYS_listen,     SYS_sendto,
+        SYS_sendmsg,        SYS_recvfrom,    SYS_recvmsg,    SYS_getsockopt, SYS_setsockopt,
+        SYS_getsockname,    SYS_getpeername, SYS_openat,     SYS_readlink,   SYS_execve,
+        SYS_fcntl,          SYS_ioctl,       SYS_dup3,       SYS_getpid,     SYS_epoll_wait,
+        SYS_timerfd_create, SYS_ppoll,       SYS_getdents64, SYS_pidfd_open,
+    };
+    enum { COUNT = sizeof forbidden / sizeof *forbidden };
+    struct sock_filter rules[2 * COUNT + 2] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+    for (int i = 0; i < COUNT; i++) {
+        rules[1 + 2 * i] =
+            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)forbidden[i], 0, 1);
+        rules[2 + 2 * i] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    }
+    rules[2 * COUNT + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog filter = {sizeof rules / sizeof *rules, rules};
+    NEED(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    NEED(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0);
+}
+
+/* A child by a way that no library sees. */
+static pid_t fork_unseen(void) {
+    return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
+
+/* What happens on the way from listen() to accept(). */
+static void go(const char *way, const char *program, const char *transport, int *fd) {
+    char number[16];
+    snprintf(number, sizeof number, "%d", *fd);
+    if (strcmp(way, "fork") == 0) {
+        go_on_as_child(fork());
+    } else if (strcmp(way, "unseen-fork") == 0) {
+        go_on_as_child(fork_unseen());
+    } else if (strcmp(way, "daemon") == 0) {
+        NEED(daemon(0, 1) == 0);
+    } else if (strcmp(way, "exec") == 0) {
+        execl(program, program, transport, "inherited", number, NULL);
+    } else if (strcmp(way, "fork-exec") == 0) {
+        go_on_as_child(fork());
+        execl(program, program, transport, "inherited", number, NULL);
+    } else if (strcmp(way, "far-exec") == 0) {
+        snprintf(number, sizeof number, "%d", fcntl(*fd, F_DUPFD, 200));
+        execl(program, program, transport, "inherited", number, NULL);
+    } else if (strcmp(way, "chroot") == 0) {
+        NEED(chroot("/sys") == 0 && chdir("/") == 0);
+    } else if (strcmp(way, "nobody") == 0) {
+        NEED(setgid(65534) == 0 && setuid(65534) == 0);
+    } else if (strcmp(way, "user-namespace") == 0) {
+        NEED(unshare(CLONE_NEWUSER) == 0);
+    } else if (strcmp(way, "filter") == 0) {
+        forbid_all_but_the_loop();
+    } else if (strcmp(way, "far") == 0) {
+        /* As far as a process may without more rights: among the last that it can have. */
+        struct rlimit limit;
+        NEED(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+        limit.rlim_cur = limit.rlim_max;
+        NEED(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        int far = fcntl(*fd, F_DUPFD, (int)limit.rlim_max - 3);
+        NEED(far >= 1000 && close(*fd) == 0);
+        *fd = far;
+    }
+}
+
 int main(int count, char **words) {
     NEED(count >= 2);
     static int fd;
-    fd = socket(AF_INET, strcmp(words[1], "udp") == 0 ? SOCK_DGRAM : SOCK_STREAM, 0);
+    const char *transport = words[1], *way = count > 2 ? words[2] : "";
+    int is_inherited = strcmp(way, "inherited") == 0;
+    fd = is_inherited ? atoi(words[3]) : open_server(transport);
     struct sockaddr_in at = {.sin_family = AF_INET};
     socklen_t length = sizeof at;
-    NEED(bind(fd, (struct sockaddr *)&at, sizeof at) == 0);
     NEED(getsockname(fd, (struct sockaddr *)&at, &length) == 0);
-    if (strcmp(words[1], "tcp") == 0)
-        NEED(listen(fd, 16) == 0);
+    go(way, words[0], transport, &fd);
     printf("%d\n", ntohs(at.sin_port));
     fflush(stdout);
     pthread_t thread;
     NEED(pthread_create(&thread, NULL, end_with_input, NULL) == 0);
-    if (strcmp(words[1], "tcp") == 0)
+    if (strcmp(transport, "tcp") == 0)
         NEED(pthread_create(&thread, NULL, serve, &fd) == 0);
-    if (count > 2)
+    if (strcmp(way, "main-thread-exits") == 0)
         pthread_exit(NULL);
+    if (strcmp(way, "no-processes") == 0) {
+        struct rlimit none = {0};
+        NEED(setrlimit(RLIMIT_NPROC, &none) == 0 && setgid(65534) == 0 && setuid(65534) == 0);
+    }
     pthread_join(thread, NULL);
     return 0;
 }

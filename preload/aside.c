@@ -1,0 +1,93 @@
+#include "aside.h"
+
+#include "settings_look.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+struct aside aside_begin(void) {
+    struct aside aside = {.error = errno};
+    struct signals all;
+    memset(&all, 0xff, sizeof all);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &aside.blocked, sizeof all);
+    return aside;
+}
+
+void aside_end(const struct aside *aside) {
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &aside->blocked, NULL, sizeof aside->blocked);
+    errno = aside->error;
+}
+
+/* Terminals, pipes, files, and what the journal gives: no connection of a client's, which inetd
+ * puts there. */
+static int may_write_to(int fd) {
+    struct stat status;
+    if (fstat(fd, &status) != 0)
+        return 0;
+    if (S_ISSOCK(status.st_mode)) {
+        int domain = 0;
+        socklen_t length = sizeof domain;
+        if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
+            return 0;
+    }
+    struct pollfd ready = {.fd = fd, .events = POLLOUT};
+    struct timespec now = {0};
+    return syscall(SYS_ppoll, &ready, 1, &now, NULL, 0) == 1 && (ready.revents & POLLOUT);
+}
+
+void say(const char *const pieces[]) {
+    char line[512];
+    size_t length = 0;
+    for (; *pieces; pieces++) {
+        size_t size = strnlen(*pieces, sizeof line - 1 - length);
+        memcpy(line + length, *pieces, size);
+        length += size;
+    }
+    line[length++] = '\n';
+    if (settings_want_silence() || !may_write_to(STDERR_FILENO))
+        return;
+    struct signals broken_pipe = {{0}}, pending = {{0}};
+    broken_pipe.words[(SIGPIPE - 1) / 8 / sizeof(unsigned long)] = 1UL << (SIGPIPE - 1);
+    syscall(SYS_rt_sigpending, &pending, sizeof pending);
+    errno = 0;
+    if (syscall(SYS_write, STDERR_FILENO, line, length) < 0 && errno == EPIPE &&
+        !(pending.words[0] & broken_pipe.words[0])) {
+        /* The signal is blocked now, and would end the server afterwards. */
+        struct timespec now = {0};
+        syscall(SYS_rt_sigtimedwait, &broken_pipe, NULL, &now, sizeof broken_pipe);
+    }
+}
+
+/* The aligned word that this is in, which no page's end divides. */
+static int is_word_readable(const char *at) {
+    /* A call that changes nothing, since there is no such way to change the mask: the set is read
+     * before that is found. */
+    enum { NO_WAY = -1 };
+    const char *set = at - (uintptr_t)at % sizeof(struct signals);
+    /* (No set at all would be good, too.) */
+    return (uintptr_t)at >= sizeof(struct signals) &&
+           (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof(struct signals)) == 0 ||
+            errno != EFAULT);
+}
+
+size_t readable_bytes(const void *address, size_t size) {
+    const char *first = address, *last = first + size - 1;
+    size_t in_page = LEAST_PAGE - (uintptr_t)first % LEAST_PAGE;
+    if (!is_word_readable(first))
+        return 0;
+    return size <= in_page || is_word_readable(last) ? size : in_page;
+}
+
+/* (strerror() allocates, and a libc may not have this one.) */
+#pragma weak strerrordesc_np
+
+const char *error_text(int error) {
+    const char *text = strerrordesc_np ? strerrordesc_np(error) : NULL;
+    return text ? text : "unknown error";
+}

@@ -1,0 +1,74 @@
+/*
+ * What is known of the server's descriptors, by number, so that a call on an ordinary one costs one
+ * load. A number that changes hands unseen keeps a stale entry, which costs a question to the
+ * keeper or leaves a socket to its next bind(), never more: what is ours is known by the socket's
+ * cookie (SO_COOKIE), which no other socket ever has.
+ */
+#pragma once
+
+#include "wire.h"
+
+#include <stddef.h>
+
+/* As many as a process can have (sysctl fs.nr_open) unless somebody raises that: the first few
+ * stand here, the others in pieces of one page, each made when it is needed. */
+enum { DESCRIPTORS = 1 << 20, PIECE = 512, PIECES = DESCRIPTORS / PIECE };
+
+struct descriptor {
+    enum synergy_mark mark;
+    unsigned keeper; /* whose: its number in keeper_client.h */
+    uint64_t cookie;
+};
+
+/* An entry in one word: mark, keeper, and a cookie that fits. */
+enum { MARK_BITS = 2, KEEPER_BITS = 3, COOKIE_SHIFT = MARK_BITS + KEEPER_BITS };
+
+extern uint64_t first_descriptors[PIECE];
+extern uint64_t *descriptor_pieces[PIECES];
+
+/* NULL: nothing is noted of it. */
+static inline uint64_t *descriptor_entry(int fd) {
+    if ((unsigned)fd < PIECE)
+        return &first_descriptors[fd];
+    if ((unsigned)fd >= DESCRIPTORS)
+        return NULL;
+    uint64_t *piece = __atomic_load_n(&descriptor_pieces[fd / PIECE], __ATOMIC_ACQUIRE);
+    return piece ? &piece[fd % PIECE] : NULL;
+}
+
+static inline uint64_t descriptor_word(int fd) {
+    const uint64_t *entry = descriptor_entry(fd);
+    return entry    ? __atomic_load_n(entry, __ATOMIC_RELAXED)
+           : fd < 0 ? (uint64_t)SYNERGY_UNTOUCHED
+                    : (uint64_t)SYNERGY_UNKNOWN;
+}
+
+static inline enum synergy_mark mark_of(int fd) {
+    return (enum synergy_mark)(descriptor_word(fd) & ((1U << MARK_BITS) - 1));
+}
+
+static inline int is_ours(enum synergy_mark mark) {
+    return mark >= SYNERGY_LISTENER;
+}
+
+static inline struct descriptor unpacked_descriptor(uint64_t word) {
+    struct descriptor descriptor = {
+        .mark = (enum synergy_mark)(word & ((1U << MARK_BITS) - 1)),
+        .keeper = (unsigned)(word >> MARK_BITS) & ((1U << KEEPER_BITS) - 1),
+        .cookie = word >> COOKIE_SHIFT,
+    };
+    return descriptor;
+}
+
+static inline struct descriptor descriptor_of(int fd) {
+    return unpacked_descriptor(descriptor_word(fd));
+}
+
+void set_descriptor(int fd, struct descriptor descriptor);
+void set_mark(int fd, enum synergy_mark mark);
+
+/* Makes the entry unknown, and gives what it was. */
+struct descriptor forget_descriptor(int fd);
+
+/* No entry beyond it is known. They only grow. */
+int last_descriptor(void);

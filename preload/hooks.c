@@ -1,0 +1,502 @@
+/*
+ * The hooks. Each calls libc with the caller's own arguments, which are the kernel's to judge, and
+ * returns what libc returned. Where nothing is set that costs a load, and for a descriptor that is
+ * not ours another one.
+ */
+#include "aside.h"
+#include "descriptors.h"
+#include "doorbell.h"
+#include "keeper_client.h"
+#include "keeper_start.h"
+#include "libc_calls.h"
+#include "process.h"
+#include "server_sockets.h"
+#include "settings_look.h"
+#include "traffic.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+static void begin(char **environment) {
+    int error = errno;
+    find_libc_calls();
+    Dl_info place;
+    /* Any address within this library tells where it lies. */
+    if (dladdr(&concern, &place) != 0 && place.dli_fname)
+        library_lies_at(place.dli_fname);
+    look_for_settings(environment);
+    errno = error;
+}
+
+/* Runs before all other constructors (-z initfirst), libc's own included. */
+__attribute__((constructor)) static void construct(int count, char **words, char **environment) {
+    (void)count, (void)words;
+    /* glibc gives a constructor the environment, and may have no `environ` yet; musl has it, and
+     * gives nothing. */
+    if (concern == NOT_LOOKED)
+        begin(environ ? environ : environment);
+}
+
+/* A hook may be called before any constructor: by what resolves symbols, or another library that
+ * comes first. */
+__attribute__((cold, noinline)) static int begin_early(void) {
+    begin(environ);
+    return is_concerned();
+}
+
+static inline int concerns_us(void) {
+    int known = __atomic_load_n(&concern, __ATOMIC_ACQUIRE);
+    if (__builtin_expect(known == NOTHING, 1))
+        return 0;
+    return known == SOMETHING || begin_early();
+}
+
+/* Statements of our own within a call of the server's; not in a child by vfork(). */
+#define ASIDE(statements)                                                                          \
+    do {                                                                                           \
+        struct aside aside = aside_begin();                                                        \
+        if (process_is_own()) {                                                                    \
+            statements;                                                                            \
+        }                                                                                          \
+        aside_end(&aside);                                                                         \
+    } while (0)
+
+static int is_stock_taken;
+
+__attribute__((cold, noinline)) static void take_stock_once(void) {
+    if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED))
+        ASIDE(take_stock());
+}
+
+/* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
+ * may forbid itself system calls after that. */
+static inline void before_waiting(void) {
+    if (__builtin_expect(!__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED), 0))
+        take_stock_once();
+}
+
+/* From here on, what other objects see in libc's place. */
+#pragma GCC visibility push(default)
+
+int listen(int fd, int backlog) {
+    if (!concerns_us())
+        return libc.listen(fd, backlog);
+    int result = libc.listen(fd, backlog);
+    if (result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(socket_listens(fd));
+    before_waiting();
+    return result;
+}
+
+int bind(int fd, const struct sockaddr *address, socklen_t length) {
+    if (!concerns_us())
+        return libc.bind(fd, address, length);
+    int result = libc.bind(fd, address, length);
+    if (result != 0 && errno == EADDRINUSE) {
+        struct aside aside = aside_begin();
+        result = bind_again(fd, address, length);
+        aside.error = result == 0 ? aside.error : errno;
+        aside_end(&aside);
+    }
+    if (result == 0)
+        ASIDE(socket_is_bound(fd, address, length));
+    before_waiting();
+    return result;
+}
+
+__attribute__((cold, noinline)) static void meet(int fd, enum encounter encounter) {
+    ASIDE(socket_is_met(fd, encounter));
+}
+
+__attribute__((cold, noinline)) static void replace(int keeper) {
+    ASIDE(replace_keeper(keeper));
+}
+
+/* Before accept() blocks: a keeper that has ended is to be replaced. */
+static inline void before_accepting(int fd, struct descriptor descriptor) {
+    if (descriptor.mark == SYNERGY_UNKNOWN)
+        meet(fd, ACCEPTS);
+    else if (descriptor.mark == SYNERGY_LISTENER &&
+             __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0))
+        replace((int)descriptor.keeper);
+}
+
+__attribute__((noinline)) static socklen_t length_if_readable(const socklen_t *length) {
+    int error = errno;
+    socklen_t room = readable_bytes(length, sizeof *length) == sizeof *length ? *length : 0;
+    errno = error;
+    return room;
+}
+
+/* To be called before accept(), which alone judges the caller's pointers. */
+static inline struct caller_address address_of_caller(struct sockaddr *address, socklen_t *length) {
+    enum { NEAR = 4096 };
+    struct caller_address caller = {.address = address, .length = length};
+    if (!address || !length)
+        return caller;
+    /* A variable of the caller's is there; of any other place the kernel is asked. */
+    uintptr_t above = (uintptr_t)length - (uintptr_t)__builtin_frame_address(0);
+    caller.room = above < NEAR ? *length : length_if_readable(length);
+    return caller;
+}
+
+/* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
+__attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
+                                                  const struct caller_address *caller) {
+    struct aside aside = aside_begin();
+    enum accepted accepted = answer_bell(keeper, fd, flags, caller);
+    aside_end(&aside);
+    if (accepted == NO_ONE && caller->address && caller->length)
+        *caller->length = caller->room;
+    return accepted != NO_ONE;
+}
+
+static inline int is_ringing(int keeper) {
+    const struct synergy_page *page = keeper_page(keeper);
+    return page && __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) != 0, 0);
+}
+
+static inline int after_accepting(int listener, int fd, int flags,
+                                  const struct caller_address *caller) {
+    /* What is accepted is a connection: no question is needed to know that it has no peers. */
+    if (mark_of(fd) == SYNERGY_UNKNOWN)
+        set_mark(fd, SYNERGY_UNTOUCHED);
+    struct descriptor descriptor = descriptor_of(listener);
+    if (descriptor.mark == SYNERGY_LISTENER)
+        return !is_ringing((int)descriptor.keeper) ||
+               answer((int)descriptor.keeper, fd, flags, caller);
+    /* Of a listener that nothing could be noted of, any of them may be the keeper. */
+    for (int i = 0; i < KEEPERS && descriptor.mark == SYNERGY_UNKNOWN && keeper_page(i); i++)
+        if (is_ringing(i) && !answer(i, fd, flags, caller))
+            return 0;
+    return 1;
+}
+
+int accept(int fd, struct sockaddr *address, socklen_t *length) {
+    struct descriptor descriptor;
+    if (!concerns_us() || (descriptor = descriptor_of(fd)).mark == SYNERGY_UNTOUCHED)
+        return libc.accept(fd, address, length);
+    before_waiting();
+    before_accepting(fd, descriptor);
+    struct caller_address caller = address_of_caller(address, length);
+    int got;
+    do
+        got = libc.accept(fd, address, length);
+    while (got >= 0 && !after_accepting(fd, got, 0, &caller));
+    return got;
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    struct descriptor descriptor;
+    if (!concerns_us() || (descriptor = descriptor_of(fd)).mark == SYNERGY_UNTOUCHED)
+        return libc.accept4(fd, address, length, flags);
+    before_waiting();
+    before_accepting(fd, descriptor);
+    struct caller_address caller = address_of_caller(address, length);
+    int got;
+    do
+        got = libc.accept4(fd, address, length, flags);
+    while (got >= 0 && !after_accepting(fd, got, flags, &caller));
+    return got;
+}
+
+/* Whether what is received there is to be noted. */
+static inline int is_heard(int fd, int flags) {
+    enum synergy_mark mark = mark_of(fd);
+    if (mark == SYNERGY_UNKNOWN) {
+        meet(fd, RECEIVES);
+        mark = mark_of(fd);
+    }
+    if (mark == SYNERGY_DATAGRAMS &&
+        __builtin_expect(synergy_is_over(keeper_page((int)descriptor_of(fd).keeper)), 0))
+        replace((int)descriptor_of(fd).keeper);
+    /* What comes from the error queue is no peer's. */
+    return mark == SYNERGY_DATAGRAMS && !(flags & MSG_ERRQUEUE);
+}
+
+ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
+                 socklen_t *length) {
+    if (!concerns_us() || !is_heard(fd, flags))
+        return libc.recvfrom(fd, buffer, size, flags, address, length);
+    ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
+    if (result >= 0 && address && length)
+        note_received(fd, address);
+    return result;
+}
+
+ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
+                       struct sockaddr *address, socklen_t *length) {
+    if (!concerns_us() || !is_heard(fd, flags))
+        return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
+    ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
+    if (result >= 0 && address && length)
+        note_received(fd, address);
+    return result;
+}
+
+/* Descriptors that came along, from a process that may have none of our hooks. */
+static void meet_passed(const struct cmsghdr *passed) {
+    size_t count = (passed->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(passed) + i * sizeof fd, sizeof fd);
+        forget_descriptor(fd);
+        socket_is_met(fd, FOUND);
+    }
+}
+
+static void after_receiving(int fd, int is_noted, struct msghdr *message) {
+    if (is_noted && message->msg_name && message->msg_namelen)
+        note_received(fd, message->msg_name);
+    if (!message->msg_control)
+        return;
+    for (struct cmsghdr *each = CMSG_FIRSTHDR(message); each; each = CMSG_NXTHDR(message, each))
+        if (each->cmsg_level == SOL_SOCKET && each->cmsg_type == SCM_RIGHTS)
+            ASIDE(meet_passed(each));
+}
+
+ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+    if (!concerns_us())
+        return libc.recvmsg(fd, message, flags);
+    int is_noted = is_heard(fd, flags);
+    ssize_t result = libc.recvmsg(fd, message, flags);
+    if (result >= 0)
+        after_receiving(fd, is_noted, message);
+    return result;
+}
+
+int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+             struct timespec *timeout) {
+    if (!concerns_us())
+        return libc.recvmmsg(fd, messages, count, flags, timeout);
+    int is_noted = is_heard(fd, flags);
+    int result = libc.recvmmsg(fd, messages, count, flags, timeout);
+    for (int i = 0; i < result; i++)
+        after_receiving(fd, is_noted, &messages[i].msg_hdr);
+    return result;
+}
+
+ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address,
+               socklen_t length) {
+    ssize_t result;
+    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
+        return libc.sendto(fd, data, size, flags, address, length);
+    result = libc.sendto(fd, data, size, flags, address, length);
+    if (result >= 0 && address && length > 0)
+        note_sent(fd, address, length);
+    return result;
+}
+
+static void after_sending(int fd, const struct msghdr *message) {
+    if (message->msg_name && message->msg_namelen > 0)
+        note_sent(fd, message->msg_name, message->msg_namelen);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
+        return libc.sendmsg(fd, message, flags);
+    ssize_t result = libc.sendmsg(fd, message, flags);
+    if (result >= 0)
+        after_sending(fd, message);
+    return result;
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
+    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
+        return libc.sendmmsg(fd, messages, count, flags);
+    int result = libc.sendmmsg(fd, messages, count, flags);
+    for (int i = 0; i < result; i++)
+        after_sending(fd, &messages[i].msg_hdr);
+    return result;
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+    if (concerns_us())
+        before_waiting();
+    return libc.epoll_ctl(epoll, operation, fd, event);
+}
+
+int poll(struct pollfd *fds, nfds_t count, int timeout) {
+    if (concerns_us())
+        before_waiting();
+    return libc.poll(fds, count, timeout);
+}
+
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__poll_chk(fds, count, timeout, room);
+}
+
+int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
+    if (concerns_us())
+        before_waiting();
+    return libc.ppoll(fds, count, timeout, mask);
+}
+
+int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                const sigset_t *mask, size_t room) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__ppoll_chk(fds, count, timeout, mask, room);
+}
+
+int select(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
+           struct timeval *timeout) {
+    if (concerns_us())
+        before_waiting();
+    return libc.select(count, reading, writing, exceptional, timeout);
+}
+
+int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
+            const struct timespec *timeout, const sigset_t *mask) {
+    if (concerns_us())
+        before_waiting();
+    return libc.pselect(count, reading, writing, exceptional, timeout, mask);
+}
+
+/* A keeper must know of the child before it can find that the parent has ended. */
+static pid_t fork_and_tell(void) {
+    pid_t child = libc.fork();
+    if (child == 0)
+        process_has_forked();
+    else if (child > 0)
+        ASIDE(keepers_hear_of(child));
+    return child;
+}
+
+pid_t fork(void) {
+    if (!concerns_us())
+        return libc.fork();
+    before_waiting();
+    return knows_keepers() ? fork_and_tell() : libc.fork();
+}
+
+/* libc's own forks unseen, and its parent ends at once. */
+static int daemon_and_tell(int keeps_directory, int keeps_output) {
+    pid_t child = fork_and_tell();
+    if (child != 0) {
+        if (child > 0)
+            _exit(0);
+        return -1;
+    }
+    if (setsid() < 0)
+        return -1;
+    if (!keeps_directory && chdir("/") != 0)
+        errno = 0; /* as libc's, which does not look */
+    if (keeps_output)
+        return 0;
+    struct stat status;
+    int nothing = open("/dev/null", O_RDWR);
+    if (nothing < 0)
+        return -1;
+    if (fstat(nothing, &status) != 0 || !S_ISCHR(status.st_mode) ||
+        status.st_rdev != makedev(1, 3)) {
+        close(nothing);
+        errno = ENODEV;
+        return -1;
+    }
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        dup2(nothing, fd);
+    if (nothing > STDERR_FILENO)
+        close(nothing);
+    return 0;
+}
+
+int daemon(int keeps_directory, int keeps_output) {
+    if (!concerns_us())
+        return libc.daemon(keeps_directory, keeps_output);
+    before_waiting();
+    return knows_keepers() ? daemon_and_tell(keeps_directory, keeps_output)
+                           : libc.daemon(keeps_directory, keeps_output);
+}
+
+/* After the call, so that its port is free when it returns. */
+static void after_closing(const struct descriptor *descriptor) {
+    if (is_ours(descriptor->mark))
+        ASIDE(socket_is_closed(descriptor));
+}
+
+/* Before the call: as soon as the number is free, another thread may have it. */
+__attribute__((noinline)) static int close_ours(int fd) {
+    struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
+    ASIDE(descriptor = forget_descriptor(fd));
+    int result = libc.close(fd);
+    after_closing(&descriptor);
+    return result;
+}
+
+int close(int fd) {
+    if (!concerns_us())
+        return libc.close(fd);
+    enum synergy_mark mark = mark_of(fd);
+    if (is_ours(mark))
+        return close_ours(fd);
+    if (mark == SYNERGY_UNTOUCHED)
+        forget_descriptor(fd);
+    return libc.close(fd);
+}
+
+/* The number stands for what `fd` stands for. */
+static void after_replacing(int fd, int number) {
+    enum synergy_mark mark = mark_of(number);
+    if (mark == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)))
+        return;
+    struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
+    ASIDE(descriptor = forget_descriptor(number); set_descriptor(number, descriptor_of(fd)));
+    after_closing(&descriptor);
+}
+
+int dup2(int fd, int number) {
+    if (!concerns_us())
+        return libc.dup2(fd, number);
+    int result = libc.dup2(fd, number);
+    if (result >= 0 && fd != number)
+        after_replacing(fd, number);
+    return result;
+}
+
+int dup3(int fd, int number, int flags) {
+    if (!concerns_us())
+        return libc.dup3(fd, number, flags);
+    int result = libc.dup3(fd, number, flags);
+    if (result >= 0)
+        after_replacing(fd, number);
+    return result;
+}
+
+int close_range(unsigned int first, unsigned int last, int flags) {
+    if (!concerns_us())
+        return libc.close_range(first, last, flags);
+    int result = libc.close_range(first, last, flags);
+    /* With a table of its own, a thread closes nothing of the others'. */
+    if (result == 0 && !(flags & (int)(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)))
+        ASIDE(sockets_are_closed(first, last));
+    return result;
+}
+
+void closefrom(int first) {
+    int is_of_interest = concerns_us();
+    libc.closefrom(first);
+    if (is_of_interest)
+        ASIDE(sockets_are_closed(first < 0 ? 0 : (unsigned)first, ~0U));
+}
+
+int shutdown(int fd, int how) {
+    if (!concerns_us())
+        return libc.shutdown(fd, how);
+    int result = libc.shutdown(fd, how);
+    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER) {
+        struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
+        ASIDE(descriptor = forget_descriptor(fd));
+        after_closing(&descriptor);
+    }
+    return result;
+}
+
+#pragma GCC visibility pop

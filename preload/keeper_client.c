@@ -1,0 +1,346 @@
+#include "keeper_client.h"
+
+#include "aside.h"
+#include "keeper_start.h"
+#include "process.h"
+#include "server_sockets.h"
+#include "settings_look.h"
+
+#include <asm/socket.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+/* The one that takes a `struct timeval` of longs, on every system. */
+#ifndef SO_RCVTIMEO_OLD
+#define SO_RCVTIMEO_OLD SO_RCVTIMEO
+#define SO_SNDTIMEO_OLD SO_SNDTIMEO
+#endif
+
+struct synergy_page *keeper_pages[KEEPERS];
+
+/* No keeper is to be had by this process: not tried again for each call. */
+static int is_given_up;
+
+static void complain(const char *what, int error) {
+    SAY("synergy: error: nothing is punched: ", what, error ? ": " : "",
+        error ? error_text(error) : "");
+}
+
+/* For each reason once, in the life of the process. */
+#define COMPLAIN_ONCE(what, error)                                                                 \
+    do {                                                                                           \
+        static int is_said;                                                                        \
+        if (!__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))                                   \
+            complain(what, error);                                                                 \
+    } while (0)
+
+int identify(int fd, struct identity *identity) {
+    struct stat status;
+    socklen_t length = sizeof identity->cookie;
+    if (fstat(fd, &status) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_COOKIE, &identity->cookie, &length) != 0)
+        return 0;
+    identity->owner = status.st_uid;
+    length = sizeof identity->network;
+    if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &identity->network, &length) != 0)
+        identity->network = 0;
+    return 1;
+}
+
+int known_keeper(const struct identity *identity) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_page *page = keeper_page(i);
+        if (!synergy_is_over(page) && page->user == identity->owner &&
+            (page->network == 0 || identity->network == 0 || page->network == identity->network))
+            return i;
+    }
+    return NO_KEEPER;
+}
+
+/* Whoever sits at the other end of a Unix socket. */
+struct owner {
+    pid_t process;
+    uid_t user;
+    gid_t group;
+};
+
+/* -1 and errno. */
+static int connect_to(const struct synergy_address *address, struct owner *owner) {
+    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    static const struct { long seconds, micros; } patience = {.seconds = 2};
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    size_t size = address->length < sizeof address->name ? address->length : sizeof address->name;
+    memcpy(name.sun_path + 1, address->name, size);
+    socklen_t length = sizeof *owner;
+    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO_OLD, &patience, sizeof patience);
+    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO_OLD, &patience, sizeof patience);
+    if (syscall(SYS_connect, fd, &name, offsetof(struct sockaddr_un, sun_path) + 1 + size) == 0 &&
+        syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, owner, &length) == 0)
+        return fd;
+    int error = errno;
+    syscall(SYS_close, fd);
+    errno = error;
+    return -1;
+}
+
+/* The connection is used up. 0, or an errno. */
+static int send_request(int connection, struct synergy_request *request, int pass) {
+    request->version = SYNERGY_WIRE_VERSION;
+    struct iovec data = {.iov_base = request, .iov_len = sizeof *request};
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof pass)] = {0};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    if (pass >= 0) {
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        struct cmsghdr *extra = CMSG_FIRSTHDR(&message);
+        extra->cmsg_level = SOL_SOCKET;
+        extra->cmsg_type = SCM_RIGHTS;
+        extra->cmsg_len = CMSG_LEN(sizeof pass);
+        memcpy(CMSG_DATA(extra), &pass, sizeof pass);
+    }
+    return syscall(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
+}
+
+/* 0, or an errno: EPIPE where the other end is gone. */
+static int receive_answer(int connection, struct synergy_answer *answer, int *received) {
+    struct iovec data = {.iov_base = answer, .iov_len = sizeof *answer};
+    /* Room for one descriptor exactly. */
+    _Alignas(struct cmsghdr) char control[CMSG_LEN(sizeof *received)];
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    if (received) {
+        *received = -1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+    }
+    ssize_t size = syscall(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC);
+    if (size < 0)
+        return errno == EAGAIN ? ETIMEDOUT : errno;
+    struct cmsghdr *extra = received ? CMSG_FIRSTHDR(&message) : NULL;
+    if (extra && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS &&
+        extra->cmsg_len == CMSG_LEN(sizeof *received))
+        memcpy(received, CMSG_DATA(extra), sizeof *received);
+    if (size == sizeof *answer && answer->version == SYNERGY_WIRE_VERSION)
+        return 0;
+    if (received && *received >= 0)
+        syscall(SYS_close, *received);
+    return size == 0 ? EPIPE : EPROTO;
+}
+
+/* Maps a page, at `place` if that is not NULL. NULL and errno. */
+static struct synergy_page *mapped(int memory, void *place) {
+    /* It must not be cut off under our feet. */
+    int seals = (int)syscall(SYS_fcntl, memory, F_GET_SEALS);
+    struct stat status;
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(memory, &status) != 0 ||
+        (size_t)status.st_size < sizeof(struct synergy_page)) {
+        errno = EPROTO;
+        return NULL;
+    }
+    struct synergy_page *page = mmap(place, sizeof *page, PROT_READ | PROT_WRITE,
+                                     MAP_SHARED | (place ? MAP_FIXED : 0), memory, 0);
+    return page == MAP_FAILED ? NULL : page;
+}
+
+static int is_same_keeper(const struct synergy_page *one, const struct synergy_page *other) {
+    return one->keeper.process == other->keeper.process &&
+           memcmp(&one->secret, &other->secret, sizeof one->secret) == 0;
+}
+
+/* Takes a page up: at the number of the same keeper, of one that has ended, or at the next one.
+ * NO_KEEPER if there are too many. The descriptor is used up. */
+static int take_up(int memory) {
+    struct synergy_page *page = mapped(memory, NULL);
+    int keeper = NO_KEEPER;
+    for (int i = 0; page && keeper == NO_KEEPER && i < KEEPERS; i++) {
+        struct synergy_page *known = NULL;
+        if (__atomic_compare_exchange_n(&keeper_pages[i], &known, page, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            page = NULL; /* stays */
+            keeper = i;
+        } else if (is_same_keeper(known, page) ||
+                   (synergy_is_over(known) && mapped(memory, known))) {
+            keeper = i;
+        }
+    }
+    if (page)
+        munmap(page, sizeof *page);
+    syscall(SYS_close, memory);
+    return keeper;
+}
+
+int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
+    struct synergy_address address = {0};
+    synergy_name_of(identity->cookie, &address);
+    struct owner owner;
+    int connection = connect_to(&address, &owner);
+    if (connection < 0)
+        return NO_KEEPER;
+    struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
+    int memory = -1, keeper = NO_KEEPER;
+    /* Nobody else's page is to be looked into. */
+    int is_trusted = owner.user == 0 || owner.user == geteuid() || owner.user == identity->owner;
+    if (is_trusted && send_request(connection, &request, fd) == 0 &&
+        receive_answer(connection, answer, &memory) == 0 && memory >= 0) {
+        if (answer->result == 0)
+            keeper = take_up(memory);
+        else
+            syscall(SYS_close, memory);
+    }
+    syscall(SYS_close, connection);
+    return keeper;
+}
+
+/* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
+ * starting_begin(). */
+static int started_keeper(int is_asked, struct synergy_page *place) {
+    const char *why;
+    int connection = start_keeper(is_asked, &why);
+    if (connection < 0) {
+        /* What is short now may be had later. */
+        int is_short = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EAGAIN;
+        is_given_up = !is_short;
+        char line[64] = "synergy-keeper ";
+        COMPLAIN_ONCE(strncat(line, why, sizeof line - sizeof "synergy-keeper "), errno);
+        return NO_KEEPER;
+    }
+    static const struct { long seconds, micros; } patience = {.seconds = 2};
+    syscall(SYS_setsockopt, connection, SOL_SOCKET, SO_RCVTIMEO_OLD, &patience, sizeof patience);
+    struct synergy_answer answer = {0};
+    int memory = -1, keeper = NO_KEEPER;
+    int error = receive_answer(connection, &answer, &memory);
+    if (error == 0)
+        error = answer.result;
+    if (error == 0 && memory < 0)
+        error = EMFILE;
+    if (error == 0 && place) {
+        keeper = mapped(memory, place) ? 0 : NO_KEEPER;
+        error = keeper == NO_KEEPER ? errno : 0;
+        syscall(SYS_close, memory);
+    } else if (error == 0) {
+        keeper = take_up(memory);
+        error = keeper == NO_KEEPER ? EMFILE : 0;
+    }
+    syscall(SYS_close, connection);
+    if (error == 0)
+        return keeper;
+    is_given_up = error != EMFILE;
+    if (error == ENOENT && !knows_keepers())
+        stop_caring();
+    else if (error != ENOENT)
+        COMPLAIN_ONCE("synergy-keeper does not answer", error);
+    return NO_KEEPER;
+}
+
+int needed_keeper(const struct identity *identity, int is_asked) {
+    int keeper = known_keeper(identity);
+    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !starting_begin())
+        return keeper;
+    /* Another thread may have been first. */
+    keeper = known_keeper(identity);
+    if (keeper == NO_KEEPER && (!is_given_up || is_asked))
+        keeper = started_keeper(is_asked, NULL);
+    starting_end();
+    return keeper;
+}
+
+void replace_keeper(int keeper) {
+    static int is_said;
+    struct synergy_page *page = keeper_page(keeper);
+    struct synergy_secret secret = page->secret;
+    if (!starting_begin())
+        return;
+    /* Another thread may have been first. */
+    int is_ours_to_do = memcmp(&secret, &page->secret, sizeof secret) == 0;
+    if (is_ours_to_do) {
+        if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) &&
+            !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
+            SAY("synergy: warning: the keeper has been killed: another one takes its place");
+        __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
+        if (!is_given_up)
+            started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
+    }
+    starting_end();
+    if (is_ours_to_do)
+        hand_over_again(keeper);
+}
+
+/* Without `answer` none is awaited. */
+static int exchange(struct synergy_page *page, struct synergy_request *request, int pass,
+                    struct synergy_answer *answer, int *received) {
+    struct owner owner;
+    int connection = connect_to(&page->keeper, &owner);
+    if (connection < 0)
+        return errno;
+    /* The name may be another's by now, who must not learn the secret. (From another process
+     * namespace the keeper's number can't be seen.) */
+    int error = ECONNREFUSED;
+    if (owner.process == page->keeper.process ||
+        (owner.process == 0 && (owner.user == page->user || owner.user == geteuid()))) {
+        request->secret = page->secret;
+        /* What comes back must find a free number, or it is gone: one is held for it. */
+        int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
+        error = received && held < 0 ? errno : send_request(connection, request, pass);
+        if (held >= 0)
+            syscall(SYS_close, held);
+        if (error == 0 && answer)
+            error = receive_answer(connection, answer, received);
+    }
+    syscall(SYS_close, connection);
+    return error;
+}
+
+static int is_gone(int error) {
+    return error == ECONNREFUSED || error == ECONNRESET || error == EPIPE;
+}
+
+/* A keeper that did not answer is left alone for a while: one that was stopped must not hold up
+ * each call of the server's. In seconds of CLOCK_MONOTONIC. */
+enum { REST = 10 };
+static uint32_t rests_until[KEEPERS];
+
+static uint32_t seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint32_t)now.tv_sec;
+}
+
+int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
+               int *received) {
+    int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
+    struct synergy_page *page = keeper_page(keeper);
+    if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
+        return ETIMEDOUT;
+    int error = exchange(page, request, pass, answer, received);
+    if (error == ETIMEDOUT) {
+        __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
+    } else if (is_gone(error)) {
+        replace_keeper(keeper);
+        if (opens)
+            error = exchange(page, request, pass, answer, received);
+    }
+    /* What else could not be asked the keeper finds out by itself, or rings again. */
+    if (opens && error != 0) {
+        COMPLAIN_ONCE("synergy-keeper can't be asked", error);
+    }
+    return error;
+}
+
+void keepers_hear_of(pid_t child) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request request = {.kind = SYNERGY_HERE, .process = child};
+        if (!synergy_is_over(keeper_page(i)))
+            exchange(keeper_page(i), &request, -1, NULL, NULL);
+    }
+}

@@ -1,0 +1,63 @@
+/*
+ * The keepers that this process knows, and how they are asked: one request and one answer over a
+ * Unix socket. Most processes know one; sockets of another owner or network namespace, and those
+ * that another server left, have another.
+ *
+ * No lock, no memory but this; everything here is to be called within aside_begin() only, unless it
+ * says otherwise.
+ */
+#pragma once
+
+#include "descriptors.h"
+#include "wire.h"
+
+#include <sys/types.h>
+
+enum { KEEPERS = 1 << KEEPER_BITS, NO_KEEPER = -1 };
+
+/* Their pages, filled from the first on. A page stays mapped where it is; another keeper's may take
+ * its place there. */
+extern struct synergy_page *keeper_pages[KEEPERS];
+
+/* Outside of aside_begin() too. NULL: not known (any more). */
+static inline struct synergy_page *keeper_page(int keeper) {
+    return __atomic_load_n(&keeper_pages[keeper], __ATOMIC_ACQUIRE);
+}
+
+/* Outside of aside_begin() too. */
+static inline int knows_keepers(void) {
+    return keeper_page(0) != NULL;
+}
+
+/* What a socket is told apart by. */
+struct identity {
+    uint64_t cookie;
+    uint64_t network;
+    uid_t owner;
+};
+
+/* False and errno. */
+int identify(int fd, struct identity *identity);
+
+/* The one that has not ended, and punches for such sockets; NO_KEEPER. */
+int known_keeper(const struct identity *identity);
+
+/* The same, started if there is none yet; NO_KEEPER: nothing is to be had (said once). */
+int needed_keeper(const struct identity *identity, int is_asked);
+
+/* Whoever keeps the socket already, found by its cookie; NO_KEEPER. The answer tells what the
+ * socket is to it. */
+int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
+
+/* 0 and the answer, or an errno of the way there. `pass`: a descriptor that goes along, or -1.
+ * `received`: takes the one that comes back, or NULL. A keeper that is not there any more is
+ * replaced, unless it was to be asked about what it had itself (FETCH, CLOSED, GIVE_WAY). */
+int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
+               int *received);
+
+/* Every keeper is told of this process (0), or of its child. */
+void keepers_hear_of(pid_t child);
+
+/* One keeper has ended although it has sockets of this process's: another one takes its place, and
+ * all its sockets. */
+void replace_keeper(int keeper);

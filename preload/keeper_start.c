@@ -1,0 +1,202 @@
+#include "keeper_start.h"
+
+#include "settings_look.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PATH_SIZE = 1024, STACK_SIZE = 16384 };
+
+/* The places where the keeper may lie: beside this library, in the build directory, installed. */
+static char beside[PATH_SIZE], in_build[PATH_SIZE];
+static const char *library = "";
+static const char *const places[] = {beside, in_build, SYNERGY_KEEPER, NULL};
+
+static void append(char *path, const char *directory, size_t length, const char *name) {
+    size_t size = strlen(name) + 1;
+    if (length + size > PATH_SIZE)
+        return;
+    memcpy(path, directory, length);
+    memcpy(path + length, name, size);
+}
+
+void library_lies_at(const char *path) {
+    library = path;
+}
+
+void find_keeper(void) {
+    /* The kernel follows symbolic links, and knows the path from the root. */
+    char path[PATH_SIZE], link[] = "/proc/self/fd/xxxxxxxxxx";
+    ssize_t length = -1;
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, library, O_PATH | O_CLOEXEC);
+    if (fd >= 0) {
+        char *digits = link + sizeof link - 1;
+        int rest = fd;
+        do
+            *--digits = (char)('0' + rest % 10);
+        while (rest /= 10);
+        memmove(link + strlen("/proc/self/fd/"), digits, strlen(digits) + 1);
+        length = readlink(link, path, sizeof path - 1);
+        syscall(SYS_close, fd);
+    }
+    path[length > 0 ? length : 0] = 0;
+    const char *real = path[0] == '/' ? path : library, *name = strrchr(real, '/');
+    size_t directory = name ? (size_t)(name - real) : 0;
+    append(beside, real, directory, "/synergy-keeper");
+    append(in_build, real, directory, "/../src/synergy-keeper");
+}
+
+/* What the two children are told, and what they found. They write into this memory. */
+struct start {
+    int connection; /* the keeper's end */
+    int is_asked;
+    int error; /* of exec */
+};
+
+/* The children's stacks: one keeper is started at a time. */
+static char outer_stack[STACK_SIZE] __attribute__((aligned(16)));
+static char inner_stack[STACK_SIZE] __attribute__((aligned(16)));
+
+static void close_all(unsigned first, unsigned last) {
+    enum { MANY = 1 << 16 };
+    if (first > last || syscall(SYS_close_range, first, last, 0) == 0)
+        return;
+    for (unsigned fd = first; fd <= last && fd < MANY; fd++)
+        syscall(SYS_close, fd);
+}
+
+/* Makes `fd` the number `to`, which is below all others. */
+static void move(int fd, int to) {
+    if (fd != to) {
+        syscall(SYS_dup3, fd, to, 0);
+        syscall(SYS_close, fd);
+    }
+    syscall(SYS_fcntl, to, F_SETFD, 0);
+}
+
+static int above_all(int fd) {
+    return fd < 0 || fd > SYNERGY_STDERR_FD
+               ? fd
+               : (int)syscall(SYS_fcntl, fd, F_DUPFD, SYNERGY_STDERR_FD + 1);
+}
+
+/* Leaves the descriptors that wire.h names, in this process's own table. */
+static void arrange_descriptors(int connection) {
+    unsigned first = SYNERGY_STDERR_FD + 1;
+    if (connection > SYNERGY_STDERR_FD) {
+        close_all(first, (unsigned)connection - 1);
+        first = (unsigned)connection + 1;
+    }
+    close_all(first, ~0U);
+    connection = above_all(connection);
+
+    struct stat status;
+    int is_file = 0, stderr_path = -1;
+    if (fstat(STDERR_FILENO, &status) == 0) {
+        is_file = S_ISREG(status.st_mode);
+        if (!is_file)
+            stderr_path = above_all(
+                (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/fd/2", O_PATH | O_CLOEXEC));
+    }
+    close_all(SYNERGY_START_FD, SYNERGY_STDERR_FD);
+    close_all(STDIN_FILENO, is_file ? STDOUT_FILENO : STDERR_FILENO);
+    int nothing = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR);
+    if (nothing < 0) /* in a root directory of the server's */
+        nothing = (int)syscall(SYS_openat, AT_FDCWD, "/", O_PATH);
+    if (nothing >= 0) {
+        nothing = above_all(nothing);
+        for (int fd = 0; fd <= STDERR_FILENO; fd++)
+            if (fd != STDERR_FILENO || !is_file)
+                syscall(SYS_dup3, nothing, fd, 0);
+        syscall(SYS_close, nothing);
+    }
+    move(connection, SYNERGY_START_FD);
+    if (stderr_path >= 0)
+        move(stderr_path, SYNERGY_STDERR_FD);
+}
+
+/* A user's capability does not outlive exec unless it is ambient (capabilities(7)); a server may
+ * have it to bind a port below 1024, and the keeper binds beside. */
+static void keep_capability(void) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+    const uint32_t bit = 1U << CAP_NET_BIND_SERVICE;
+    if (geteuid() == 0 || syscall(SYS_capget, &header, sets) != 0 || !(sets[0].permitted & bit))
+        return;
+    sets[0].inheritable |= bit;
+    if (syscall(SYS_capset, &header, sets) == 0)
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0);
+}
+
+static int run_keeper(void *argument) {
+    struct start *start = argument;
+    setsid();
+    char name[] = "synergy-keeper", asked[] = SYNERGY_KEEPER_ASKED;
+    char *words[] = {name, start->is_asked ? asked : NULL, NULL};
+    /* Told when all have failed, since an exec that succeeds ends the writing here. */
+    int error = ENOENT;
+    for (const char *const *place = places; *place; place++) {
+        if (**place)
+            execve(*place, words, keeper_environment());
+        /* Where it is and can't be run is what to say. */
+        if (error == ENOENT || error == ENOTDIR)
+            error = errno;
+    }
+    start->error = error;
+    syscall(SYS_exit_group, 127);
+    return 0;
+}
+
+static int start_child(void *argument) {
+    struct start *start = argument;
+    arrange_descriptors(start->connection);
+    keep_capability();
+    if (clone(run_keeper, inner_stack + sizeof inner_stack,
+              CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, start) < 0)
+        start->error = errno;
+    syscall(SYS_exit_group, 0);
+    return 0;
+}
+
+/* After unshare(CLONE_NEWPID) the next child is the first process of a namespace, whose end is the
+ * end of all that come after it. */
+static int would_begin_a_namespace(void) {
+    struct stat own, childrens;
+    return stat("/proc/thread-self/ns/pid", &own) == 0 &&
+           (stat("/proc/thread-self/ns/pid_for_children", &childrens) != 0 ||
+            own.st_ino != childrens.st_ino);
+}
+
+int start_keeper(int is_asked, const char **why) {
+    int ends[2];
+    *why = "can't be connected to";
+    if (syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return -1;
+    struct start start = {.connection = ends[1], .is_asked = is_asked};
+    int child = -1;
+    *why = "can't be started";
+    if (would_begin_a_namespace())
+        start.error = EPERM;
+    /* No exit signal: only who asks for such children sees it. */
+    else if ((child = clone(start_child, outer_stack + sizeof outer_stack, CLONE_VM | CLONE_VFORK,
+                            &start)) < 0)
+        start.error = errno;
+    else
+        syscall(SYS_wait4, child, NULL, __WCLONE, NULL);
+    syscall(SYS_close, ends[1]);
+    if (start.error == 0)
+        return ends[0];
+    syscall(SYS_close, ends[0]);
+    errno = start.error;
+    return -1;
+}

@@ -1,0 +1,26 @@
+/*
+ * libc's own functions for the calls that are intercepted: `libc.close(fd)` is what close(fd) would
+ * be without this library (or another preloaded library's).
+ */
+#pragma once
+
+#include "calls.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+struct libc_calls {
+#define MEMBER(result, name, parameters) result(*name) parameters;
+    SYNERGY_CALLS(MEMBER)
+#undef MEMBER
+};
+
+extern struct libc_calls libc;
+
+/* To be called once, from the library's constructor: the loader may be asked there, and nowhere
+ * else. */
+void find_libc_calls(void);

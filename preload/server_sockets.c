@@ -1,0 +1,371 @@
+#include "server_sockets.h"
+
+#include "keeper_client.h"
+#include "libc_calls.h"
+#include "process.h"
+#include "settings_look.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
+/* As synergy_page's ports[] counts them. */
+enum transport { TCP, UDP, SCTP, NEITHER = -1 };
+
+static int option(int fd, int name) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+}
+
+/* NEITHER and errno, which is 0 for a socket of another kind. */
+static enum transport transport_of(int fd) {
+    errno = 0;
+    switch (option(fd, SO_PROTOCOL)) {
+    case IPPROTO_TCP:
+    case IPPROTO_MPTCP:
+        return TCP;
+    case IPPROTO_UDP:
+        return UDP;
+    case IPPROTO_SCTP:
+        return SCTP;
+    default:
+        return NEITHER;
+    }
+}
+
+static int is_one_to_many(int fd, enum transport transport) {
+    return transport == SCTP && option(fd, SO_TYPE) == SOCK_SEQPACKET;
+}
+
+static uint16_t port_in(const struct sockaddr *address) {
+    union synergy_endpoint endpoint = {0};
+    /* In both families at the same place. */
+    memcpy(&endpoint, address, sizeof endpoint.v4);
+    return ntohs(endpoint.v4.sin_port);
+}
+
+/* 0 where it has none, or is of another family. */
+static uint16_t port_of(int fd) {
+    struct sockaddr_storage local = {0};
+    socklen_t length = sizeof local;
+    if (getsockname(fd, (struct sockaddr *)&local, &length) != 0 ||
+        (local.ss_family != AF_INET && local.ss_family != AF_INET6))
+        return 0;
+    return port_in((struct sockaddr *)&local);
+}
+
+/* Who is asked for by synergy_to() may have any port. */
+static int is_asked_for(int keeper) {
+    return keeper != NO_KEEPER &&
+           __atomic_load_n(&keeper_page(keeper)->asks_for_all, __ATOMIC_ACQUIRE);
+}
+
+static int has_peers(int keeper, enum transport transport, uint16_t port, int is_kernels_choice) {
+    const struct synergy_page *page = keeper_page(keeper);
+    if (is_asked_for(keeper))
+        return 1;
+    return is_kernels_choice ? (int)__atomic_load_n(&page->any_udp_port, __ATOMIC_ACQUIRE)
+                             : synergy_bit(page->ports[transport], port);
+}
+
+/* So that the keeper's sockets may be bound beside it (socket(7)). */
+static void admit_others(int fd) {
+    static const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+}
+
+/* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
+static int hand_over(int fd, const struct identity *identity, int keeper,
+                     struct synergy_request *request) {
+    struct synergy_answer answer = {0};
+    request->fd = fd;
+    request->cookie = identity->cookie;
+    int error = ask_keeper(keeper, request, fd, &answer, NULL);
+    if (error == 0 && answer.result == EEXIST) {
+        /* Another process has handed it over to its own keeper. */
+        keeper = met_keeper(fd, identity, &answer);
+        error = keeper == NO_KEEPER ? EEXIST : 0;
+        if (error == 0 && request->kind == SYNERGY_OPEN_TOWARD)
+            error = ask_keeper(keeper, request, fd, &answer, NULL);
+    }
+    struct descriptor descriptor = {.mark = SYNERGY_UNTOUCHED};
+    if (error == 0 && answer.result == 0)
+        descriptor = (struct descriptor){.mark = (enum synergy_mark)answer.mark,
+                                         .keeper = (unsigned)keeper,
+                                         .cookie = identity->cookie};
+    else if (error == EMFILE || error == ENFILE || request->kind == SYNERGY_OPEN_TOWARD)
+        descriptor.mark = SYNERGY_UNKNOWN;
+    set_descriptor(fd, descriptor);
+    return error ? error : answer.result;
+}
+
+/* Has the socket punched for if there are peers for its port, or may come to be. */
+static void open_socket(int fd, enum transport transport, uint16_t port, int is_kernels_choice) {
+    struct identity identity;
+    if (!identify(fd, &identity))
+        return;
+    int keeper = known_keeper(&identity);
+    if (!is_asked_for(keeper)) {
+        if (!settings_mean_port(port)) {
+            set_mark(fd, SYNERGY_UNTOUCHED);
+            return;
+        }
+        keeper = needed_keeper(&identity, 0);
+    }
+    if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
+        set_mark(fd, SYNERGY_UNTOUCHED);
+        return;
+    }
+    if (transport != UDP && !is_one_to_many(fd, transport))
+        admit_others(fd);
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = -1};
+    hand_over(fd, &identity, keeper, &request);
+}
+
+void socket_listens(int fd) {
+    enum transport transport = transport_of(fd);
+    uint16_t port = transport == TCP || transport == SCTP ? port_of(fd) : 0;
+    if (port == 0)
+        set_mark(fd, SYNERGY_UNTOUCHED);
+    else if (is_one_to_many(fd, transport) && option(fd, SO_ACCEPTCONN) != 1)
+        set_mark(fd, SYNERGY_UNKNOWN); /* listen(fd, 0) ends it */
+    else
+        open_socket(fd, transport, port, 0);
+}
+
+void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
+    if (length < sizeof(struct sockaddr_in) ||
+        (address->sa_family != AF_INET && address->sa_family != AF_INET6)) {
+        set_mark(fd, SYNERGY_UNKNOWN);
+        return;
+    }
+    uint16_t port = port_in(address);
+    /* Told by the port alone where possible, so that other servers don't see a single call more. */
+    if (port != 0 && !settings_mean_port(port) && !knows_keepers()) {
+        set_mark(fd, SYNERGY_UNTOUCHED);
+        return;
+    }
+    enum transport transport = transport_of(fd);
+    if (transport == UDP) {
+        open_socket(fd, UDP, port ? port : port_of(fd), port == 0);
+        return;
+    }
+    set_mark(fd, transport == NEITHER ? SYNERGY_UNTOUCHED : SYNERGY_UNKNOWN);
+    struct identity identity;
+    /* If it will listen, this is the last moment at which the server surely has the rights that the
+     * keeper needs. */
+    if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
+        needed_keeper(&identity, 0);
+}
+
+static void wait_a_millisecond(void) {
+    static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
+    syscall(SYS_nanosleep, &millisecond, NULL);
+}
+
+/* Whether the address would be free for one that lets others have it too: then no listener is
+ * there, but what a server that was killed just now has left, for a moment yet. */
+static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t length) {
+    int again = (int)syscall(SYS_socket, address->sa_family, option(fd, SO_TYPE) | SOCK_CLOEXEC,
+                             option(fd, SO_PROTOCOL));
+    if (again < 0)
+        return 0;
+    admit_others(again);
+    int is_free = syscall(SYS_bind, again, address, length) == 0;
+    syscall(SYS_close, again);
+    return is_free;
+}
+
+int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
+    enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
+    if (length < sizeof(struct sockaddr_in) ||
+        (address->sa_family != AF_INET && address->sa_family != AF_INET6)) {
+        errno = EADDRINUSE;
+        return -1;
+    }
+    int is_own = process_is_own();
+    for (int i = 0; is_own && i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+        struct synergy_answer answer;
+        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer, NULL) == 0 &&
+            answer.result == 0 && libc.bind(fd, address, length) == 0)
+            return 0;
+    }
+    int result = -1;
+    errno = EADDRINUSE;
+    uint16_t port = port_in(address);
+    if (port == 0 || !settings_mean_port(port))
+        return -1;
+    enum transport transport = transport_of(fd);
+    /* A datagram socket that is about to go can't be told from one that stays. */
+    int patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
+                   : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
+                                                              : 0;
+    errno = EADDRINUSE;
+    for (int waited = 0; result != 0 && errno == EADDRINUSE && waited < patience; waited++) {
+        wait_a_millisecond();
+        result = libc.bind(fd, address, length);
+    }
+    return result;
+}
+
+static int is_connected(int fd) {
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    return getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
+}
+
+enum synergy_mark socket_is_met(int fd, enum encounter encounter) {
+    enum transport transport = transport_of(fd);
+    if (transport == NEITHER) {
+        if (errno == EBADF)
+            return SYNERGY_UNKNOWN;
+        set_mark(fd, SYNERGY_UNTOUCHED);
+        return SYNERGY_UNTOUCHED;
+    }
+    uint16_t port = port_of(fd);
+    int waits = transport == UDP ? port != 0 : option(fd, SO_ACCEPTCONN) == 1;
+    if (!waits) {
+        if (transport != UDP && encounter == RECEIVES)
+            set_mark(fd, SYNERGY_UNTOUCHED);
+        return mark_of(fd);
+    }
+    struct identity identity;
+    if (!process_is_own() || !identify(fd, &identity))
+        return SYNERGY_UNKNOWN;
+    int is_client = transport == UDP && is_connected(fd);
+    if (known_keeper(&identity) == NO_KEEPER) {
+        struct synergy_answer answer = {0};
+        int keeper = met_keeper(fd, &identity, &answer);
+        if (keeper != NO_KEEPER) {
+            struct descriptor met = {.mark = (enum synergy_mark)answer.mark,
+                                     .keeper = (unsigned)keeper,
+                                     .cookie = identity.cookie};
+            set_descriptor(fd, met);
+            return met.mark;
+        }
+        if (is_client) {
+            set_mark(fd, SYNERGY_UNTOUCHED);
+            return SYNERGY_UNTOUCHED;
+        }
+    }
+    open_socket(fd, transport, port, transport == UDP && encounter == RECEIVES);
+    return mark_of(fd);
+}
+
+static void meet(int fd) {
+    struct stat status;
+    if (mark_of(fd) == SYNERGY_UNKNOWN && fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode))
+        socket_is_met(fd, FOUND);
+}
+
+/* As getdents64(2) has it. */
+struct entry {
+    uint64_t inode;
+    int64_t offset;
+    unsigned short size;
+    unsigned char type;
+    char name[];
+};
+
+static int number_of(const char *name) {
+    int number = -1;
+    for (; *name >= '0' && *name <= '9'; name++)
+        number = (number < 0 ? 0 : number) * 10 + (*name - '0');
+    return number;
+}
+
+void take_stock(void) {
+    enum { FEW = 64 };
+    /* (Not `self`: its first thread may have ended.) */
+    int directory = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/fd",
+                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) {
+        for (int fd = 0; fd < FEW; fd++)
+            meet(fd);
+        return;
+    }
+    _Alignas(struct entry) char entries[1024];
+    long size;
+    while ((size = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0)
+        for (long at = 0; at < size;) {
+            const struct entry *entry = (const struct entry *)(entries + at);
+            int fd = number_of(entry->name);
+            if (fd >= 0 && fd != directory)
+                meet(fd);
+            at += entry->size;
+        }
+    syscall(SYS_close, directory);
+    forget_descriptor(directory);
+}
+
+static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
+    struct synergy_request request = {.kind = kind, .cookie = cookie};
+    struct synergy_answer answer;
+    if (!synergy_is_over(keeper_page((int)keeper)))
+        ask_keeper((int)keeper, &request, -1, &answer, NULL);
+}
+
+void socket_is_closed(const struct descriptor *descriptor) {
+    tell(descriptor->keeper, SYNERGY_CLOSED, descriptor->cookie);
+}
+
+void sockets_are_closed(unsigned first, unsigned last) {
+    unsigned known = (unsigned)(last_descriptor() + 1), concerned = 0;
+    if (!process_is_own())
+        return;
+    for (unsigned fd = first; fd <= last && fd < known; fd++) {
+        struct descriptor descriptor = forget_descriptor((int)fd);
+        if (is_ours(descriptor.mark))
+            concerned |= 1U << descriptor.keeper;
+    }
+    for (unsigned keeper = 0; keeper < KEEPERS; keeper++)
+        if (concerned & 1U << keeper)
+            tell(keeper, SYNERGY_GIVE_WAY, 0);
+}
+
+int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
+    struct identity identity;
+    enum transport transport = transport_of(fd);
+    if (transport == NEITHER) {
+        int domain = option(fd, SO_DOMAIN);
+        return domain == AF_INET || domain == AF_INET6 ? EOPNOTSUPP
+               : domain >= 0                           ? EAFNOSUPPORT
+                                                       : errno;
+    }
+    if (!identify(fd, &identity))
+        return errno;
+    int keeper = needed_keeper(&identity, 1);
+    if (keeper == NO_KEEPER)
+        return ELIBACC;
+    if (transport != UDP && option(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
+        admit_others(fd);
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN_TOWARD, .hop_limit = hop_limit, .peer = *peer};
+    return hand_over(fd, &identity, keeper, &request);
+}
+
+void hand_over_again(int keeper) {
+    int last = last_descriptor();
+    int is_over = synergy_is_over(keeper_page(keeper));
+    for (int fd = 0; fd <= last; fd++) {
+        struct descriptor descriptor = descriptor_of(fd);
+        struct identity identity;
+        if (!is_ours(descriptor.mark) || descriptor.keeper != (unsigned)keeper)
+            continue;
+        struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = -1};
+        if (!is_over && identify(fd, &identity) && identity.cookie == descriptor.cookie)
+            hand_over(fd, &identity, keeper, &request);
+        else
+            forget_descriptor(fd);
+    }
+}

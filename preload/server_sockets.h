@@ -1,0 +1,38 @@
+/*
+ * Which of the server's sockets concern us, and what the keeper is told of them. Everything here is
+ * to be called within aside_begin() only.
+ */
+#pragma once
+
+#include "descriptors.h"
+
+#include <sys/socket.h>
+
+/* listen() and bind() have succeeded. */
+void socket_listens(int fd);
+void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);
+
+/* bind() found its address in use: what the last call says, after those that stood in the way for
+ * us have gone. Sets errno as bind() does. */
+int bind_again(int fd, const struct sockaddr *address, socklen_t length);
+
+/* A descriptor of which nothing is known is used as a server's would be: it may have come from the
+ * process that forked or executed this one, from systemd or inetd, or over a Unix socket. */
+enum encounter { ACCEPTS, RECEIVES, FOUND };
+enum synergy_mark socket_is_met(int fd, enum encounter encounter);
+
+/* Meets all that was left to this process. */
+void take_stock(void);
+
+/* What the entry was made for is closed, or takes no more peers. */
+void socket_is_closed(const struct descriptor *descriptor);
+
+/* These numbers, `last` included, stand for nothing now. */
+void sockets_are_closed(unsigned first, unsigned last);
+
+/* synergy_to(): 0, or an errno. */
+int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit);
+
+/* Another keeper has this number now, and gets all its sockets; or nobody has it, and they are met
+ * again. */
+void hand_over_again(int keeper);

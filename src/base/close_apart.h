@@ -1,0 +1,15 @@
+// Closing what may take its time.
+#pragma once
+
+#include "base/socket.h"
+
+#include <vector>
+
+namespace synergy {
+
+/// Closes sockets that may be the last trace of others which were sent along with a message that
+/// nobody read: close() of a TCP socket waits as long as its SO_LINGER says (socket(7)), except for
+/// a thread that ends. So that is how they are closed.
+void close_apart(std::vector<Socket> sockets);
+
+} // namespace synergy

@@ -1,0 +1,23 @@
+// What the keeper gives up for good once it serves: a server that was taken over talks to it, and
+// it may have root's user id.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace synergy {
+
+/// Leaves this process what punching takes: of all capabilities CAP_NET_BIND_SERVICE, no new
+/// privileges by exec, the system calls that it makes (no exec, no ptrace, nothing that concerns
+/// other processes), and writing to `written` alone (files that exist, or directories with what is
+/// below them; those that do not exist are passed over). What the kernel does not have (Landlock,
+/// seccomp) is done without. Returns what could not be had, as text for the log: empty where all
+/// could.
+///
+/// `looks_into_processes`: /proc must tell what descriptors other processes have, where nothing
+/// else tells whether a socket is still the server's. That takes CAP_SYS_PTRACE (ptrace(2) itself
+/// stays refused), and Landlock would forbid it: so writing is not confined then.
+std::vector<std::string> confine(const std::vector<std::string> &written,
+                                 bool looks_into_processes);
+
+} // namespace synergy

@@ -1,0 +1,333 @@
+#include "keeper/keeper.h"
+
+#include "base/log.h"
+#include "keeper/confinement.h"
+
+#include <algorithm>
+#include <csignal>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace synergy {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// A server that closes its last listener may listen again.
+constexpr Duration rest_without_socket = seconds(3);
+
+/// A server that is told to end may close its sockets long before it does end, and what replaces it
+/// needs the port.
+constexpr Duration between_looks = milliseconds(10);
+constexpr Duration time_to_end = seconds(90);
+
+constexpr Duration settling_time = milliseconds(50);
+
+synergy_mark mark_of(const ServerSocket &socket) {
+    return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
+}
+
+/// Whom synergy_to() names; 0, or the errno that it promises.
+int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
+    const int hop_limit = request.hop_limit;
+    if (hop_limit != -1 && (hop_limit < hop_limit_min || hop_limit > hop_limit_max))
+        return EINVAL;
+    target.hops = hop_limit == -1 ? 0 : hop_limit;
+    const int family = request.peer.any.sa_family;
+    if (family == AF_UNSPEC) {
+        if (socket.connected.empty())
+            return ENOTCONN;
+        target.peer = socket.connected.unmapped();
+    } else if (family != AF_INET6 && family != AF_INET) {
+        return EAFNOSUPPORT;
+    } else {
+        target.peer = Endpoint::from(&request.peer.any, sizeof request.peer).unmapped();
+        if (target.peer.empty() || target.peer.port() == 0 || target.peer.is_wildcard())
+            return EINVAL;
+    }
+    if (socket.local.is_loopback())
+        return EINVAL;
+    return reachable(socket, target.peer).empty() ? EAFNOSUPPORT : 0;
+}
+
+} // namespace
+
+Keeper::Keeper(const Settings &settings, const std::string &learned_file,
+               std::vector<std::string> written)
+    : traffic_(*page_), handoff_(scheduler_, *page_),
+      registry_(scheduler_, settings, learned_file, handoff_, traffic_,
+                {.lives = [this](ServerSocket &socket) { return lives(socket); },
+                 .dropped =
+                     [this](std::uint64_t cookie) {
+                         control_.release(cookie);
+                         look_for_the_end();
+                     },
+                 .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
+      control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
+      processes_(scheduler_,
+                 [this] {
+                     registry_.give_way();
+                     look_for_the_end();
+                 }),
+      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)), settling_(scheduler_) {
+    page_->keeper = control_.address();
+    page_.show_ports(settings);
+    take_signals();
+}
+
+void Keeper::answer_start(Socket connection, pid_t starter) {
+    processes_.add(starter);
+    Control::tell(connection, {}, page_.memory().fd());
+    control_.serve_starter(std::move(connection), starter);
+    // Its listen() waits for the first punch, and not for this.
+    settling_.set(Clock::now() + settling_time, [this] {
+        registry_.follow_settings();
+        if (geteuid() == 0)
+            give_up_rights();
+    });
+}
+
+void Keeper::give_up_rights() const {
+    for (const std::string &missing : confine(written_, registry_.holds_duplicates()))
+        log::info("the keeper goes on with more rights than it needs: {}", missing);
+}
+
+void Keeper::run() {
+    while (!is_over_) {
+        try {
+            scheduler_.run_once(std::chrono::hours(1));
+        } catch (const std::exception &error) {
+            log::error("{}", error.what());
+        }
+    }
+}
+
+/// Whoever ends the server by its control group or its terminal ends us as well; what counts is
+/// when the server goes.
+void Keeper::take_signals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT})
+        sigaddset(&signals, signal);
+    sigprocmask(SIG_BLOCK, &signals, nullptr);
+    signals_ = Socket(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!signals_)
+        throw std::system_error(errno, std::generic_category(), "signalfd");
+    scheduler_.watch(signals_.fd(), EPOLLIN, [this](std::uint32_t) {
+        signalfd_siginfo signal;
+        while (::read(signals_.fd(), &signal, sizeof signal) == sizeof signal)
+            look_often_until(Clock::now() + time_to_end);
+    });
+}
+
+void Keeper::look_often_until(Time end) {
+    looking_.set(Clock::now() + between_looks, [this, end] {
+        if (Clock::now() < end)
+            look_often_until(end);
+        registry_.give_way();
+    });
+}
+
+Keeper::Reply Keeper::answer(const Call &call) {
+    Reply reply;
+    try {
+        if (call.knows_secret)
+            processes_.add(call.process);
+        switch (call.request.kind) {
+        case SYNERGY_OPEN:
+            open(call, reply);
+            break;
+        case SYNERGY_OPEN_TOWARD:
+            open_toward(call, reply);
+            break;
+        case SYNERGY_CLOSED:
+            processes_.closed(call.process, call.request.cookie);
+            registry_.closed(call.request.cookie);
+            break;
+        case SYNERGY_GIVE_WAY:
+            reply.answer.result = registry_.give_way() ? 0 : ENOENT;
+            break;
+        case SYNERGY_FETCH:
+            fetch(call, reply);
+            break;
+        case SYNERGY_HERE:
+            processes_.add(call.request.process, call.process);
+            break;
+        case SYNERGY_MEET:
+            meet(call, reply);
+            break;
+        default:
+            reply.answer.result = EINVAL;
+        }
+    } catch (const std::exception &error) {
+        log::error("{}", error.what());
+        reply.answer.result = EIO;
+    }
+    return reply;
+}
+
+/// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
+std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
+    auto socket = describe(call.passed.fd());
+    if (!socket)
+        return std::nullopt;
+    socket->fd = call.request.fd;
+    // Sockets beside it would be made in this network.
+    if (network_of(call.passed.fd()) != page_->network) {
+        errno = EXDEV;
+        return std::nullopt;
+    }
+    return socket;
+}
+
+void Keeper::open(const Call &call, Reply &reply) {
+    const auto socket = describe_passed(call);
+    if (!socket) {
+        reply.answer.result = errno;
+        reply.answer.mark = SYNERGY_UNTOUCHED;
+        return;
+    }
+    if (socket->transport != Transport::udp && !socket->listens) {
+        reply.answer.result = EINVAL;
+        reply.answer.mark = SYNERGY_UNKNOWN;
+        return;
+    }
+    reply.answer.result = open_described(*socket, call, std::nullopt);
+    reply.answer.mark = registry_.has(socket->cookie) ? mark_of(*socket) : SYNERGY_UNTOUCHED;
+}
+
+/// A client's socket (a resolver's, say) is connected to somebody who is no peer.
+bool Keeper::is_for_others(const ServerSocket &socket) const {
+    if (socket.transport != Transport::udp || socket.connected.empty())
+        return false;
+    const auto targets = registry_.settings().targets_for(socket.transport, socket.local.port());
+    return std::none_of(targets.begin(), targets.end(), [&](const Target &target) {
+        return target.peer == socket.connected.unmapped();
+    });
+}
+
+int Keeper::open_described(const ServerSocket &socket, const Call &call,
+                           const std::optional<Target> &target) {
+    if (!target && is_for_others(socket))
+        return ENOENT;
+    Socket duplicate;
+    if (!socket.accepts()) {
+        duplicate = Socket(fcntl(call.passed.fd(), F_DUPFD_CLOEXEC, 0));
+        if (!duplicate)
+            return errno;
+    }
+    if (!registry_.has(socket.cookie))
+        if (const int error = control_.claim(socket.cookie); error != 0)
+            return error;
+    const int result = target ? registry_.open(socket, *target, std::move(duplicate))
+                              : registry_.open_all(socket, std::move(duplicate));
+    if (registry_.has(socket.cookie))
+        rest_.cancel();
+    else
+        control_.release(socket.cookie);
+    return result;
+}
+
+void Keeper::open_toward(const Call &call, Reply &reply) {
+    auto socket = describe_passed(call);
+    reply.answer.mark = SYNERGY_UNKNOWN;
+    if (!socket) {
+        reply.answer.result = errno;
+        return;
+    }
+    Target target;
+    reply.answer.result = read_target(call.request, *socket, target);
+    if (reply.answer.result != 0)
+        return;
+    if (socket->transport != Transport::udp && !socket->listens) {
+        if (socket->accepts() && !socket->connected.empty()) {
+            reply.answer.result = socket->connected.unmapped() == target.peer ? 0 : EISCONN;
+            return;
+        }
+        __atomic_store_n(&page_->asks_for_all, 1, __ATOMIC_RELEASE);
+        reply.answer.result = registry_.expect(socket->cookie, target);
+        return;
+    }
+    if (socket->local.port() == 0) {
+        // As the first datagram would.
+        const Endpoint any = Endpoint::wildcard(socket->local.family(), 0);
+        if (::bind(call.passed.fd(), any.data(), any.length()) != 0 ||
+            !(socket = describe_passed(call))) {
+            reply.answer.result = errno;
+            return;
+        }
+    }
+    reply.answer.result = open_described(*socket, call, target);
+    // Also after a failure: the punch may be tried again for as long as the socket is open.
+    if (registry_.has(socket->cookie))
+        reply.answer.mark = mark_of(*socket);
+}
+
+void Keeper::fetch(const Call &call, Reply &reply) {
+    auto fetched = call.passed ? handoff_.fetch(call.passed, !(call.request.flags & SOCK_NONBLOCK))
+                               : std::nullopt;
+    if (!fetched) {
+        reply.answer.result = ENOENT;
+        return;
+    }
+    reply.is_proof = true;
+    reply.answer.peer = wire_endpoint(fetched->peer);
+    reply.hand_over = std::move(fetched->connection);
+}
+
+void Keeper::meet(const Call &call, Reply &reply) {
+    const ServerSocket *socket =
+        call.passed ? registry_.find(cookie_of(call.passed.fd())) : nullptr;
+    if (socket == nullptr) {
+        reply.answer.result = ENOENT;
+        return;
+    }
+    processes_.add(call.process);
+    reply.is_proof = true;
+    reply.answer.mark = mark_of(*socket);
+    reply.show = page_.memory().fd();
+}
+
+/// The kernel says so of sockets that we don't hold, and of others the processes.
+bool Keeper::lives(ServerSocket &socket) const {
+    if (socket.accepts()) {
+        const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
+        if (life != SocketDiag::Life::unknown)
+            return life == SocketDiag::Life::lives;
+    }
+    return processes_.have(socket);
+}
+
+/// The keeper has nothing more to do when the server has no process any more; or no socket, in a
+/// while, if it had one.
+void Keeper::look_for_the_end() {
+    if (processes_.are_gone()) {
+        // A child may have spoken in the meantime.
+        control_.serve_waiting();
+        if (processes_.are_gone())
+            end();
+        return;
+    }
+    if (registry_.is_empty())
+        rest_.set(Clock::now() + rest_without_socket, [this] {
+            // From here on it is asked in vain, and another is started; who has asked is served.
+            __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+            control_.serve_waiting();
+            if (registry_.is_empty())
+                end();
+            else
+                __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+        });
+}
+
+void Keeper::end() {
+    __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+    is_over_ = true;
+}
+
+} // namespace synergy

@@ -1,0 +1,63 @@
+// A server's keeper: what the server's processes ask for, and when it is all over.
+#pragma once
+
+#include "handoff/handoff.h"
+#include "keeper/control.h"
+#include "keeper/page.h"
+#include "keeper/processes.h"
+#include "keeper/registry.h"
+#include "server/socket_diag.h"
+
+namespace synergy {
+
+class Keeper {
+  public:
+    /// `written`: the places where root's keeper writes, and no others. Throws std::system_error.
+    Keeper(const Settings &settings, const std::string &learned_file,
+           std::vector<std::string> written);
+
+    /// Tells the process that started the keeper, at the other end of this connection, where the
+    /// page is, and serves its requests from then on.
+    void answer_start(Socket connection, pid_t starter);
+    /// Until the server has no process any more, or no socket.
+    void run();
+
+  private:
+    using Call = Control::Call;
+    using Reply = Control::Reply;
+
+    Reply answer(const Call &call);
+    void open(const Call &call, Reply &reply);
+    void open_toward(const Call &call, Reply &reply);
+    [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call) const;
+    [[nodiscard]] bool is_for_others(const ServerSocket &socket) const;
+    /// `target`: nobody else.
+    [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
+                                     const std::optional<Target> &target);
+    void fetch(const Call &call, Reply &reply);
+    void meet(const Call &call, Reply &reply);
+
+    bool lives(ServerSocket &socket) const;
+    void look_for_the_end();
+    void end();
+    void take_signals();
+    void look_often_until(Time end);
+    void give_up_rights() const;
+
+    Scheduler scheduler_;
+    Page page_;
+    mutable SocketDiag socket_diag_;
+    Traffic traffic_;
+    Handoff handoff_;
+    Registry registry_;
+    Control control_;
+    Processes processes_;
+    Socket signals_;
+    Timer looking_; ///< for what a signal to end has closed
+    Timer rest_;    ///< without a socket
+    const std::vector<std::string> written_;
+    Timer settling_;
+    bool is_over_ = false;
+};
+
+} // namespace synergy

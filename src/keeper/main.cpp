@@ -1,0 +1,141 @@
+// synergy-keeper: what the shim starts for a server that has peers (wire.h says with what).
+#include "base/abstract_socket.h"
+#include "base/log.h"
+#include "hops/learned_hops.h"
+#include "keeper/keeper.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace {
+
+using namespace synergy;
+
+/// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
+/// stays as it is.
+void reset_inherited() {
+    // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
+        ::signal(signal, SIG_DFL);
+    ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    setsid();
+    umask(022);
+    constexpr sched_param ordinary{};
+    if (sched_getscheduler(0) != SCHED_OTHER)
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+    if (getpriority(PRIO_PROCESS, 0) > 0)
+        setpriority(PRIO_PROCESS, 0, 0);
+    cpu_set_t all;
+    std::memset(&all, 0xff, sizeof all);
+    sched_setaffinity(0, sizeof all, &all);
+    // A limit on the size of files is the server's for its files, one on its processor time is
+    // nothing that an idle process could keep to.
+    for (auto limit : {RLIMIT_NOFILE, RLIMIT_FSIZE, RLIMIT_CPU, RLIMIT_STACK}) {
+        rlimit value{};
+        if (getrlimit(limit, &value) != 0)
+            continue;
+        value.rlim_cur =
+            limit == RLIMIT_STACK ? std::min<rlim_t>(value.rlim_max, 8UL << 20) : value.rlim_max;
+        setrlimit(limit, &value);
+    }
+}
+
+/// Nothing of the server's but what it was given, and numbers 0 to 2 taken, lest a stray line end
+/// up in a socket.
+void sort_descriptors() {
+    close_range(SYNERGY_STDERR_FD + 1, ~0U, 0);
+    for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+        if (fcntl(fd, F_GETFD) < 0) {
+            const int null = ::open("/dev/null", O_RDWR);
+            if (null >= 0 && null != fd) {
+                dup2(null, fd);
+                close(null);
+            }
+        }
+    fcntl(SYNERGY_START_FD, F_SETFD, FD_CLOEXEC);
+    fcntl(SYNERGY_STDERR_FD, F_SETFD, FD_CLOEXEC);
+}
+
+const char *variable(const char *name) {
+    return secure_getenv(name);
+}
+
+void configure_log(const Settings &settings, pid_t server) {
+    struct stat status {};
+    const bool is_file = fstat(STDERR_FILENO, &status) == 0 && S_ISREG(status.st_mode);
+    log::configure({.level = settings.log,
+                    .where = settings.log_file,
+                    .stderr_path = is_file ? -1 : SYNERGY_STDERR_FD,
+                    .server = server});
+    for (const Problem &problem : settings.problems)
+        log::error("{}", problem.line());
+}
+
+std::string directory_of(const std::string &file) {
+    return file.substr(0, file.find_last_of('/'));
+}
+
+/// Where files are made and replaced: logs are rotated, and what was learned is written anew.
+std::vector<std::string> written_places(const Settings &settings, const std::string &learned_file) {
+    std::vector<std::string> places{"/proc/self/fd/" + std::to_string(SYNERGY_STDERR_FD)};
+    if (settings.log_file.starts_with('/'))
+        places.push_back(directory_of(settings.log_file));
+    if (!learned_file.empty())
+        places.push_back(directory_of(learned_file));
+    return places;
+}
+
+int keep(bool is_asked) {
+    Socket start(SYNERGY_START_FD);
+    const auto starter = peer_credentials(start);
+    if (!starter) {
+        std::fputs("synergy-keeper: is started by libsynergy.so, not by hand\n", stderr);
+        return 2;
+    }
+    const auto refuse = [&](int error) {
+        synergy_answer answer{};
+        answer.result = error;
+        Control::tell(start, answer, -1);
+        return 0;
+    };
+    try {
+        const Settings settings = load_settings(variable);
+        configure_log(settings, starter->pid);
+        if (!is_asked && !settings.has_peers() && !settings.follows_file)
+            return refuse(ENOENT);
+        const int directory = chdir("/");
+        static_cast<void>(directory);
+        const std::string learned_file = learned_hops_file(variable);
+        Keeper keeper(settings, learned_file, written_places(settings, learned_file));
+        keeper.answer_start(std::move(start), starter->pid);
+        keeper.run();
+        return 0;
+    } catch (const std::system_error &error) {
+        log::error("nothing is punched: {}", error.what());
+        return refuse(error.code().value());
+    } catch (const std::exception &error) {
+        log::error("nothing is punched: {}", error.what());
+        return refuse(ENOMEM);
+    }
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    reset_inherited();
+    sort_descriptors();
+    return keep(argc > 1 && std::strcmp(argv[1], SYNERGY_KEEPER_ASKED) == 0);
+}

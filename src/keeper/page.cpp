@@ -1,0 +1,90 @@
+#include "keeper/page.h"
+
+#include "server/server_socket.h"
+
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace synergy {
+
+namespace {
+
+[[noreturn]] void fail(const char *what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
+
+/// Which bits of a byte stand for the ports of the range.
+std::uint8_t bits_within(unsigned byte, PortRange range) {
+    const unsigned first = byte * 8;
+    unsigned bits = 0xff;
+    if (range.first > first)
+        bits &= 0xffU << (range.first - first);
+    if (range.last < first + 7)
+        bits &= 0xffU >> (first + 7 - range.last);
+    return static_cast<std::uint8_t>(bits);
+}
+
+/// Has the kernel say in the page when this thread has ended, in whatever way.
+void be_missed(synergy_page &page) {
+    static robust_list entry;
+    static robust_list_head list;
+    entry.next = &list.list;
+    list.list.next = &entry;
+    // Where the number stands, seen from its entry: nothing says that the two are near each other.
+    list.futex_offset = reinterpret_cast<char *>(&page.holder) - reinterpret_cast<char *>(&entry);
+    if (syscall(SYS_set_robust_list, &list, sizeof list) == 0)
+        __atomic_store_n(&page.holder, static_cast<std::uint32_t>(gettid()), __ATOMIC_RELEASE);
+}
+
+} // namespace
+
+Page::Page() : memory_(memfd_create("synergy", MFD_CLOEXEC | MFD_ALLOW_SEALING)) {
+    // Its size is fixed, since who shares it could cut it off under our feet.
+    if (!memory_ || ftruncate(memory_.fd(), sizeof(synergy_page)) != 0 ||
+        fcntl(memory_.fd(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+        fail("memfd");
+    void *memory =
+        mmap(nullptr, sizeof(synergy_page), PROT_READ | PROT_WRITE, MAP_SHARED, memory_.fd(), 0);
+    if (memory == MAP_FAILED)
+        fail("mmap");
+    page_ = static_cast<synergy_page *>(memory);
+    page_->version = SYNERGY_WIRE_VERSION;
+    page_->user = geteuid();
+    be_missed(*page_);
+    if (getrandom(page_->secret.bytes, sizeof page_->secret.bytes, 0) != sizeof page_->secret.bytes)
+        fail("getrandom");
+    if (const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM); any)
+        page_->network = network_of(any.fd());
+}
+
+Page::~Page() {
+    munmap(page_, sizeof *page_);
+}
+
+void Page::show_ports(const Settings &settings) {
+    constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
+    for (std::size_t i = 0; i < transports.size(); i++) {
+        const std::vector<PortRange> ranges = settings.concerned_ports(transports[i]);
+        auto range = ranges.begin();
+        for (unsigned byte = 0; byte < sizeof page_->ports[i]; byte++) {
+            while (range != ranges.end() && range->last < byte * 8)
+                ++range;
+            std::uint8_t bits = 0;
+            for (auto each = range; each != ranges.end() && each->first <= byte * 8 + 7; ++each)
+                bits |= bits_within(byte, *each);
+            if (__atomic_load_n(&page_->ports[i][byte], __ATOMIC_RELAXED) != bits)
+                __atomic_store_n(&page_->ports[i][byte], bits, __ATOMIC_RELEASE);
+        }
+    }
+    __atomic_store_n(&page_->any_udp_port, settings.has_peers_on_any_port(Transport::udp) ? 1 : 0,
+                     __ATOMIC_RELEASE);
+}
+
+} // namespace synergy

@@ -1,0 +1,31 @@
+// The page that the keeper shares with the processes of the server (wire.h): theirs to look into.
+#pragma once
+
+#include "base/socket.h"
+#include "settings/settings.h"
+#include "wire.h"
+
+namespace synergy {
+
+class Page {
+  public:
+    /// Throws std::system_error.
+    Page();
+    ~Page();
+    Page(const Page &) = delete;
+    Page &operator=(const Page &) = delete;
+
+    [[nodiscard]] synergy_page &operator*() const { return *page_; }
+    [[nodiscard]] synergy_page *operator->() const { return page_; }
+    /// To be mapped by others.
+    [[nodiscard]] const Socket &memory() const { return memory_; }
+
+    /// Says which local ports concern us.
+    void show_ports(const Settings &settings);
+
+  private:
+    Socket memory_;
+    synergy_page *page_ = nullptr;
+};
+
+} // namespace synergy

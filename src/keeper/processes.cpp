@@ -1,0 +1,57 @@
+#include "keeper/processes.h"
+
+#include "server/server_descriptors.h"
+
+#include <cerrno>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace synergy {
+
+Processes::~Processes() {
+    for (const auto &entry : watched_)
+        scheduler_.unwatch(entry.second.pidfd.fd());
+}
+
+void Processes::add(pid_t process, pid_t parent) {
+    if (process <= 0 || watched_.contains(process))
+        return;
+    Socket pidfd(static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
+    if (!pidfd && errno == ESRCH)
+        return; // gone already
+    const bool is_watched = pidfd && scheduler_.watch(pidfd.fd(), EPOLLIN, [this, process](auto) {
+        const auto found = watched_.find(process);
+        scheduler_.unwatch(found->second.pidfd.fd());
+        watched_.erase(found);
+        ended_();
+    });
+    if (!is_watched) {
+        is_any_unwatched_ = true;
+        return;
+    }
+    const auto before = watched_.find(parent);
+    auto closed =
+        before != watched_.end() ? before->second.closed : std::unordered_set<std::uint64_t>();
+    watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
+}
+
+void Processes::closed(pid_t process, std::uint64_t cookie) {
+    if (const auto found = watched_.find(process); found != watched_.end())
+        found->second.closed.insert(cookie);
+}
+
+bool Processes::have(ServerSocket &socket) const {
+    bool may_have = is_any_unwatched_;
+    for (const auto &entry : watched_) {
+        const std::optional<int> number = find_descriptor(entry.first, socket.inode, socket.fd);
+        if (number && *number >= 0) {
+            socket.fd = *number;
+            return true;
+        }
+        may_have |= !number && !entry.second.closed.contains(socket.cookie);
+    }
+    return may_have;
+}
+
+} // namespace synergy

@@ -1,0 +1,48 @@
+// The server's processes that have spoken to the keeper, and whether they live.
+#pragma once
+
+#include "base/scheduler.h"
+#include "server/server_socket.h"
+
+#include <functional>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace synergy {
+
+class Processes {
+  public:
+    /// `ended` is called whenever one of them has ended.
+    Processes(Scheduler &scheduler, std::function<void()> ended)
+        : scheduler_(scheduler), ended_(std::move(ended)) {}
+    ~Processes();
+    Processes(const Processes &) = delete;
+    Processes &operator=(const Processes &) = delete;
+
+    /// This one is of the server; its parent has told, if that is not 0, and it has what that has.
+    /// (One that can't be watched, as when no descriptor is left, is
+    /// taken to live for ever: then sockets alone tell that all is over.)
+    void add(pid_t process, pid_t parent = 0);
+
+    [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
+
+    /// The process says that it has closed the socket with this cookie.
+    void closed(pid_t process, std::uint64_t cookie);
+    /// Whether any of them still has the socket, by its descriptor table, or where that can't be
+    /// read by what it has said. Corrects the number that the server has for it.
+    bool have(ServerSocket &socket) const;
+
+  private:
+    Scheduler &scheduler_;
+    const std::function<void()> ended_;
+    struct Process {
+        Socket pidfd;
+        std::unordered_set<std::uint64_t> closed; ///< sockets, by cookie
+    };
+
+    std::unordered_map<pid_t, Process> watched_;
+    bool is_any_unwatched_ = false;
+};
+
+} // namespace synergy

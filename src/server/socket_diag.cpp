@@ -1,0 +1,173 @@
+#include "server/socket_diag.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <sys/time.h>
+
+namespace synergy {
+
+namespace {
+
+// The kernel's numbers for the states of sockets (include/net/tcp_states.h), as bits.
+constexpr std::uint32_t established = 1U << 1; // a connected UDP socket
+constexpr std::uint32_t closed = 1U << 7;      // any other UDP socket
+constexpr std::uint32_t listens = 1U << 10;
+
+struct Question {
+    nlmsghdr header{};
+    inet_diag_req_v2 request{};
+};
+
+std::uint8_t protocol_of(Transport transport) {
+    switch (transport) {
+    case Transport::udp:
+        return IPPROTO_UDP;
+    case Transport::sctp:
+        return IPPROTO_SCTP;
+    default:
+        return IPPROTO_TCP;
+    }
+}
+
+Question about(Transport transport, int family, std::uint16_t flags, std::uint32_t sequence) {
+    Question question;
+    question.header.nlmsg_len = sizeof question;
+    question.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+    question.header.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
+    question.header.nlmsg_seq = sequence;
+    question.request.sdiag_family = static_cast<std::uint8_t>(family);
+    question.request.sdiag_protocol = protocol_of(transport);
+    question.request.idiag_states = transport == Transport::udp ? established | closed : listens;
+    std::fill(std::begin(question.request.id.idiag_cookie),
+              std::end(question.request.id.idiag_cookie), INET_DIAG_NOCOOKIE);
+    return question;
+}
+
+void put(const Endpoint &endpoint, __be32 *address, __be16 &port) {
+    if (endpoint.family() == AF_INET) {
+        const auto *in = reinterpret_cast<const sockaddr_in *>(endpoint.data());
+        std::memcpy(address, &in->sin_addr, sizeof in->sin_addr);
+        port = in->sin_port;
+    } else {
+        const auto *in6 = reinterpret_cast<const sockaddr_in6 *>(endpoint.data());
+        std::memcpy(address, &in6->sin6_addr, sizeof in6->sin6_addr);
+        port = in6->sin6_port;
+    }
+}
+
+} // namespace
+
+SocketDiag::SocketDiag()
+    : netlink_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)) {
+    // The kernel answers within sendto(), and a dump as fast as it is read: this is for a kernel
+    // that has lost it.
+    constexpr timeval patience{.tv_sec = 1, .tv_usec = 0};
+    if (netlink_)
+        ::setsockopt(netlink_.fd(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+}
+
+SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::uint32_t sequence) {
+    Reply reply;
+    sockaddr_nl kernel{};
+    kernel.nl_family = AF_NETLINK;
+    if (::sendto(netlink_.fd(), question, size, MSG_NOSIGNAL, reinterpret_cast<sockaddr *>(&kernel),
+                 sizeof kernel) < 0) {
+        reply.error = errno;
+        return reply;
+    }
+    const bool is_dump =
+        (static_cast<const nlmsghdr *>(question)->nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP;
+    alignas(nlmsghdr) std::array<char, 32768> buffer{};
+    for (;;) {
+        const ssize_t got = ::recv(netlink_.fd(), buffer.data(), buffer.size(), 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            reply.error = got < 0 ? errno : EIO;
+            return reply;
+        }
+        auto left = static_cast<std::size_t>(got);
+        for (auto *header = reinterpret_cast<nlmsghdr *>(buffer.data()); NLMSG_OK(header, left);
+             header = NLMSG_NEXT(header, left)) {
+            if (header->nlmsg_seq != sequence)
+                continue; // of a question that was given up
+            if (header->nlmsg_type == NLMSG_ERROR) {
+                reply.error = -static_cast<nlmsgerr *>(NLMSG_DATA(header))->error;
+                return reply;
+            }
+            if (header->nlmsg_type == NLMSG_DONE) {
+                // A dump that could not be had ends with a negative errno.
+                int error = 0;
+                if (NLMSG_PAYLOAD(header, 0) >= sizeof error)
+                    std::memcpy(&error, NLMSG_DATA(header), sizeof error);
+                reply.error = -error;
+                return reply;
+            }
+            if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY ||
+                header->nlmsg_len < NLMSG_LENGTH(sizeof(inet_diag_msg)))
+                continue;
+            const auto *found = static_cast<const inet_diag_msg *>(NLMSG_DATA(header));
+            reply.sockets.push_back({.cookie = std::uint64_t{found->id.idiag_cookie[1]} << 32 |
+                                               found->id.idiag_cookie[0],
+                                     .inode = found->idiag_inode,
+                                     .user = found->idiag_uid});
+            if (!is_dump)
+                return reply;
+        }
+    }
+}
+
+SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local,
+                                  std::uint64_t cookie) {
+    if (!netlink_ || local.empty())
+        return Life::unknown;
+    const auto is_it = [cookie](const Listener &found) { return found.cookie == cookie; };
+    // A look-up finds whom a packet to the address would reach: mostly the very socket. (SCTP's
+    // finds associations.)
+    if (transport != Transport::sctp) {
+        Question question = about(transport, local.family(), 0, ++sequence_);
+        auto &id = question.request.id;
+        if (transport == Transport::udp)
+            put(local, id.idiag_dst,
+                id.idiag_dport); // UDP's look-up has the ends the other way round
+        else
+            put(local, id.idiag_src, id.idiag_sport);
+        const Reply reply = ask(&question, sizeof question, sequence_);
+        if (std::any_of(reply.sockets.begin(), reply.sockets.end(), is_it))
+            return Life::lives;
+    }
+    // Another of a SO_REUSEPORT group was found, or none, as with a socket that is bound to a
+    // device: all sockets of the port are looked through.
+    Question question = about(transport, local.family(), NLM_F_DUMP, ++sequence_);
+    __be32 any_address[4]{};
+    put(local, any_address, question.request.id.idiag_sport);
+    const Reply reply = ask(&question, sizeof question, sequence_);
+    if (std::any_of(reply.sockets.begin(), reply.sockets.end(), is_it))
+        return Life::lives;
+    return reply.error == 0 ? Life::gone : Life::unknown;
+}
+
+std::optional<SocketDiag::Listener> SocketDiag::who_hears(const Endpoint &from, const Endpoint &to,
+                                                          unsigned interface) {
+    if (!netlink_ || from.family() != to.family()) {
+        errno = EOPNOTSUPP;
+        return std::nullopt;
+    }
+    Question question = about(Transport::tcp, to.family(), 0, ++sequence_);
+    auto &id = question.request.id;
+    put(to, id.idiag_src, id.idiag_sport);
+    put(from, id.idiag_dst, id.idiag_dport);
+    id.idiag_if = interface;
+    const Reply reply = ask(&question, sizeof question, sequence_);
+    if (reply.error != 0 || reply.sockets.empty()) {
+        errno = reply.error != 0 ? reply.error : ENOENT;
+        return std::nullopt;
+    }
+    return reply.sockets.front();
+}
+
+} // namespace synergy

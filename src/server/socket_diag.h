@@ -1,0 +1,52 @@
+// What the kernel tells of a server's sockets without anybody holding them: sock_diag(7).
+#pragma once
+
+#include "base/endpoint.h"
+#include "base/socket.h"
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace synergy {
+
+/// Asks in the network namespace of the thread that made it; needs no privilege.
+class SocketDiag {
+  public:
+    SocketDiag();
+
+    /// Whether the kernel answers at all: a sandbox may forbid AF_NETLINK.
+    [[nodiscard]] bool works() const { return static_cast<bool>(netlink_); }
+
+    enum class Life : std::uint8_t {
+        lives,
+        gone,   ///< or it takes no peers any more: a listener that was shut down
+        unknown ///< the kernel can't say
+    };
+    /// Whether the listener (TCP, SCTP) or the bound socket (UDP) with this cookie (SO_COOKIE) at
+    /// this local address still lives, whoever has it.
+    [[nodiscard]] Life life(Transport transport, const Endpoint &local, std::uint64_t cookie);
+
+    struct Listener {
+        std::uint64_t cookie = 0;
+        std::uint32_t inode = 0;
+        uid_t user = 0;
+    };
+    /// Which TCP listener would get a connection from `from` to `to` by the interface of this
+    /// number (if_nametoindex(3)): nothing is sent. nullopt and errno: ENOENT where nobody would,
+    /// else the kernel can't say.
+    [[nodiscard]] std::optional<Listener> who_hears(const Endpoint &from, const Endpoint &to,
+                                                    unsigned interface);
+
+  private:
+    struct Reply {
+        int error = 0; ///< 0, or the errno that the kernel answers with
+        std::vector<Listener> sockets;
+    };
+    [[nodiscard]] Reply ask(const void *question, std::size_t size, std::uint32_t sequence);
+
+    Socket netlink_;
+    std::uint32_t sequence_ = 0;
+};
+
+} // namespace synergy

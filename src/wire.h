@@ -1,0 +1,188 @@
+/*
+ * What the shim in a server's process and the keeper beside it say to each other: messages over a
+ * Unix socket, and a page of shared memory into which the shim looks. C, since the shim is C.
+ *
+ * The keeper believes nothing of this: a request is checked against the kernel and the sender's
+ * credentials, and what stands in the page are hints for the shim and for the keeper alike.
+ */
+#pragma once
+
+#include <netinet/in.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
+ * each other. */
+#define SYNERGY_WIRE_VERSION 1
+
+/* Descriptors that the keeper is started with. */
+enum {
+    SYNERGY_START_FD =
+        3, /* SOCK_SEQPACKET: the answer to the start, and the starter's first requests */
+    SYNERGY_STDERR_FD = 4, /* O_PATH, the server's stderr where that is no regular file; may be
+                              closed. (Where it is a regular file, descriptor 2 is it.) */
+};
+
+/* The keeper's only argument, where it is synergy_to() that starts it: it stays though no peers are
+ * set. */
+#define SYNERGY_KEEPER_ASKED "asked"
+
+struct synergy_secret {
+    uint8_t bytes[16];
+};
+
+/* Where a keeper listens: abstract Unix names (unix(7)) without the leading zero byte. */
+struct synergy_address {
+    int32_t process; /* of the keeper: SO_PEERCRED must say the same */
+    uint8_t length;
+    char name[27];
+};
+
+/* An internet address, of either family, as sockaddr_in or sockaddr_in6 has it; family 0: none. */
+union synergy_endpoint {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+enum synergy_kind {
+    /* A socket of the server's listens (TCP, SCTP) or is bound (UDP): punch for it. A duplicate of
+       it comes along. */
+    SYNERGY_OPEN = 1,
+    /* synergy_to(): the same toward `peer` alone, with `hop_limit`. A duplicate comes along. */
+    SYNERGY_OPEN_TOWARD,
+    /* `cookie` was closed or shut down by this process, which has no other descriptor of it as far
+     * as it knows: what is kept for it may be over. Answered when the ports are free again. The
+     * keeper looks for others itself, but as root it may not be able to: then this is believed. */
+    SYNERGY_CLOSED,
+    /* bind() found its address in use: close what stands for sockets that are gone. */
+    SYNERGY_GIVE_WAY,
+    /* The accepted end of a bell comes along; the connection that rang comes back, with all that
+     * the bell had from its listener, blocking or not as `flags` says (SOCK_NONBLOCK). Needs no
+     * secret: the bell is the proof. */
+    SYNERGY_FETCH,
+    /* This process, or its child `process` if that is not 0, has sockets that the keeper keeps. No
+       answer. */
+    SYNERGY_HERE,
+    /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
+     * socket comes along as the proof; needs no secret. */
+    SYNERGY_MEET,
+};
+
+struct synergy_request {
+    uint32_t version; /* SYNERGY_WIRE_VERSION */
+    uint32_t kind;    /* enum synergy_kind */
+    struct synergy_secret secret;
+    uint64_t cookie; /* SO_COOKIE */
+    int32_t fd;      /* the number that the server has for the socket, for the log alone */
+    int32_t process;
+    int32_t flags;
+    int32_t hop_limit; /* -1: automatic */
+    union synergy_endpoint peer;
+};
+
+/* What the shim is to do with a descriptor from now on. */
+enum synergy_mark {
+    SYNERGY_UNKNOWN,
+    SYNERGY_UNTOUCHED, /* nothing of ours: its calls go straight to libc */
+    SYNERGY_LISTENER,  /* bells may ring at it */
+    SYNERGY_DATAGRAMS, /* its traffic is noted in the page */
+};
+
+struct synergy_answer {
+    uint32_t version;
+    int32_t result; /* 0, or an errno */
+    uint32_t mark;  /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
+    union synergy_endpoint
+        peer; /* FETCH: whose connection it is. A v4-mapped one where the listener is AF_INET6 */
+};
+
+/* The answer to the start comes by SYNERGY_START_FD with the page's descriptor; the result tells
+ * why there will be nothing (ENOENT: no peers are set and none can come, the keeper has ended:
+ * don't ask again). */
+
+/* Noted traffic: 2^10 places, a key in the high half, whole seconds of CLOCK_MONOTONIC below. */
+enum { SYNERGY_TRAFFIC_PLACES = 1024 };
+
+enum synergy_way { SYNERGY_RECEIVED, SYNERGY_SENT };
+
+/* The page: a memfd, mapped shared by the keeper and by every process of the server, inherited by
+ * fork. Every number in it is read and written by the __atomic built-ins. */
+struct synergy_page {
+    uint32_t version;
+    uint32_t over; /* the keeper has ended in order: what it kept is gone */
+    /* The keeper's number (gettid(2)). When it has ended, in whatever way, the kernel puts
+     * FUTEX_OWNER_DIED here (set_robust_list(2)): a killed keeper is felt without asking it. */
+    uint32_t holder;
+    struct synergy_address keeper;
+    struct synergy_secret secret;
+    uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
+    uint32_t user;    /* whose sockets it can bind beside */
+    uint32_t
+        asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
+    uint32_t ringing; /* how many bells ring: 0 is all that an accept() needs to see */
+    uint8_t bells[65536 / 8]; /* a bit for each port of this host that a bell rings from */
+    /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
+     * TCP, 1 UDP, 2 SCTP. */
+    uint8_t ports[3][65536 / 8];
+    /* Ports that the kernel chose count as well (UDP), since peers are set for every port. */
+    uint32_t any_udp_port;
+    uint64_t traffic[SYNERGY_TRAFFIC_PLACES];
+};
+
+/* FUTEX_OWNER_DIED, linux/futex.h. */
+#define SYNERGY_HOLDER_DIED 0x40000000U
+
+static inline int synergy_is_over(const struct synergy_page *page) {
+    return __atomic_load_n(&page->over, __ATOMIC_ACQUIRE) != 0 ||
+           (__atomic_load_n(&page->holder, __ATOMIC_ACQUIRE) & SYNERGY_HOLDER_DIED) != 0;
+}
+
+static inline int synergy_bit(const uint8_t *bits, uint16_t port) {
+    return (__atomic_load_n(&bits[port / 8], __ATOMIC_ACQUIRE) >> (port % 8)) & 1;
+}
+
+/* Which place of the page's traffic is this socket's and peer's, and what marks it as theirs. Two
+ * that fall on one place overwrite each other, so `none` may be wrong; a time is not (but for a
+ * collision of 32 bits). */
+static inline uint64_t synergy_traffic_key(enum synergy_way way, uint64_t cookie,
+                                           const union synergy_endpoint *peer) {
+    uint32_t words[4] = {0};
+    uint64_t halves[2];
+    uint16_t port;
+    /* A v4-mapped peer and its plain address are the same one. */
+    if (peer->any.sa_family == AF_INET) {
+        words[2] = htonl(0xffff);
+        words[3] = peer->v4.sin_addr.s_addr;
+        port = peer->v4.sin_port;
+    } else {
+        memcpy(words, &peer->v6.sin6_addr, sizeof words);
+        port = peer->v6.sin6_port;
+    }
+    memcpy(halves, words, sizeof halves);
+    /* Multiplied by odd numbers without a pattern (the golden ratio's, and two of splitmix64's),
+     * side by side: it is in the way of each datagram. */
+    uint64_t hash = (halves[0] + cookie * 2 + (uint64_t)way) * 0x9e3779b97f4a7c15U;
+    hash ^= (halves[1] ^ (uint64_t)ntohs(port) << 32) * 0xbf58476d1ce4e5b9U;
+    hash ^= hash >> 32;
+    return hash * 0x94d049bb133111ebU;
+}
+
+/* By which abstract name the keeper of a socket is found by who has only the socket: "synergy/" and
+ * the cookie, 16 hexadecimal digits. */
+static inline void synergy_name_of(uint64_t cookie, struct synergy_address *address) {
+    static const char digits[] = "0123456789abcdef";
+    memcpy(address->name, "synergy/", 8);
+    for (int i = 0; i < 16; i++)
+        address->name[8 + i] = digits[(cookie >> (60 - 4 * i)) & 15];
+    address->length = 24;
+}
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,98 @@
+#include "keeper/confinement.h"
+
+#include "harness.h"
+
+#include <doctest/doctest.h>
+
+#include <csignal>
+#include <fcntl.h>
+#include <fstream>
+#include <netdb.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+using namespace synergy;
+
+namespace {
+
+bool can_write(const std::string &path) {
+    const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    return file && ::write(file.fd(), "x", 1) == 1;
+}
+
+} // namespace
+
+TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
+    harness::Directory directory;
+    const std::string log = directory.write("log", ""), other = directory.write("other", "");
+    const std::string learned = directory.path("state");
+    REQUIRE(::mkdir(learned.c_str(), 0700) == 0);
+    std::array<int, 2> pipe{};
+    REQUIRE(::pipe2(pipe.data(), O_CLOEXEC) == 0);
+    CHECK(harness::in_child([&]() -> std::string {
+              // The control: all of it can be done before.
+              EXPECT_IN_CHILD(can_write(other));
+              EXPECT_IN_CHILD(::kill(getppid(), 0) == 0);
+              const auto missing = confine({log, learned, directory.path("absent"),
+                                            "/proc/self/fd/" + std::to_string(pipe[1])},
+                                           false);
+              EXPECT_IN_CHILD(missing.empty());
+              EXPECT_IN_CHILD(can_write(log));
+              EXPECT_IN_CHILD(can_write(learned + "/hops.new"));
+              EXPECT_IN_CHILD(
+                  ::rename((learned + "/hops.new").c_str(), (learned + "/hops").c_str()) == 0);
+              EXPECT_IN_CHILD(can_write("/proc/self/fd/" + std::to_string(pipe[1])));
+              EXPECT_IN_CHILD(!can_write(other));
+              EXPECT_IN_CHILD(!can_write(directory.path("new")));
+              EXPECT_IN_CHILD(std::ifstream(other).is_open());
+              EXPECT_IN_CHILD(::execl("/bin/true", "true", nullptr) == -1 && errno == EPERM);
+              EXPECT_IN_CHILD(::kill(getppid(), 0) == -1 && errno == EPERM);
+              EXPECT_IN_CHILD(::ptrace(PTRACE_TRACEME, 0, 0, 0) == -1 && errno == EPERM);
+              EXPECT_IN_CHILD(::setuid(0) == -1);
+              EXPECT_IN_CHILD(::fork() == -1);
+              std::thread([] {}).join();
+              // Punching goes on, on a low port too where it did before.
+              const bool was_root = geteuid() == 0;
+              Socket low(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+              const Endpoint at = Endpoint::loopback(AF_INET6, 997);
+              EXPECT_IN_CHILD(low);
+              const bool is_bound = ::bind(low.fd(), at.data(), at.length()) == 0;
+              EXPECT_IN_CHILD(is_bound || !was_root || errno == EADDRINUSE);
+              addrinfo *found = nullptr;
+              EXPECT_IN_CHILD(::getaddrinfo("localhost", nullptr, nullptr, &found) == 0);
+              return "";
+          }) == "");
+    ::close(pipe[0]);
+    ::close(pipe[1]);
+}
+
+TEST_CASE("confinement: where it has to, the keeper still looks into processes, and does no more" *
+          doctest::skip(geteuid() != 0)) {
+    harness::Directory directory;
+    const pid_t other = ::fork();
+    if (other == 0) {
+        ::pause();
+        ::_exit(0);
+    }
+    const std::string descriptor = "/proc/" + std::to_string(other) + "/fd/0";
+    const auto can_look = [&] {
+        char target[64];
+        return ::readlink(descriptor.c_str(), target, sizeof target) > 0;
+    };
+    for (bool looks : {true, false}) {
+        CAPTURE(looks);
+        CHECK(harness::in_child([&]() -> std::string {
+                  EXPECT_IN_CHILD(can_look());
+                  EXPECT_IN_CHILD(confine({}, looks).empty());
+                  EXPECT_IN_CHILD(can_look() == looks);
+                  EXPECT_IN_CHILD(::ptrace(PTRACE_ATTACH, other, 0, 0) == -1 && errno == EPERM);
+                  EXPECT_IN_CHILD(::kill(other, SIGKILL) == -1);
+                  return "";
+              }) == "");
+    }
+    ::kill(other, SIGKILL);
+    ::waitpid(other, nullptr, 0);
+}

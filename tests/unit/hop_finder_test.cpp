@@ -1,0 +1,127 @@
+#include "hops/hop_finder.h"
+
+#include "harness.h"
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <sched.h>
+#include <unistd.h>
+
+using namespace synergy;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+struct Bench {
+    Scheduler scheduler;
+    HopBounds bounds;
+    unsigned found = 0;
+    HopFinder finder{scheduler, bounds, "", [this](const Endpoint &) { found++; }};
+
+    bool run_until(const std::function<bool()> &is_done, Duration limit = seconds(5)) {
+        return harness::run_until(scheduler, is_done, limit);
+    }
+};
+
+const Endpoint here = Endpoint::loopback(AF_INET6, 5555);
+
+/// A network of its own where the way to some peers leads through routers that say nothing.
+bool enter_silent_network() {
+    return unshare(CLONE_NEWNET) == 0 &&
+           std::system(
+               "ip link set lo up && ip link add va type veth peer name vb && "
+               "ip addr add 192.0.2.1/24 dev va && ip link set va up && ip link set vb up && "
+               "ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev va && "
+               "ip route add default via 192.0.2.2") == 0;
+}
+
+Endpoint silent_peer() {
+    sockaddr_in in{};
+    in.sin_family = AF_INET;
+    in.sin_port = htons(5555);
+    in.sin_addr.s_addr = htonl(0xc6336405); // 198.51.100.5
+    return Endpoint::from(reinterpret_cast<const sockaddr *>(&in), sizeof in);
+}
+
+} // namespace
+
+TEST_CASE("hop finder: told when it is found, and the same from then on") {
+    Bench bench;
+    CHECK_FALSE(bench.finder.hops_toward(here, {}));
+    CHECK(bench.found == 0);
+    CHECK(bench.run_until([&] { return bench.found == 1; }));
+    CHECK(bench.finder.hops_toward(here, {}));
+    CHECK(bench.finder.hops_toward(here.with_port(1), {}) == bench.finder.hops_toward(here, {}));
+    bench.run_until([] { return false; }, milliseconds(300));
+    CHECK(bench.found == 1);
+}
+
+TEST_CASE("hop finder: a hop limit of the user's and an automatic one toward the same peer") {
+    Bench bench;
+    // The round trip of the first is being measured when the other is asked for.
+    CHECK_FALSE(bench.finder.round_trip(here, {}, 3));
+    CHECK_FALSE(bench.finder.hops_toward(here, {}));
+    CHECK(bench.run_until([&] { return bench.found == 1; }));
+    CHECK(bench.finder.hops_toward(here, {}));
+}
+
+TEST_CASE("hop finder: what has proved right is what is told, to all" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enter_silent_network());
+              Bench bench;
+              const Endpoint peer = silent_peer();
+              EXPECT_IN_CHILD(!bench.finder.hops_toward(peer, {}));
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
+              const auto guess = bench.finder.hops_toward(peer, {});
+              EXPECT_IN_CHILD(guess && guess->least < guess->most);
+              bench.finder.proved(peer, {}, guess->most);
+              // Not from within: the punch that says so is one of those that change.
+              EXPECT_IN_CHILD(bench.found == 1);
+              EXPECT_IN_CHILD(bench.finder.hops_toward(peer, {}) == HopRange::only(guess->most));
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 2; }));
+              // Known already.
+              bench.finder.proved(peer, {}, guess->most);
+              bench.run_until([] { return false; }, milliseconds(100));
+              EXPECT_IN_CHILD(bench.found == 2);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("hop finder: what was too high is not told again" * doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enter_silent_network());
+              Bench bench;
+              const Endpoint peer = silent_peer();
+              static_cast<void>(bench.finder.hops_toward(peer, {}));
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
+              bench.finder.too_high(peer, {}, 3);
+              EXPECT_IN_CHILD(bench.found == 1);
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 2; }));
+              EXPECT_IN_CHILD(bench.finder.hops_toward(peer, {})->most == 2);
+              bench.finder.too_high(peer, {}, hop_limit_min); // lower there is none
+              bench.run_until([] { return false; }, milliseconds(100));
+              EXPECT_IN_CHILD(bench.finder.hops_toward(peer, {})->most == 2);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("hop finder: ways that nobody wants are forgotten, in whatever state") {
+    const auto before = harness::open_descriptors();
+    {
+        Bench bench;
+        static_cast<void>(bench.finder.hops_toward(here, {}));
+        bench.finder.keep_only([](const Endpoint &) { return false; });
+        bench.run_until([] { return false; }, milliseconds(50));
+        CHECK(bench.found == 0);
+        static_cast<void>(bench.finder.hops_toward(here, {}));
+        bench.run_until([&] { return bench.found == 1; });
+        bench.finder.proved(here, {}, 1);
+        bench.finder.keep_only([](const Endpoint &) { return false; });
+        bench.run_until([] { return false; }, milliseconds(50));
+        CHECK_FALSE(bench.finder.hops_toward(here, {}));
+    }
+    CHECK(harness::open_descriptors() == before);
+}

@@ -1,0 +1,896 @@
+// The keeper as it is: the program is started, and asked over its socket, as the shim does it.
+#include "harness.h"
+#include "server/server_socket.h"
+#include "server/traffic.h"
+#include "wire.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <fstream>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <sstream>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+using namespace synergy;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+struct Answered {
+    bool is_there = false;
+    synergy_answer answer{};
+    Socket received{};
+};
+
+Answered receive(const Socket &from) {
+    Answered answered;
+    iovec data{.iov_base = &answered.answer, .iov_len = sizeof answered.answer};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+    answered.is_there = harness::is_readable(from.fd(), seconds(5)) &&
+                        ::recvmsg(from.fd(), &header, MSG_CMSG_CLOEXEC) == sizeof answered.answer;
+    if (const cmsghdr *extra = CMSG_FIRSTHDR(&header); answered.is_there && extra != nullptr) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(extra), sizeof fd);
+        answered.received = Socket(fd);
+    }
+    return answered;
+}
+
+bool send_to(const Socket &to, const void *bytes, std::size_t size, const std::vector<int> &pass) {
+    iovec data{.iov_base = const_cast<void *>(bytes), .iov_len = size};
+    std::vector<char> control(CMSG_SPACE(sizeof(int) * pass.size()));
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    if (!pass.empty()) {
+        header.msg_control = control.data();
+        header.msg_controllen = control.size();
+        cmsghdr *extra = CMSG_FIRSTHDR(&header);
+        extra->cmsg_level = SOL_SOCKET;
+        extra->cmsg_type = SCM_RIGHTS;
+        extra->cmsg_len = CMSG_LEN(sizeof(int) * pass.size());
+        std::memcpy(CMSG_DATA(extra), pass.data(), sizeof(int) * pass.size());
+    }
+    return ::sendmsg(to.fd(), &header, MSG_NOSIGNAL) == static_cast<ssize_t>(size);
+}
+
+Socket connected(const synergy_address &address) {
+    Socket socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    std::memcpy(name.sun_path + 1, address.name, address.length);
+    const auto length =
+        static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + address.length);
+    if (::connect(socket.fd(), reinterpret_cast<sockaddr *>(&name), length) != 0)
+        socket.reset();
+    return socket;
+}
+
+/// A keeper, started for this process as the shim does it. It is killed with the value.
+class Kept {
+  public:
+    explicit Kept(std::vector<std::string> environment, const char *argument = nullptr) {
+        int ends[2], log[2];
+        REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+        REQUIRE(::pipe2(log, O_CLOEXEC | O_NONBLOCK) == 0);
+        start = Socket(ends[0]);
+        log_ = Socket(log[0]);
+        // (The first of a name counts.)
+        environment.emplace_back("SYNERGY_CONFIG=/dev/null");
+        std::vector<char *> variables;
+        for (std::string &variable : environment)
+            variables.push_back(variable.data());
+        variables.push_back(nullptr);
+        const char *arguments[] = {"synergy-keeper", argument, nullptr};
+        process = ::fork();
+        if (process == 0) {
+            const int path = ::open(("/proc/self/fd/" + std::to_string(log[1])).c_str(), O_PATH);
+            ::dup2(ends[1], 100);
+            ::dup2(path, 101);
+            ::dup2(100, SYNERGY_START_FD);
+            ::dup2(101, SYNERGY_STDERR_FD);
+            ::close_range(SYNERGY_STDERR_FD + 1, ~0U, 0);
+            const int null = ::open("/dev/null", O_RDWR);
+            for (int fd = 0; fd <= 2; fd++)
+                ::dup2(null, fd);
+            ::execve(SYNERGY_KEEPER, const_cast<char **>(arguments), variables.data());
+            ::_exit(127);
+        }
+        ::close(ends[1]);
+        writer_ = Socket(log[1]);
+        started = receive(start);
+        if (!started.received)
+            return;
+        void *memory = ::mmap(nullptr, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED,
+                              started.received.fd(), 0);
+        REQUIRE(memory != MAP_FAILED);
+        page = static_cast<synergy_page *>(memory);
+    }
+    ~Kept() {
+        if (page != nullptr)
+            ::munmap(page, sizeof *page);
+        if (process > 0) {
+            ::kill(process, SIGKILL);
+            ::waitpid(process, nullptr, 0);
+        }
+    }
+    Kept(const Kept &) = delete;
+    Kept &operator=(const Kept &) = delete;
+
+    [[nodiscard]] synergy_request request(synergy_kind kind, std::uint64_t cookie = 0) const {
+        synergy_request request{};
+        request.version = SYNERGY_WIRE_VERSION;
+        request.kind = kind;
+        request.hop_limit = -1;
+        request.cookie = cookie;
+        if (page != nullptr)
+            request.secret = page->secret;
+        return request;
+    }
+    [[nodiscard]] Answered ask(const synergy_request &request, int pass = -1) const {
+        return ask(page->keeper, request, pass);
+    }
+    [[nodiscard]] static Answered ask(const synergy_address &address,
+                                      const synergy_request &request, int pass = -1) {
+        const Socket socket = connected(address);
+        const std::vector<int> passed(pass >= 0 ? 1 : 0, pass);
+        if (!socket || !send_to(socket, &request, sizeof request, passed))
+            return {};
+        return receive(socket);
+    }
+    /// The result; -1: no answer.
+    [[nodiscard]] int result_of(synergy_kind kind, const Socket &socket) const {
+        const Answered answered = ask(request(kind, cookie_of(socket.fd())), socket.fd());
+        return answered.is_there ? answered.answer.result : -1;
+    }
+    [[nodiscard]] int open(const Socket &socket) const { return result_of(SYNERGY_OPEN, socket); }
+    [[nodiscard]] int closed(std::uint64_t cookie) const {
+        const Answered answered = ask(request(SYNERGY_CLOSED, cookie));
+        return answered.is_there ? answered.answer.result : -1;
+    }
+    [[nodiscard]] bool ends_within(Duration limit) {
+        const bool has_ended = harness::wait_until(
+            [&] { return ::waitpid(process, &status, WNOHANG) == process; }, limit);
+        if (has_ended)
+            process = -1;
+        return has_ended;
+    }
+    [[nodiscard]] std::string log() const {
+        std::string text;
+        std::array<char, 4096> buffer{};
+        for (ssize_t got; (got = ::read(log_.fd(), buffer.data(), buffer.size())) > 0;)
+            text.append(buffer.data(), static_cast<std::size_t>(got));
+        return text;
+    }
+    [[nodiscard]] std::size_t descriptors() const {
+        std::size_t count = 0;
+        for (int fd = 0; fd < 1024; fd++) {
+            char target[64];
+            const std::string link =
+                "/proc/" + std::to_string(process) + "/fd/" + std::to_string(fd);
+            count += ::readlink(link.c_str(), target, sizeof target) > 0 ? 1U : 0U;
+        }
+        return count;
+    }
+
+    pid_t process = -1;
+    int status = 0;
+    Socket start;
+    Answered started;
+    synergy_page *page = nullptr;
+
+  private:
+    Socket log_, writer_;
+};
+
+/// How many sockets of this local port have sent a SYN and got no answer.
+std::size_t punching_from(std::uint16_t port) {
+    std::size_t count = 0;
+    for (const char *table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+        std::ifstream lines(table);
+        for (std::string line; std::getline(lines, line);) {
+            std::istringstream words(line);
+            std::string slot, local, remote, state;
+            words >> slot >> local >> remote >> state;
+            const std::size_t colon = local.find(':');
+            if (state == "02" && colon != std::string::npos &&
+                std::stoul(local.substr(colon + 1), nullptr, 16) == port)
+                count++;
+        }
+    }
+    return count;
+}
+
+/// As the shim leaves a listener.
+Socket listener_at(const Endpoint &at, bool is_listening = true) {
+    Socket socket(::socket(at.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
+    socket.set(SOL_SOCKET, SO_REUSEADDR, 1);
+    REQUIRE(::bind(socket.fd(), at.data(), at.length()) == 0);
+    if (is_listening)
+        REQUIRE(::listen(socket.fd(), 16) == 0);
+    return socket;
+}
+Socket any_listener() {
+    return listener_at(Endpoint::wildcard(AF_INET, 0));
+}
+Socket bound_udp(const Endpoint &at) {
+    Socket socket(::socket(at.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::bind(socket.fd(), at.data(), at.length()) == 0);
+    return socket;
+}
+
+/// A port of this host where a listener takes no more connections: a SYN stays without an answer.
+struct DeafPeer {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0), 0);
+    Socket filling{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+
+    DeafPeer() {
+        const Endpoint at = listener.local();
+        REQUIRE(::connect(filling.fd(), at.data(), at.length()) == 0);
+    }
+    [[nodiscard]] std::string variable() const {
+        return "SYNERGY_PEERS=" + listener.local().text();
+    }
+};
+
+const std::string some_peer = "SYNERGY_PEERS=[2001:db8::5]:5555";
+const std::string hops = "SYNERGY_HOPS=3";
+
+} // namespace
+
+TEST_CASE("keeper: without peers it says so and ends, unless it is asked for a peer") {
+    Kept nobody({});
+    CHECK(nobody.started.answer.result == ENOENT);
+    CHECK_FALSE(nobody.started.received);
+    CHECK(nobody.ends_within(seconds(2)));
+    CHECK(nobody.status == 0);
+    CHECK(nobody.log() == "");
+
+    Kept asked({}, SYNERGY_KEEPER_ASKED);
+    CHECK(asked.started.answer.result == 0);
+    REQUIRE(asked.page);
+    CHECK(synergy_bit(asked.page->ports[0], 4444) == 0);
+    CHECK_FALSE(asked.ends_within(milliseconds(200)));
+
+    Kept mistaken({some_peer, "SYNERGY_HOPS=x"});
+    CHECK(mistaken.started.answer.result == ENOENT);
+    CHECK(mistaken.log().find("SYNERGY_HOPS: 'x': expected") != std::string::npos);
+}
+
+TEST_CASE("keeper: the page tells what the shim needs to know") {
+    Kept kept({some_peer, hops, "SYNERGY_PORTS=1 7-9 4444,65535"});
+    REQUIRE(kept.started.answer.result == 0);
+    CHECK(kept.started.answer.version == SYNERGY_WIRE_VERSION);
+    REQUIRE(kept.page);
+    CHECK(kept.page->version == SYNERGY_WIRE_VERSION);
+    CHECK(kept.page->over == 0);
+    CHECK(kept.page->keeper.process == kept.process);
+    CHECK(kept.page->user == geteuid());
+    CHECK(kept.page->network == network_of(kept.start.fd()));
+    CHECK(kept.page->ringing == 0);
+    CHECK(kept.page->any_udp_port == 0);
+    const std::set<unsigned> concerned{1, 7, 8, 9, 4444, 65535};
+    for (const auto &ports : kept.page->ports)
+        for (unsigned port = 0; port < 65536; port++)
+            if (synergy_bit(ports, static_cast<std::uint16_t>(port)) !=
+                int{concerned.contains(port)})
+                FAIL_CHECK(port);
+    CHECK(Kept({some_peer}).page->any_udp_port == 1);
+    // Nobody who shares it can cut it off.
+    CHECK(::ftruncate(kept.started.received.fd(), 0) != 0);
+}
+
+TEST_CASE("keeper: it leaves what it inherited behind") {
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    ::signal(SIGTERM, SIG_IGN);
+    const mode_t mask = umask(0777);
+    Kept kept({some_peer});
+    umask(mask);
+    ::signal(SIGTERM, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &before, nullptr);
+    REQUIRE(kept.page);
+    CHECK(getsid(kept.process) == kept.process);
+    std::ifstream lines("/proc/" + std::to_string(kept.process) + "/status");
+    std::string text{std::istreambuf_iterator<char>(lines), {}};
+    CHECK(text.find("Umask:\t0022") != std::string::npos);
+    // SIGTERM and its like are waited for, and nothing else is blocked.
+    CHECK(text.find("SigBlk:\t0000000000004007") != std::string::npos);
+    std::array<char, 64> directory{};
+    REQUIRE(::readlink(("/proc/" + std::to_string(kept.process) + "/cwd").c_str(), directory.data(),
+                       directory.size()) > 0);
+    CHECK(directory.data() == std::string("/"));
+    CHECK(::kill(kept.process, SIGTERM) == 0);
+    CHECK_FALSE(kept.ends_within(milliseconds(100)));
+}
+
+TEST_CASE("keeper: the first punch has left when OPEN is answered, and the connection comes out") {
+    const Socket peer = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Kept kept({"SYNERGY_PEERS=" + peer.local().text(), hops});
+    Socket listener = any_listener();
+    const Answered opened =
+        kept.ask(kept.request(SYNERGY_OPEN, cookie_of(listener.fd())), listener.fd());
+    CHECK(opened.answer.result == 0);
+    CHECK(opened.answer.mark == SYNERGY_LISTENER);
+    REQUIRE(harness::is_readable(peer.fd(), milliseconds(0)));
+    Socket theirs(::accept(peer.fd(), nullptr, nullptr));
+    CHECK(theirs.remote().port() == listener.local().port());
+
+    // A bell, and not the peer.
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    CHECK(kept.page->ringing == 1);
+    Socket bell(::accept(listener.fd(), nullptr, nullptr));
+    CHECK(synergy_bit(kept.page->bells, bell.remote().port()) == 1);
+    // Whoever shows it needs no secret.
+    synergy_request fetch = kept.request(SYNERGY_FETCH);
+    fetch.secret = {};
+    Answered fetched = kept.ask(fetch, bell.fd());
+    CHECK(fetched.answer.result == 0);
+    REQUIRE(fetched.received);
+    CHECK(Endpoint::from(&fetched.answer.peer.any, sizeof fetched.answer.peer) == peer.local());
+    CHECK(fetched.received.remote() == peer.local());
+    CHECK((fcntl(fetched.received.fd(), F_GETFL) & O_NONBLOCK) == 0);
+    char byte = 0;
+    CHECK(::send(theirs.fd(), "x", 1, 0) == 1);
+    CHECK(::recv(fetched.received.fd(), &byte, 1, 0) == 1);
+    CHECK(kept.page->ringing == 0);
+    // Once.
+    CHECK(kept.ask(fetch, bell.fd()).answer.result == ENOENT);
+}
+
+TEST_CASE("keeper: requests also come by the connection that it was started with") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    synergy_request open = kept.request(SYNERGY_OPEN, cookie_of(listener.fd()));
+    REQUIRE(send_to(kept.start, &open, sizeof open, {listener.fd()}));
+    CHECK(receive(kept.start).answer.result == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+    const std::size_t descriptors = kept.descriptors();
+    for (int i = 0; i < 100; i++) {
+        REQUIRE(send_to(kept.start, &open, sizeof open, {listener.fd()}));
+        CHECK(receive(kept.start).answer.result == 0);
+    }
+    CHECK(harness::wait_until([&] { return kept.descriptors() == descriptors; }, seconds(1)));
+    kept.start.reset();
+    CHECK(kept.open(listener) == 0);
+}
+
+TEST_CASE("keeper: what it has nothing to punch for") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops, "SYNERGY_PORTS=1-9"});
+    const auto mark_of = [&](const Socket &socket) {
+        return kept.ask(kept.request(SYNERGY_OPEN), socket.fd()).answer.mark;
+    };
+    Socket other_port = any_listener();
+    CHECK(kept.open(other_port) == ENOENT);
+    CHECK(mark_of(other_port) == SYNERGY_UNTOUCHED);
+    Socket unix_socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK(kept.open(unix_socket) == EAFNOSUPPORT);
+    Socket silent = listener_at(Endpoint::wildcard(AF_INET, 0), false);
+    CHECK(kept.open(silent) == EINVAL);
+    CHECK(mark_of(silent) == SYNERGY_UNKNOWN);
+    Socket file(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    CHECK(kept.open(file) == ENOTSOCK);
+    CHECK(kept.ask(kept.request(SYNERGY_OPEN)).answer.result == EBADF);
+    CHECK(kept.result_of(SYNERGY_MEET, other_port) == ENOENT);
+    CHECK(kept.closed(12345) == 0);
+    CHECK(kept.ask(kept.request(SYNERGY_GIVE_WAY)).answer.result == ENOENT);
+    CHECK(punching_from(other_port.local().port()) == 0);
+}
+
+TEST_CASE("keeper: CLOSED frees the port before it is answered, if nobody has the socket") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    const Endpoint at = listener.local();
+    const std::uint64_t cookie = cookie_of(listener.fd());
+    REQUIRE(kept.open(listener) == 0);
+    REQUIRE(punching_from(at.port()) == 1);
+    Socket copy(dup(listener.fd()));
+    listener.reset();
+    CHECK(kept.closed(cookie) == 0);
+    CHECK(punching_from(at.port()) == 1);
+    copy.reset();
+    CHECK(kept.closed(cookie) == 0);
+    CHECK(punching_from(at.port()) == 0);
+    Socket plain(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK(::bind(plain.fd(), at.data(), at.length()) == 0);
+}
+
+TEST_CASE("keeper: GIVE_WAY does the same for whatever was closed unseen") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener(), stays = any_listener();
+    const std::uint16_t port = listener.local().port();
+    REQUIRE(kept.open(listener) == 0);
+    REQUIRE(kept.open(stays) == 0);
+    CHECK(kept.ask(kept.request(SYNERGY_GIVE_WAY)).answer.result == ENOENT);
+    listener.reset();
+    CHECK(kept.ask(kept.request(SYNERGY_GIVE_WAY)).answer.result == 0);
+    CHECK(punching_from(port) == 0);
+    CHECK(punching_from(stays.local().port()) == 1);
+}
+
+TEST_CASE("keeper: UDP is sent from the server's socket, which is given back with its last owner") {
+    const Socket peer = bound_udp(Endpoint::loopback(AF_INET, 0));
+    Kept kept({"SYNERGY_PEERS=" + peer.local().text(), "SYNERGY_HOPS=7"});
+    CHECK(kept.page->any_udp_port == 1);
+    Socket socket = bound_udp(Endpoint::wildcard(AF_INET, 0));
+    const Endpoint at = socket.local();
+    const std::uint64_t cookie = cookie_of(socket.fd());
+    const Answered opened = kept.ask(kept.request(SYNERGY_OPEN, cookie), socket.fd());
+    CHECK(opened.answer.result == 0);
+    CHECK(opened.answer.mark == SYNERGY_DATAGRAMS);
+    sockaddr_in from{};
+    socklen_t length = sizeof from;
+    char byte = 0;
+    CHECK(::recvfrom(peer.fd(), &byte, 1, MSG_DONTWAIT, reinterpret_cast<sockaddr *>(&from),
+                     &length) == 0);
+    CHECK(ntohs(from.sin_port) == at.port());
+    // As root, it can't look into our descriptor table from then on.
+    ::usleep(150000);
+    const auto is_free = [&] {
+        Socket next(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        return ::bind(next.fd(), at.data(), at.length()) == 0;
+    };
+    Socket copy(dup(socket.fd()));
+    socket.reset();
+    CHECK(kept.closed(cookie) == 0);
+    CHECK_FALSE(is_free());
+    CHECK(kept.result_of(SYNERGY_MEET, copy) == 0); // it is kept still
+    copy.reset();
+    CHECK_FALSE(is_free());
+    CHECK(kept.closed(cookie) == 0);
+    CHECK(is_free());
+}
+
+TEST_CASE("keeper: a UDP socket that is connected to somebody else is a client's") {
+    Kept kept({"SYNERGY_PEERS=127.0.0.1:9", hops});
+    Socket client(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const Endpoint resolver = Endpoint::loopback(AF_INET, 53);
+    REQUIRE(::connect(client.fd(), resolver.data(), resolver.length()) == 0);
+    CHECK(kept.open(client) == ENOENT);
+}
+
+TEST_CASE("keeper: a process that has the socket alone meets it by the cookie") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener(), other = any_listener();
+    REQUIRE(kept.open(listener) == 0);
+    synergy_address name{};
+    synergy_name_of(cookie_of(listener.fd()), &name);
+    synergy_request meet = kept.request(SYNERGY_MEET);
+    meet.secret = {};
+    const Answered met = Kept::ask(name, meet, listener.fd());
+    REQUIRE(met.is_there);
+    CHECK(met.answer.result == 0);
+    CHECK(met.answer.mark == SYNERGY_LISTENER);
+    REQUIRE(met.received);
+    void *memory =
+        ::mmap(nullptr, sizeof(synergy_page), PROT_READ, MAP_SHARED, met.received.fd(), 0);
+    REQUIRE(memory != MAP_FAILED);
+    CHECK(std::memcmp(&static_cast<synergy_page *>(memory)->secret, &kept.page->secret,
+                      sizeof(synergy_secret)) == 0);
+    ::munmap(memory, sizeof(synergy_page));
+    // Who has another socket, or none, or can't show that it has it, learns nothing.
+    const Answered stranger = Kept::ask(name, meet, other.fd());
+    CHECK(stranger.answer.result == ENOENT);
+    CHECK_FALSE(stranger.received);
+    CHECK_FALSE(Kept::ask(name, meet).is_there);
+    const std::uint64_t cookie = cookie_of(listener.fd());
+    listener.reset();
+    CHECK(kept.closed(cookie) == 0);
+    CHECK(harness::wait_until([&] { return !connected(name); }, seconds(1)));
+}
+
+TEST_CASE("keeper: a socket has one keeper") {
+    DeafPeer peer;
+    Kept first({peer.variable(), hops}), second({peer.variable(), hops});
+    Socket listener = any_listener();
+    CHECK(first.open(listener) == 0);
+    CHECK(second.open(listener) == EEXIST);
+    CHECK(second.result_of(SYNERGY_MEET, listener) == ENOENT);
+    CHECK(punching_from(listener.local().port()) == 1);
+    ::kill(first.process, SIGKILL);
+    REQUIRE(first.ends_within(seconds(2)));
+    CHECK(first.page->over == 0); // which tells that it was killed
+    CHECK(second.open(listener) == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+}
+
+TEST_CASE("keeper: synergy_to() as it is promised") {
+    DeafPeer peer;
+    Kept kept({}, SYNERGY_KEEPER_ASKED);
+    Socket listener = any_listener();
+    const auto toward = [&](const Socket &socket, const Endpoint &whom, int hop_limit = 3) {
+        synergy_request request = kept.request(SYNERGY_OPEN_TOWARD, cookie_of(socket.fd()));
+        request.peer = wire_endpoint(whom);
+        request.hop_limit = hop_limit;
+        return kept.ask(request, socket.fd()).answer.result;
+    };
+    const Endpoint there = peer.listener.local();
+    CHECK(toward(listener, there, 0) == EINVAL);
+    CHECK(toward(listener, there, 255) == EINVAL);
+    CHECK(toward(listener, there.with_port(0)) == EINVAL);
+    CHECK(toward(listener, Endpoint::wildcard(AF_INET, 5)) == EINVAL);
+    CHECK(toward(listener, {}) == ENOTCONN);
+    CHECK(toward(listener, Endpoint::loopback(AF_INET6, 5)) == EAFNOSUPPORT);
+    CHECK(toward(harness::listening_tcp(Endpoint::loopback(AF_INET, 0)), there) == EINVAL);
+    Socket unix_socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK(toward(unix_socket, there) == EAFNOSUPPORT);
+    CHECK(punching_from(listener.local().port()) == 0);
+    CHECK(toward(listener, there) == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+
+    // Before listen(): remembered, and the shim told to ask for every listener from now on.
+    Socket later = listener_at(Endpoint::wildcard(AF_INET, 0), false);
+    CHECK(kept.page->asks_for_all == 0);
+    CHECK(toward(later, there) == 0);
+    CHECK(kept.page->asks_for_all == 1);
+    CHECK(punching_from(later.local().port()) == 0);
+    REQUIRE(::listen(later.fd(), 4) == 0);
+    CHECK(kept.open(later) == 0);
+    CHECK(punching_from(later.local().port()) == 1);
+
+    // A UDP socket without a port gets one, as by its first datagram.
+    Socket datagrams(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    CHECK(toward(datagrams, there) == 0);
+    CHECK(datagrams.local().port() != 0);
+    // Connected: to whom is known.
+    Socket client(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::connect(client.fd(), there.data(), there.length()) == 0);
+    CHECK(toward(client, {}) == EINVAL); // from the loopback address
+}
+
+TEST_CASE("keeper: it ends with the server's processes, and lives as long as one of them") {
+    CHECK(harness::in_child([]() -> std::string {
+              DeafPeer peer;
+              int ends[2];
+              EXPECT_IN_CHILD(::pipe(ends) == 0);
+              Socket listener = any_listener();
+              // The server, whose child goes on.
+              const pid_t server = ::fork();
+              if (server == 0) {
+                  Kept kept({peer.variable(), hops});
+                  if (kept.open(listener) != 0)
+                      ::_exit(1);
+                  const pid_t child = ::fork();
+                  if (child == 0) {
+                      ::pause();
+                      ::_exit(0);
+                  }
+                  synergy_request here = kept.request(SYNERGY_HERE);
+                  here.process = child;
+                  const Socket socket = connected(kept.page->keeper);
+                  if (!send_to(socket, &here, sizeof here, {}))
+                      ::_exit(2);
+                  const std::array<pid_t, 2> pids{kept.process, child};
+                  if (::write(ends[1], pids.data(), sizeof pids) != sizeof pids)
+                      ::_exit(3);
+                  ::_exit(0);
+              }
+              int status = -1;
+              EXPECT_IN_CHILD(::waitpid(server, &status, 0) == server && status == 0);
+              std::array<pid_t, 2> pids{};
+              EXPECT_IN_CHILD(::read(ends[0], pids.data(), sizeof pids) == sizeof pids);
+              const auto [keeper, child] = pids;
+              ::usleep(200000);
+              EXPECT_IN_CHILD(::kill(keeper, 0) == 0);
+              EXPECT_IN_CHILD(punching_from(listener.local().port()) == 1);
+              ::kill(child, SIGKILL);
+              EXPECT_IN_CHILD(harness::wait_until(
+                  [&] { return punching_from(listener.local().port()) == 0; }, milliseconds(500)));
+              // (A zombie where nobody reaps it.)
+              EXPECT_IN_CHILD(harness::wait_until(
+                  [&, keeper = keeper] {
+                      std::ifstream text("/proc/" + std::to_string(keeper) + "/stat");
+                      std::string word, name, state;
+                      return !(text >> word >> name >> state) || state == "Z";
+                  },
+                  seconds(1)));
+              return "";
+          }) == "");
+}
+
+TEST_CASE("keeper: it ends with the last socket, and says so in the page") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    // Not before there was any.
+    CHECK_FALSE(kept.ends_within(milliseconds(3300)));
+    Socket listener = any_listener(), second = any_listener();
+    REQUIRE(kept.open(listener) == 0);
+    REQUIRE(kept.open(second) == 0);
+    const std::uint64_t cookie = cookie_of(listener.fd()), other = cookie_of(second.fd());
+    listener.reset();
+    CHECK(kept.closed(cookie) == 0);
+    CHECK_FALSE(kept.ends_within(milliseconds(3300)));
+    second.reset();
+    CHECK(kept.closed(other) == 0);
+    // One that listens again finds it there.
+    ::usleep(1000000);
+    second = any_listener();
+    CHECK(kept.open(second) == 0);
+    CHECK_FALSE(kept.ends_within(milliseconds(3300)));
+    const std::uint64_t last = cookie_of(second.fd());
+    second.reset();
+    CHECK(kept.closed(last) == 0);
+    CHECK(kept.page->over == 0);
+    CHECK(kept.ends_within(seconds(5)));
+    CHECK(kept.page->over == 1);
+    CHECK(WIFEXITED(kept.status));
+    CHECK(WEXITSTATUS(kept.status) == 0);
+}
+
+TEST_CASE("keeper: after SIGTERM it sees at once what is closed") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    const std::uint16_t port = listener.local().port();
+    REQUIRE(kept.open(listener) == 0);
+    ::kill(kept.process, SIGTERM);
+    ::usleep(50000);
+    CHECK(punching_from(port) == 1);
+    listener.reset();
+    CHECK(harness::wait_until([&] { return punching_from(port) == 0; }, milliseconds(300)));
+}
+
+TEST_CASE("keeper: a section of the file that comes later counts for a listener that comes later") {
+    DeafPeer peer;
+    harness::Directory directory;
+    const std::string file = directory.write("synergy.toml", "[[listen]]\nport = 1\n");
+    Kept kept({"SYNERGY_CONFIG=" + file});
+    REQUIRE(kept.page);
+    Socket listener = any_listener();
+    const std::uint16_t port = listener.local().port();
+    CHECK(synergy_bit(kept.page->ports[0], port) == 0);
+    CHECK(kept.open(listener) == ENOENT);
+    ::usleep(200000);
+    directory.write("synergy.toml", "[[listen]]\nport = " + std::to_string(port) +
+                                        "\nhops = 3\npeers = ['" + peer.listener.local().text() +
+                                        "']\n");
+    CHECK(harness::wait_until([&] { return synergy_bit(kept.page->ports[0], port) == 1; },
+                              seconds(2)));
+    CHECK(synergy_bit(kept.page->ports[0], 1) == 0);
+    CHECK(kept.open(listener) == 0);
+    CHECK(punching_from(port) == 1);
+}
+
+TEST_CASE("keeper: garbage is no request, and costs nothing") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    REQUIRE(kept.open(listener) == 0);
+    const synergy_request good = kept.request(SYNERGY_MEET);
+    std::vector<char> bytes(sizeof good + 100);
+    std::memcpy(bytes.data(), &good, sizeof good);
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    Socket in(ends[0]), out(ends[1]);
+    Socket memory(memfd_create("some", MFD_CLOEXEC));
+    const auto answered = [&](const void *data, std::size_t size, const std::vector<int> &pass) {
+        const Socket socket = connected(kept.page->keeper);
+        REQUIRE(socket);
+        send_to(socket, data, size, pass);
+        return receive(socket).is_there;
+    };
+    const std::size_t descriptors = kept.descriptors();
+    for (std::size_t size = 0; size < bytes.size(); size++)
+        for (int passed : {-1, listener.fd(), in.fd()})
+            if (answered(bytes.data(), size, std::vector<int>(passed >= 0 ? 1 : 0, passed)) !=
+                (size == sizeof good))
+                FAIL_CHECK(size);
+    // The control: as it should be.
+    CHECK(answered(&good, sizeof good, {listener.fd()}));
+    // Two descriptors, and as many as can be.
+    CHECK_FALSE(answered(&good, sizeof good, {listener.fd(), listener.fd()}));
+    CHECK_FALSE(answered(&good, sizeof good, std::vector<int>(253, in.fd())));
+    for (std::uint32_t kind = 0; kind < 300; kind++)
+        for (int passed : {in.fd(), memory.fd(), kept.start.fd(), peer.listener.fd()}) {
+            synergy_request request = good;
+            request.kind = kind < 20 ? kind : kind * 0x01010101U;
+            request.cookie = kind * 0x9e3779b97f4a7c15U;
+            request.fd = static_cast<int>(kind) - 100;
+            request.process = -static_cast<int>(kind);
+            std::memset(&request.peer, static_cast<int>(kind), sizeof request.peer);
+            CHECK(answered(&request, sizeof request, {passed}) == (kind != SYNERGY_HERE));
+            // Without the secret nobody is heard who has nothing to show.
+            request.secret.bytes[15] ^= 1;
+            CHECK(answered(&request, sizeof request, {passed}) ==
+                  (kind == SYNERGY_FETCH || kind == SYNERGY_MEET));
+            request.secret = good.secret;
+            request.version++;
+            CHECK_FALSE(answered(&request, sizeof request, {passed}));
+        }
+    CHECK(kept.open(listener) == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+    CHECK(harness::wait_until([&] { return kept.descriptors() <= descriptors; }, seconds(1)));
+}
+
+namespace {
+
+/// What a stranger does in a process of its own, which goes on until the value goes.
+class Stranger {
+  public:
+    explicit Stranger(const std::function<bool()> &does) {
+        int ends[2];
+        REQUIRE(::pipe(ends) == 0);
+        process_ = ::fork();
+        if (process_ == 0) {
+            constexpr uid_t nobody = 65534;
+            const bool is_right = ::setgid(nobody) == 0 && ::setuid(nobody) == 0 && does();
+            static_cast<void>(!::write(ends[1], is_right ? "1" : "0", 1));
+            ::pause();
+            ::_exit(0);
+        }
+        ::close(ends[1]);
+        char byte = '0';
+        is_done = ::read(ends[0], &byte, 1) == 1 && byte == '1';
+        ::close(ends[0]);
+    }
+    ~Stranger() {
+        ::kill(process_, SIGKILL);
+        ::waitpid(process_, nullptr, 0);
+    }
+    Stranger(const Stranger &) = delete;
+    Stranger &operator=(const Stranger &) = delete;
+
+    bool is_done = false;
+
+  private:
+    pid_t process_ = -1;
+};
+
+/// A TCP socket that its last close() takes a minute for.
+Socket lingering_socket() {
+    // The other end takes nothing, and stays open in this process.
+    static std::vector<Socket> others;
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const Endpoint to = listener.local();
+    ::connect(socket.fd(), to.data(), to.length());
+    others.emplace_back(::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+    const linger patience{.l_onoff = 1, .l_linger = 60};
+    ::setsockopt(socket.fd(), SOL_SOCKET, SO_LINGER, &patience, sizeof patience);
+    const std::vector<char> data(1 << 16);
+    while (::send(socket.fd(), data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+        ;
+    return socket;
+}
+
+} // namespace
+
+TEST_CASE("keeper: strangers can neither take, delay nor use up anything" *
+          doctest::skip(geteuid() != 0)) {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    REQUIRE(kept.open(listener) == 0);
+    const synergy_address address = kept.page->keeper;
+    const std::size_t descriptors = kept.descriptors();
+    const auto is_quick = [&] {
+        const Time before = Clock::now();
+        const bool is_right = kept.result_of(SYNERGY_MEET, listener) == 0;
+        return is_right && Clock::now() - before < milliseconds(200);
+    };
+    std::vector<Socket> silent;
+    const Stranger idle([&] {
+        rlimit more{.rlim_cur = 2000, .rlim_max = 2000};
+        setrlimit(RLIMIT_NOFILE, &more);
+        for (int i = 0; i < 1500; i++) {
+            silent.push_back(connected(address));
+            if (!silent.back())
+                return false;
+        }
+        return true;
+    });
+    CHECK(idle.is_done);
+    CHECK(is_quick());
+    CHECK(harness::wait_until([&] { return kept.descriptors() <= descriptors + 65; }, seconds(1)));
+    CHECK(harness::wait_until([&] { return kept.descriptors() <= descriptors; }, seconds(4)));
+
+    const auto sends_lingering = [&](synergy_kind kind, int count) {
+        const Socket socket = connected(address);
+        synergy_request request{};
+        request.version = SYNERGY_WIRE_VERSION;
+        request.kind = kind;
+        std::vector<Socket> sent;
+        std::vector<int> numbers;
+        for (int i = 0; i < count; i++) {
+            sent.push_back(lingering_socket());
+            numbers.push_back(sent.back().fd());
+        }
+        const bool is_sent = send_to(socket, &request, sizeof request, numbers);
+        // A close() that is not the last takes no time.
+        sent.clear();
+        return is_sent;
+    };
+    const Stranger lingering([&] {
+        return sends_lingering(SYNERGY_FETCH, 1) && sends_lingering(SYNERGY_MEET, 1) &&
+               sends_lingering(SYNERGY_OPEN, 1) && sends_lingering(SYNERGY_FETCH, 20);
+    });
+    CHECK(lingering.is_done);
+    for (int i = 0; i < 50; i++) {
+        CHECK(is_quick());
+        ::usleep(2000);
+    }
+    CHECK(harness::wait_until([&] { return kept.descriptors() <= descriptors; }, seconds(1)));
+    // The control: a socket that lingers.
+    const Stranger control([] {
+        Socket socket = lingering_socket();
+        ::alarm(1);
+        ::signal(SIGALRM, [](int) { ::_exit(0); });
+        socket.reset();
+        return true;
+    });
+    CHECK_FALSE(control.is_done);
+    CHECK(punching_from(listener.local().port()) == 1);
+}
+
+TEST_CASE("keeper: a name that a stranger has taken is done without" *
+          doctest::skip(geteuid() != 0)) {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    const auto squat = [&](bool listens) {
+        const Socket taken(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+        synergy_address wanted{};
+        synergy_name_of(cookie_of(listener.fd()), &wanted);
+        sockaddr_un name{};
+        name.sun_family = AF_UNIX;
+        std::memcpy(name.sun_path + 1, wanted.name, wanted.length);
+        const auto length =
+            static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + wanted.length);
+        static_cast<void>(fcntl(taken.fd(), F_DUPFD, 0)); // it stays
+        return ::bind(taken.fd(), reinterpret_cast<sockaddr *>(&name), length) == 0 &&
+               (!listens || ::listen(taken.fd(), 1) == 0);
+    };
+    for (bool listens : {true, false}) {
+        CAPTURE(listens);
+        const Stranger squatter([&] { return squat(listens); });
+        REQUIRE(squatter.is_done);
+        CHECK(kept.open(listener) == 0);
+        CHECK(punching_from(listener.local().port()) == 1);
+        CHECK(kept.log().find("another user has the name") != std::string::npos);
+        listener = any_listener();
+    }
+}
+
+TEST_CASE("keeper: a socket of another network has another keeper" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              DeafPeer peer;
+              Kept kept({peer.variable(), hops});
+              Socket here = any_listener();
+              EXPECT_IN_CHILD(kept.open(here) == 0);
+              EXPECT_IN_CHILD(::unshare(CLONE_NEWNET) == 0);
+              Socket there = any_listener();
+              // (Abstract names are of a network, too: by the connection that is there.)
+              synergy_request open = kept.request(SYNERGY_OPEN);
+              EXPECT_IN_CHILD(send_to(kept.start, &open, sizeof open, {there.fd()}));
+              EXPECT_IN_CHILD(receive(kept.start).answer.result == EXDEV);
+              EXPECT_IN_CHILD(send_to(kept.start, &open, sizeof open, {here.fd()}));
+              EXPECT_IN_CHILD(receive(kept.start).answer.result == 0);
+              return "";
+          }) == "");
+}
