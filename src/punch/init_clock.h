@@ -24,6 +24,11 @@ class InitClock {
     static constexpr Duration lead = std::chrono::milliseconds(40);
     /// How long to wait for an error beyond that where they have come so far.
     static constexpr Duration patience = std::chrono::milliseconds(300);
+    /// By so much the timer wheel alone makes it late, always the same while a socket lives.
+    static constexpr Duration wheel_lateness = std::chrono::milliseconds(80);
+    /// Two errors may follow each other by so much later than others did, for our looking now and
+    /// then.
+    static constexpr Duration jitter = std::chrono::milliseconds(20);
     /// The peer's INIT is not answered in vain for longer than this.
     static constexpr Duration widest = std::chrono::milliseconds(500);
 
@@ -42,13 +47,18 @@ class InitClock {
         return latest_ + period + lateness + (errors_come_ ? patience : Duration::zero());
     }
     /// The next one can't be told well enough any more.
-    [[nodiscard]] bool is_vague() const { return latest_ - earliest_ + lateness > widest; }
+    [[nodiscard]] bool is_vague() const {
+        return is_path_slower_ || latest_ - earliest_ + lateness > widest;
+    }
 
   private:
     Time earliest_{}; ///< the last INIT left between the two
     Time latest_{};
     bool errors_come_ = false;
     Duration round_trip_{}; ///< to where the INIT dies; zero: not known
+    Time last_error_{};     ///< of the last INIT; zero: none came
+    Duration least_gap_{};  ///< between two errors so far
+    bool is_path_slower_ = false;
 };
 
 } // namespace synergy

@@ -78,6 +78,34 @@ TEST_CASE("init clock: every INIT is low where errors come, for hours, and soon 
             }
 }
 
+TEST_CASE("init clock: a path that becomes slower lets no INIT out with the ordinary hop limit") {
+    for (Duration kernel_late : {milliseconds(0), milliseconds(8), milliseconds(80)})
+        for (Duration round_trip : {milliseconds(1), milliseconds(10), milliseconds(100)})
+            for (Duration slower : {milliseconds(100), milliseconds(150), milliseconds(250)})
+                for (int slow_from : {2, 3, 10}) {
+                    CAPTURE(kernel_late.count());
+                    CAPTURE(round_trip.count());
+                    CAPTURE(slower.count());
+                    CAPTURE(slow_from);
+                    InitClock clock;
+                    Time leaves{seconds(1000)};
+                    clock.sent(leaves);
+                    clock.first_error_came(leaves + round_trip);
+                    bool is_high = false;
+                    for (int i = 1; i < slow_from + 10 && !clock.is_vague(); i++) {
+                        leaves += InitClock::period + kernel_late;
+                        is_high |= leaves < clock.from();
+                        const Time error =
+                            leaves + round_trip + (i >= slow_from ? slower : Duration());
+                        clock.error_came(error - milliseconds(10), error);
+                    }
+                    CHECK_FALSE(is_high);
+                    // What is vague is given up at the next INIT's earliest time, which is early
+                    // enough.
+                    CHECK(clock.from() <= leaves + InitClock::period + kernel_late);
+                }
+}
+
 TEST_CASE("init clock: without errors every INIT is low until it is too vague to go on") {
     for (Duration kernel_late : {milliseconds(0), milliseconds(8), milliseconds(80)}) {
         CAPTURE(kernel_late.count());
