@@ -90,7 +90,9 @@ struct Settings {
     std::vector<PeerFile> peer_files;
     std::vector<Endpoint> local; ///< source addresses for wildcard sockets, at most one a family
     HopBounds hop_bounds;
-    std::chrono::seconds refresh{20};
+    /// In the field a hole that nobody has answered may last for 30 s only (pf, large clouds):
+    /// after one renewal that is lost the next one still comes in time.
+    std::chrono::seconds refresh{13};
     LogLevel log = LogLevel::warn;
     std::string log_file = "stderr"; ///< a path, "stderr" or "syslog"
     std::string file;                ///< the config file that was read; empty: none

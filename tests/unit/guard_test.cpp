@@ -121,7 +121,7 @@ TEST_CASE("no SYN leaves in the open phase, however late the timers") {
         for (auto kernel_late : {milliseconds(0), milliseconds(60), milliseconds(300)})
             for (auto thread_late : {milliseconds(0), milliseconds(30)}) {
                 CAPTURE(linear);
-                Run run = live(Guard(milliseconds(150), seconds(20), unknown), linear, kernel_late,
+                Run run = live(Guard(milliseconds(150), seconds(13), unknown), linear, kernel_late,
                                thread_late, seconds(120));
                 CHECK(run.stayed_low_for_each);
                 CHECK(!run.gave_up);
@@ -130,7 +130,7 @@ TEST_CASE("no SYN leaves in the open phase, however late the timers") {
 }
 
 TEST_CASE("a thread that is kept from running loses the socket rather than a SYN") {
-    Guard guard(milliseconds(150), seconds(20), unknown);
+    Guard guard(milliseconds(150), seconds(13), unknown);
     const Time start{seconds(1000)};
     guard.sent(start, start);
     guard.tick(start + milliseconds(150), {0, seconds(1)});
@@ -194,7 +194,7 @@ TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the
 }
 
 TEST_CASE("a socket that can tell the error from a SYN is never deaf longer than a timer is late") {
-    Run run = live(Guard(Duration::zero(), seconds(20), unknown), 4, milliseconds(60),
+    Run run = live(Guard(Duration::zero(), seconds(13), unknown), 4, milliseconds(60),
                    milliseconds(1), seconds(60));
     CHECK(run.stayed_low_for_each);
     for (auto [from, to] : run.deaf)
@@ -247,7 +247,7 @@ TEST_CASE("whatever is believed of the kernel's timers, no SYN slips out") {
 }
 
 TEST_CASE("an error that came late widens the window, within bounds") {
-    Guard guard(milliseconds(150), seconds(20), unknown);
+    Guard guard(milliseconds(150), seconds(13), unknown);
     const Time start{seconds(1000)};
     guard.sent(start, start);
     CHECK(guard.next() == start + milliseconds(150));

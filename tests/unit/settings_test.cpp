@@ -117,7 +117,7 @@ TEST_CASE("without settings there is nothing to do") {
     CHECK_FALSE(settings.has_peers_on_any_port(Transport::udp));
     CHECK(settings.problems.empty());
     CHECK(settings.targets_for(Transport::tcp, 4444).empty());
-    CHECK(settings.refresh == std::chrono::seconds(20));
+    CHECK(settings.refresh == std::chrono::seconds(13));
     CHECK(settings.log == LogLevel::warn);
     CHECK(settings.log_file == "stderr");
     CHECK(settings.local_for(AF_INET6).empty());
