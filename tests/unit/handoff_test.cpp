@@ -49,6 +49,9 @@ class Bench {
         return answer.get_future().get();
     }
     [[nodiscard]] synergy_page &page() const { return *page_; }
+    [[nodiscard]] std::uint32_t ringing() const {
+        return __atomic_load_n(&page_->ringing, __ATOMIC_ACQUIRE);
+    }
     [[nodiscard]] std::uint16_t any_bell() const {
         for (unsigned port = 1; port < 65536; port++)
             if (synergy_bit(page_->bells, static_cast<std::uint16_t>(port)) != 0)
@@ -97,7 +100,7 @@ Accepted accept_from(Bench &bench, const Socket &listener, int flags = 0,
     if (!harness::is_readable(listener.fd(), limit))
         return accepted;
     accepted.socket = Socket(accept4(listener.fd(), nullptr, nullptr, flags));
-    if (!accepted.socket || __atomic_load_n(&bench.page().ringing, __ATOMIC_ACQUIRE) == 0 ||
+    if (!accepted.socket || bench.ringing() == 0 ||
         !accepted.socket.remote().same_address(accepted.socket.local()) ||
         synergy_bit(bench.page().bells, accepted.socket.remote().port()) == 0)
         return accepted;
@@ -222,7 +225,7 @@ TEST_CASE("handoff: only the bell's other end fetches") {
     REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
     const std::uint16_t port = bench.any_bell();
     REQUIRE(port != 0);
-    CHECK(bench.page().ringing == 1);
+    CHECK(bench.ringing() == 1U);
     // Connections to another listener: a client's, one from the bell's port, and no connection.
     Socket other = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
     Socket client = client_of(other, other.local());
@@ -238,7 +241,7 @@ TEST_CASE("handoff: only the bell's other end fetches") {
     REQUIRE(::connect(udp.fd(), from.data(), from.length()) == 0);
     CHECK_FALSE(bench.fetch(udp, true));
     CHECK(accept_from(bench, listener).is_punched);
-    CHECK(bench.page().ringing == 0);
+    CHECK(bench.ringing() == 0U);
     CHECK(bench.any_bell() == 0);
 }
 
@@ -357,7 +360,7 @@ TEST_CASE("handoff: what waits for a listener that has gone is closed, and no ma
         char byte;
         CHECK(::recv(theirs.fd(), &byte, 1, MSG_DONTWAIT) <= 0); // ended
         CHECK(bench.any_bell() == 0);
-        CHECK(bench.page().ringing == 0);
+        CHECK(bench.ringing() == 0U);
     }
     CHECK(harness::open_descriptors() == before);
 }
