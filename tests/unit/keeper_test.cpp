@@ -93,6 +93,10 @@ class Kept {
         REQUIRE(::pipe2(log, O_CLOEXEC | O_NONBLOCK) == 0);
         start = Socket(ends[0]);
         log_ = Socket(log[0]);
+        // What a sanitizer finds is an end that a test sees. (Leaks it could look for only as long
+        // as a process may be traced.)
+        environment.emplace_back("ASAN_OPTIONS=detect_leaks=0");
+        environment.emplace_back("UBSAN_OPTIONS=halt_on_error=1");
         // (The first of a name counts.)
         environment.emplace_back("SYNERGY_CONFIG=/dev/null");
         std::vector<char *> variables;
@@ -371,7 +375,7 @@ TEST_CASE("keeper: requests also come by the connection that it was started with
         REQUIRE(send_to(kept.start, &open, sizeof open, {listener.fd()}));
         CHECK(receive(kept.start).answer.result == 0);
     }
-    CHECK(harness::wait_until([&] { return kept.descriptors() == descriptors; }, seconds(1)));
+    CHECK(harness::wait_until([&] { return kept.descriptors() <= descriptors; }, seconds(1)));
     kept.start.reset();
     CHECK(kept.open(listener) == 0);
 }
