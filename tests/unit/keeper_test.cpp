@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
@@ -878,6 +879,31 @@ TEST_CASE("keeper: a name that a stranger has taken is done without" *
         CHECK(kept.log().find("another user has the name") != std::string::npos);
         listener = any_listener();
     }
+}
+
+TEST_CASE("keeper: a listener that no bell can reach is not punched for" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(::unshare(CLONE_NEWNET) == 0);
+              EXPECT_IN_CHILD(std::system("ip link set lo up && ip link add va type veth peer name "
+                                          "vb && ip link set va up && ip link set vb up && "
+                                          "ip addr add 192.0.2.1/24 dev va && "
+                                          "ip route add default via 192.0.2.2") == 0);
+              Kept kept({"SYNERGY_PEERS=198.51.100.5:5555", hops});
+              Socket bound(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+              bound.set(SOL_SOCKET, SO_REUSEPORT, 1);
+              constexpr std::string_view device = "va";
+              EXPECT_IN_CHILD(::setsockopt(bound.fd(), SOL_SOCKET, SO_BINDTODEVICE, device.data(),
+                                           device.size()) == 0);
+              const Endpoint any = Endpoint::wildcard(AF_INET, 0);
+              EXPECT_IN_CHILD(::bind(bound.fd(), any.data(), any.length()) == 0);
+              EXPECT_IN_CHILD(::listen(bound.fd(), 4) == 0);
+              EXPECT_IN_CHILD(kept.open(bound) == ENOENT);
+              EXPECT_IN_CHILD(kept.log().find("nothing is punched: no connection of this host's") !=
+                              std::string::npos);
+              EXPECT_IN_CHILD(kept.open(any_listener()) == 0);
+              return "";
+          }) == "");
 }
 
 TEST_CASE("keeper: a socket of another network has another keeper" *
