@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -20,7 +21,41 @@ int protocol_of(const ServerSocket &listener) {
     return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
 }
 
+/// Where a bell reaches the listener from this host.
+Endpoint bell_address(const ServerSocket &listener) {
+    const Endpoint &local = listener.local;
+    if (!local.is_wildcard())
+        return local;
+    const Endpoint v4 = Endpoint::loopback(AF_INET, local.port());
+    if (local.family() == AF_INET)
+        return v4;
+    if (local.is_v4_mapped())
+        return v4.mapped();
+    const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
+    // Containers often have no IPv6 on their loopback interface.
+    const Endpoint any = v6.with_port(0);
+    const Socket probe = Socket::open(AF_INET6, SOCK_DGRAM);
+    const bool has_v6 = !listener.takes_v4 || ::bind(probe.fd(), any.data(), any.length()) == 0;
+    return has_v6 ? v6 : v4.mapped();
+}
+
 } // namespace
+
+/// A bell that another's listener heard would hand it the peer's connection.
+Handoff::Heard Handoff::would_hear(const ServerSocket &listener, const Endpoint &from,
+                                   const Endpoint &to) const {
+    if (listener.transport != Transport::tcp)
+        return Heard::by_the_server; // of SCTP the kernel does not say it
+    const auto found = socket_diag_.who_hears(from, to, if_nametoindex("lo"));
+    if (found)
+        return is_ours_(found->cookie) ? Heard::by_the_server : Heard::by_others;
+    return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
+}
+
+bool Handoff::can_ring(const ServerSocket &listener) const {
+    const Endpoint to = bell_address(listener);
+    return would_hear(listener, to.with_port(1), to) != Heard::by_nobody;
+}
 
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
     Id id = next_id_++;
@@ -39,15 +74,11 @@ void Handoff::silence(Offer &offer) {
 }
 
 bool Handoff::connect_doorbell(Offer &offer) {
-    const Endpoint &listener = offer.listener.local;
-    Endpoint to = listener;
-    if (listener.is_wildcard()) {
-        to = Endpoint::loopback(listener.family(), listener.port());
-        if (listener.is_v4_mapped())
-            to = Endpoint::loopback(AF_INET, listener.port()).mapped();
-    }
-    // A port may be taken by another doorbell, on another address.
-    for (int attempt = 0; attempt < 16; attempt++) {
+    const Endpoint to = bell_address(offer.listener);
+    // A port may be taken by another doorbell, on another address; and from what port it rings says
+    // who hears it, where several listeners share theirs.
+    constexpr int attempts = 64;
+    for (int attempt = 0; attempt < attempts; attempt++) {
         Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(offer.listener));
         if (!doorbell)
             return false;
@@ -64,7 +95,8 @@ bool Handoff::connect_doorbell(Offer &offer) {
             return false;
         std::uint16_t port = doorbell.local().port();
         // Marked before it rings: accept() may return before connect() does.
-        if (by_port_.contains(port))
+        if (by_port_.contains(port) ||
+            would_hear(offer.listener, doorbell.local(), to) == Heard::by_others)
             continue;
         bells_.ring(port);
         if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {

@@ -9,7 +9,9 @@
 #include "base/scheduler.h"
 #include "handoff/bells.h"
 #include "server/server_socket.h"
+#include "server/socket_diag.h"
 
+#include <functional>
 #include <optional>
 
 namespace synergy {
@@ -17,8 +19,15 @@ namespace synergy {
 /// Connections on offer.
 class Handoff {
   public:
-    Handoff(Scheduler &scheduler, synergy_page &page) : scheduler_(scheduler), bells_(page) {}
+    /// `is_ours`: whether the listener with this cookie is the server's.
+    Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag,
+            std::function<bool(std::uint64_t cookie)> is_ours)
+        : scheduler_(scheduler), bells_(page), socket_diag_(socket_diag),
+          is_ours_(std::move(is_ours)) {}
 
+    /// Whether a bell would come to anybody, as far as the kernel tells: not so where the listener
+    /// is bound to a device. Nothing is sent.
+    [[nodiscard]] bool can_ring(const ServerSocket &listener) const;
     /// Rings at the listener until the connection is fetched.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
 
@@ -48,6 +57,10 @@ class Handoff {
     };
     using Id = std::uint64_t;
 
+    enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
+
+    [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
+                                   const Endpoint &to) const;
     void ring(Id id);
     bool connect_doorbell(Offer &offer);
     void happened(Id id, std::uint32_t events);
@@ -55,6 +68,8 @@ class Handoff {
 
     Scheduler &scheduler_;
     Bells bells_;
+    SocketDiag &socket_diag_;
+    const std::function<bool(std::uint64_t cookie)> is_ours_;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

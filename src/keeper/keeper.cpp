@@ -59,7 +59,8 @@ int read_target(const synergy_request &request, const ServerSocket &socket, Targ
 
 Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                std::vector<std::string> written)
-    : traffic_(*page_), handoff_(scheduler_, *page_),
+    : traffic_(*page_), handoff_(scheduler_, *page_, socket_diag_,
+                                 [this](std::uint64_t cookie) { return registry_.has(cookie); }),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
                 {.lives = [this](ServerSocket &socket) { return lives(socket); },
                  .dropped =
@@ -215,6 +216,13 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
                            const std::optional<Target> &target) {
     if (!target && is_for_others(socket))
         return ENOENT;
+    const bool is_punched = target || has_declared(registry_.settings(), socket);
+    if (is_punched && socket.accepts() && !handoff_.can_ring(socket)) {
+        log::error("{} {}: nothing is punched: no connection of this host's own reaches this "
+                   "listener, as where it is bound to a device",
+                   name(socket.transport), socket.local.text());
+        return ENOENT;
+    }
     Socket duplicate;
     if (!socket.accepts()) {
         duplicate = Socket(fcntl(call.passed.fd(), F_DUPFD_CLOEXEC, 0));

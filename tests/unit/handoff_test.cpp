@@ -48,6 +48,8 @@ class Bench {
         in_thread([&] { answer.set_value(handoff_.fetch(accepted, is_blocking)); });
         return answer.get_future().get();
     }
+    std::atomic<std::uint64_t> stranger{0}; ///< a listener that is not the server's
+
     [[nodiscard]] synergy_page &page() const { return *page_; }
     [[nodiscard]] std::uint32_t ringing() const {
         return __atomic_load_n(&page_->ringing, __ATOMIC_ACQUIRE);
@@ -83,7 +85,9 @@ class Bench {
     std::vector<std::function<void()>> tasks_;
     std::unique_ptr<synergy_page> page_ = std::make_unique<synergy_page>();
     Scheduler scheduler_;
-    Handoff handoff_{scheduler_, *page_};
+    SocketDiag socket_diag_;
+    Handoff handoff_{scheduler_, *page_, socket_diag_,
+                     [this](std::uint64_t cookie) { return cookie != stranger; }};
     std::thread thread_;
 };
 
@@ -268,6 +272,38 @@ TEST_CASE("handoff: a client from the port of a doorbell, but another address, i
     CHECK_FALSE(ordinary.is_punched);
     CHECK(says_hello(theirs, replaced.socket));
     CHECK(says_hello(client, ordinary.socket));
+}
+
+TEST_CASE("handoff: a bell rings only for who has the listener") {
+    // Two that share a port, as two programs of one user can; each hears half of what comes.
+    const auto sharing = [](const Endpoint &at) {
+        Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
+        REQUIRE(::bind(socket.fd(), at.data(), at.length()) == 0);
+        REQUIRE(::listen(socket.fd(), 64) == 0);
+        return socket;
+    };
+    Socket listener = sharing(Endpoint::wildcard(AF_INET, 0));
+    Socket other = sharing(listener.local());
+    constexpr int count = 20;
+    for (bool is_known : {true, false}) {
+        CAPTURE(is_known);
+        Bench bench;
+        bench.stranger = is_known ? cookie_of(other.fd()) : 0;
+        std::vector<Socket> theirs;
+        for (int i = 0; i < count; i++) {
+            auto [ours, there] = harness::tcp_pair();
+            bench.offer(punched(std::move(ours)), some_peer, listener);
+            theirs.push_back(std::move(there));
+        }
+        int heard = 0;
+        while (heard < count && accept_from(bench, listener, 0, milliseconds(300)).is_punched)
+            heard++;
+        // The control: without knowing of the other, it hears some.
+        CHECK((heard == count) == is_known);
+        CHECK(harness::is_readable(other.fd(), milliseconds(0)) != is_known);
+        bench.withdraw(cookie_of(listener.fd()));
+    }
 }
 
 TEST_CASE("handoff: many connections at once, each comes out once") {

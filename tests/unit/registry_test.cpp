@@ -76,9 +76,9 @@ struct Bench {
 
     Scheduler scheduler;
     std::unique_ptr<synergy_page> page = std::make_unique<synergy_page>();
-    Handoff handoff{scheduler, *page};
-    Traffic traffic{*page};
     SocketDiag socket_diag;
+    Handoff handoff{scheduler, *page, socket_diag, [](std::uint64_t) { return true; }};
+    Traffic traffic{*page};
     Settings settings;
     std::vector<std::uint64_t> dropped;
     unsigned changes = 0;
