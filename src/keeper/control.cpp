@@ -275,7 +275,7 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     return Served::done;
 }
 
-void Control::tell(const Socket &connection, synergy_answer answer, int pass) {
+bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {
     answer.version = SYNERGY_WIRE_VERSION;
     iovec data{.iov_base = &answer, .iov_len = sizeof answer};
     alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
@@ -291,7 +291,7 @@ void Control::tell(const Socket &connection, synergy_answer answer, int pass) {
         extra->cmsg_len = CMSG_LEN(sizeof(int));
         std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
     }
-    static_cast<void>(::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT));
+    return ::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
 }
 
 /// Ends a connection, without ever waiting for what it may hold.

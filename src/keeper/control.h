@@ -43,7 +43,8 @@ class Control {
     Control &operator=(const Control &) = delete;
 
     /// Sends an answer, with a descriptor if `pass` is not -1.
-    static void tell(const Socket &connection, synergy_answer answer, int pass);
+    /// False if nobody is there.
+    static bool tell(const Socket &connection, synergy_answer answer, int pass);
 
     [[nodiscard]] const synergy_address &address() const { return address_; }
 

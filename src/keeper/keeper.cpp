@@ -83,7 +83,11 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
 
 void Keeper::answer_start(Socket connection, pid_t starter) {
     processes_.add(starter);
-    Control::tell(connection, {}, page_.memory().fd());
+    // It may have died meanwhile, or have lost its patience.
+    if (!Control::tell(connection, {}, page_.memory().fd()) || processes_.are_gone()) {
+        end();
+        return;
+    }
     control_.serve_starter(std::move(connection), starter);
     // Its listen() waits for the first punch, and not for this.
     settling_.set(Clock::now() + settling_time, [this] {

@@ -618,6 +618,40 @@ TEST_CASE("keeper: it ends with the server's processes, and lives as long as one
           }) == "");
 }
 
+TEST_CASE("keeper: one whose starter has ended before it could answer ends too") {
+    std::array<int, 2> told{};
+    REQUIRE(::pipe2(told.data(), O_CLOEXEC) == 0);
+    const pid_t starter = ::fork();
+    if (starter == 0) {
+        int ends[2];
+        ::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends);
+        const pid_t keeper = ::fork();
+        if (keeper == 0) {
+            ::usleep(100000);
+            ::dup2(ends[1], 100);
+            ::dup2(100, SYNERGY_START_FD);
+            ::close_range(SYNERGY_START_FD + 1, ~0U, 0);
+            std::string peers = "SYNERGY_PEERS=[2001:db8::5]:5555",
+                        config = "SYNERGY_CONFIG=/dev/null";
+            char *variables[] = {peers.data(), config.data(), nullptr};
+            char name[] = "synergy-keeper";
+            char *arguments[] = {name, nullptr};
+            ::execve(SYNERGY_KEEPER, arguments, variables);
+            ::_exit(127);
+        }
+        ::_exit(::write(told[1], &keeper, sizeof keeper) == sizeof keeper ? 0 : 1);
+    }
+    REQUIRE(::waitpid(starter, nullptr, 0) == starter);
+    pid_t keeper = -1;
+    REQUIRE(::read(told[0], &keeper, sizeof keeper) == sizeof keeper);
+    const Socket pidfd(static_cast<int>(::syscall(SYS_pidfd_open, keeper, 0)));
+    CHECK((!pidfd || harness::is_readable(pidfd.fd(), seconds(5))));
+    if (pidfd)
+        ::kill(keeper, SIGKILL);
+    ::close(told[0]);
+    ::close(told[1]);
+}
+
 TEST_CASE("keeper: it ends with the last socket, and says so in the page") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops});
