@@ -227,8 +227,13 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
                    name(socket.transport), socket.local.text());
         return ENOENT;
     }
+    // Known once, it shares its port with us, and no more tells by itself that there was room.
+    const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;
-    if (!socket.accepts()) {
+    if (socket.has_room_beside || (known != nullptr && known->has_room_beside)) {
+        constexpr int on = 1;
+        ::setsockopt(call.passed.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    } else if (socket.punches_itself()) {
         duplicate = Socket(fcntl(call.passed.fd(), F_DUPFD_CLOEXEC, 0));
         if (!duplicate)
             return errno;
@@ -307,7 +312,7 @@ void Keeper::meet(const Call &call, Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::lives(ServerSocket &socket) const {
-    if (socket.accepts()) {
+    if (!socket.punches_itself()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;

@@ -88,7 +88,11 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     if (servers_.empty())
         look_for_closed();
     Server &server = servers_[socket.cookie];
+    // That there is room beside it is known from the first look: since then the port is shared, by
+    // us.
+    const bool had_room = server.socket.has_room_beside;
     server.socket = socket;
+    server.socket.has_room_beside |= had_room;
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
     return server;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <linux/filter.h>
 #include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
 #include <netinet/in.h>
 
@@ -50,7 +51,31 @@ Endpoint public_source(const Endpoint &peer) {
 UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd)
     : Punch(context, std::move(hole)), fd_(fd), timer_(context.scheduler) {}
 
-int UdpPunch::send() const {
+/// 0, or an errno.
+int UdpPunch::send() {
+    if (fd_ >= 0)
+        return send_from(fd_);
+    const Endpoint &local = hole_.server.local;
+    const Socket beside = Socket::open(local.family(), SOCK_DGRAM);
+    if (!beside || !beside.set(SOL_SOCKET, SO_REUSEPORT, 1))
+        return errno;
+    // It must be as dual-stack as the server's to share its port.
+    if (local.family() == AF_INET6)
+        beside.set(IPPROTO_IPV6, IPV6_V6ONLY, hole_.server.takes_v4 ? 0 : 1);
+    if (::bind(beside.fd(), local.data(), local.length()) != 0)
+        return errno;
+    // All datagrams of the port are for the first of its sockets, which is the server's. Told once,
+    // the kernel keeps to it as long as that lives (socket(7), SO_ATTACH_REUSEPORT_CBPF).
+    if (!is_group_told_) {
+        sock_filter always_first = BPF_STMT(BPF_RET | BPF_K, 0);
+        const sock_fprog program{.len = 1, .filter = &always_first};
+        is_group_told_ = ::setsockopt(beside.fd(), SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program,
+                                      sizeof program) == 0;
+    }
+    return send_from(beside.fd());
+}
+
+int UdpPunch::send_from(int fd) const {
     bool is_v4 = hole_.is_v4();
     Ancillary ancillary;
     if (is_v4)
@@ -75,7 +100,7 @@ int UdpPunch::send() const {
     message.msg_name = const_cast<sockaddr *>(hole_.peer.data());
     message.msg_namelen = hole_.peer.length();
     ancillary.attach(message);
-    return ::sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
+    return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
 }
 
 void UdpPunch::renew() {

@@ -1,5 +1,8 @@
-// UDP: an empty datagram from the server's own socket, with a hop limit for it alone. No other
-// socket may be bound to the port, since it would get datagrams that are the server's.
+// UDP: an empty datagram with a low hop limit, from the server's address. It leaves from a socket
+// that is bound beside the server's for the moment of one sendmsg(), which leaves the server's
+// alone: no datagram that it is putting together is touched (MSG_MORE, UDP_CORK), no error of the
+// punch's is told to it, and nobody holds its port. Where there is no room beside, it leaves from
+// the server's own.
 #pragma once
 
 #include "punch/punch.h"
@@ -8,7 +11,8 @@ namespace synergy {
 
 class UdpPunch final : public Punch {
   public:
-    /// `fd`: a duplicate of the server's socket; its owner outlives the punch.
+    /// `fd`: a duplicate of the server's socket, whose owner outlives the punch; -1: there is room
+    /// beside.
     UdpPunch(const PunchContext &context, Hole hole, int fd);
 
     int open() override { return punch(); }
@@ -16,13 +20,15 @@ class UdpPunch final : public Punch {
   private:
     void renew();
     int punch();
-    [[nodiscard]] int send() const;
+    [[nodiscard]] int send();
+    [[nodiscard]] int send_from(int fd) const;
 
     int fd_;
     Timer timer_;
     FailureLog failure_log_;
     unsigned failures_ = 0;
     bool is_heard_ = false;
+    bool is_group_told_ = false; ///< see send()
 };
 
 } // namespace synergy

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 namespace synergy {
 
@@ -98,6 +99,12 @@ std::optional<ServerSocket> describe(int fd) {
     length = sizeof address;
     if (getpeername(fd, any, &length) == 0)
         socket.connected = Endpoint::from(any, length);
+    constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
+    socket.has_room_beside = socket.transport == Transport::udp && socket.connected.empty() &&
+                             socket.owner == geteuid() &&
+                             get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
+                             get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
+                             get_option(fd, SOL_SOCKET, SO_MARK) == 0;
     if (socket.transport == Transport::tcp)
         add_tcp_choices(socket);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)

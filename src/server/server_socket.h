@@ -21,14 +21,20 @@ struct ServerSocket {
     int receive_buffer = 0; ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
     int max_segment = 0;
+    /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
+    /// where the server shares the port by a group of its own, whose balance that would break, or
+    /// where the two would not be alike.
+    bool has_room_beside = false;
     bool one_to_many = false;      ///< SCTP: SOCK_SEQPACKET
     std::uint16_t streams_out = 0; ///< SCTP_INITMSG
     std::uint16_t streams_in = 0;
     std::array<std::uint8_t, 14> events{}; ///< SCTP_EVENTS: the notifications that it asked for
 
     /// Whether peers come out of accept(), so that other sockets punch beside it; or else they are
-    /// heard by the socket itself, which then punches itself.
+    /// heard by the socket itself.
     [[nodiscard]] bool accepts() const { return transport != Transport::udp && !one_to_many; }
+    /// Whether punches leave from the socket itself, so that a duplicate of it is kept.
+    [[nodiscard]] bool punches_itself() const { return !accepts() && !has_room_beside; }
 };
 
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
