@@ -605,6 +605,22 @@ def test_a_line_for_stderr_does_not_end_a_server_under_a_system_call_filter(tran
         assert "synergy: " in errors
 
 
+def test_a_keeper_under_such_a_filter_goes_on(deaf_peer):
+    """It confines itself as root, by calls that the filter ends it for."""
+    runner = [PROGRAMS / "forbidden"]
+    if run(*runner, "/bin/true", environment=plain_environment()).returncode == 77:
+        pytest.skip("no system call filter can be set here")
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info")
+    with Waiting("tcp", environment=environment, runner=runner) as server:
+        time.sleep(0.3)
+        assert len(server.keepers()) == 1
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        _, errors = server.end()
+    assert "connected" in errors and "killed" not in errors
+    if os.geteuid() == 0:
+        assert "more rights than it needs: seccomp" in errors
+
+
 def exported(library):
     output = subprocess.run(
         ["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
