@@ -24,6 +24,12 @@ void aside_end(const struct aside *aside) {
     errno = aside->error;
 }
 
+static int is_ready(int fd, short for_what) {
+    struct pollfd ready = {.fd = fd, .events = for_what};
+    struct timespec now = {0};
+    return syscall(SYS_ppoll, &ready, 1, &now, NULL, 0) == 1 && (ready.revents & for_what);
+}
+
 /* Terminals, pipes, files, and what the journal gives: no connection of a client's, which inetd
  * puts there. */
 static int may_write_to(int fd) {
@@ -36,9 +42,11 @@ static int may_write_to(int fd) {
         if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
             return 0;
     }
-    struct pollfd ready = {.fd = fd, .events = POLLOUT};
-    struct timespec now = {0};
-    return syscall(SYS_ppoll, &ready, 1, &now, NULL, 0) == 1 && (ready.revents & POLLOUT);
+    return is_ready(fd, POLLOUT);
+}
+
+int is_readable(int fd) {
+    return is_ready(fd, POLLIN);
 }
 
 void say(const char *const pieces[]) {

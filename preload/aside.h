@@ -33,5 +33,8 @@ void say(const char *const pieces[]);
 enum { LEAST_PAGE = 4096 };
 size_t readable_bytes(const void *address, size_t size);
 
+/* Whether poll(2) would say so now. Changes errno. */
+int is_readable(int fd);
+
 /* What errno means, for a line. */
 const char *error_text(int error);

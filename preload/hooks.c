@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -68,9 +69,9 @@ static inline int concerns_us(void) {
 
 static int is_stock_taken;
 
+/* (A child by vfork() takes none, and must leave that to its parent.) */
 __attribute__((cold, noinline)) static void take_stock_once(void) {
-    if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED))
-        ASIDE(take_stock());
+    ASIDE(if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED)) take_stock());
 }
 
 /* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
@@ -145,6 +146,51 @@ static inline struct caller_address address_of_caller(struct sockaddr *address, 
     return caller;
 }
 
+static inline int is_ringing(int keeper) {
+    const struct synergy_page *page = keeper_page(keeper);
+    return page && __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) != 0, 0);
+}
+
+static inline int is_any_ringing(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        if (is_ringing(i))
+            return 1;
+    return 0;
+}
+
+__attribute__((cold, noinline)) static int is_anybody_waiting(int listener) {
+    int is_waiting = 0;
+    ASIDE(is_waiting = is_readable(listener));
+    return is_waiting;
+}
+
+__attribute__((cold, noinline)) static int is_blocking(int listener) {
+    int flags = 0;
+    ASIDE(flags = (int)syscall(SYS_fcntl, listener, F_GETFL));
+    return flags >= 0 && !(flags & O_NONBLOCK);
+}
+
+/* What is to be known before accept() is called, lest it can't be undone. */
+struct accepting {
+    struct caller_address caller;
+    /* The caller may have asked poll() first, and not expect to wait here. */
+    int was_anybody_waiting;
+};
+
+static inline struct accepting accepting_begin(int fd, struct sockaddr *address,
+                                               socklen_t *length) {
+    struct descriptor descriptor = descriptor_of(fd);
+    if (descriptor.mark != SYNERGY_UNTOUCHED) {
+        before_waiting();
+        before_accepting(fd, descriptor);
+    }
+    struct accepting accepting = {
+        .caller = address_of_caller(address, length),
+        .was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd),
+    };
+    return accepting;
+}
+
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
 __attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
                                                   const struct caller_address *caller) {
@@ -156,13 +202,8 @@ __attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
     return accepted != NO_ONE;
 }
 
-static inline int is_ringing(int keeper) {
-    const struct synergy_page *page = keeper_page(keeper);
-    return page && __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) != 0, 0);
-}
-
-static inline int after_accepting(int listener, int fd, int flags,
-                                  const struct caller_address *caller) {
+static inline int is_for_caller(int listener, int fd, int flags,
+                                const struct caller_address *caller) {
     /* What is accepted is a connection: no question is needed to know that it has no peers. */
     if (mark_of(fd) == SYNERGY_UNKNOWN)
         set_mark(fd, SYNERGY_UNTOUCHED);
@@ -170,38 +211,47 @@ static inline int after_accepting(int listener, int fd, int flags,
     if (descriptor.mark == SYNERGY_LISTENER)
         return !is_ringing((int)descriptor.keeper) ||
                answer((int)descriptor.keeper, fd, flags, caller);
-    /* Of a listener that nothing could be noted of, any of them may be the keeper. */
-    for (int i = 0; i < KEEPERS && descriptor.mark == SYNERGY_UNKNOWN && keeper_page(i); i++)
+    /* Of a listener that nothing could be noted of, or whose number stood for something else when
+     * that was noted, any of them may be the keeper. */
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
         if (is_ringing(i) && !answer(i, fd, flags, caller))
             return 0;
     return 1;
 }
 
+/* Whether accept() is to be called again, since nobody was there. A listener that blocks would keep
+ * a caller who knew of somebody until somebody else comes: that one is told, as of a connection
+ * that has gone. */
+static inline int is_to_go_on(int listener, int *got, int flags,
+                              const struct accepting *accepting) {
+    if (*got < 0 || is_for_caller(listener, *got, flags, &accepting->caller))
+        return 0;
+    if (!accepting->was_anybody_waiting || is_anybody_waiting(listener) || !is_blocking(listener))
+        return 1;
+    *got = -1;
+    errno = ECONNABORTED;
+    return 0;
+}
+
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    struct descriptor descriptor;
-    if (!concerns_us() || (descriptor = descriptor_of(fd)).mark == SYNERGY_UNTOUCHED)
+    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
         return libc.accept(fd, address, length);
-    before_waiting();
-    before_accepting(fd, descriptor);
-    struct caller_address caller = address_of_caller(address, length);
+    struct accepting accepting = accepting_begin(fd, address, length);
     int got;
     do
         got = libc.accept(fd, address, length);
-    while (got >= 0 && !after_accepting(fd, got, 0, &caller));
+    while (is_to_go_on(fd, &got, 0, &accepting));
     return got;
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    struct descriptor descriptor;
-    if (!concerns_us() || (descriptor = descriptor_of(fd)).mark == SYNERGY_UNTOUCHED)
+    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
         return libc.accept4(fd, address, length, flags);
-    before_waiting();
-    before_accepting(fd, descriptor);
-    struct caller_address caller = address_of_caller(address, length);
+    struct accepting accepting = accepting_begin(fd, address, length);
     int got;
     do
         got = libc.accept4(fd, address, length, flags);
-    while (got >= 0 && !after_accepting(fd, got, flags, &caller));
+    while (is_to_go_on(fd, &got, flags, &accepting));
     return got;
 }
 

@@ -89,7 +89,8 @@ static int connect_to(const struct synergy_address *address, struct owner *owner
     if (syscall(SYS_connect, fd, &name, offsetof(struct sockaddr_un, sun_path) + 1 + size) == 0 &&
         syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, owner, &length) == 0)
         return fd;
-    int error = errno;
+    /* (unix(7): EAGAIN where nobody has taken up the waiting ones in that time.) */
+    int error = errno == EAGAIN ? ETIMEDOUT : errno;
     syscall(SYS_close, fd);
     errno = error;
     return -1;
@@ -301,8 +302,12 @@ static int exchange(struct synergy_page *page, struct synergy_request *request, 
     return error;
 }
 
-static int is_gone(int error) {
-    return error == ECONNREFUSED || error == ECONNRESET || error == EPIPE;
+/* What it means depends on the page: a keeper that lives says so too to who comes from another
+ * network namespace, or when it has no descriptor left. */
+static int is_gone(const struct synergy_page *page, int error) {
+    int tells_of_its_end = __atomic_load_n(&page->holder, __ATOMIC_ACQUIRE) != 0;
+    return (error == ECONNREFUSED || error == ECONNRESET || error == EPIPE) &&
+           (!tells_of_its_end || synergy_is_over(page));
 }
 
 /* A keeper that did not answer is left alone for a while: one that was stopped must not hold up
@@ -316,16 +321,22 @@ static uint32_t seconds_now(void) {
     return (uint32_t)now.tv_sec;
 }
 
+static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
+                                   struct synergy_answer *answer, int *received) {
+    if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
+        return ETIMEDOUT;
+    int error = exchange(keeper_page(keeper), request, pass, answer, received);
+    if (error == ETIMEDOUT)
+        __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
+    return error;
+}
+
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
     struct synergy_page *page = keeper_page(keeper);
-    if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
-        return ETIMEDOUT;
-    int error = exchange(page, request, pass, answer, received);
-    if (error == ETIMEDOUT) {
-        __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
-    } else if (is_gone(error)) {
+    int error = exchange_unless_resting(keeper, request, pass, answer, received);
+    if (is_gone(page, error)) {
         replace_keeper(keeper);
         if (opens)
             error = exchange(page, request, pass, answer, received);
@@ -341,6 +352,6 @@ void keepers_hear_of(pid_t child) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_HERE, .process = child};
         if (!synergy_is_over(keeper_page(i)))
-            exchange(keeper_page(i), &request, -1, NULL, NULL);
+            exchange_unless_resting(i, &request, -1, NULL, NULL);
     }
 }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/un.h>
 #include <system_error>
@@ -51,6 +52,12 @@ bool has_unread(const Socket &connection) {
     msghdr header{};
     return ::recvmsg(connection.fd(), &header, MSG_PEEK | MSG_DONTWAIT) >= 0 &&
            (header.msg_flags & MSG_CTRUNC) != 0;
+}
+
+/// Whether the other end is closed: who asked has ended, or no longer waits.
+bool has_hung_up(const Socket &connection) {
+    pollfd end{.fd = connection.fd(), .events = 0, .revents = 0};
+    return ::poll(&end, 1, 0) == 1 && (end.revents & POLLHUP) != 0;
 }
 
 } // namespace
@@ -264,6 +271,9 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     const bool shows_proof =
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
     if (!knows_secret && !shows_proof)
+        return Served::refused;
+    // The connection would be lost with the answer; so the bell rings again.
+    if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
     Reply reply = handler_({request, caller.process, knows_secret, message.passed});
     if (request.kind != SYNERGY_HERE)

@@ -186,13 +186,13 @@ class DeafPeer:
     def text(self):
         return f"127.0.0.1:{self.port}"
 
-    def ask(self, port):
+    def ask(self, port, patience=10):
         """Connects from the peer's very port: what the server says it sees."""
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # No four-tuple is to rest in TIME_WAIT here.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(10)
+            client.settimeout(patience)
             client.bind(("127.0.0.1", self.port))
             client.connect(("127.0.0.1", port))
             return client.recv(100).decode().strip()
@@ -212,7 +212,7 @@ def deaf_peer():
 class Waiting:
     """The program `wait`, serving until the end of the with block."""
 
-    def __init__(self, *arguments, environment, runner=()):
+    def __init__(self, *arguments, environment, runner=(), **options):
         self.process = subprocess.Popen(
             [*map(str, runner), str(PROGRAMS / "wait"), *arguments],
             env=environment,
@@ -220,6 +220,7 @@ class Waiting:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **options,
         )
         ready, _, _ = select.select([self.process.stdout], [], [], 20)
         line = self.process.stdout.readline() if ready else ""
@@ -431,7 +432,7 @@ def test_the_sanitizers_library_before_ours():
 
 
 WAYS_TO_SERVE = ["fork", "unseen-fork", "daemon", "exec", "fork-exec", "far-exec", "chroot", "nobody",
-                 "user-namespace", "no-processes", "far", "main-thread-exits"]
+                 "user-namespace", "no-processes", "far", "main-thread-exits", "connections-number"]
 
 
 @pytest.mark.parametrize("way", WAYS_TO_SERVE)
@@ -502,6 +503,70 @@ def test_a_stopped_keeper_holds_the_server_up_once():
     assert server.returncode == 0
 
 
+def test_a_stopped_keeper_holds_up_one_of_many_forks():
+    server = subprocess.Popen([PROGRAMS / "awkward", "forks"], env=preloaded_environment(),
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert server.stdout.readline() == "listens\n"
+    (keeper,) = keepers_of(server.pid)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        server.stdin.write("x")
+        server.stdin.flush()
+        assert server.stdout.readline() == "end\n"
+        took = time.monotonic() - begin
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+        server.communicate(timeout=10)
+    # (Below that, all of them would have been told, and nothing shown.)
+    assert 1.5 < took < 8
+
+
+def test_a_stopped_keeper_does_not_make_accept_wait_where_poll_saw_somebody(deaf_peer):
+    """The listener blocks, and what poll() saw was a bell that can't be answered now."""
+    with Waiting("tcp", "polls", environment=preloaded_environment(deaf_peer.text())) as server:
+        (keeper,) = server.keepers()
+        server.process.send_signal(signal.SIGSTOP)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.settimeout(10)
+            client.bind(("127.0.0.1", deaf_peer.port))
+            client.connect(("127.0.0.1", server.port))
+            time.sleep(0.3)  # it rings
+            os.kill(keeper, signal.SIGSTOP)
+            try:
+                server.process.send_signal(signal.SIGCONT)
+                time.sleep(0.3)  # the server is in accept()
+                server.process.stdin.write("x")
+                server.process.stdin.flush()
+                assert select.select([server.process.stdout], [], [], 5)[0]
+            finally:
+                os.kill(keeper, signal.SIGCONT)
+            # The connection is not lost: it rings again.
+            client.settimeout(20)
+            assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+
+
+def test_a_keeper_that_is_out_of_reach_is_not_taken_for_dead(deaf_peer):
+    """From another network namespace nothing can be fetched, and no bell is shown."""
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting("tcp", "network-namespace", environment=environment) as server:
+        keepers = server.keepers()
+        with pytest.raises(TimeoutError):
+            deaf_peer.ask(server.port, patience=1.5)
+        assert server.keepers() == keepers and len(keepers) == 1
+        _, errors = server.end()
+    assert errors == ""
+
+
+def test_an_inherited_listener_and_a_child_by_vfork_that_calls_first(deaf_peer):
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        with Waiting("tcp", "vfork-first", str(listener.fileno()), pass_fds=[listener.fileno()],
+                     environment=preloaded_environment(deaf_peer.text())) as server:
+            assert wait_until(server.keepers, 2)
+
+
 def test_a_keeper_ends_with_its_server(deaf_peer):
     with Waiting("tcp", environment=preloaded_environment(deaf_peer.text())) as server:
         (keeper,) = server.keepers()
@@ -538,6 +603,22 @@ def test_a_line_for_stderr_does_not_end_a_server_under_a_system_call_filter(tran
         status, errors = server.end()
         assert status == 0
         assert "synergy: " in errors
+
+
+def test_a_keeper_under_such_a_filter_goes_on(deaf_peer):
+    """It confines itself as root, by calls that the filter ends it for."""
+    runner = [PROGRAMS / "forbidden"]
+    if run(*runner, "/bin/true", environment=plain_environment()).returncode == 77:
+        pytest.skip("no system call filter can be set here")
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info")
+    with Waiting("tcp", environment=environment, runner=runner) as server:
+        time.sleep(0.3)
+        assert len(server.keepers()) == 1
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        _, errors = server.end()
+    assert "connected" in errors and "killed" not in errors
+    if os.geteuid() == 0:
+        assert "more rights than it needs: seccomp" in errors
 
 
 def exported(library):

@@ -233,6 +233,21 @@ static void step_way(void) {
     } while (read(0, &byte, 1) == 1);
 }
 
+/* More children than a keeper can be told of, when somebody has written a byte. */
+static void forks_way(void) {
+    int listener = listener_at(0);
+    printf("listens\n");
+    char byte;
+    NEED(read(0, &byte, 1) == 1);
+    for (int i = 0; i < 1050; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(0);
+        NEED(waitpid(child, NULL, 0) == child);
+    }
+    close(listener);
+}
+
 /* Listening a thousand times, one after the other. */
 static void often_way(void) {
     int good = 0;
@@ -322,6 +337,7 @@ int main(int count, char **words) {
         {"stderr", stderr_way},
         {"often", often_way},
         {"step", step_way},
+        {"forks", forks_way},
         {"no-exec", no_exec_way},
         {"killed-exec", killed_exec_way},
         {"no-close-range", no_close_range_way},

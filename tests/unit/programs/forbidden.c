@@ -1,5 +1,6 @@
-/* Runs a program under a system call filter that ends it for pidfd_getfd(), as the filter of a
- * hardened unit (SystemCallFilter=@system-service) does. forbidden PROGRAM [ARGUMENT]... */
+/* Runs a program under a system call filter that ends it for pidfd_getfd(), and for confining
+ * itself, as the filter of a hardened unit (SystemCallFilter=@system-service) does.
+ * forbidden PROGRAM [ARGUMENT]... */
 #include "program.h"
 
 #include <linux/filter.h>
@@ -12,7 +13,9 @@ int main(int count, char **words) {
     NEED(count >= 2);
     struct sock_filter rules[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_getfd, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_getfd, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_seccomp, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_create_ruleset, 0, 1),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };

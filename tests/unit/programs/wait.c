@@ -11,23 +11,40 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+static void serve_one(int listener) {
+    struct sockaddr_storage from;
+    socklen_t length = sizeof from;
+    int fd = accept(listener, (struct sockaddr *)&from, &length);
+    if (fd < 0)
+        return;
+    struct sockaddr_in *v4 = (struct sockaddr_in *)&from;
+    char text[64];
+    int size = snprintf(text, sizeof text, "%s %d\n", inet_ntoa(v4->sin_addr), ntohs(v4->sin_port));
+    if (write(fd, text, (size_t)size) != size)
+        printf("write: %s\n", strerrorname_np(errno));
+    close(fd);
+}
+
 static void *serve(void *arg) {
-    int listener = *(int *)arg;
-    for (;;) {
-        struct sockaddr_storage from;
-        socklen_t length = sizeof from;
-        int fd = accept(listener, (struct sockaddr *)&from, &length);
-        if (fd < 0)
-            continue;
-        struct sockaddr_in *v4 = (struct sockaddr_in *)&from;
-        char text[64];
-        int size =
-            snprintf(text, sizeof text, "%s %d\n", inet_ntoa(v4->sin_addr), ntohs(v4->sin_port));
-        if (write(fd, text, (size_t)size) != size)
-            printf("write: %s\n", strerrorname_np(errno));
-        close(fd);
-    }
+    for (;;)
+        serve_one(*(int *)arg);
     return NULL;
+}
+
+/* One thread for everything, which must wait in poll() alone: it says so for each byte. */
+static void serve_by_poll(int listener) {
+    struct pollfd ready[] = {{.fd = listener, .events = POLLIN}, {.fd = 0, .events = POLLIN}};
+    while (poll(ready, 2, -1) > 0) {
+        char byte;
+        if (ready[0].revents)
+            serve_one(listener);
+        if (ready[1].revents && read(0, &byte, 1) <= 0)
+            _exit(0);
+        if (ready[1].revents) {
+            printf("here\n");
+            fflush(stdout);
+        }
+    }
 }
 
 static void *end_with_input(void *unused) {
@@ -82,6 +99,30 @@ static pid_t fork_unseen(void) {
     return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 }
 
+/* The listener gets a number that stood for a connection, which no library saw closed. */
+static int moved_to_a_connections_number(int listener) {
+    struct sockaddr_in at = {.sin_family = AF_INET};
+    socklen_t length = sizeof at;
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    NEED(getsockname(listener, (struct sockaddr *)&at, &length) == 0);
+    NEED(connect(client, (struct sockaddr *)&at, length) == 0);
+    int fd = accept(listener, NULL, NULL);
+    NEED(fd >= 0 && syscall(SYS_close, fd) == 0 && dup(listener) == fd);
+    close(client);
+    return fd;
+}
+
+/* A child by vfork() makes the first call that this process's library sees. */
+static void poll_in_child(int listener) {
+    struct pollfd ready = {.fd = listener, .events = POLLIN};
+    pid_t child = vfork();
+    if (child == 0) {
+        poll(&ready, 1, 0);
+        _exit(0);
+    }
+    NEED(waitpid(child, NULL, 0) == child);
+}
+
 /* What happens on the way from listen() to accept(). */
 static void go(const char *way, const char *program, const char *transport, int *fd) {
     char number[16];
@@ -106,6 +147,12 @@ static void go(const char *way, const char *program, const char *transport, int 
         NEED(setgid(65534) == 0 && setuid(65534) == 0);
     } else if (strcmp(way, "user-namespace") == 0) {
         NEED(unshare(CLONE_NEWUSER) == 0);
+    } else if (strcmp(way, "network-namespace") == 0) {
+        NEED(unshare(CLONE_NEWNET) == 0);
+    } else if (strcmp(way, "connections-number") == 0) {
+        *fd = moved_to_a_connections_number(*fd);
+    } else if (strcmp(way, "vfork-first") == 0) {
+        poll_in_child(*fd);
     } else if (strcmp(way, "filter") == 0) {
         forbid_all_but_the_loop();
     } else if (strcmp(way, "far") == 0) {
@@ -124,7 +171,8 @@ int main(int count, char **words) {
     NEED(count >= 2);
     static int fd;
     const char *transport = words[1], *way = count > 2 ? words[2] : "";
-    int is_inherited = strcmp(way, "inherited") == 0;
+    int is_inherited = count > 3,
+        polls = strcmp(way, "polls") == 0 || strcmp(way, "vfork-first") == 0;
     fd = is_inherited ? atoi(words[3]) : open_server(transport);
     struct sockaddr_in at = {.sin_family = AF_INET};
     socklen_t length = sizeof at;
@@ -132,6 +180,8 @@ int main(int count, char **words) {
     go(way, words[0], transport, &fd);
     printf("%d\n", ntohs(at.sin_port));
     fflush(stdout);
+    if (polls)
+        serve_by_poll(fd);
     pthread_t thread;
     NEED(pthread_create(&thread, NULL, end_with_input, NULL) == 0);
     if (strcmp(transport, "tcp") == 0)
