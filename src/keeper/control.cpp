@@ -261,7 +261,7 @@ void Control::wait_for(Caller caller) {
 }
 
 Control::Served Control::serve(const Caller &caller, bool is_starter) {
-    const Message message(caller.connection);
+    Message message(caller.connection);
     if (message.size < 0 && (errno == EAGAIN || errno == EINTR))
         return Served::nothing_yet;
     if (!message.is_whole)
@@ -276,13 +276,16 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
     Reply reply = handler_({request, caller.process, knows_secret, message.passed});
+    const bool is_servers = knows_secret || reply.is_proof;
+    if (is_servers) {
+        // Looked at so far, and now taken. What came along is the server's, which has it as well, and
+        // which may close it as soon as it has the answer: then its port is to be free.
+        static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
+        message.passed.reset();
+    }
     if (request.kind != SYNERGY_HERE)
         tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);
-    if (!knows_secret && !reply.is_proof)
-        return Served::refused;
-    // Looked at so far, and now taken. What came along is the server's, which has it as well.
-    static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
-    return Served::done;
+    return is_servers ? Served::done : Served::refused;
 }
 
 bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {
