@@ -239,7 +239,8 @@ void Handoff::ring(Id id) {
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.listener.transport == Transport::tcp) {
-        offer.without_room = Clock::now();
+        if (offer.without_room == Time{})
+            offer.without_room = Clock::now();
         offer.accepted_at = {};
         look_after(id);
     }
@@ -285,6 +286,7 @@ void Handoff::look(Id id) {
 void Handoff::happened(Id id, std::uint32_t events) {
     Offer &offer = *offers_.at(id);
     if (!(events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))) {
+        offer.without_room = {};
         // Connected. A listener with TCP_DEFER_ACCEPT stays silent until there is data (tcp(7)),
         // and may have been given that after listen(). Nobody reads it: the bell is not what is
         // served.
@@ -301,13 +303,18 @@ void Handoff::happened(Id id, std::uint32_t events) {
         return;
     }
     if (error == ECONNREFUSED) {
-        // The listener is shut down, or gone, and we will be told; or a firewall refuses. (SCTP
+        // The listener is shut down, or gone, and we will be told; or a firewall refuses: its
+        // errors come at once, or with the kernel's second SYN, so that the silence goes on. (SCTP
         // refuses where the queue is full.)
-        if (offer.listener.transport == Transport::tcp && is_there(offer.listener) &&
-            ++offer.refused >= refused_most)
+        const bool is_filtered =
+            offer.listener.transport == Transport::tcp && is_there(offer.listener);
+        if (is_filtered && ++offer.refused >= refused_most) {
             give_up(offer.listener, filtered);
-        else
-            ring_again(id, milliseconds(10));
+            return;
+        }
+        if (!is_filtered)
+            offer.without_room = {};
+        ring_again(id, milliseconds(10));
         return;
     }
     if (++offer.unanswered > patience)

@@ -69,7 +69,7 @@ class Handoff {
         unsigned unanswered = 0;
         unsigned refused = 0;
         unsigned kept = 0;   ///< bells that were accepted and neither answered nor closed
-        Time without_room{}; ///< when the listener last had no room, or the bell began to ring
+        Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
         Timer timer;         ///< to look after the bell, or to ring again
     };
