@@ -13,22 +13,32 @@
 
 #include <functional>
 #include <optional>
+#include <unordered_set>
 
 namespace synergy {
 
 /// Connections on offer.
 class Handoff {
   public:
-    /// `is_ours`: whether the listener with this cookie is the server's.
-    Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag,
-            std::function<bool(std::uint64_t cookie)> is_ours)
-        : scheduler_(scheduler), bells_(page), socket_diag_(socket_diag),
-          is_ours_(std::move(is_ours)) {}
+    struct Owner {
+        /// Whether the listener with this cookie is the server's.
+        std::function<bool(std::uint64_t cookie)> is_ours;
+        /// No bell is answered there: there is to be no further punch for the listener.
+        std::function<void(std::uint64_t cookie)> out_of_reach;
+    };
+    Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
+        : scheduler_(scheduler), bells_(page), socket_diag_(socket_diag), owner_(std::move(owner)) {
+    }
 
-    /// Whether a bell would come to anybody, as far as the kernel tells: not so where the listener
-    /// is bound to a device. Nothing is sent.
-    [[nodiscard]] bool can_ring(const ServerSocket &listener) const;
-    /// Rings at the listener until the connection is fetched.
+    /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
+    /// Nothing is sent.
+    [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
+    /// Whether it was found out by ringing that no bell is answered at the listener.
+    [[nodiscard]] bool is_out_of_reach(std::uint64_t listener) const {
+        return out_of_reach_.contains(listener);
+    }
+    /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
+    /// peer gets a reset.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
 
     struct Fetched {
@@ -46,6 +56,10 @@ class Handoff {
     struct Offer {
         Offer(Scheduler &scheduler, Socket what, const Endpoint &from, const ServerSocket &at)
             : connection(std::move(what)), peer(from), listener(at), timer(scheduler) {}
+        /// What was not fetched is reset, as the kernel does with what nobody accepts any more.
+        ~Offer();
+        Offer(const Offer &) = delete;
+        Offer &operator=(const Offer &) = delete;
 
         Socket connection;
         Endpoint peer;
@@ -53,23 +67,35 @@ class Handoff {
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
-        Timer timer;
+        unsigned refused = 0;
+        unsigned kept = 0;   ///< bells that were accepted and neither answered nor closed
+        Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
+        Time accepted_at{};  ///< zero: nobody has accepted the bell
+        Timer timer;         ///< to look after the bell, or to ring again
     };
     using Id = std::uint64_t;
 
     enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
+    enum class Rung : std::uint8_t { yes, no, heard_by_others, heard_by_nobody };
 
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     void ring(Id id);
-    bool connect_doorbell(Offer &offer);
+    Rung connect_doorbell(Offer &offer);
     void happened(Id id, std::uint32_t events);
+    void look_after(Id id);
+    void look(Id id);
+    void ring_again(Id id, Duration delay);
+    [[nodiscard]] bool is_there(const ServerSocket &listener) const;
+    void give_up(const ServerSocket &listener, const char *why);
+    void forget(std::uint64_t listener);
     void silence(Offer &offer);
 
     Scheduler &scheduler_;
     Bells bells_;
     SocketDiag &socket_diag_;
-    const std::function<bool(std::uint64_t cookie)> is_ours_;
+    const Owner owner_;
+    std::unordered_set<std::uint64_t> out_of_reach_; ///< listeners, by cookie
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

@@ -59,8 +59,10 @@ int read_target(const synergy_request &request, const ServerSocket &socket, Targ
 
 Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                std::vector<std::string> written)
-    : traffic_(*page_), handoff_(scheduler_, *page_, socket_diag_,
-                                 [this](std::uint64_t cookie) { return registry_.has(cookie); }),
+    : traffic_(*page_),
+      handoff_(scheduler_, *page_, socket_diag_,
+               {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
+                .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
                 {.lives = [this](ServerSocket &socket) { return lives(socket); },
                  .dropped =
@@ -221,12 +223,12 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (!target && is_for_others(socket))
         return ENOENT;
     const bool is_punched = target || has_declared(registry_.settings(), socket);
-    if (is_punched && socket.accepts() && !handoff_.can_ring(socket)) {
-        log::error("{} {}: nothing is punched: no connection of this host's own reaches this "
-                   "listener, as where it is bound to a device",
-                   name(socket.transport), socket.local.text());
-        return ENOENT;
-    }
+    if (is_punched && socket.accepts())
+        if (const char *obstacle = handoff_.obstacle(socket)) {
+            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                       obstacle);
+            return ENOENT;
+        }
     // Known once, it shares its port with us, and no more tells by itself that there was room.
     const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;

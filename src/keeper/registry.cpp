@@ -222,6 +222,8 @@ Endpoint Registry::source_toward(const Hole &hole) const {
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
+    if (handoff_.is_out_of_reach(socket.cookie))
+        return ENOENT;
     Hole hole{.transport = socket.transport,
               .server = socket,
               .peer = reachable(socket, target.peer),
@@ -318,6 +320,11 @@ void Registry::look_for_closed() {
         look_for_closed();
         give_way();
     });
+}
+
+void Registry::end_holes(std::uint64_t cookie) {
+    if (const auto found = servers_.find(cookie); found != servers_.end())
+        found->second.punches.clear();
 }
 
 bool Registry::give_way() {

@@ -49,6 +49,8 @@ class Registry {
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
     void closed(std::uint64_t cookie);
+    /// No connection can be handed over to this socket: it has no holes from here on.
+    void end_holes(std::uint64_t cookie);
     /// Ends the holes of sockets that the server no longer has. True if there were any.
     bool give_way();
 

@@ -114,7 +114,10 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
             reply.sockets.push_back({.cookie = std::uint64_t{found->id.idiag_cookie[1]} << 32 |
                                                found->id.idiag_cookie[0],
                                      .inode = found->idiag_inode,
-                                     .user = found->idiag_uid});
+                                     .user = found->idiag_uid,
+                                     .listens = listens == 1U << found->idiag_state,
+                                     .waiting = found->idiag_rqueue,
+                                     .room = found->idiag_wqueue});
             if (!is_dump)
                 return reply;
         }

@@ -31,10 +31,14 @@ class SocketDiag {
         std::uint64_t cookie = 0;
         std::uint32_t inode = 0;
         uid_t user = 0;
+        bool listens = false;
+        std::uint32_t waiting = 0; ///< in a listener's queue, to be accepted
+        std::uint32_t room = 0;    ///< in that queue: listen(2)'s backlog
     };
     /// Which TCP listener would get a connection from `from` to `to` by the interface of this
-    /// number (if_nametoindex(3)): nothing is sent. nullopt and errno: ENOENT where nobody would,
-    /// else the kernel can't say.
+    /// number (if_nametoindex(3)): nothing is sent. Where the connection is there already, its end
+    /// at `to`, which has no inode before it is accepted. nullopt and errno: ENOENT where nobody
+    /// would, else the kernel can't say.
     [[nodiscard]] std::optional<Listener> who_hears(const Endpoint &from, const Endpoint &to,
                                                     unsigned interface);
 

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <functional>
@@ -14,6 +15,7 @@
 #include <linux/tcp.h>
 #include <mutex>
 #include <netinet/in.h>
+#include <sched.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -49,6 +51,7 @@ class Bench {
         return answer.get_future().get();
     }
     std::atomic<std::uint64_t> stranger{0}; ///< a listener that is not the server's
+    std::atomic<std::uint64_t> given_up{0}; ///< a listener that is said to be out of reach
 
     [[nodiscard]] synergy_page &page() const { return *page_; }
     [[nodiscard]] std::uint32_t ringing() const {
@@ -86,8 +89,11 @@ class Bench {
     std::unique_ptr<synergy_page> page_ = std::make_unique<synergy_page>();
     Scheduler scheduler_;
     SocketDiag socket_diag_;
-    Handoff handoff_{scheduler_, *page_, socket_diag_,
-                     [this](std::uint64_t cookie) { return cookie != stranger; }};
+    Handoff handoff_{scheduler_,
+                     *page_,
+                     socket_diag_,
+                     {.is_ours = [this](std::uint64_t cookie) { return cookie != stranger; },
+                      .out_of_reach = [this](std::uint64_t cookie) { given_up = cookie; }}};
     std::thread thread_;
 };
 
@@ -303,6 +309,211 @@ TEST_CASE("handoff: a bell rings only for who has the listener") {
         CHECK((heard == count) == is_known);
         CHECK(harness::is_readable(other.fd(), milliseconds(0)) != is_known);
         bench.withdraw(cookie_of(listener.fd()));
+    }
+}
+
+namespace {
+
+bool is_reset(const Socket &peer, Duration limit) {
+    char byte;
+    return harness::is_readable(peer.fd(), limit) &&
+           ::recv(peer.fd(), &byte, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET;
+}
+
+/// A network of this process's own, with two addresses on a device beside the loopback interface.
+bool enters_a_network() {
+    return ::unshare(CLONE_NEWNET) == 0 &&
+           std::system("ip link set lo up && ip link add va type veth peer name vb && "
+                       "ip link set va up && ip link set vb up && "
+                       "ip addr add 192.0.2.1/24 dev va && "
+                       "ip addr add 2001:db8::11/64 dev va nodad") == 0;
+}
+
+Socket listener_on(const Endpoint &at, const char *device, int backlog = 16) {
+    Socket socket(::socket(at.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
+    if (at.family() == AF_INET6)
+        socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    if (device != nullptr)
+        ::setsockopt(socket.fd(), SOL_SOCKET, SO_BINDTODEVICE, device,
+                     static_cast<socklen_t>(std::strlen(device)));
+    if (::bind(socket.fd(), at.data(), at.length()) != 0 || ::listen(socket.fd(), backlog) != 0)
+        socket.reset();
+    return socket;
+}
+
+Endpoint address_of_device(std::uint16_t port) {
+    sockaddr_in6 in6{};
+    in6.sin6_family = AF_INET6;
+    in6.sin6_port = htons(port);
+    in6.sin6_addr = {{{0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11}}};
+    return Endpoint::from(reinterpret_cast<sockaddr *>(&in6), sizeof in6);
+}
+
+/// What keeps bells from this listener; "": nothing.
+std::string obstacle_of(const Socket &listener) {
+    Scheduler scheduler;
+    auto page = std::make_unique<synergy_page>();
+    SocketDiag socket_diag;
+    const Handoff handoff(scheduler, *page, socket_diag,
+                          {.is_ours = [](std::uint64_t) { return false; }, .out_of_reach = {}});
+    const char *obstacle = handoff.obstacle(*describe(listener.fd()));
+    return obstacle == nullptr ? "" : obstacle;
+}
+
+/// Offers a connection at the listener: whether it comes out; if not, the peer must have been reset
+/// within `limit`, and the listener be out of reach.
+std::string outcome_at(const Socket &listener, Duration limit) {
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    const bool is_punched = accept_from(bench, listener, 0, milliseconds(500)).is_punched;
+    if (is_punched)
+        return "comes out";
+    if (!is_reset(theirs, limit))
+        return "the peer waits";
+    if (!harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }))
+        return "the listener is still punched for";
+    // Who comes later does not wait either.
+    auto [later, their_later] = harness::tcp_pair();
+    bench.offer(punched(std::move(later)), some_peer, listener);
+    if (!is_reset(their_later, milliseconds(500)) || bench.ringing() != 0)
+        return "the next peer waits";
+    return "reset";
+}
+
+const auto as_root = doctest::skip(geteuid() != 0);
+
+} // namespace
+
+TEST_CASE("handoff: a listener of another's in the bell's way never gets it" * as_root) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enters_a_network());
+              for (int family : {AF_INET, AF_INET6}) {
+                  Socket listener = listener_on(Endpoint::wildcard(family, 0), "va");
+                  EXPECT_IN_CHILD(listener);
+                  EXPECT_IN_CHILD(obstacle_of(listener).find("bound to a device") !=
+                                  std::string::npos);
+                  Socket stranger =
+                      listener_on(Endpoint::loopback(family, listener.local().port()), "lo");
+                  EXPECT_IN_CHILD(stranger);
+                  EXPECT_IN_CHILD(obstacle_of(listener).find("another program's") !=
+                                  std::string::npos);
+                  Bench bench;
+                  bench.stranger = cookie_of(stranger.fd());
+                  auto [ours, theirs] = harness::tcp_pair();
+                  bench.offer(punched(std::move(ours)), some_peer, listener);
+                  EXPECT_IN_CHILD(is_reset(theirs, seconds(1)));
+                  EXPECT_IN_CHILD(!harness::is_readable(stranger.fd(), milliseconds(100)));
+                  EXPECT_IN_CHILD(harness::wait_until(
+                      [&] { return bench.given_up == cookie_of(listener.fd()); }));
+              }
+              return "";
+          }) == "");
+}
+
+TEST_CASE("handoff: a bell to an IPv6 address comes in by the device that has it" * as_root) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enters_a_network());
+              Socket listener = listener_on(address_of_device(0), "va");
+              EXPECT_IN_CHILD(listener);
+              EXPECT_IN_CHILD(obstacle_of(listener).empty());
+              EXPECT_IN_CHILD(outcome_at(listener, seconds(1)) == "comes out");
+              // One of the loopback interface's does not hear it, though it has the address.
+              Socket other = listener_on(address_of_device(0), "lo");
+              EXPECT_IN_CHILD(!obstacle_of(other).empty());
+              return "";
+          }) == "");
+}
+
+TEST_CASE("handoff: without ::1 a listener for both families hears IPv4" * as_root) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enters_a_network());
+              EXPECT_IN_CHILD(std::system("ip addr del ::1/128 dev lo") == 0);
+              Socket both = listener_on(Endpoint::wildcard(AF_INET6, 0), nullptr);
+              EXPECT_IN_CHILD(obstacle_of(both).empty());
+              EXPECT_IN_CHILD(outcome_at(both, seconds(1)) == "comes out");
+              Socket only(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+              only.set(IPPROTO_IPV6, IPV6_V6ONLY, 1);
+              EXPECT_IN_CHILD(::listen(only.fd(), 4) == 0);
+              EXPECT_IN_CHILD(obstacle_of(only).find("no loopback address") != std::string::npos);
+              EXPECT_IN_CHILD(std::system("ip link set lo down") == 0);
+              EXPECT_IN_CHILD(obstacle_of(both).find("is down") != std::string::npos);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("handoff: a listener that asks for a least hop limit hears the bell") {
+    for (int family : {AF_INET, AF_INET6}) {
+        CAPTURE(family);
+        Socket listener = harness::bound_tcp(Endpoint::loopback(family, 0));
+        if (family == AF_INET)
+            REQUIRE(listener.set(IPPROTO_IP, IP_MINTTL, 255));
+        else
+            REQUIRE(listener.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255));
+        REQUIRE(::listen(listener.fd(), 4) == 0);
+        CHECK(outcome_at(listener, seconds(5)) == "comes out");
+    }
+}
+
+TEST_CASE("handoff: where the host's firewall keeps bells out the peer is reset" * as_root) {
+    // "": without a rule.
+    for (const char *target : {"DROP", "REJECT", "REJECT --reject-with tcp-reset", ""}) {
+        CAPTURE(target);
+        CHECK(harness::in_child([target]() -> std::string {
+                  EXPECT_IN_CHILD(enters_a_network());
+                  for (int family : {AF_INET, AF_INET6}) {
+                      Socket listener = listener_on(Endpoint::wildcard(family, 0), nullptr);
+                      const std::string rule =
+                          std::string(family == AF_INET ? "iptables" : "ip6tables") +
+                          " -A INPUT -i lo -p tcp --dport " +
+                          std::to_string(listener.local().port()) + " -j " + target;
+                      EXPECT_IN_CHILD(*target == '\0' || std::system(rule.c_str()) == 0);
+                      const std::string outcome = outcome_at(listener, milliseconds(2500));
+                      if (outcome != (*target == '\0' ? "comes out" : "reset"))
+                          return rule + ": " + outcome;
+                  }
+                  return "";
+              }) == "");
+    }
+}
+
+TEST_CASE("handoff: a bell that waits in a full queue is no bell that is kept out") {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0), 0);
+    const Socket filling = client_of(listener, listener.local());
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    CHECK_FALSE(harness::is_readable(theirs.fd(), seconds(4)));
+    CHECK(bench.given_up == 0);
+    CHECK_FALSE(accept_from(bench, listener).is_punched);
+    CHECK(accept_from(bench, listener).is_punched);
+}
+
+TEST_CASE("handoff: a bell that waits to be accepted waits for as long as it takes") {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET6, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    CHECK_FALSE(harness::is_readable(theirs.fd(), seconds(3)));
+    CHECK(accept_from(bench, listener).is_punched);
+}
+
+TEST_CASE("handoff: who accepts and does not answer, keeps nobody waiting") {
+    for (const Endpoint &at : {Endpoint::wildcard(AF_INET, 0), Endpoint::wildcard(AF_INET6, 0)}) {
+        CAPTURE(at.text());
+        Socket listener = harness::listening_tcp(at);
+        Bench bench;
+        auto [ours, theirs] = harness::tcp_pair();
+        bench.offer(punched(std::move(ours)), some_peer, listener);
+        std::vector<Socket> kept;
+        const Time end = Clock::now() + milliseconds(2500);
+        while (Clock::now() < end && !harness::is_readable(theirs.fd(), milliseconds(0)))
+            if (harness::is_readable(listener.fd(), milliseconds(20)))
+                kept.emplace_back(::accept(listener.fd(), nullptr, nullptr));
+        CHECK(is_reset(theirs, milliseconds(0)));
+        CHECK(kept.size() == 2);
+        CHECK(harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }));
     }
 }
 

@@ -423,6 +423,49 @@ TEST_CASE("keeper: CLOSED frees the port before it is answered, if nobody has th
     CHECK(::bind(plain.fd(), at.data(), at.length()) == 0);
 }
 
+TEST_CASE("keeper: a listener that is shut down takes nobody, though it stays open") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    Socket listener = any_listener();
+    const std::uint16_t port = listener.local().port();
+    REQUIRE(kept.open(listener) == 0);
+    CHECK(punching_from(port) == 1);
+    CHECK(kept.closed(cookie_of(listener.fd())) == 0);
+    CHECK(punching_from(port) == 1); // it listens
+    REQUIRE(::shutdown(listener.fd(), SHUT_RD) == 0);
+    CHECK(kept.closed(cookie_of(listener.fd())) == 0);
+    CHECK(punching_from(port) == 0);
+}
+
+TEST_CASE("keeper: where no bell is answered, no hole is opened again") {
+    const Socket peer = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    DeafPeer other;
+    Kept kept({"SYNERGY_PEERS=" + peer.local().text() + "," + other.listener.local().text(), hops});
+    Socket listener = any_listener();
+    REQUIRE(kept.open(listener) == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+    REQUIRE(harness::is_readable(peer.fd(), seconds(1)));
+    const Socket theirs(::accept(peer.fd(), nullptr, nullptr));
+    std::vector<Socket> kept_bells; // by a program that knows nothing of bells
+    CHECK(harness::wait_until(
+        [&] {
+            if (harness::is_readable(listener.fd(), milliseconds(0)))
+                kept_bells.emplace_back(::accept(listener.fd(), nullptr, nullptr));
+            return harness::is_readable(theirs.fd(), milliseconds(0));
+        },
+        milliseconds(2500)));
+    char byte = 0;
+    CHECK(::recv(theirs.fd(), &byte, 1, MSG_DONTWAIT) < 0);
+    CHECK(errno == ECONNRESET);
+    CHECK(harness::wait_until([&] { return punching_from(listener.local().port()) == 0; }));
+    const std::string log = kept.log();
+    const auto first = log.find("nothing is punched any more");
+    CHECK(first != std::string::npos);
+    CHECK(log.find("nothing is punched any more", first + 1) == std::string::npos);
+    CHECK(kept.open(listener) == 0);
+    CHECK(punching_from(listener.local().port()) == 0);
+}
+
 TEST_CASE("keeper: GIVE_WAY does the same for whatever was closed unseen") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops});
