@@ -278,8 +278,8 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     Reply reply = handler_({request, caller.process, knows_secret, message.passed});
     const bool is_servers = knows_secret || reply.is_proof;
     if (is_servers) {
-        // Looked at so far, and now taken. What came along is the server's, which has it as well, and
-        // which may close it as soon as it has the answer: then its port is to be free.
+        // Looked at so far, and now taken. What came along is the server's, which has it as well,
+        // and which may close it as soon as it has the answer: then its port is to be free.
         static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
         message.passed.reset();
     }
