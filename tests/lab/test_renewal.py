@@ -182,6 +182,8 @@ def test_firewall_forgets_everything(stand, how):
     with Capture(stand.path, "fwa", "r1") as capture:
         tcp_port, _ = serve(stand, servers.own_tcp("::"), tcp_ports, refresh=3)
         udp_port, _ = serve(stand, servers.own_udp("::", "recvfrom"), udp_ports, refresh=3)
+        # It counts as started when its port is bound, which is before its bind() has returned.
+        capture.wait_for(punches_to(stand, udp_port, udp_ports[:1]), PATIENCE, "the first punch", 1)
         call(stand, tcp_ports[0], tcp_port)
         ask(stand, udp_ports[0], udp_port)
         # The worst moment: the first renewals, which come sooner, are just over.
