@@ -34,6 +34,8 @@ class HopFinder {
     /// How long the error takes to come back from where a punch with this hop limit dies, as far
     /// as it has been measured.
     std::optional<Duration> round_trip(const Endpoint &peer, const Endpoint &source, int hops);
+    /// The router where such a punch dies; empty: nobody answered there, or nobody has asked.
+    [[nodiscard]] Endpoint dies_at(const Endpoint &peer, const Endpoint &source, int hops) const;
     /// Forgets the ways to all other peers, and looks at them no more.
     void keep_only(const std::function<bool(const Endpoint &peer)> &is_wanted);
 
@@ -59,6 +61,7 @@ class HopFinder {
         Timer telling; ///< of another answer
     };
 
+    [[nodiscard]] static std::string key_of(const Endpoint &peer, const Endpoint &source);
     Way &way_to(const Endpoint &peer, const Endpoint &source);
     void measure(Way &way);
     void measured(Way &way, const Path &path);
