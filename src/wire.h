@@ -72,8 +72,8 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
-    /* What has become of each hole: a memfd with a JSON document comes back (tools/status.schema.json).
-     * For the keeper's own user and root; needs no secret. */
+    /* What has become of each hole: a memfd with a JSON document comes back
+     * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
 };
 

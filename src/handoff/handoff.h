@@ -100,7 +100,8 @@ class Handoff {
     Bells bells_;
     SocketDiag &socket_diag_;
     const Owner owner_;
-    std::unordered_map<std::uint64_t, const char *> out_of_reach_; ///< why, by the listener's cookie
+    std::unordered_map<std::uint64_t, const char *>
+        out_of_reach_; ///< why, by the listener's cookie
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

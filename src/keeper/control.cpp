@@ -107,8 +107,7 @@ Control::Control(Scheduler &scheduler, const synergy_secret &secret, Handler han
     const std::string own = random_name();
     sockaddr_un name;
     const socklen_t length = abstract_address(name, own);
-    if (!listener ||
-        ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&name), length) != 0 ||
+    if (!listener || ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&name), length) != 0 ||
         ::listen(listener.fd(), backlog) != 0)
         throw std::system_error(errno, std::generic_category(), "Unix socket");
     address_.process = getpid();
@@ -284,8 +283,7 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     // The connection would be lost with the answer; so the bell rings again.
     if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
-    Reply reply =
-        handler_({request, caller.process, is_trusted, knows_secret, message.passed});
+    Reply reply = handler_({request, caller.process, is_trusted, knows_secret, message.passed});
     const bool is_servers = knows_secret || reply.is_proof || asks_status;
     if (is_servers) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,

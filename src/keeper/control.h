@@ -37,7 +37,8 @@ class Control {
     using Handler = std::function<Reply(const Call &)>;
 
     /// Listens under a name that nobody can know before. `handler` is asked for whoever knows the
-    /// secret, for FETCH and MEET of anybody, and for STATUS of the keeper's user and root. Throws std::system_error.
+    /// secret, for FETCH and MEET of anybody, and for STATUS of the keeper's user and root. Throws
+    /// std::system_error.
     Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler);
     ~Control();
     Control(const Control &) = delete;

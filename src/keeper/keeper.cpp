@@ -321,8 +321,8 @@ void Keeper::meet(const Call &call, Reply &reply) {
 }
 
 void Keeper::status(Reply &reply) {
-    reply.hand_over = in_memory(
-        status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
+    reply.hand_over =
+        in_memory(status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
     if (!reply.hand_over)
         reply.answer.result = errno;
 }

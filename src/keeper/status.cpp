@@ -85,8 +85,7 @@ Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
     json["last_punch_s"] = record.first_punched == Time{} ? Json(nullptr) : age(record.punched);
     json["last_sign_s"] = age(heard);
     if (hole.transport != Transport::udp)
-        json["connections"] =
-            hole.server.one_to_many ? record.connections : record.handed_over;
+        json["connections"] = hole.server.one_to_many ? record.connections : record.handed_over;
     return json;
 }
 

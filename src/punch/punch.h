@@ -59,12 +59,12 @@ class FailureLog {
 struct HoleRecord {
     Time first_punched{}; ///< zero: never
     Time punched{};
-    Time heard{};          ///< when a connection came through it
+    Time heard{}; ///< when a connection came through it
     unsigned connections = 0;
     unsigned handed_over = 0; ///< of them, to the server's accept()
-    int hop_limit = 0;  ///< of the latest punch
-    int refused_at = 0; ///< the hop limit for which a reset or a prohibition came back last
-    int error = 0;      ///< the errno with which the latest punch failed
+    int hop_limit = 0;        ///< of the latest punch
+    int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
+    int error = 0;            ///< the errno with which the latest punch failed
 };
 
 /// Keeps one hole open for as long as it lives; one class for each transport.

@@ -302,9 +302,9 @@ void TcpPunch::failed(int error) {
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ECONNREFUSED)
-        failed_by(                            "a reset came back: the hop limit is too high, or a firewall answers "
-                            "for the peer",
-                            error);
+        failed_by("a reset came back: the hop limit is too high, or a firewall answers "
+                  "for the peer",
+                  error);
     else if (error == EHOSTUNREACH && failures_ < few_failures)
         guard_.error_came(Clock::now()); // the punch's own error, after the window
     else if (error == ETIMEDOUT && is_too_early)

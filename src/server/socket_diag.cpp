@@ -15,7 +15,7 @@ namespace {
 // The kernel's numbers for the states of sockets (include/net/tcp_states.h), as bits.
 constexpr std::uint32_t established = 1U << 1; // a connected UDP socket
 constexpr std::uint32_t time_wait = 1U << 6;
-constexpr std::uint32_t closed = 1U << 7;      // any other UDP socket
+constexpr std::uint32_t closed = 1U << 7; // any other UDP socket
 constexpr std::uint32_t listens = 1U << 10;
 
 struct Question {

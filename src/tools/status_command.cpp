@@ -31,8 +31,7 @@ Style style_of_terminal() {
     const char *no_color = std::getenv("NO_COLOR"); // https://no-color.org
     const char *terminal = std::getenv("TERM");
     style.color = isatty(STDOUT_FILENO) == 1 && terminal != nullptr &&
-                  std::strcmp(terminal, "dumb") != 0 &&
-                  (no_color == nullptr || *no_color == '\0');
+                  std::strcmp(terminal, "dumb") != 0 && (no_color == nullptr || *no_color == '\0');
     return style;
 }
 
@@ -100,7 +99,8 @@ int run_status(const StatusOptions &options) {
             return watch();
         const nlohmann::ordered_json status = ask_keepers();
         if (options.json)
-            std::cout << status.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+            std::cout << status.dump(2, ' ', false,
+                                     nlohmann::ordered_json::error_handler_t::replace)
                       << std::endl;
         else
             for (const std::string &line : status_picture(status, style_of_terminal()))

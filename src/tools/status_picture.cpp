@@ -52,7 +52,7 @@ std::string age_of(const Json &object, const char *name) {
 }
 
 std::string state_of(const Json &hole) {
-    const std::string state = text_of(hole, "state");
+    std::string state = text_of(hole, "state");
     if (state == "refused")
         return "refused at hop " + number_of(hole, "refused_at");
     if (state == "failing")
