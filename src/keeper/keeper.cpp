@@ -64,7 +64,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.lives = [this](ServerSocket &socket) { return lives(socket); },
+                {.locate = [this](ServerSocket &socket) { return locate(socket); },
                  .dropped =
                      [this](std::uint64_t cookie) {
                          control_.release(cookie);
@@ -313,13 +313,13 @@ void Keeper::meet(const Call &call, Reply &reply) {
 }
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
-bool Keeper::lives(ServerSocket &socket) const {
+bool Keeper::locate(ServerSocket &socket) const {
     if (!socket.punches_itself()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
-    return processes_.have(socket);
+    return processes_.locate(socket);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a

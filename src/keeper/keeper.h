@@ -37,7 +37,7 @@ class Keeper {
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
 
-    bool lives(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();

@@ -51,14 +51,15 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .timers = timers_,
                .settings = settings_.now(),
                .traffic = traffic,
-               .is_alive = [this](const ServerSocket &socket) { return is_alive(socket); },
+               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .round_trip =
+               .find_round_trip =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.round_trip(hole.peer, source_toward(hole), hop_limit);
+                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
+                                                          hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -124,10 +125,7 @@ void Registry::declare(Server &server) {
     Endpoint looked_up;
     std::optional<Route> route;
     std::erase_if(server.declared, [&](const Target &target) {
-        Hole hole{.transport = socket.transport,
-                  .server = socket,
-                  .peer = reachable(socket, target.peer),
-                  .hops = {}};
+        const Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
         if (hole.peer.empty())
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
@@ -224,21 +222,20 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     const ServerSocket &socket = server.socket;
     if (handoff_.is_out_of_reach(socket.cookie))
         return ENOENT;
-    Hole hole{.transport = socket.transport,
-              .server = socket,
+    Hole hole{.server = socket,
               .peer = reachable(socket, target.peer),
               .hops = HopRange::only(target.hops)};
     if (hole.peer.empty())
         return 0;
     if (target.hops == 0) {
-        auto hops = hop_finder_.hops_toward(hole.peer, source_toward(hole));
+        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
     }
     Endpoint peer = hole.peer;
     auto present = server.punches.find(peer);
-    if (present != server.punches.end() && present->second->takes(hole.hops))
+    if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch ? present->second->open() : 0;
     if (hole.hops.least == hole.hops.most)
         log::info("{}: opens, hop limit {}", hole.text(), hole.hops.best);
@@ -272,11 +269,11 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
-bool Registry::is_alive(const ServerSocket &socket) {
+bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return false;
-    if (owner_.lives(found->second.socket))
+    if (owner_.locate(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
@@ -310,7 +307,7 @@ void Registry::forget_ways() {
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.lives(found->second.socket))
+    if (found != servers_.end() && !owner_.locate(found->second.socket))
         drop(cookie);
 }
 
@@ -330,7 +327,7 @@ void Registry::end_holes(std::uint64_t cookie) {
 bool Registry::give_way() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
-        if (!owner_.lives(entry.second.socket))
+        if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
     for (std::uint64_t cookie : gone)
         drop(cookie);

@@ -8,7 +8,7 @@
 namespace synergy {
 
 std::string Hole::text() const {
-    return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
+    return std::string(name(server.transport)) + " " + server.local.text() + " <- " + peer.text();
 }
 
 void Punch::next_hop_limit() {
@@ -22,7 +22,7 @@ void Punch::next_hop_limit() {
     punches_++;
 }
 
-bool Punch::takes(const HopRange &hops) {
+bool Punch::adopt(const HopRange &hops) {
     if (hops.best < hole_.hops.least || hops.best > hole_.hops.most)
         return false;
     hole_.hops = hops;

@@ -162,7 +162,7 @@ int TcpPunch::bind_socket() {
 }
 
 int TcpPunch::punch() {
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
@@ -206,7 +206,7 @@ int TcpPunch::punch() {
 void TcpPunch::follow_round_trip() {
     if (is_v4_)
         return;
-    if (auto measured = context_.round_trip(hole_, hop_limit()))
+    if (auto measured = context_.find_round_trip(hole_, hop_limit()))
         guard_.expect_error_within(2 * *measured + margin);
 }
 
@@ -235,7 +235,7 @@ void TcpPunch::tick() {
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
     if (guard_.phase() == Guard::Phase::low && before == Guard::Phase::open &&
-        !context_.is_alive(hole_.server))
+        !context_.check_alive(hole_.server))
         return;
     follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {

@@ -91,7 +91,7 @@ struct Bench {
                       "",
                       handoff,
                       traffic,
-                      {.lives =
+                      {.locate =
                            [this](ServerSocket &socket) {
                                return socket_diag.life(socket.transport, socket.local,
                                                        socket.cookie) == SocketDiag::Life::lives;
