@@ -74,6 +74,9 @@ enum synergy_kind {
     SYNERGY_MEET,
 };
 
+/* As synergy_to() has it. */
+enum { SYNERGY_AUTOMATIC_HOPS = -1 };
+
 struct synergy_request {
     uint32_t version; /* SYNERGY_WIRE_VERSION */
     uint32_t kind;    /* enum synergy_kind */
@@ -82,7 +85,7 @@ struct synergy_request {
     int32_t fd;      /* the number that the server has for the socket, for the log alone */
     int32_t process;
     int32_t flags;
-    int32_t hop_limit; /* -1: automatic */
+    int32_t hop_limit; /* or SYNERGY_AUTOMATIC_HOPS */
     union synergy_endpoint peer;
 };
 

@@ -2,7 +2,7 @@
 // and measured anew when the way changes. Also how long the error of a punch may take.
 #pragma once
 
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "hops/learned_hops.h"
 #include "hops/path_probe.h"
 

@@ -34,10 +34,12 @@ synergy_mark mark_of(const ServerSocket &socket) {
 
 /// Whom synergy_to() names; 0, or the errno that it promises.
 int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
-    const int hop_limit = request.hop_limit;
-    if (hop_limit != -1 && (hop_limit < hop_limit_min || hop_limit > hop_limit_max))
-        return EINVAL;
-    target.hops = hop_limit == -1 ? 0 : hop_limit;
+    if (request.hop_limit != SYNERGY_AUTOMATIC_HOPS) {
+        const auto hops = HopLimit::from(request.hop_limit);
+        if (!hops)
+            return EINVAL;
+        target.hops = *hops;
+    }
     const int family = request.peer.any.sa_family;
     if (family == AF_UNSPEC) {
         if (socket.connected.empty())

@@ -205,7 +205,7 @@ void Registry::hops_found(const Endpoint &peer) {
         Server &server = entry.second;
         for (const auto *targets : {&server.asked, &server.declared})
             for (const Target &target : *targets)
-                if (target.hops == 0 && target.peer.same_address(peer))
+                if (target.hops.is_automatic() && target.peer.same_address(peer))
                     open_hole(server, target);
     }
 }
@@ -222,16 +222,16 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     const ServerSocket &socket = server.socket;
     if (handoff_.is_out_of_reach(socket.cookie))
         return ENOENT;
-    Hole hole{.server = socket,
-              .peer = reachable(socket, target.peer),
-              .hops = HopRange::only(target.hops)};
+    Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
         return 0;
-    if (target.hops == 0) {
+    if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
+    } else {
+        hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
     auto present = server.punches.find(peer);

@@ -3,7 +3,7 @@
 
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
 #include "settings/settings.h"

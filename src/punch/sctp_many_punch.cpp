@@ -1,6 +1,7 @@
 #include "punch/sctp_many_punch.h"
 
 #include "base/log.h"
+#include "punch/beside.h"
 #include "server/sctp_socket.h"
 
 #include <algorithm>
@@ -54,11 +55,11 @@ class Borrowed {
     bool is_set_ = false;
 };
 
-/// The hop limit that the server chose; -1 if it is the system's, as in every new socket.
+/// The hop limit that the server chose, or ordinary_hop_limit if it is that of every new socket.
 int chosen_hop_limit(int fd, bool is_v4, int level, int option) {
     int value = get_option(fd, level, option);
     Socket fresh = Socket::open(is_v4 ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
-    return fresh.get(level, option, value) == value ? -1 : value;
+    return fresh.get(level, option, value) == value ? ordinary_hop_limit : value;
 }
 
 } // namespace
