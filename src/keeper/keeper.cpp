@@ -26,7 +26,8 @@ constexpr Duration rest_without_socket = seconds(3);
 constexpr Duration between_looks = milliseconds(10);
 constexpr Duration time_to_end = seconds(90);
 
-constexpr Duration settling_time = milliseconds(50);
+/// What can wait does so for as long: the server's listen(), and the first punch.
+constexpr Duration first_punch_time = milliseconds(50);
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -79,7 +80,8 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                      registry_.give_way();
                      look_for_the_end();
                  }),
-      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)), settling_(scheduler_) {
+      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
+      afterwards_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -93,8 +95,7 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
-    // Its listen() waits for the first punch, and not for this.
-    settling_.set(Clock::now() + settling_time, [this] {
+    afterwards_.set(Clock::now() + first_punch_time, [this] {
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();

@@ -56,7 +56,7 @@ class Keeper {
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
-    Timer settling_;
+    Timer afterwards_; ///< what can wait until the server's first listen() has returned
     bool is_over_ = false;
 };
 

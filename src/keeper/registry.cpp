@@ -224,7 +224,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
-        return 0;
+        return ENOENT;
     if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)

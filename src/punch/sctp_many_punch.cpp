@@ -90,11 +90,11 @@ int SctpManyPunch::begin() {
     // connect() must not wait, and O_NONBLOCK would end calls of the server's that wait for a peer.
     // A negative SO_SNDTIMEO is no time at all to the kernel (sock_set_timeout(), which logs the
     // first ten since it booted), and is felt only by who sends into a full buffer at this moment.
-    timeval patience{};
-    socklen_t length = sizeof patience;
-    getsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &patience, &length);
+    timeval timeout{};
+    socklen_t length = sizeof timeout;
+    getsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length);
     constexpr timeval none{.tv_sec = -1, .tv_usec = 0};
-    Borrowed no_waiting(fd_, SOL_SOCKET, SO_SNDTIMEO, patience, none);
+    Borrowed no_waiting(fd_, SOL_SOCKET, SO_SNDTIMEO, timeout, none);
     if (!late_repetition || !no_waiting)
         return errno;
 

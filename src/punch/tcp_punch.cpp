@@ -35,7 +35,7 @@ constexpr int hears_all = 0;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_guard = 2;
+constexpr int v4_min_ttl = 2;
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -140,7 +140,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_min_ttl))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
