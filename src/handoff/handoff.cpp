@@ -89,7 +89,7 @@ constexpr Duration between_looks = milliseconds(200);
 constexpr Duration fetch_time = milliseconds(600);
 constexpr unsigned kept_most = 2;
 constexpr unsigned refused_most = 4;
-constexpr unsigned patience = 8;
+constexpr unsigned unanswered_most = 8;
 
 void reset(const Socket &connection) {
     const linger at_once{.l_onoff = 1, .l_linger = 0};
@@ -317,7 +317,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
         ring_again(id, milliseconds(10));
         return;
     }
-    if (++offer.unanswered > patience)
+    if (++offer.unanswered > unanswered_most)
         give_up(offer.listener, not_intercepted);
     else
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));

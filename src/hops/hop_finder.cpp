@@ -54,7 +54,7 @@ Endpoint HopFinder::dies_at(const Endpoint &peer, const Endpoint &source, int ho
     return hop == way->second->dying_hops.end() ? Endpoint{} : hop->second.from;
 }
 
-std::optional<HopRange> HopFinder::hops_toward(const Endpoint &peer, const Endpoint &source) {
+std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoint &source) {
     Way &way = way_to(peer, source);
     way.is_wanted = true;
     // (While one hop is looked at, the way is measured after that.)
@@ -168,7 +168,7 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
     }
     if (way.is_wanted && !way.hops) {
         way.next.set(Clock::now(), [this, &way] {
-            if (hops_toward(way.peer, way.source))
+            if (find_hops(way.peer, way.source))
                 found_(way.peer);
         });
         return;
@@ -218,8 +218,8 @@ void HopFinder::too_high(const Endpoint &peer, const Endpoint &source, int hops)
     use(way, within(way, *way.hops));
 }
 
-std::optional<Duration> HopFinder::round_trip(const Endpoint &peer, const Endpoint &source,
-                                              int hops) {
+std::optional<Duration> HopFinder::find_round_trip(const Endpoint &peer, const Endpoint &source,
+                                                   int hops) {
     Way &way = way_to(peer, source);
     auto found = way.dying_hops.find(hops);
     if (found != way.dying_hops.end())

@@ -25,7 +25,7 @@ class Control {
         const synergy_request &request;
         pid_t process;     ///< who asks, as it was when it connected
         bool is_trusted;   ///< its user could harm this process anyway
-        bool knows_secret; ///< is of the server's family; others have only what they show
+        bool knows_secret; ///< is one of the server's processes; others have only what they show
         const Socket &passed;
     };
     struct Reply {

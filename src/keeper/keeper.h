@@ -38,7 +38,7 @@ class Keeper {
     void meet(const Call &call, Reply &reply);
     void status(Reply &reply);
 
-    bool lives(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();
@@ -57,7 +57,7 @@ class Keeper {
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
-    Timer settling_;
+    Timer afterwards_; ///< what can wait until the server's first listen() has returned
     bool is_over_ = false;
 };
 

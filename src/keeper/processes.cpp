@@ -50,7 +50,7 @@ void Processes::closed(pid_t process, std::uint64_t cookie) {
         found->second.closed.insert(cookie);
 }
 
-bool Processes::have(ServerSocket &socket) const {
+bool Processes::locate(ServerSocket &socket) const {
     bool may_have = is_any_unwatched_;
     for (const auto &entry : watched_) {
         const std::optional<int> number = find_descriptor(entry.first, socket.inode, socket.fd);

@@ -35,7 +35,7 @@ class Processes {
     void closed(pid_t process, std::uint64_t cookie);
     /// Whether any of them still has the socket, by its descriptor table, or where that can't be
     /// read by what it has said. Corrects the number that the server has for it.
-    bool have(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const;
 
   private:
     Scheduler &scheduler_;

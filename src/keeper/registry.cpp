@@ -51,14 +51,15 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .timers = timers_,
                .settings = settings_.now(),
                .traffic = traffic,
-               .is_alive = [this](const ServerSocket &socket) { return is_alive(socket); },
+               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .round_trip =
+               .find_round_trip =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.round_trip(hole.peer, source_toward(hole), hop_limit);
+                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
+                                                          hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -124,10 +125,7 @@ void Registry::declare(Server &server) {
     Endpoint looked_up;
     std::optional<Route> route;
     std::erase_if(server.declared, [&](const Target &target) {
-        Hole hole{.transport = socket.transport,
-                  .server = socket,
-                  .peer = reachable(socket, target.peer),
-                  .hops = {}};
+        const Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
         if (hole.peer.empty())
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
@@ -207,7 +205,7 @@ void Registry::hops_found(const Endpoint &peer) {
         Server &server = entry.second;
         for (const auto *targets : {&server.asked, &server.declared})
             for (const Target &target : *targets)
-                if (target.hops == 0 && target.peer.same_address(peer))
+                if (target.hops.is_automatic() && target.peer.same_address(peer))
                     open_hole(server, target);
     }
 }
@@ -224,21 +222,20 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     const ServerSocket &socket = server.socket;
     if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
-    Hole hole{.transport = socket.transport,
-              .server = socket,
-              .peer = reachable(socket, target.peer),
-              .hops = HopRange::only(target.hops)};
+    Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
-        return 0;
-    if (target.hops == 0) {
-        auto hops = hop_finder_.hops_toward(hole.peer, source_toward(hole));
+        return ENOENT;
+    if (target.hops.is_automatic()) {
+        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
+    } else {
+        hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
     auto present = server.punches.find(peer);
-    if (present != server.punches.end() && present->second->takes(hole.hops))
+    if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch ? present->second->open() : 0;
     if (hole.hops.least == hole.hops.most)
         log::info("{}: opens, hop limit {}", hole.text(), hole.hops.best);
@@ -272,11 +269,11 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
-bool Registry::is_alive(const ServerSocket &socket) {
+bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return false;
-    if (owner_.lives(found->second.socket))
+    if (owner_.locate(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
@@ -310,7 +307,7 @@ void Registry::forget_ways() {
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.lives(found->second.socket))
+    if (found != servers_.end() && !owner_.locate(found->second.socket))
         drop(cookie);
 }
 
@@ -347,7 +344,7 @@ std::string Registry::why_unpunched(const Server &server, const Target &target) 
         return "this socket can't reach a peer of that address family";
     if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
         return "the peer is on the same link, with no firewall between";
-    return target.hops == 0 ? "the hop limit is being measured" : "";
+    return target.hops.is_automatic() ? "the hop limit is being measured" : "";
 }
 
 std::vector<Registry::SocketStatus> Registry::status() const {
@@ -387,7 +384,7 @@ std::vector<Registry::SocketStatus> Registry::status() const {
 bool Registry::give_way() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
-        if (!owner_.lives(entry.second.socket))
+        if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
     for (std::uint64_t cookie : gone)
         drop(cookie);

@@ -19,7 +19,7 @@ class Registry {
     /// What the registry asks its owner, and tells it.
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
-        std::function<bool(ServerSocket &)> lives;
+        std::function<bool(ServerSocket &)> locate;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -98,7 +98,7 @@ class Registry {
     void forget_ways();
     void look_for_closed();
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
-    bool is_alive(const ServerSocket &socket);
+    bool check_alive(const ServerSocket &socket);
     void drop(std::uint64_t cookie);
 
     Scheduler &scheduler_;

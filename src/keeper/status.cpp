@@ -36,7 +36,7 @@ Json address(const Endpoint &endpoint) {
 /// What a connection that came through the hole does now.
 const char *state_in_use(const Registry::HoleStatus &status, SocketDiag &socket_diag) {
     const Hole &hole = status.hole;
-    if (hole.transport != Transport::tcp)
+    if (hole.server.transport != Transport::tcp)
         return "connected";
     const Endpoint &local = hole.server.local;
     const Endpoint end = local.is_wildcard() ? status.source.with_port(local.port()) : local;
@@ -53,7 +53,8 @@ const char *state_of(const Registry::HoleStatus &status, Time heard, SocketDiag 
     const Time now = Clock::now();
     if (status.is_in_use && record.connections > 0)
         return state_in_use(status, socket_diag);
-    if (status.hole.transport == Transport::udp && heard != Time{} && now - heard < conversation)
+    if (status.hole.server.transport == Transport::udp && heard != Time{} &&
+        now - heard < conversation)
         return "connected";
     if (record.refused_at != 0 && record.refused_at <= record.hop_limit)
         return "refused";
@@ -69,7 +70,7 @@ Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
     const Hole &hole = status.hole;
     const HoleRecord &record = status.record;
     Time heard = record.heard;
-    if (hole.transport == Transport::udp)
+    if (hole.server.transport == Transport::udp)
         if (const auto last = traffic.last(SYNERGY_RECEIVED, hole.server.cookie, hole.peer))
             heard = std::max(heard, *last);
     const std::string state = state_of(status, heard, socket_diag);
@@ -84,7 +85,7 @@ Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
         json["error"] = strerrordesc_np(record.error);
     json["last_punch_s"] = record.first_punched == Time{} ? Json(nullptr) : age(record.punched);
     json["last_sign_s"] = age(heard);
-    if (hole.transport != Transport::udp)
+    if (hole.server.transport != Transport::udp)
         json["connections"] = hole.server.one_to_many ? record.connections : record.handed_over;
     return json;
 }

@@ -8,7 +8,7 @@
 namespace synergy {
 
 std::string Hole::text() const {
-    return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
+    return std::string(name(server.transport)) + " " + server.local.text() + " <- " + peer.text();
 }
 
 void Punch::next_hop_limit() {
@@ -48,7 +48,7 @@ void Punch::failed_by(const char *what, int error) {
     failure_log_.failed(hole_, what, error);
 }
 
-bool Punch::takes(const HopRange &hops) {
+bool Punch::adopt(const HopRange &hops) {
     if (hops.best < hole_.hops.least || hops.best > hole_.hops.most)
         return false;
     hole_.hops = hops;

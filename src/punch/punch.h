@@ -3,7 +3,7 @@
 
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
 #include "settings/settings.h"
@@ -14,9 +14,8 @@ namespace synergy {
 
 /// A hole as firewalls keep it, and the hop limits of what opens it.
 struct Hole {
-    Transport transport = Transport::tcp;
-    ServerSocket server; ///< whose local endpoint it is
-    Endpoint peer;       ///< of the family that the server's socket speaks (v4-mapped if need be)
+    const ServerSocket &server; ///< whose local endpoint it is; outlives the hole
+    Endpoint peer; ///< of the family that the server's socket speaks (v4-mapped if need be)
     HopRange hops;
 
     /// On the wire: also a v4-mapped peer of an AF_INET6 socket.
@@ -31,13 +30,15 @@ struct PunchContext {
     TimerWheel &timers;       ///< the kernel's
     const Settings &settings; ///< as they are now
     const Traffic &traffic;   ///< of the server's datagram sockets
-    /// Asked before anything is sent: false if the server no longer has the socket.
-    std::function<bool(const ServerSocket &)> is_alive;
+    /// Asked before anything is sent: false if the server no longer has the socket, whose holes
+    /// end then.
+    std::function<bool(const ServerSocket &)> check_alive;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
-    /// How long the error takes to come back from where a punch with this hop limit dies.
-    std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
+    /// How long the error takes to come back from where a punch with this hop limit dies. What is
+    /// not known is measured, for the next time.
+    std::function<std::optional<Duration>(const Hole &, int hop_limit)> find_round_trip;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
     /// A reset or a prohibition came back for a punch with this hop limit.
@@ -79,9 +80,9 @@ class Punch {
     /// once more where that does any good. 0, or the errno of a failure, after which it tries
     /// again.
     virtual int open() = 0;
-    /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
-    /// that it has had: that takes another punch.
-    [[nodiscard]] bool takes(const HopRange &hops);
+    /// Makes these hop limits the hole's. False, and it stays as it is, if the best is none of
+    /// those that it has had: that takes another punch.
+    [[nodiscard]] bool adopt(const HopRange &hops);
 
     [[nodiscard]] const Hole &hole() const { return hole_; }
     [[nodiscard]] const HoleRecord &record() const { return record_; }

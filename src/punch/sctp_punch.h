@@ -21,7 +21,7 @@ class SctpPunch final : public Punch {
   private:
     [[nodiscard]] bool try_bind();
     int punch();
-    [[nodiscard]] bool took_error() const;
+    [[nodiscard]] bool take_error() const;
     void await_first_error();
     void await_repetition();
     void look_for_repetition(Time asked);

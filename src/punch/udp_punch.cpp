@@ -126,7 +126,7 @@ void UdpPunch::renew() {
 }
 
 int UdpPunch::punch() {
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     Duration next = context_.settings.refresh;
     next_hop_limit();
