@@ -4,7 +4,10 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+#include <atomic>
 #include <netinet/in.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace synergy;
@@ -70,27 +73,46 @@ TEST_CASE("udp punch: an empty datagram with the hop limit, from the server's po
                       }) == "");
 }
 
-TEST_CASE("udp punch: a socket that is bound beside takes none of the server's datagrams" *
+TEST_CASE("udp punch: a socket that is bound beside takes next to none of the server's datagrams" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
               Bench bench;
+              bench.network.error_delay = Duration(-1);
               bench.serve_udp(Network::here(AF_INET6));
+              bench.socket.set(SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20);
               UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1);
-              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(1));
-              const Socket caller = bench.network.call_from_there(AF_INET6, 64, SOCK_DGRAM);
-              constexpr int count = 100;
-              int heard = 0;
-              for (int i = 0; i < count; i++) {
-                  EXPECT_IN_CHILD(::send(caller.fd(), "x", 1, 0) == 1);
-                  EXPECT_IN_CHILD(punch.open() == 0);
-                  bench.scheduler.run_once(milliseconds(10));
-              }
-              char byte;
-              EXPECT_IN_CHILD(bench.run_until([&] {
+              // As many as one thread can send, from this host itself.
+              std::atomic<bool> is_over{false};
+              std::atomic<int> sent{0};
+              std::thread flood([&] {
+                  const Socket caller = Socket::open(AF_INET6, SOCK_DGRAM);
+                  const Endpoint to = Network::here(AF_INET6);
+                  while (!is_over)
+                      sent += ::sendto(caller.fd(), "x", 1, 0, to.data(), to.length()) == 1;
+              });
+              int punches = 0, heard = 0;
+              const auto drain = [&] {
+                  char byte;
                   while (::recv(bench.socket.fd(), &byte, 1, MSG_DONTWAIT) == 1)
                       heard++;
-                  return heard == count;
-              }));
+              };
+              while (punches < 4000 || sent < 60000) {
+                  punches += punch.open() == 0;
+                  drain();
+              }
+              is_over = true;
+              flood.join();
+              drain();
+              std::array<std::uint32_t, 16> meminfo{};
+              socklen_t length = sizeof meminfo;
+              constexpr int so_meminfo = 55;
+              getsockopt(bench.socket.fd(), SOL_SOCKET, so_meminfo, meminfo.data(), &length);
+              const int lost = sent - heard - static_cast<int>(meminfo[8]);
+              // A few in thousands, as those whose socket closes while they are on their way to it;
+              // untold, the kernel would give the socket beside half of what comes.
+              if (lost > 20)
+                  return std::to_string(lost) + " of " + std::to_string(sent) + " lost in " +
+                         std::to_string(punches) + " punches";
               return "";
           }) == "");
 }
