@@ -102,6 +102,7 @@ TEST_CASE("route: none" * doctest::skip(geteuid() != 0)) {
                          EXPECT_IN_CHILD(!route_to(far_v6, {}));
                          EXPECT_IN_CHILD(!route_to(endpoint("203.0.113.1"), {}));
                          EXPECT_IN_CHILD(!route_to(endpoint("192.88.99.1"), {}));
+                         EXPECT_IN_CHILD(!route_to(endpoint("192.0.2.255"), {}));
                          EXPECT_IN_CHILD(!route_to({}, {}));
                          // Of another family than the peer.
                          EXPECT_IN_CHILD(!route_to(endpoint("192.0.2.9"), endpoint("2001:db8::1")));

@@ -192,6 +192,31 @@ TEST_CASE("tcp punch: a peer that called a deaf socket is answered by the next S
           }) == "");
 }
 
+TEST_CASE("tcp punch: a peer that calls just before a SYN leaves is answered by that one" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+              EXPECT_IN_CHILD(bench.run_until([] { return Bench::is_deaf(); }));
+              bool has_called = false;
+              bench.network.lets_pass = [&](const Packet &packet) {
+                  return packet.is_from_here || !packet.is_syn() ||
+                         !std::exchange(has_called, true);
+              };
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return has_called; }));
+              if (bench.network.syns().size() > 1)
+                  return ""; // a busy machine: it has left before
+              const Time called = Clock::now();
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              EXPECT_IN_CHILD(Clock::now() - called < milliseconds(500));
+              EXPECT_IN_CHILD(bench.network.syns()[1].hop_limit == 64);
+              return "";
+          }) == "");
+}
+
 TEST_CASE("tcp punch: a peer that called and is gone again gets a handshake's time, and no more" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
