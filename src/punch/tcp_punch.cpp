@@ -85,8 +85,20 @@ TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
       timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
-    if (socket_)
-        context_.scheduler.unwatch(socket_.fd());
+    close_socket();
+}
+
+/// At once: after a SYN of the peer's, close() alone would begin to take leave of it (RFC 9293
+/// 3.10.4), and be at that for minutes if it is gone, with the port and the hole taken. The reset
+/// that goes instead is for nobody.
+void TcpPunch::close_socket() {
+    if (!socket_)
+        return;
+    context_.scheduler.unwatch(socket_.fd());
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    set_hop_limit(socket_, is_v4_, hop_limit_min);
+    socket_.reset();
 }
 
 bool TcpPunch::is_punching() const {
@@ -318,8 +330,7 @@ void TcpPunch::failed(int error) {
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
         failed_by("can't punch", error);
-    context_.scheduler.unwatch(socket_.fd());
-    socket_.reset();
+    close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
 

@@ -19,6 +19,7 @@ class TcpPunch final : public Punch {
   private:
     [[nodiscard]] bool is_punching() const;
     int bind_socket();
+    void close_socket();
     int punch();
     void happened();
     void tick();

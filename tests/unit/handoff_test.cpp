@@ -765,10 +765,11 @@ TEST_CASE("handoff: a punched connection has the options of one that was really 
             accept_two(bench, listener, two);
             int punched_fd = two.punched.socket.fd(), ordinary_fd = two.ordinary.socket.fd();
             // Every option that there is, whether this test's author knew it or not.
-            for (auto [level, most] :
+            for (const auto &options :
                  {std::pair{SOL_SOCKET, 90}, std::pair{int{IPPROTO_TCP}, 60},
                   std::pair{int{IPPROTO_IP}, 60}, std::pair{int{IPPROTO_IPV6}, 90}})
-                for (int name = 1; name <= most; name++) {
+                for (int name = 1; name <= options.second; name++) {
+                    const int level = options.first;
                     if (is_own_affair(level, name))
                         continue;
                     INFO("level " << level << ", option " << name);
