@@ -42,6 +42,7 @@ class Keeper {
     void end();
     void take_signals();
     void look_often_until(Time end);
+    void tell_time();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -57,6 +58,7 @@ class Keeper {
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
     Timer settling_;
+    Timer telling_time_;
     bool is_over_ = false;
 };
 
