@@ -268,7 +268,7 @@ void replace_keeper(int keeper) {
         if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) &&
             !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
-        __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
+        synergy_set_over(page);
         if (!is_given_up)
             started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
     }

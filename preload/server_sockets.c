@@ -320,7 +320,8 @@ void socket_is_closed(const struct descriptor *descriptor) {
 }
 
 void sockets_are_closed(unsigned first, unsigned last) {
-    unsigned known = (unsigned)(last_descriptor() + 1), concerned = 0;
+    unsigned known = (unsigned)(__atomic_load_n(&last_descriptor, __ATOMIC_RELAXED) + 1),
+             concerned = 0;
     if (!process_is_own())
         return;
     for (unsigned fd = first; fd <= last && fd < known; fd++) {
@@ -355,7 +356,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
 }
 
 void hand_over_again(int keeper) {
-    int last = last_descriptor();
+    int last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
     int is_over = synergy_is_over(keeper_page(keeper));
     for (int fd = 0; fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);

@@ -82,7 +82,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                      look_for_the_end();
                  }),
       looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
-      afterwards_(scheduler_) {
+      afterwards_(scheduler_), telling_time_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -255,11 +255,22 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
-    if (registry_.has(socket.cookie))
+    if (registry_.has(socket.cookie)) {
         rest_.cancel();
-    else
+        tell_time();
+    } else {
         control_.release(socket.cookie);
+    }
     return result;
+}
+
+/// For as long as there are datagrams to be noted.
+void Keeper::tell_time() {
+    if (!registry_.has_datagrams())
+        return;
+    const Time now = Clock::now();
+    page_.show_time(now);
+    telling_time_.set(now + seconds(1), [this] { tell_time(); });
 }
 
 void Keeper::open_toward(const Call &call, Reply &reply) {
@@ -353,17 +364,17 @@ void Keeper::look_for_the_end() {
     if (registry_.is_empty())
         rest_.set(Clock::now() + rest_without_socket, [this] {
             // From here on it is asked in vain, and another is started; who has asked is served.
-            __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+            synergy_set_over(&*page_);
             control_.serve_waiting();
             if (registry_.is_empty())
                 end();
             else
-                __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+                synergy_unset_over(&*page_);
         });
 }
 
 void Keeper::end() {
-    __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+    synergy_set_over(&*page_);
     is_over_ = true;
 }
 

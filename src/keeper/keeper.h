@@ -43,6 +43,7 @@ class Keeper {
     void end();
     void take_signals();
     void look_often_until(Time end);
+    void tell_time();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -58,6 +59,7 @@ class Keeper {
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
+    Timer telling_time_;
     bool is_over_ = false;
 };
 

@@ -85,6 +85,11 @@ bool Registry::holds_duplicates() const {
                        [](const auto &entry) { return bool(entry.second.duplicate); });
 }
 
+bool Registry::has_datagrams() const {
+    return std::any_of(servers_.begin(), servers_.end(),
+                       [](const auto &entry) { return !entry.second.socket.accepts(); });
+}
+
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_for_closed();
