@@ -1,7 +1,7 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
-#include "handoff/inherited_options.h"
+#include "server/inherited_options.h"
 
 #include <algorithm>
 #include <cstring>
