@@ -15,6 +15,7 @@ namespace {
 
 // Not in every libc's headers: asm-generic/socket.h, linux/in.h, linux/in6.h, linux/tcp.h.
 enum : std::uint8_t {
+    so_bindtoifindex = 62,
     so_rcvmark = 75,
     so_rcvpriority = 82,
     so_buf_lock = 72,
@@ -51,11 +52,13 @@ struct Option {
 
 // All that a program can read of what sk_clone_lock(), tcp_create_openreq_child() and
 // sctp_copy_sock() hand down. Others are not here, since they are the connection's own
-// (SO_INCOMING_CPU, and IP_MULTICAST_TTL, which accept() takes from the peer's SYN), the punch's
+// (SO_INCOMING_CPU, and IP_MULTICAST_TTL, which accept() takes from the peer's SYN), a client's
+// (TCP_FASTOPEN_CONNECT), the punch's
 // (SCTP_PEER_ADDR_PARAMS: its heartbeats keep firewalls open), or what makes room beside it
 // (SO_REUSEADDR, SO_REUSEPORT, which the listener has as well). Buffers are below, and what can't
 // be read is at the end.
 constexpr std::array options{
+    SYNERGY_OPTION(SOL_SOCKET, so_bindtoifindex, early),
     SYNERGY_OPTION(SOL_SOCKET, SO_MARK, early),
     SYNERGY_OPTION(SOL_SOCKET, SO_DEBUG, late),
     SYNERGY_OPTION(SOL_SOCKET, SO_DONTROUTE, early),
@@ -89,6 +92,7 @@ constexpr std::array options{
     SYNERGY_OPTION(SOL_SOCKET, so_rcvpriority, late),
     SYNERGY_OPTION(IPPROTO_TCP, TCP_MAXSEG, first),
     SYNERGY_OPTION(IPPROTO_TCP, TCP_WINDOW_CLAMP, first),
+    SYNERGY_OPTION(IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, first),
     SYNERGY_OPTION(IPPROTO_TCP, TCP_CONGESTION, early),
     SYNERGY_OPTION(IPPROTO_TCP, TCP_NODELAY, late),
     SYNERGY_OPTION(IPPROTO_TCP, TCP_CORK, late),
@@ -234,6 +238,18 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
         found.push_back(buffer_value(so_buf_lock, "SO_BUF_LOCK", locks));
 }
 
+/// The window is bounded by what was set, or by the buffer: both sockets' are alike until the
+/// buffer grows.
+void copy_window(int from, int to) {
+    const int locks = get_option(from, SOL_SOCKET, so_buf_lock, 0);
+    const int window = get_option(from, IPPROTO_TCP, TCP_WINDOW_CLAMP);
+    const int present = get_option(to, IPPROTO_TCP, TCP_WINDOW_CLAMP);
+    const bool is_alike =
+        get_option(from, SOL_SOCKET, SO_RCVBUF) == get_option(to, SOL_SOCKET, SO_RCVBUF);
+    if (is_alike && (window < present || ((locks & buffers[1].lock) != 0 && window != present)))
+        ::setsockopt(to, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof window);
+}
+
 } // namespace
 
 std::vector<OptionValue> chosen_options(int listener, int fresh) {
@@ -276,6 +292,7 @@ const char *copy_inherited_options(int from, int to) {
         if (present && *present != *wanted && !give(*wanted, to) && missing == nullptr)
             missing = option.text;
     }
+    copy_window(from, to);
     return missing;
 }
 
@@ -328,6 +345,11 @@ bool authenticates_chunks(int fd) {
 
 const char *inimitable_by_memory(std::uint32_t option_memory) {
     return option_memory == 0 ? nullptr : any_of_those;
+}
+
+std::string not_to_be_given(const char *what) {
+    return std::string("a connection that was not made by this listener can't be given what it has: ") +
+           what;
 }
 
 const char *inimitable(int fd) {

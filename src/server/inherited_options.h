@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <sys/socket.h>
@@ -41,6 +42,8 @@ const char *copy_inherited_options(int from, int to);
 /// What a listener, or a connection that it accepted, has that no other socket can be given, as
 /// text for the log; nullptr: nothing.
 const char *inimitable(int fd);
+/// The sentence about it.
+std::string not_to_be_given(const char *what);
 /// The same, where all that is known is the memory that the socket's options take
 /// (SK_MEMINFO_OPTMEM).
 const char *inimitable_by_memory(std::uint32_t option_memory);
