@@ -1,7 +1,7 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
-#include "handoff/inherited_options.h"
+#include "server/inherited_options.h"
 
 #include <algorithm>
 #include <cstring>
@@ -135,9 +135,22 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
     return heard == Heard::by_nobody ? bound_to_device : anothers;
 }
 
+bool Handoff::check_imitable(const ServerSocket &listener) {
+    if (is_out_of_reach(listener.cookie))
+        return false;
+    const char *what = listener.not_to_be_given;
+    if (what == nullptr)
+        if (const auto found =
+                socket_diag_.find(listener.transport, listener.local, listener.cookie))
+            what = inimitable_by_memory(found->option_memory);
+    if (what != nullptr)
+        give_up(listener, not_to_be_given(what));
+    return what == nullptr;
+}
+
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
     auto made = std::make_unique<Offer>(scheduler_, std::move(connection), peer, listener);
-    if (is_out_of_reach(listener.cookie))
+    if (!check_imitable(listener))
         return;
     const Id id = next_id_++;
     offers_[id] = std::move(made);
@@ -323,7 +336,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
 }
 
-void Handoff::give_up(const ServerSocket &listener, const char *why) {
+void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
     const std::uint64_t cookie = listener.cookie;
     log::error("{} {}: nothing is punched any more: {}", name(listener.transport),
                listener.local.text(), why);
@@ -349,7 +362,14 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                              accepted.local() == offer.listener.local); // SCTP's wildcard
     if (!is_its_end)
         return std::nullopt;
-    copy_inherited_options(accepted.fd(), offer.connection.fd());
+    const ServerSocket listener = offer.listener;
+    const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
+    if (what == nullptr)
+        what = inimitable(accepted.fd());
+    if (what != nullptr)
+        give_up(listener, not_to_be_given(what));
+    if (what != nullptr || !check_imitable(listener))
+        return Fetched{};
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
     Fetched fetched{.connection = std::move(offer.connection),

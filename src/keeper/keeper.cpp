@@ -104,7 +104,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
 }
 
 void Keeper::give_up_rights() const {
-    for (const std::string &missing : confine(written_, registry_.holds_duplicates()))
+    const auto can_punch = [this] { return registry_.can_give_options(); };
+    for (const std::string &missing : confine(written_, registry_.holds_duplicates(), can_punch))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
@@ -233,6 +234,14 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (!target && is_for_others(socket))
         return ENOENT;
     const bool is_punched = target || has_declared(registry_.settings(), socket);
+    if (is_punched && socket.not_to_be_given != nullptr) {
+        if (registry_.has(socket.cookie))
+            handoff_.check_imitable(socket);
+        else
+            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                       not_to_be_given(socket.not_to_be_given));
+        return ENOENT;
+    }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
             log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
@@ -313,6 +322,10 @@ void Keeper::fetch(const Call &call, Reply &reply) {
                                : std::nullopt;
     if (!fetched) {
         reply.answer.result = ENOENT;
+        return;
+    }
+    if (!fetched->connection) {
+        reply.answer.result = ECONNABORTED;
         return;
     }
     registry_.handed_over(fetched->listener, fetched->peer);

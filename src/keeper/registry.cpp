@@ -90,6 +90,18 @@ bool Registry::has_datagrams() const {
                        [](const auto &entry) { return !entry.second.socket.accepts(); });
 }
 
+bool Registry::can_give_options() const {
+    return std::all_of(servers_.begin(), servers_.end(), [](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        if (socket.chosen.empty() || socket.not_to_be_given != nullptr)
+            return true;
+        const Socket fresh =
+            Socket::open(socket.local.family(), SOCK_STREAM,
+                         socket.transport == Transport::tcp ? IPPROTO_TCP : IPPROTO_SCTP);
+        return give_options(socket.chosen, fresh.fd(), When::ever) == nullptr;
+    });
+}
+
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_for_closed();
@@ -228,7 +240,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
-    if (hole.peer.empty())
+    if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
         return ENOENT;
     if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
@@ -279,7 +291,7 @@ bool Registry::check_alive(const ServerSocket &socket) {
     if (found == servers_.end())
         return false;
     if (owner_.locate(found->second.socket))
-        return true;
+        return !found->second.socket.accepts() || handoff_.check_imitable(found->second.socket);
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
     scheduler_.at(Clock::now(), [this, cookie = socket.cookie] { drop(cookie); });

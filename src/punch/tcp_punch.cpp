@@ -31,7 +31,6 @@ constexpr unsigned few_failures = 4;
 /// GTSM (RFC 5082): IPV6_MINHOPCOUNT 255 takes only what no router has forwarded, so neither the
 /// ICMP error nor anything else from beyond the link.
 constexpr int deaf = 255;
-constexpr int hears_all = 0;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
@@ -72,6 +71,17 @@ SynTimer timer_of(const tcp_info &info) {
     const bool was_queued = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
     const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
     return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
+}
+
+/// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
+int hears(const ServerSocket &server, bool is_v4) {
+    return is_v4 ? std::max(v4_min_ttl, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+                 : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
+}
+
+bool set_guard(const Socket &socket, bool is_v4, int least_hop_limit) {
+    return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
+                 : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
 }
 
 // RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
@@ -134,7 +144,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     } else {
         set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
         if (!is_v4_)
-            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, hears_all);
+            set_guard(socket_, is_v4_, hears(hole_.server, is_v4_));
     }
 }
 
@@ -147,12 +157,10 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
         return {};
     // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
     socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
-    if (server.max_segment != 0)
-        socket.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_min_ttl))
+    if (!set_guard(socket, is_v4, hears(server, is_v4)))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();

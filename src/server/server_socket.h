@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "server/inherited_options.h"
 
 #include <array>
 #include <optional>
@@ -15,12 +16,14 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;     ///< whom it is connected to, if at all
-    bool listens = false;   ///< SO_ACCEPTCONN
-    bool takes_v4 = false;  ///< AF_INET6 without IPV6_V6ONLY
-    int receive_buffer = 0; ///< set by the server; 0: the kernel's choice
-    int send_buffer = 0;
-    int max_segment = 0;
+    Endpoint connected;    ///< whom it is connected to, if at all
+    bool listens = false;  ///< SO_ACCEPTCONN
+    bool takes_v4 = false; ///< AF_INET6 without IPV6_V6ONLY
+    /// What it hands down to its connections, of TCP and one-to-one SCTP.
+    std::vector<OptionValue> chosen;
+    /// What it has that a connection made beside it can't be given, as text for the log; nullptr:
+    /// nothing.
+    const char *not_to_be_given = nullptr;
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
     /// where the server shares the port by a group of its own, whose balance that would break, or
     /// where the two would not be alike.

@@ -1,0 +1,51 @@
+// What the kernel's accept() hands down from a listener to its connections, for connections that
+// were made another way.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <sys/socket.h>
+
+namespace synergy {
+
+/// An option as a socket has it.
+struct OptionValue {
+    int level = 0;
+    int name = 0;
+    const char *text = "";  ///< its name
+    bool is_early = false;  ///< counts from the first SYN or INIT on
+    socklen_t length = 0;
+    std::array<std::uint8_t, 32> bytes{};
+
+    bool operator==(const OptionValue &) const = default;
+};
+
+/// Those of a listener's options that it hands down, and that differ from a new socket's.
+std::vector<OptionValue> chosen_options(int listener, int fresh);
+
+/// Gives them to a socket: those that count from the first packet on, or all. The name of the
+/// first that could not be given, for want of a right mostly; nullptr where all could.
+enum class When : std::uint8_t { before_connecting, ever };
+const char *give_options(const std::vector<OptionValue> &options, int to, When when);
+
+/// The value of one of them that is an int; 0 where it is none of them.
+int chosen_number(const std::vector<OptionValue> &options, int level, int name);
+
+/// Gives `to` every option that an accepted socket has from its listener and that differs, as read
+/// from `from`, an accepted socket of the same listener. The name of the first that could not be
+/// given; nullptr where all could.
+const char *copy_inherited_options(int from, int to);
+
+/// What a listener, or a connection that it accepted, has that no other socket can be given, as
+/// text for the log; nullptr: nothing.
+const char *inimitable(int fd);
+/// The sentence about it.
+std::string not_to_be_given(const char *what);
+/// The same, where all that is known is the memory that the socket's options take
+/// (SK_MEMINFO_OPTMEM).
+const char *inimitable_by_memory(std::uint32_t option_memory);
+
+} // namespace synergy
