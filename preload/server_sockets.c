@@ -131,6 +131,53 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     hand_over(fd, &identity, keeper, &request);
 }
 
+static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
+    struct synergy_request request = {.kind = kind, .cookie = cookie};
+    struct synergy_answer answer;
+    if (!synergy_is_over(keeper_page((int)keeper)))
+        ask_keeper((int)keeper, &request, -1, &answer, NULL);
+}
+
+static void set_option(int fd, int name, int value) {
+    setsockopt(fd, SOL_SOCKET, name, &value, sizeof value);
+}
+
+struct preparation socket_will_listen(int fd) {
+    struct preparation preparation = {.keeper = NO_KEEPER};
+    struct identity identity;
+    uint16_t port = transport_of(fd) == TCP ? port_of(fd) : 0;
+    if (port == 0 || option(fd, SO_ACCEPTCONN) == 1 || !identify(fd, &identity))
+        return preparation;
+    int keeper = known_keeper(&identity);
+    if (!is_asked_for(keeper)) {
+        if (!settings_mean_port(port))
+            return preparation;
+        keeper = needed_keeper(&identity, 0);
+    }
+    if (keeper == NO_KEEPER || !has_peers(keeper, TCP, port, 0))
+        return preparation;
+    preparation = (struct preparation){.keeper = keeper,
+                                       .lets_others_in = option(fd, SO_REUSEADDR),
+                                       .shares_port = option(fd, SO_REUSEPORT)};
+    admit_others(fd);
+    struct synergy_request request = {
+        .kind = SYNERGY_PREPARE, .cookie = identity.cookie, .fd = fd, .hop_limit = -1};
+    struct synergy_answer answer;
+    ask_keeper(keeper, &request, fd, &answer, NULL);
+    /* Whether a second listener may have the port too is for listen() to say, as without us. */
+    set_option(fd, SO_REUSEPORT, preparation.shares_port);
+    return preparation;
+}
+
+void socket_does_not_listen(int fd, const struct preparation *preparation) {
+    struct identity identity;
+    if (preparation->keeper == NO_KEEPER)
+        return;
+    set_option(fd, SO_REUSEADDR, preparation->lets_others_in);
+    if (identify(fd, &identity))
+        tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
+}
+
 void socket_listens(int fd) {
     enum transport transport = transport_of(fd);
     uint16_t port = transport == TCP || transport == SCTP ? port_of(fd) : 0;
@@ -306,13 +353,6 @@ void take_stock(void) {
         }
     syscall(SYS_close, directory);
     forget_descriptor(directory);
-}
-
-static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
-    struct synergy_request request = {.kind = kind, .cookie = cookie};
-    struct synergy_answer answer;
-    if (!synergy_is_over(keeper_page((int)keeper)))
-        ask_keeper((int)keeper, &request, -1, &answer, NULL);
 }
 
 void socket_is_closed(const struct descriptor *descriptor) {

@@ -132,6 +132,9 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
         if (heard == Heard::by_the_server)
             return nullptr;
     }
+    // Before listen() nobody hears it, wherever it is bound to.
+    if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
+        return nullptr;
     return heard == Heard::by_nobody ? bound_to_device : anothers;
 }
 
@@ -356,6 +359,12 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     silence(offer);
     offers_.erase(id);
     return fetched;
+}
+
+void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
+    for (auto &entry : offers_)
+        if (entry.second->listener.cookie == before)
+            entry.second->listener = now;
 }
 
 void Handoff::withdraw(std::uint64_t listener) {

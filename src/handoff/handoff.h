@@ -49,6 +49,9 @@ class Handoff {
     /// from the listener: only who accepted the doorbell can have it.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
+    /// The port has another listener now, which gets the connections that wait for the one with
+    /// this cookie.
+    void listens_again(std::uint64_t before, const ServerSocket &now);
     /// The listener with this cookie is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener);
 

@@ -38,6 +38,9 @@ class Keeper {
     void meet(const Call &call, Reply &reply);
 
     bool lives(ServerSocket &socket) const;
+    [[nodiscard]] bool
+    is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                  const ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();

@@ -19,6 +19,20 @@ namespace {
 /// For sockets that may listen one day.
 constexpr std::size_t expected_max = 4096;
 
+/// A server that closes its listener for each connection listens again at once, or when it is
+/// through with that. Who calls meanwhile does not wait for longer.
+constexpr Duration time_to_listen_again = std::chrono::seconds(3);
+/// In between, whether the port has become free.
+constexpr Duration between_looks = std::chrono::milliseconds(10);
+
+/// Whether a punching socket made for one listener does for the other.
+bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
+    return one.transport == other.transport && one.local == other.local &&
+           one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
+           one.receive_buffer == other.receive_buffer && one.send_buffer == other.send_buffer &&
+           one.max_segment == other.max_segment;
+}
+
 } // namespace
 
 Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
@@ -67,7 +81,8 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .too_high =
                    [this](const Hole &hole, int hop_limit) {
                        hop_finder_.too_high(hole.peer, source_toward(hole), hop_limit);
-                   }} {}
+                   }},
+      parking_(scheduler) {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
@@ -86,7 +101,8 @@ bool Registry::holds_duplicates() const {
 
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
-        look_for_closed();
+        look_from_time_to_time();
+    const bool is_new = !has(socket.cookie);
     Server &server = servers_[socket.cookie];
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
@@ -95,6 +111,8 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     server.socket.has_room_beside |= had_room;
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
+    if (is_new)
+        take_up_parked(server);
     return server;
 }
 
@@ -148,6 +166,9 @@ void Registry::declare(Server &server) {
 /// What is new opens, and what is no longer there ends.
 void Registry::settings_changed() {
     owner_.settings_changed();
+    for (const auto &entry : parked_)
+        handoff_.withdraw(entry.first);
+    parked_.clear();
     for (auto &entry : servers_) {
         Server &server = entry.second;
         declare(server);
@@ -171,16 +192,17 @@ void Registry::settings_changed() {
 int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
     std::vector<Target> expected;
-    if (auto found = expected_.find(socket.cookie); found != expected_.end()) {
-        expected = std::move(found->second);
-        expected_.erase(found);
-    }
+    if (auto found = expected_.find(socket.cookie); found != expected_.end())
+        expected = found->second;
+    // (A listen() that fails may be tried again.)
+    if (socket.is_ready())
+        expected_.erase(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
     if (socket.accepts() && socket.owner != geteuid()) {
         // SO_REUSEPORT (socket(7)) is for sockets of one user.
-        if (is_declared || !expected.empty())
+        if (socket.is_ready() && (is_declared || !expected.empty()))
             log::error("{} {}: nothing is punched: user {} made this listener, and no other user "
                        "(this process is user {}) can bind beside it",
                        name(socket.transport), socket.local.text(), socket.owner, geteuid());
@@ -275,7 +297,7 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
 bool Registry::is_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
-        return false;
+        return parked_.contains(socket.cookie);
     if (owner_.lives(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
@@ -284,17 +306,73 @@ bool Registry::is_alive(const ServerSocket &socket) {
     return false;
 }
 
-void Registry::drop(std::uint64_t cookie) {
-    if (!has(cookie))
+void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
+    const auto found = servers_.find(cookie);
+    if (found == servers_.end())
         return;
     handoff_.withdraw(cookie);
-    servers_.erase(cookie);
+    if (may_listen_again)
+        park(found->second);
+    servers_.erase(found);
     forget_ways();
     if (servers_.empty()) {
         looking_.cancel();
         settings_.forget_names();
     }
     owner_.dropped(cookie);
+}
+
+void Registry::forget(std::uint64_t cookie) {
+    drop(cookie, false);
+}
+
+/// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
+/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers that
+/// firewalls know, if that keeps the port from nobody. They are in the way of who would have it for
+/// himself, as is any connection that the server still has there.
+void Registry::park(Server &server) {
+    if (server.socket.transport != Transport::tcp || !server.socket.listens)
+        return;
+    Parked parked{.socket = server.socket,
+                  .punches = std::move(server.punches),
+                  .until = Clock::now() + time_to_listen_again};
+    server.punches.clear();
+    if (!is_port_taken(parked))
+        return;
+    parked_[server.socket.cookie] = std::move(parked);
+    look_at_parked();
+}
+
+bool Registry::is_port_taken(const Parked &parked) const {
+    std::vector<std::pair<Endpoint, Endpoint>> connections;
+    for (const auto &punch : parked.punches)
+        if (const Endpoint local = punch.second->connected_from(); !local.empty())
+            connections.emplace_back(local, punch.first);
+    return !connections.empty() && owner_.is_port_taken(connections, parked.socket);
+}
+
+void Registry::look_at_parked() {
+    std::erase_if(parked_, [this](const auto &entry) {
+        if (Clock::now() < entry.second.until && is_port_taken(entry.second))
+            return false;
+        handoff_.withdraw(entry.first);
+        return true;
+    });
+    if (!parked_.empty())
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(); });
+}
+
+void Registry::take_up_parked(Server &server) {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        return is_same_to_peers(entry.second.socket, server.socket);
+    });
+    if (found == parked_.end())
+        return;
+    server.punches = std::move(found->second.punches);
+    for (const auto &punch : server.punches)
+        punch.second->is_for(server.socket);
+    handoff_.listens_again(found->first, server.socket);
+    parked_.erase(found);
 }
 
 /// Toward whom no hole is left, nothing is to be measured either.
@@ -310,15 +388,19 @@ void Registry::forget_ways() {
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.lives(found->second.socket))
+    if (found == servers_.end())
+        return;
+    if (!found->second.socket.is_ready())
+        forget(cookie);
+    else if (!owner_.lives(found->second.socket))
         drop(cookie);
 }
 
 /// Where there is nothing to punch for, no punch finds out that the server's socket is gone.
-void Registry::look_for_closed() {
+void Registry::look_from_time_to_time() {
     looking_.set(Clock::now() + context_.settings.refresh, [this] {
+        look_from_time_to_time();
         look_for_closed();
-        give_way();
     });
 }
 
@@ -327,14 +409,28 @@ void Registry::end_holes(std::uint64_t cookie) {
         found->second.punches.clear();
 }
 
-bool Registry::give_way() {
+std::vector<std::uint64_t> Registry::closed_ones() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
         if (!owner_.lives(entry.second.socket))
             gone.push_back(entry.first);
-    for (std::uint64_t cookie : gone)
+    return gone;
+}
+
+void Registry::look_for_closed() {
+    for (const std::uint64_t cookie : closed_ones())
         drop(cookie);
-    return !gone.empty();
+}
+
+bool Registry::give_way() {
+    const std::vector<std::uint64_t> gone = closed_ones();
+    for (const std::uint64_t cookie : gone)
+        forget(cookie);
+    for (const auto &entry : parked_)
+        handoff_.withdraw(entry.first);
+    const bool were_any = !gone.empty() || !parked_.empty();
+    parked_.clear();
+    return were_any;
 }
 
 } // namespace synergy

@@ -20,6 +20,11 @@ class Registry {
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
         std::function<bool(ServerSocket &)> lives;
+        /// Whether any of these connections, by its ends here and there, still has the port of this
+        /// listener that is gone, and no other listener has it.
+        std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                           const ServerSocket &socket)>
+            is_port_taken;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -51,7 +56,12 @@ class Registry {
     void closed(std::uint64_t cookie);
     /// No connection can be handed over to this socket: it has no holes from here on.
     void end_holes(std::uint64_t cookie);
-    /// Ends the holes of sockets that the server no longer has. True if there were any.
+    /// No more of this socket.
+    void forget(std::uint64_t cookie);
+    /// Ends the holes of sockets that the server no longer has, but for those that wait for the
+    /// server to listen again.
+    void look_for_closed();
+    /// Ends them all. True if there were any.
     bool give_way();
 
   private:
@@ -65,6 +75,13 @@ class Registry {
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
     };
 
+    /// A listener that is closed, and the sockets that punched for it.
+    struct Parked {
+        ServerSocket socket;
+        std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
+        Time until;
+    };
+
     void declare(Server &server);
     void settings_changed();
     Server &server_for(const ServerSocket &socket, Socket duplicate);
@@ -73,10 +90,15 @@ class Registry {
     [[nodiscard]] std::unique_ptr<Punch> make_punch(const Server &server, Hole hole) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();
-    void look_for_closed();
+    void look_from_time_to_time();
+    void park(Server &server);
+    void look_at_parked();
+    void take_up_parked(Server &server);
+    [[nodiscard]] bool is_port_taken(const Parked &parked) const;
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
     bool is_alive(const ServerSocket &socket);
-    void drop(std::uint64_t cookie);
+    [[nodiscard]] std::vector<std::uint64_t> closed_ones();
+    void drop(std::uint64_t cookie, bool may_listen_again = true);
 
     Scheduler &scheduler_;
     Handoff &handoff_;
@@ -88,6 +110,8 @@ class Registry {
     PunchContext context_;
     std::unordered_map<std::uint64_t, Server> servers_;               ///< by cookie
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
+    std::unordered_map<std::uint64_t, Parked> parked_;                ///< by the old cookie
+    Timer parking_;
 };
 
 } // namespace synergy

@@ -56,6 +56,10 @@ class Punch {
     /// once more where that does any good. 0, or the errno of a failure, after which it tries
     /// again.
     virtual int open() = 0;
+    /// The server listens again, by this socket, which is the same to peers.
+    void is_for(const ServerSocket &server) { hole_.server = server; }
+    /// The own address of the connection that came through the hole last; empty: there was none.
+    [[nodiscard]] const Endpoint &connected_from() const { return connected_from_; }
     /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
     /// that it has had: that takes another punch.
     [[nodiscard]] bool takes(const HopRange &hops);
@@ -68,6 +72,7 @@ class Punch {
 
     const PunchContext &context_;
     Hole hole_;
+    Endpoint connected_from_;
 
   private:
     int hop_limit_ = 0;

@@ -186,6 +186,7 @@ int TcpPunch::punch() {
         return error;
     }
     rests_ = 0;
+    connected_from_ = {};
     Time now = Clock::now();
     guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
@@ -329,6 +330,7 @@ void TcpPunch::established() {
     busy_until_ = {};
     was_connected_ = true;
     failure_log_.recovered();
+    connected_from_ = socket_.local();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
     context_.proved(hole_, hop_limit());

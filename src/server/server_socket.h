@@ -16,7 +16,8 @@ struct ServerSocket {
     Transport transport = Transport::tcp;
     Endpoint local;
     Endpoint connected;     ///< whom it is connected to, if at all
-    bool listens = false;   ///< SO_ACCEPTCONN
+    bool listens = false;   ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
+    bool has_device = false; ///< bound to one (SO_BINDTODEVICE)
     bool takes_v4 = false;  ///< AF_INET6 without IPV6_V6ONLY
     int receive_buffer = 0; ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
@@ -33,6 +34,8 @@ struct ServerSocket {
     /// Whether peers come out of accept(), so that other sockets punch beside it; or else they are
     /// heard by the socket itself.
     [[nodiscard]] bool accepts() const { return transport != Transport::udp && !one_to_many; }
+    /// Whether it takes peers; or else it is a listener to be.
+    [[nodiscard]] bool is_ready() const { return listens || !accepts(); }
     /// Whether punches leave from the socket itself, so that a duplicate of it is kept.
     [[nodiscard]] bool punches_itself() const { return !accepts() && !has_room_beside; }
 };
