@@ -65,14 +65,15 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .timers = timers_,
                .settings = settings_.now(),
                .traffic = traffic,
-               .is_alive = [this](const ServerSocket &socket) { return is_alive(socket); },
+               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .round_trip =
+               .find_round_trip =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.round_trip(hole.peer, source_toward(hole), hop_limit);
+                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
+                                                          hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -102,7 +103,8 @@ bool Registry::holds_duplicates() const {
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_from_time_to_time();
-    const bool is_new = !has(socket.cookie);
+    if (!has(socket.cookie))
+        take_up_parked(socket);
     Server &server = servers_[socket.cookie];
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
@@ -111,8 +113,6 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     server.socket.has_room_beside |= had_room;
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
-    if (is_new)
-        take_up_parked(server);
     return server;
 }
 
@@ -142,10 +142,7 @@ void Registry::declare(Server &server) {
     Endpoint looked_up;
     std::optional<Route> route;
     std::erase_if(server.declared, [&](const Target &target) {
-        Hole hole{.transport = socket.transport,
-                  .server = socket,
-                  .peer = reachable(socket, target.peer),
-                  .hops = {}};
+        const Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
         if (hole.peer.empty())
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
@@ -166,9 +163,7 @@ void Registry::declare(Server &server) {
 /// What is new opens, and what is no longer there ends.
 void Registry::settings_changed() {
     owner_.settings_changed();
-    for (const auto &entry : parked_)
-        handoff_.withdraw(entry.first);
-    parked_.clear();
+    forget_parked();
     for (auto &entry : servers_) {
         Server &server = entry.second;
         declare(server);
@@ -229,7 +224,7 @@ void Registry::hops_found(const Endpoint &peer) {
         Server &server = entry.second;
         for (const auto *targets : {&server.asked, &server.declared})
             for (const Target &target : *targets)
-                if (target.hops == 0 && target.peer.same_address(peer))
+                if (target.hops.is_automatic() && target.peer.same_address(peer))
                     open_hole(server, target);
     }
 }
@@ -244,23 +239,22 @@ Endpoint Registry::source_toward(const Hole &hole) const {
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
-    if (handoff_.is_out_of_reach(socket.cookie))
+    if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
-    Hole hole{.transport = socket.transport,
-              .server = socket,
-              .peer = reachable(socket, target.peer),
-              .hops = HopRange::only(target.hops)};
+    Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
-        return 0;
-    if (target.hops == 0) {
-        auto hops = hop_finder_.hops_toward(hole.peer, source_toward(hole));
+        return ENOENT;
+    if (target.hops.is_automatic()) {
+        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
+    } else {
+        hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
     auto present = server.punches.find(peer);
-    if (present != server.punches.end() && present->second->takes(hole.hops))
+    if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch ? present->second->open() : 0;
     if (hole.hops.least == hole.hops.most)
         log::info("{}: opens, hop limit {}", hole.text(), hole.hops.best);
@@ -294,11 +288,11 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
-bool Registry::is_alive(const ServerSocket &socket) {
+bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return parked_.contains(socket.cookie);
-    if (owner_.lives(found->second.socket))
+    if (owner_.locate(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
@@ -307,13 +301,16 @@ bool Registry::is_alive(const ServerSocket &socket) {
 }
 
 void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
-    const auto found = servers_.find(cookie);
-    if (found == servers_.end())
+    auto server = servers_.extract(cookie);
+    if (server.empty())
         return;
     handoff_.withdraw(cookie);
-    if (may_listen_again)
-        park(found->second);
-    servers_.erase(found);
+    if (may_listen_again && may_park(server.mapped())) {
+        server.mapped().parked_until = Clock::now() + time_to_listen_again;
+        parked_.insert(std::move(server));
+        look_at_parked();
+    }
+    server = {};
     forget_ways();
     if (servers_.empty()) {
         looking_.cancel();
@@ -327,33 +324,22 @@ void Registry::forget(std::uint64_t cookie) {
 }
 
 /// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
-/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers that
-/// firewalls know, if that keeps the port from nobody. They are in the way of who would have it for
-/// himself, as is any connection that the server still has there.
-void Registry::park(Server &server) {
+/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
+/// that firewalls know, if that keeps the port from nobody. They are in the way of who would have
+/// it for himself, as is any connection that the server still has there.
+bool Registry::may_park(const Server &server) const {
     if (server.socket.transport != Transport::tcp || !server.socket.listens)
-        return;
-    Parked parked{.socket = server.socket,
-                  .punches = std::move(server.punches),
-                  .until = Clock::now() + time_to_listen_again};
-    server.punches.clear();
-    if (!is_port_taken(parked))
-        return;
-    parked_[server.socket.cookie] = std::move(parked);
-    look_at_parked();
-}
-
-bool Registry::is_port_taken(const Parked &parked) const {
+        return false;
     std::vector<std::pair<Endpoint, Endpoint>> connections;
-    for (const auto &punch : parked.punches)
-        if (const Endpoint local = punch.second->connected_from(); !local.empty())
-            connections.emplace_back(local, punch.first);
-    return !connections.empty() && owner_.is_port_taken(connections, parked.socket);
+    for (const auto &[peer, punch] : server.punches)
+        if (!punch->connected_from().empty())
+            connections.emplace_back(punch->connected_from(), peer);
+    return !connections.empty() && owner_.is_port_taken(connections, server.socket);
 }
 
 void Registry::look_at_parked() {
     std::erase_if(parked_, [this](const auto &entry) {
-        if (Clock::now() < entry.second.until && is_port_taken(entry.second))
+        if (Clock::now() < entry.second.parked_until && may_park(entry.second))
             return false;
         handoff_.withdraw(entry.first);
         return true;
@@ -362,26 +348,34 @@ void Registry::look_at_parked() {
         parking_.set(Clock::now() + between_looks, [this] { look_at_parked(); });
 }
 
-void Registry::take_up_parked(Server &server) {
+/// What was made for the one listener is the other's: the holes know it by its place here.
+void Registry::take_up_parked(const ServerSocket &socket) {
     const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
-        return is_same_to_peers(entry.second.socket, server.socket);
+        return is_same_to_peers(entry.second.socket, socket);
     });
     if (found == parked_.end())
         return;
-    server.punches = std::move(found->second.punches);
-    for (const auto &punch : server.punches)
-        punch.second->is_for(server.socket);
-    handoff_.listens_again(found->first, server.socket);
-    parked_.erase(found);
+    auto server = parked_.extract(found);
+    handoff_.listens_again(server.key(), socket);
+    server.key() = socket.cookie;
+    server.mapped().asked.clear();
+    servers_.insert(std::move(server));
+}
+
+void Registry::forget_parked() {
+    for (const auto &entry : parked_)
+        handoff_.withdraw(entry.first);
+    parked_.clear();
 }
 
 /// Toward whom no hole is left, nothing is to be measured either.
 void Registry::forget_ways() {
     std::unordered_set<Endpoint> wanted;
-    for (const auto &entry : servers_)
-        for (const auto *targets : {&entry.second.declared, &entry.second.asked})
-            for (const Target &target : *targets)
-                wanted.insert(target.peer.with_port(0));
+    for (const auto *servers : {&servers_, &parked_})
+        for (const auto &entry : *servers)
+            for (const auto *targets : {&entry.second.declared, &entry.second.asked})
+                for (const Target &target : *targets)
+                    wanted.insert(target.peer.with_port(0));
     hop_finder_.keep_only([&](const Endpoint &peer) { return wanted.contains(peer); });
 }
 
@@ -392,7 +386,7 @@ void Registry::closed(std::uint64_t cookie) {
         return;
     if (!found->second.socket.is_ready())
         forget(cookie);
-    else if (!owner_.lives(found->second.socket))
+    else if (!owner_.locate(found->second.socket))
         drop(cookie);
 }
 
@@ -409,10 +403,67 @@ void Registry::end_holes(std::uint64_t cookie) {
         found->second.punches.clear();
 }
 
+void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
+    const auto found = servers_.find(cookie);
+    if (found == servers_.end())
+        return;
+    // A listener of IPv4 alone, and one of both, have different names for the same peer.
+    for (const Endpoint &name : {peer.unmapped(), peer.mapped()})
+        if (const auto punch = found->second.punches.find(name);
+            punch != found->second.punches.end()) {
+            punch->second->handed_over();
+            return;
+        }
+}
+
+std::string Registry::why_unpunched(const Server &server, const Target &target) const {
+    if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
+        return why;
+    if (reachable(server.socket, target.peer).empty())
+        return "this socket can't reach a peer of that address family";
+    if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
+        return "the peer is on the same link, with no firewall between";
+    return target.hops.is_automatic() ? "the hop limit is being measured" : "";
+}
+
+std::vector<Registry::SocketStatus> Registry::status() const {
+    std::vector<SocketStatus> all;
+    for (const auto &entry : servers_) {
+        const Server &server = entry.second;
+        SocketStatus &status =
+            all.emplace_back(SocketStatus{.socket = server.socket, .holes = {}, .unpunched = {}});
+        // The ports of a range share the way.
+        Endpoint looked_up, source;
+        for (const auto &[peer, punch] : server.punches) {
+            const Hole &hole = punch->hole();
+            if (looked_up.empty() || !looked_up.same_address(peer)) {
+                looked_up = peer;
+                const auto route = route_to(peer.unmapped(), source_toward(hole));
+                source = route ? route->source : Endpoint{};
+            }
+            status.holes.push_back({.hole = hole,
+                                    .record = punch->record(),
+                                    .source = source,
+                                    .router = hop_finder_.dies_at(peer, source_toward(hole),
+                                                                  punch->record().hop_limit),
+                                    .is_in_use = punch->is_in_use()});
+        }
+        const auto targets =
+            context_.settings.targets_for(server.socket.transport, server.socket.local.port());
+        for (const Target &target : targets) {
+            const Endpoint peer = reachable(server.socket, target.peer);
+            if (peer.empty() || !server.punches.contains(peer))
+                status.unpunched.push_back(
+                    {.peer = target.peer, .reason = why_unpunched(server, target)});
+        }
+    }
+    return all;
+}
+
 std::vector<std::uint64_t> Registry::closed_ones() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
-        if (!owner_.lives(entry.second.socket))
+        if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
     return gone;
 }
@@ -426,10 +477,8 @@ bool Registry::give_way() {
     const std::vector<std::uint64_t> gone = closed_ones();
     for (const std::uint64_t cookie : gone)
         forget(cookie);
-    for (const auto &entry : parked_)
-        handoff_.withdraw(entry.first);
     const bool were_any = !gone.empty() || !parked_.empty();
-    parked_.clear();
+    forget_parked();
     return were_any;
 }
 

@@ -19,7 +19,7 @@ class Registry {
     /// What the registry asks its owner, and tells it.
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
-        std::function<bool(ServerSocket &)> lives;
+        std::function<bool(ServerSocket &)> locate;
         /// Whether any of these connections, by its ends here and there, still has the port of this
         /// listener that is gone, and no other listener has it.
         std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
@@ -63,6 +63,28 @@ class Registry {
     void look_for_closed();
     /// Ends them all. True if there were any.
     bool give_way();
+    /// A connection of this peer's has come out of the listener's accept().
+    void handed_over(std::uint64_t cookie, const Endpoint &peer);
+
+    /// A peer that is declared and has no hole.
+    struct Unpunched {
+        Endpoint peer;
+        std::string reason; ///< in words, a clause without full stop
+    };
+    struct HoleStatus {
+        const Hole &hole;
+        const HoleRecord &record;
+        Endpoint source; ///< port 0; empty: there is no route
+        Endpoint router; ///< where punches die; empty: not known
+        bool is_in_use = false;
+    };
+    struct SocketStatus {
+        const ServerSocket &socket;
+        std::vector<HoleStatus> holes;
+        std::vector<Unpunched> unpunched;
+    };
+    /// What there is at this moment: what it refers to may go with the next event.
+    [[nodiscard]] std::vector<SocketStatus> status() const;
 
   private:
     struct Server {
@@ -73,13 +95,7 @@ class Registry {
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-    };
-
-    /// A listener that is closed, and the sockets that punched for it.
-    struct Parked {
-        ServerSocket socket;
-        std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-        Time until;
+        Time parked_until{}; ///< of a listener that is closed
     };
 
     void declare(Server &server);
@@ -88,15 +104,16 @@ class Registry {
     int open_asked(Server &server, const Target &target);
     int open_hole(Server &server, const Target &target, bool is_to_punch = true);
     [[nodiscard]] std::unique_ptr<Punch> make_punch(const Server &server, Hole hole) const;
+    [[nodiscard]] std::string why_unpunched(const Server &server, const Target &target) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    void park(Server &server);
+    [[nodiscard]] bool may_park(const Server &server) const;
     void look_at_parked();
-    void take_up_parked(Server &server);
-    [[nodiscard]] bool is_port_taken(const Parked &parked) const;
+    void take_up_parked(const ServerSocket &socket);
+    void forget_parked();
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
-    bool is_alive(const ServerSocket &socket);
+    bool check_alive(const ServerSocket &socket);
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
     void drop(std::uint64_t cookie, bool may_listen_again = true);
 
@@ -110,7 +127,8 @@ class Registry {
     PunchContext context_;
     std::unordered_map<std::uint64_t, Server> servers_;               ///< by cookie
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
-    std::unordered_map<std::uint64_t, Parked> parked_;                ///< by the old cookie
+    /// Of listeners that are closed, for when the server listens again: by the old cookie.
+    std::unordered_map<std::uint64_t, Server> parked_;
     Timer parking_;
 };
 
