@@ -232,6 +232,17 @@ static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t
     return is_free;
 }
 
+static int do_keepers_give_way(void) {
+    int is_any = 0;
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+        struct synergy_answer answer;
+        is_any |= !synergy_is_over(keeper_page(i)) &&
+                  ask_keeper(i, &request, -1, &answer, NULL) == 0 && answer.result == 0;
+    }
+    return is_any;
+}
+
 int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
     if (length < sizeof(struct sockaddr_in) ||
@@ -239,29 +250,27 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
         errno = EADDRINUSE;
         return -1;
     }
-    int is_own = process_is_own();
-    for (int i = 0; is_own && i < KEEPERS && keeper_page(i); i++) {
-        struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
-        struct synergy_answer answer;
-        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer, NULL) == 0 &&
-            answer.result == 0 && libc.bind(fd, address, length) == 0)
-            return 0;
-    }
-    int result = -1;
-    errno = EADDRINUSE;
     uint16_t port = port_in(address);
-    if (port == 0 || !settings_mean_port(port))
-        return -1;
     enum transport transport = transport_of(fd);
-    /* A datagram socket that is about to go can't be told from one that stays. */
-    int patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
-                   : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
-                                                              : 0;
-    errno = EADDRINUSE;
-    for (int waited = 0; result != 0 && errno == EADDRINUSE && waited < patience; waited++) {
-        wait_a_millisecond();
+    int patience = 0, has_way_been_given = 0, result, error;
+    for (int waited = 0;; waited++) {
+        has_way_been_given |= do_keepers_give_way();
         result = libc.bind(fd, address, length);
+        error = errno;
+        /* A datagram socket that is about to go can't be told from one that stays. */
+        if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
+            settings_mean_port(port))
+            patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
+                       : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
+                                                                  : 0;
+        if (result == 0 || error != EADDRINUSE || waited == patience)
+            break;
+        wait_a_millisecond();
     }
+    if (result == 0 && has_way_been_given)
+        /* What has gone stood there for a listener that was closed: at once again. */
+        socket_will_listen(fd);
+    errno = error;
     return result;
 }
 

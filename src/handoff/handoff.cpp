@@ -363,6 +363,12 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     return fetched;
 }
 
+bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
+    return std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
+        return entry.second->listener.cookie == listener && entry.second->peer == peer;
+    });
+}
+
 void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
     for (auto &entry : offers_)
         if (entry.second->listener.cookie == before)

@@ -45,6 +45,9 @@ class Handoff {
     /// peer gets a reset.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
 
+    /// Whether one of this peer's waits to be fetched.
+    [[nodiscard]] bool has_waiting(std::uint64_t listener, const Endpoint &peer) const;
+
     struct Fetched {
         Socket connection;
         Endpoint peer;

@@ -332,7 +332,7 @@ bool Registry::may_park(const Server &server) const {
         return false;
     std::vector<std::pair<Endpoint, Endpoint>> connections;
     for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty())
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
             connections.emplace_back(punch->connected_from(), peer);
     return !connections.empty() && owner_.is_port_taken(connections, server.socket);
 }
@@ -477,9 +477,9 @@ bool Registry::give_way() {
     const std::vector<std::uint64_t> gone = closed_ones();
     for (const std::uint64_t cookie : gone)
         forget(cookie);
-    const bool were_any = !gone.empty() || !parked_.empty();
-    forget_parked();
-    return were_any;
+    const std::size_t parked = parked_.size();
+    look_at_parked();
+    return !gone.empty() || parked_.size() < parked;
 }
 
 } // namespace synergy
