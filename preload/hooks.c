@@ -87,8 +87,13 @@ static inline void before_waiting(void) {
 int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
+    struct preparation preparation = {.keeper = NO_KEEPER};
+    if (mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(preparation = socket_will_listen(fd));
     int result = libc.listen(fd, backlog);
-    if (result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED)
+    if (result != 0)
+        ASIDE(socket_does_not_listen(fd, &preparation));
+    else if (mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
     before_waiting();
     return result;

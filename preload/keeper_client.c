@@ -333,7 +333,8 @@ static int exchange_unless_resting(int keeper, struct synergy_request *request, 
 
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received) {
-    int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
+    int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD ||
+                request->kind == SYNERGY_PREPARE;
     struct synergy_page *page = keeper_page(keeper);
     int error = exchange_unless_resting(keeper, request, pass, answer, received);
     if (is_gone(page, error)) {

@@ -19,7 +19,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 1
+#define SYNERGY_WIRE_VERSION 2
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -73,6 +73,10 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
+    /* A TCP socket of the server's is about to listen: punch for it now, since where a hole is open
+     * from before, the listener would answer a peer's SYN with a number of its own, which closes
+     * the hole. A duplicate comes along. OPEN follows when it listens; if it can't, CLOSED. */
+    SYNERGY_PREPARE,
     /* What has become of each hole: a memfd with a JSON document comes back
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,

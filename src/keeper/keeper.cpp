@@ -69,6 +69,11 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
                 {.locate = [this](ServerSocket &socket) { return locate(socket); },
+                 .is_port_taken =
+                     [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                            const ServerSocket &socket) {
+                         return is_port_taken(connections, socket);
+                     },
                  .dropped =
                      [this](std::uint64_t cookie) {
                          control_.release(cookie);
@@ -78,7 +83,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
       control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
       processes_(scheduler_,
                  [this] {
-                     registry_.give_way();
+                     registry_.look_for_closed();
                      look_for_the_end();
                  }),
       looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
@@ -152,6 +157,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             processes_.add(call.process);
         switch (call.request.kind) {
         case SYNERGY_OPEN:
+        case SYNERGY_PREPARE:
             open(call, reply);
             break;
         case SYNERGY_OPEN_TOWARD:
@@ -210,7 +216,9 @@ void Keeper::open(const Call &call, Reply &reply) {
         reply.answer.mark = SYNERGY_UNTOUCHED;
         return;
     }
-    if (socket->transport != Transport::udp && !socket->listens) {
+    const bool is_to_listen =
+        call.request.kind == SYNERGY_PREPARE && socket->accepts() && !socket->listens;
+    if (socket->transport != Transport::udp && !socket->listens && !is_to_listen) {
         reply.answer.result = EINVAL;
         reply.answer.mark = SYNERGY_UNKNOWN;
         return;
@@ -244,8 +252,10 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       obstacle);
+            if (socket.is_ready())
+                log::error("{} {}: nothing is punched: {}", name(socket.transport),
+                           socket.local.text(), obstacle);
+            registry_.forget(socket.cookie);
             return ENOENT;
         }
     // Known once, it shares its port with us, and no more tells by itself that there was room.
@@ -356,12 +366,23 @@ void Keeper::status(Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
-    if (!socket.punches_itself()) {
+    if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
     return processes_.locate(socket);
+}
+
+/// Whether the port of a listener that is gone is free for nobody: since a connection still has it,
+/// and not since another listener does.
+bool Keeper::is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                           const ServerSocket &socket) const {
+    return std::any_of(connections.begin(), connections.end(),
+                       [this](const auto &ends) {
+                           return socket_diag_.has_connection(ends.first, ends.second);
+                       }) &&
+           !socket_diag_.has_listener(socket.local);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a

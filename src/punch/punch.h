@@ -90,6 +90,9 @@ class Punch {
     void handed_over() { record_.handed_over++; }
     /// Whether what came through the hole has its four-tuple, or had it a moment ago.
     [[nodiscard]] virtual bool is_in_use() const { return false; }
+    /// The own address of the connection that came through the hole last; empty: there was none, or
+    /// its four-tuple is free again.
+    [[nodiscard]] const Endpoint &connected_from() const { return connected_from_; }
 
   protected:
     /// Of the latest punch.
@@ -106,6 +109,7 @@ class Punch {
 
     const PunchContext &context_;
     Hole hole_;
+    Endpoint connected_from_;
 
   private:
     HoleRecord record_;

@@ -111,16 +111,12 @@ void TcpPunch::close_socket() {
     socket_.reset();
 }
 
-bool TcpPunch::is_punching() const {
-    if (!socket_)
-        return false;
-    auto state = info_of(socket_).tcpi_state;
-    return state == state_syn_sent || state == state_syn_received;
-}
-
 int TcpPunch::open() {
     // Renewing by hand would be a SYN with another sequence number (guard.h).
-    return is_punching() ? 0 : punch();
+    if (!socket_ || rests_ > 0)
+        return punch();
+    happened();
+    return 0;
 }
 
 void TcpPunch::set_user_timeout(Duration timeout) {
@@ -207,6 +203,7 @@ int TcpPunch::punch() {
         return error;
     }
     rests_ = 0;
+    connected_from_ = {};
     Time now = Clock::now();
     before = guard_.phase();
     guard_.sent(asked, now, was_connected_);
@@ -356,6 +353,7 @@ void TcpPunch::established() {
     busy_until_ = {};
     was_connected_ = true;
     recovered();
+    connected_from_ = socket_.local();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
     proved();

@@ -17,7 +17,6 @@ class TcpPunch final : public Punch {
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
-    [[nodiscard]] bool is_punching() const;
     int bind_socket();
     void close_socket();
     int punch();
