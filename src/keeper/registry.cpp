@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <unistd.h>
 #include <unordered_set>
 
@@ -25,12 +26,20 @@ constexpr Duration time_to_listen_again = std::chrono::seconds(3);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = std::chrono::milliseconds(10);
 
+/// What a peer has been told already. (The rest is given with the connection.)
+std::vector<OptionValue> early_options(const ServerSocket &socket) {
+    std::vector<OptionValue> early;
+    std::copy_if(socket.chosen.begin(), socket.chosen.end(), std::back_inserter(early),
+                 [](const OptionValue &option) { return option.is_early; });
+    return early;
+}
+
 /// Whether a punching socket made for one listener does for the other.
 bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
     return one.transport == other.transport && one.local == other.local &&
            one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
-           one.receive_buffer == other.receive_buffer && one.send_buffer == other.send_buffer &&
-           one.max_segment == other.max_segment;
+           one.not_to_be_given == nullptr && other.not_to_be_given == nullptr &&
+           early_options(one) == early_options(other);
 }
 
 } // namespace
