@@ -3,11 +3,11 @@
 #include "base/socket.h"
 
 #include <cstring>
-#include <optional>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
 #include <linux/sctp.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <optional>
 
 namespace synergy {
 
@@ -48,7 +48,10 @@ struct Option {
     const char *text;
 };
 
-#define SYNERGY_OPTION(level, name, kind) Option{level, name, Kind::kind, #name}
+#define SYNERGY_OPTION(level, name, kind)                                                          \
+    Option {                                                                                       \
+        level, name, Kind::kind, #name                                                             \
+    }
 
 // All that a program can read of what sk_clone_lock(), tcp_create_openreq_child() and
 // sctp_copy_sock() hand down. Others are not here, since they are the connection's own
@@ -195,11 +198,8 @@ constexpr std::array buffers{Buffer{SO_SNDBUF, SO_SNDBUFFORCE, 1, "SO_SNDBUF"},
                              Buffer{SO_RCVBUF, SO_RCVBUFFORCE, 2, "SO_RCVBUF"}};
 
 OptionValue buffer_value(int name, const char *text, int value) {
-    OptionValue made{.level = SOL_SOCKET,
-                     .name = name,
-                     .text = text,
-                     .is_early = true,
-                     .length = sizeof value};
+    OptionValue made{
+        .level = SOL_SOCKET, .name = name, .text = text, .is_early = true, .length = sizeof value};
     std::memcpy(made.bytes.data(), &value, sizeof value);
     return made;
 }
@@ -308,12 +308,13 @@ constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUT
 /// The memory that a socket's options take: the kernel counts what it keeps of filters, keys and
 /// header options there, and of nothing else that a stream socket can have.
 std::uint32_t option_memory_of(int fd) {
-    constexpr int so_meminfo = 55;           // asm-generic/socket.h
+    constexpr int so_meminfo = 55;            // asm-generic/socket.h
     constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
-    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0 ? values[meminfo_optmem]
-                                                                            : 0;
+    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
+               ? values[meminfo_optmem]
+               : 0;
 }
 
 /// How many instructions it has, or that it is none that can be read.
@@ -348,7 +349,8 @@ const char *inimitable_by_memory(std::uint32_t option_memory) {
 }
 
 std::string not_to_be_given(const char *what) {
-    return std::string("a connection that was not made by this listener can't be given what it has: ") +
+    return std::string(
+               "a connection that was not made by this listener can't be given what it has: ") +
            what;
 }
 

@@ -224,8 +224,8 @@ std::string difference(const Pair &pair, const Pair &unset) {
         const bool is_another_way = unset.ordinary.at(which) != unset.punched.at(which) &&
                                     value == unset.ordinary.at(which);
         if (value != other && !is_another_way)
-            text += std::to_string(which.first) + "/" + std::to_string(which.second) + ": " + value +
-                    "but punched " + other + "; ";
+            text += std::to_string(which.first) + "/" + std::to_string(which.second) + ": " +
+                    value + "but punched " + other + "; ";
     }
     return text;
 }
