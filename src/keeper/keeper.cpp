@@ -67,19 +67,18 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
-      registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.locate = [this](ServerSocket &socket) { return locate(socket); },
-                 .is_port_taken =
-                     [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                            const ServerSocket &socket) {
-                         return is_port_taken(connections, socket);
-                     },
-                 .dropped =
-                     [this](std::uint64_t cookie) {
-                         control_.release(cookie);
-                         look_for_the_end();
-                     },
-                 .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
+      registry_(
+          scheduler_, settings, learned_file, handoff_, traffic_,
+          {.locate = [this](ServerSocket &socket) { return locate(socket); },
+           .is_port_taken =
+               [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                      const ServerSocket &socket) { return is_port_taken(connections, socket); },
+           .dropped =
+               [this](std::uint64_t cookie) {
+                   control_.release(cookie);
+                   look_for_the_end();
+               },
+           .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
       control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
       processes_(scheduler_,
                  [this] {

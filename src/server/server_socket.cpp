@@ -104,8 +104,7 @@ std::optional<ServerSocket> describe(int fd) {
     socket.has_room_beside = socket.transport == Transport::udp && socket.connected.empty() &&
                              socket.owner == geteuid() &&
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
-                             !socket.has_device &&
-                             get_option(fd, SOL_SOCKET, SO_MARK) == 0;
+                             !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
     if (socket.transport == Transport::tcp)
         add_tcp_choices(socket);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)
