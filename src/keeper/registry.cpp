@@ -79,10 +79,9 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .find_round_trip =
+               .find_dying_hop =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
-                                                          hop_limit);
+                       return hop_finder_.find_dying_hop(hole.peer, source_toward(hole), hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -330,11 +329,12 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     auto server = servers_.extract(cookie);
     if (server.empty())
         return;
-    handoff_.withdraw(cookie);
     if (may_listen_again && may_park(server.mapped())) {
         server.mapped().parked_until = Clock::now() + time_to_listen_again;
         parked_.insert(std::move(server));
         look_at_parked();
+    } else {
+        handoff_.withdraw(cookie);
     }
     server = {};
     forget_ways();
@@ -351,7 +351,8 @@ void Registry::forget(std::uint64_t cookie) {
 
 /// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
 /// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
-/// that firewalls know, if that keeps the port from nobody. They are in the way of who would have
+/// that firewalls know, if that keeps the port from nobody, and so do the connections that have
+/// come. They are in the way of who would have
 /// it for himself, as is any connection that the server still has there.
 bool Registry::may_park(const Server &server) const {
     if (server.socket.transport != Transport::tcp || !server.socket.listens)

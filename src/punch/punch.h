@@ -36,9 +36,9 @@ struct PunchContext {
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
-    /// How long the error takes to come back from where a punch with this hop limit dies. What is
-    /// not known is measured, for the next time.
-    std::function<std::optional<Duration>(const Hole &, int hop_limit)> find_round_trip;
+    /// How the error comes back from where a punch with this hop limit dies. What is not known is
+    /// measured, for the next time.
+    std::function<std::optional<Hop>(const Hole &, int hop_limit)> find_dying_hop;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
     /// A reset or a prohibition came back for a punch with this hop limit.

@@ -77,8 +77,8 @@ FirewallTest::FirewallTest(Scheduler &scheduler, Options options,
                                  .traffic = no_traffic_,
                                  .check_alive = [](const ServerSocket &) { return true; },
                                  .deliver = [](Socket, const Endpoint &, const ServerSocket &) {},
-                                 .find_round_trip = [this](const Hole &,
-                                                           int) { return options_.round_trip; },
+                                 .find_dying_hop = [this](const Hole &,
+                                                          int) { return options_.dying_hop; },
                                  .proved = [](const Hole &, int) {},
                                  .too_high = [](const Hole &, int) {}},
       sending_(scheduler), looking_(scheduler), waiting_(scheduler) {
@@ -343,7 +343,7 @@ TestReport FirewallTest::report() const {
     report.source = options_.source;
     report.port = options_.port;
     report.hop_limit = options_.hop_limit;
-    report.router = options_.router;
+    report.router = options_.dying_hop ? options_.dying_hop->from : Endpoint{};
     report.seen_as = seen_as_;
     report.peer_seen_as = peer_seen_as_;
     report.peer_source = peer_source_;

@@ -23,8 +23,7 @@ class FirewallTest {
         Endpoint source;        ///< an address of this host, port 0
         std::uint16_t port = 0; ///< the first of ports_used that are used at both ends
         int hop_limit = hop_limit_guess;
-        std::optional<Duration> round_trip; ///< to where punches die
-        Endpoint router;
+        std::optional<Hop> dying_hop; ///< where punches die
         std::vector<std::chrono::seconds> idle;
     };
     /// As many are needed for up to four idle times.

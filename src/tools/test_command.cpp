@@ -125,18 +125,17 @@ int run_test(const TestOptions &options) {
                                 .hop_limit = settings.hops.is_automatic()
                                                  ? choose_hop_limit(path, settings.hop_bounds).hops
                                                  : settings.hops.number(),
-                                .round_trip = {},
-                                .router = {},
+                                .dying_hop = {},
                                 .idle = {}};
     for (const Hop &hop : path.hops)
-        if (hop.limit == found.hop_limit && hop.answer == HopAnswer::time_exceeded) {
-            found.router = hop.from;
-            found.round_trip = hop.round_trip;
-        }
+        if (hop.limit == found.hop_limit && hop.answer == HopAnswer::time_exceeded)
+            found.dying_hop = hop;
     for (const unsigned time : options.idle)
         found.idle.emplace_back(time);
     std::ostream &progress = options.json ? std::cerr : std::cout;
-    progress << describe(path, found.hop_limit, found.router) << std::endl;
+    progress << describe(path, found.hop_limit,
+                         found.dying_hop ? found.dying_hop->from : Endpoint{})
+             << std::endl;
     try {
         FirewallTest test(scheduler, found,
                           [&](const std::string &line) { progress << line << std::endl; });
