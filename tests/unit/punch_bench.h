@@ -64,12 +64,9 @@ struct PunchBench {
         if (::bind(socket.fd(), at.data(), at.length()) != 0 ||
             (type != SOCK_DGRAM && ::listen(socket.fd(), 16) != 0))
             throw std::system_error(errno, std::generic_category(), "server");
-        if (type == SOCK_DGRAM) {
-            server = synergy::describe(socket.fd()).value();
+        server = synergy::describe(socket.fd()).value();
+        if (type == SOCK_DGRAM)
             socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
-        } else {
-            server = synergy::describe(socket.fd()).value();
-        }
     }
     /// A hole of the server's toward the other host.
     [[nodiscard]] synergy::Hole hole(int family, synergy::HopRange hops) const {
