@@ -72,6 +72,9 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
+    /* What has become of each hole: a memfd with a JSON document comes back
+     * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
+    SYNERGY_STATUS,
 };
 
 /* As synergy_to() has it. */
@@ -179,6 +182,10 @@ static inline uint64_t synergy_traffic_key(enum synergy_way way, uint64_t cookie
     hash ^= hash >> 32;
     return hash * 0x94d049bb133111ebU;
 }
+
+/* Every keeper listens under an abstract name that begins like this, by which they are all found;
+ * what follows is random. */
+#define SYNERGY_KEEPER_NAME "synergy-keeper/"
 
 /* By which abstract name the keeper of a socket is found by who has only the socket: "synergy/" and
  * the cookie, 16 hexadecimal digits. */

@@ -327,7 +327,7 @@ void Handoff::give_up(const ServerSocket &listener, const char *why) {
     const std::uint64_t cookie = listener.cookie;
     log::error("{} {}: nothing is punched any more: {}", name(listener.transport),
                listener.local.text(), why);
-    out_of_reach_.insert(cookie);
+    out_of_reach_[cookie] = why;
     forget(cookie);
     // Not here: it may be a punch's own connection that could not be handed over.
     scheduler_.at(Clock::now(), [this, cookie] { owner_.out_of_reach(cookie); });
@@ -352,7 +352,9 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     copy_inherited_options(accepted.fd(), offer.connection.fd());
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
-    Fetched fetched{.connection = std::move(offer.connection), .peer = offer.peer};
+    Fetched fetched{.connection = std::move(offer.connection),
+                    .peer = offer.peer,
+                    .listener = offer.listener.cookie};
     silence(offer);
     offers_.erase(id);
     return fetched;

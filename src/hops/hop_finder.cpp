@@ -28,16 +28,30 @@ bool fits(const LearnedHops &learned, const Path &path) {
 
 } // namespace
 
+/// Of both addresses; the source's is left out where it is the kernel's choice.
+std::string HopFinder::key_of(const Endpoint &peer, const Endpoint &source) {
+    const bool is_chosen = source.empty() || source.is_wildcard();
+    return peer.unmapped().address_text() + " " +
+           (is_chosen ? "" : source.unmapped().address_text());
+}
+
 HopFinder::Way &HopFinder::way_to(const Endpoint &peer, const Endpoint &source) {
-    Endpoint to = peer.unmapped().with_port(0);
-    Endpoint from = source.is_wildcard() ? Endpoint{} : source.unmapped().with_port(0);
-    auto &way = ways_[to.address_text() + " " + (from.empty() ? "" : from.address_text())];
+    auto &way = ways_[key_of(peer, source)];
     if (!way) {
         way = std::make_unique<Way>(scheduler_);
-        way->peer = to;
-        way->source = from;
+        way->peer = peer.unmapped().with_port(0);
+        if (!source.is_wildcard())
+            way->source = source.unmapped().with_port(0);
     }
     return *way;
+}
+
+Endpoint HopFinder::dies_at(const Endpoint &peer, const Endpoint &source, int hops) const {
+    const auto way = ways_.find(key_of(peer, source));
+    if (way == ways_.end())
+        return {};
+    const auto hop = way->second->dying_hops.find(hops);
+    return hop == way->second->dying_hops.end() ? Endpoint{} : hop->second.from;
 }
 
 std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoint &source) {

@@ -35,6 +35,8 @@ class HopFinder {
     /// How long the error takes to come back from where a punch with this hop limit dies. Nothing
     /// yet: it is being measured.
     std::optional<Duration> find_round_trip(const Endpoint &peer, const Endpoint &source, int hops);
+    /// The router where such a punch dies; empty: nobody answered there, or nobody has asked.
+    [[nodiscard]] Endpoint dies_at(const Endpoint &peer, const Endpoint &source, int hops) const;
     /// Forgets the ways to all other peers, and looks at them no more.
     void keep_only(const std::function<bool(const Endpoint &peer)> &is_wanted);
 
@@ -60,6 +62,7 @@ class HopFinder {
         Timer telling; ///< of another answer
     };
 
+    [[nodiscard]] static std::string key_of(const Endpoint &peer, const Endpoint &source);
     Way &way_to(const Endpoint &peer, const Endpoint &source);
     void measure(Way &way);
     void measured(Way &way, const Path &path);

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "keeper/confinement.h"
+#include "keeper/status.h"
 
 #include <algorithm>
 #include <csignal>
@@ -171,6 +172,12 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_MEET:
             meet(call, reply);
             break;
+        case SYNERGY_STATUS:
+            if (call.is_trusted)
+                status(reply);
+            else
+                reply.answer.result = EPERM;
+            break;
         default:
             reply.answer.result = EINVAL;
         }
@@ -297,6 +304,7 @@ void Keeper::fetch(const Call &call, Reply &reply) {
         reply.answer.result = ENOENT;
         return;
     }
+    registry_.handed_over(fetched->listener, fetched->peer);
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
@@ -313,6 +321,13 @@ void Keeper::meet(const Call &call, Reply &reply) {
     reply.is_proof = true;
     reply.answer.mark = mark_of(*socket);
     reply.show = page_.memory().fd();
+}
+
+void Keeper::status(Reply &reply) {
+    reply.hand_over =
+        in_memory(status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
+    if (!reply.hand_over)
+        reply.answer.result = errno;
 }
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.

@@ -2,6 +2,7 @@
 
 #include "server/server_descriptors.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -34,6 +35,14 @@ void Processes::add(pid_t process, pid_t parent) {
     auto closed =
         before != watched_.end() ? before->second.closed : std::unordered_set<std::uint64_t>();
     watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
+}
+
+std::vector<pid_t> Processes::all() const {
+    std::vector<pid_t> all;
+    for (const auto &entry : watched_)
+        all.push_back(entry.first);
+    std::sort(all.begin(), all.end());
+    return all;
 }
 
 void Processes::closed(pid_t process, std::uint64_t cookie) {

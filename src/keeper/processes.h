@@ -8,6 +8,7 @@
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 namespace synergy {
 
@@ -26,6 +27,9 @@ class Processes {
     void add(pid_t process, pid_t parent = 0);
 
     [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
+
+    /// Those that are watched, in ascending order.
+    [[nodiscard]] std::vector<pid_t> all() const;
 
     /// The process says that it has closed the socket with this cookie.
     void closed(pid_t process, std::uint64_t cookie);

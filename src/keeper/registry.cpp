@@ -220,7 +220,7 @@ Endpoint Registry::source_toward(const Hole &hole) const {
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
-    if (handoff_.is_out_of_reach(socket.cookie))
+    if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
@@ -322,6 +322,63 @@ void Registry::look_for_closed() {
 void Registry::end_holes(std::uint64_t cookie) {
     if (const auto found = servers_.find(cookie); found != servers_.end())
         found->second.punches.clear();
+}
+
+void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
+    const auto found = servers_.find(cookie);
+    if (found == servers_.end())
+        return;
+    // A listener of IPv4 alone, and one of both, have different names for the same peer.
+    for (const Endpoint &name : {peer.unmapped(), peer.mapped()})
+        if (const auto punch = found->second.punches.find(name);
+            punch != found->second.punches.end()) {
+            punch->second->handed_over();
+            return;
+        }
+}
+
+std::string Registry::why_unpunched(const Server &server, const Target &target) const {
+    if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
+        return why;
+    if (reachable(server.socket, target.peer).empty())
+        return "this socket can't reach a peer of that address family";
+    if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
+        return "the peer is on the same link, with no firewall between";
+    return target.hops.is_automatic() ? "the hop limit is being measured" : "";
+}
+
+std::vector<Registry::SocketStatus> Registry::status() const {
+    std::vector<SocketStatus> all;
+    for (const auto &entry : servers_) {
+        const Server &server = entry.second;
+        SocketStatus &status =
+            all.emplace_back(SocketStatus{.socket = server.socket, .holes = {}, .unpunched = {}});
+        // The ports of a range share the way.
+        Endpoint looked_up, source;
+        for (const auto &[peer, punch] : server.punches) {
+            const Hole &hole = punch->hole();
+            if (looked_up.empty() || !looked_up.same_address(peer)) {
+                looked_up = peer;
+                const auto route = route_to(peer.unmapped(), source_toward(hole));
+                source = route ? route->source : Endpoint{};
+            }
+            status.holes.push_back({.hole = hole,
+                                    .record = punch->record(),
+                                    .source = source,
+                                    .router = hop_finder_.dies_at(peer, source_toward(hole),
+                                                                  punch->record().hop_limit),
+                                    .is_in_use = punch->is_in_use()});
+        }
+        const auto targets =
+            context_.settings.targets_for(server.socket.transport, server.socket.local.port());
+        for (const Target &target : targets) {
+            const Endpoint peer = reachable(server.socket, target.peer);
+            if (peer.empty() || !server.punches.contains(peer))
+                status.unpunched.push_back(
+                    {.peer = target.peer, .reason = why_unpunched(server, target)});
+        }
+    }
+    return all;
 }
 
 bool Registry::give_way() {

@@ -45,6 +45,29 @@ struct PunchContext {
     std::function<void(const Hole &, int hop_limit)> too_high;
 };
 
+/// Whether a failure of a system call when punching is worth more than a debug line: once for each
+/// new errno.
+class FailureLog {
+  public:
+    void failed(const Hole &hole, const char *what, int error);
+    void recovered() { last_ = 0; }
+
+  private:
+    int last_ = 0;
+};
+
+/// What has become of a hole so far, for who asks.
+struct HoleRecord {
+    Time first_punched{}; ///< zero: never
+    Time punched{};
+    Time heard{}; ///< when a connection came through it
+    unsigned connections = 0;
+    unsigned handed_over = 0; ///< of them, to the server's accept()
+    int hop_limit = 0;        ///< of the latest punch
+    int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
+    int error = 0;            ///< the errno with which the latest punch failed
+};
+
 /// Keeps one hole open for as long as it lives; one class for each transport.
 class Punch {
   public:
@@ -61,33 +84,37 @@ class Punch {
     /// those that it has had: that takes another punch.
     [[nodiscard]] bool adopt(const HopRange &hops);
 
+    [[nodiscard]] const Hole &hole() const { return hole_; }
+    [[nodiscard]] const HoleRecord &record() const { return record_; }
+    /// A connection that came through it is the server's now.
+    void handed_over() { record_.handed_over++; }
+    /// Whether what came through the hole has its four-tuple, or had it a moment ago.
+    [[nodiscard]] virtual bool is_in_use() const { return false; }
+
   protected:
     /// Of the latest punch.
-    [[nodiscard]] int hop_limit() const { return hop_limit_; }
+    [[nodiscard]] int hop_limit() const { return record_.hop_limit; }
     /// To be called before each punch: its hop limit is the next of the range.
     void next_hop_limit();
+    /// What has become of it.
+    void punched();
+    void proved();
+    void too_high();
+    /// The log says so once.
+    void failed_by(const char *what, int error);
+    void recovered() { failure_log_.recovered(); }
 
     const PunchContext &context_;
     Hole hole_;
 
   private:
-    int hop_limit_ = 0;
+    HoleRecord record_;
+    FailureLog failure_log_;
     unsigned punches_ = 0;
 };
 
 /// The delay before trying again after `failures` in a row: none at first, since an error may have
 /// closed the hole that the peer is about to use, then longer, up to `most`.
 Duration retry_delay(unsigned failures, Duration most);
-
-/// Whether a failure of a system call when punching is worth more than a debug line: once for each
-/// new errno.
-class FailureLog {
-  public:
-    void failed(const Hole &hole, const char *what, int error);
-    void recovered() { last_ = 0; }
-
-  private:
-    int last_ = 0;
-};
 
 } // namespace synergy

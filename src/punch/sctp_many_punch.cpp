@@ -76,6 +76,10 @@ int SctpManyPunch::open() {
     return association_ != 0 ? 0 : punch();
 }
 
+bool SctpManyPunch::is_in_use() const {
+    return association_ != 0 && sctp::state_of(fd_, association_) >= SCTP_ESTABLISHED;
+}
+
 /// Begins the association, and leaves the server's socket as it was. What its other associations
 /// send within these few microseconds may be lost on the way, and is sent again as always.
 int SctpManyPunch::begin() {
@@ -145,15 +149,15 @@ int SctpManyPunch::punch() {
         return 0;
     }
     if (error != 0) {
-        failure_log_.failed(hole_, "can't punch", error);
+        failed_by("can't punch", error);
         timer_.set(Clock::now() + retry_delay(++failures_ + 1, context_.settings.refresh),
                    [this] { punch(); });
         return error;
     }
     failures_ = 0;
-    failure_log_.recovered();
+    recovered();
     begun_ = Clock::now();
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     timer_.set(begun_ + glance, [this] { await_peer(); });
     return 0;
 }
@@ -163,7 +167,7 @@ void SctpManyPunch::await_peer() {
     int state = sctp::state_of(fd_, association_);
     if (state >= SCTP_ESTABLISHED) {
         log::info("{}: connected", hole_.text());
-        context_.proved(hole_, hop_limit());
+        proved();
         sctp::keep_alive(fd_, association_);
         await_end();
         return;

@@ -87,7 +87,7 @@ int SctpPunch::punch() {
         return failed("can't punch", errno);
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
     clock_.sent(Clock::now());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed("can't punch", errno);
@@ -153,10 +153,10 @@ void SctpPunch::happened(std::uint32_t events) {
 
 int SctpPunch::failed(const char *what, int error) {
     if (error == ECONNREFUSED) {
-        context_.too_high(hole_, hop_limit());
+        too_high();
         what = "an abort came back: the hop limit is too high, or a firewall answers for the peer";
     }
-    failure_log_.failed(hole_, what, error);
+    failed_by(what, error);
     if (socket_)
         context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
@@ -174,9 +174,9 @@ void SctpPunch::established() {
     sctp::keep_alive(socket_.fd(), 0);
     static_cast<void>(take_error()); // the punch's, and not the server's
     failures_ = 0;
-    failure_log_.recovered();
+    recovered();
     log::info("{}: connected", hole_.text());
-    context_.proved(hole_, hop_limit());
+    proved();
     Socket connection = std::move(socket_);
     if (associations_.find(hole_.server.local, hole_.peer))
         retry_at(Clock::now() + rest);

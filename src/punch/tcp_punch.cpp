@@ -168,7 +168,7 @@ int TcpPunch::bind_socket() {
         return 0;
     }
     const int error = errno;
-    failure_log_.failed(hole_, "can't open a punching socket", error);
+    failed_by("can't open a punching socket", error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
@@ -204,7 +204,7 @@ int TcpPunch::punch() {
     guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed(error);
@@ -317,20 +317,19 @@ void TcpPunch::failed(int error) {
         !was_answering && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next();
     // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
     if (!was_answering && (error == ECONNREFUSED || error == EACCES))
-        context_.too_high(hole_, hop_limit());
+        too_high();
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ECONNREFUSED)
-        failure_log_.failed(hole_,
-                            "a reset came back: the hop limit is too high, or a firewall answers "
-                            "for the peer",
-                            error);
+        failed_by("a reset came back: the hop limit is too high, or a firewall answers "
+                  "for the peer",
+                  error);
     else if (error == EHOSTUNREACH && failures_ < few_failures)
         guard_.error_came(Clock::now()); // the punch's own error, after the window
     else if (error == ETIMEDOUT && is_too_early)
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
-        failure_log_.failed(hole_, "can't punch", error);
+        failed_by("can't punch", error);
     close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
@@ -348,10 +347,10 @@ void TcpPunch::established() {
     failures_ = 0;
     busy_until_ = {};
     was_connected_ = true;
-    failure_log_.recovered();
+    recovered();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
-    context_.proved(hole_, hop_limit());
+    proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
     context_.deliver(std::move(connection), peer, hole_.server);

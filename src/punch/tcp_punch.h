@@ -14,6 +14,7 @@ class TcpPunch final : public Punch {
     ~TcpPunch() override;
 
     int open() override;
+    [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
     [[nodiscard]] bool is_punching() const;
@@ -40,7 +41,6 @@ class TcpPunch final : public Punch {
     bool was_connected_ = false; ///< since the last punch
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
-    FailureLog failure_log_;
 };
 
 } // namespace synergy
