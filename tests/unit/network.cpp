@@ -180,6 +180,8 @@ Packet read_packet(Bytes bytes, bool is_from_here) {
         packet.payload = bytes.size() - header - sizeof(udphdr);
     } else if (packet.protocol == IPPROTO_SCTP) {
         packet.chunk = bytes[header + 12];
+        packet.sequence = static_cast<std::uint32_t>(number_at(bytes, header + 16)) << 16 |
+                          number_at(bytes, header + 18);
     }
     packet.bytes = std::move(bytes);
     return packet;
@@ -203,6 +205,14 @@ Endpoint endpoint(const char *address, std::uint16_t port) {
 
 bool Packet::is_syn() const {
     return protocol == IPPROTO_TCP && (tcp_flags & (TH_SYN | TH_ACK)) == TH_SYN;
+}
+
+bool Packet::is_init() const {
+    return protocol == IPPROTO_SCTP && chunk == 1; // RFC 9260 3.2
+}
+
+bool has_sctp() {
+    return static_cast<bool>(Socket::open(AF_INET6, SOCK_STREAM, IPPROTO_SCTP));
 }
 
 Network::Network(Scheduler &scheduler) : scheduler_(scheduler) {
@@ -333,6 +343,10 @@ std::vector<Packet> Network::sent_here(const std::function<bool(const Packet &)>
         if (packet.is_from_here && which(packet))
             found.push_back(packet);
     return found;
+}
+
+std::vector<Packet> Network::inits() const {
+    return sent_here([](const Packet &packet) { return packet.is_init(); });
 }
 
 std::vector<Packet> Network::syns() const {

@@ -15,6 +15,9 @@
 
 namespace harness {
 
+/// Whether this kernel has SCTP. (scripts/test-uml starts one that has.)
+bool has_sctp();
+
 /// An IPv6 or IPv4 address; throws where the text is none.
 synergy::Endpoint endpoint(const char *address, std::uint16_t port = 0);
 
@@ -25,7 +28,7 @@ struct Packet {
     int protocol = 0;
     synergy::Endpoint from, to;
     std::uint8_t tcp_flags = 0;
-    std::uint32_t sequence = 0; ///< of TCP
+    std::uint32_t sequence = 0; ///< of TCP; of an SCTP INIT its tag
     std::uint16_t max_segment = 0;
     std::size_t payload = 0; ///< of UDP
     std::uint8_t chunk = 0;  ///< of SCTP: the first one's type
@@ -34,6 +37,7 @@ struct Packet {
 
     /// A TCP SYN that is no answer.
     [[nodiscard]] bool is_syn() const;
+    [[nodiscard]] bool is_init() const;
 };
 
 class Network {
@@ -71,6 +75,7 @@ class Network {
     [[nodiscard]] std::vector<Packet> sent_here(const std::function<bool(const Packet &)> &which =
                                                     [](const Packet &) { return true; }) const;
     [[nodiscard]] std::vector<Packet> syns() const;
+    [[nodiscard]] std::vector<Packet> inits() const;
 
     /// Has a TCP reset come back for the packet, as a firewall sends it.
     void refuse(const Packet &packet, int hop_limit = 64);

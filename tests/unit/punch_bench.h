@@ -46,7 +46,16 @@ struct PunchBench {
                    const synergy::ServerSocket &of) {
                 delivered.push_back({std::move(connection), peer, of.cookie});
             },
-        .find_round_trip = [this](const synergy::Hole &, int) { return round_trip; },
+        .find_dying_hop = [this](const synergy::Hole &, int hops) -> std::optional<synergy::Hop> {
+            if (!round_trip)
+                return std::nullopt;
+            return synergy::Hop{
+                .limit = hops,
+                .answer = synergy::HopAnswer::time_exceeded,
+                .from = {},
+                .round_trip =
+                    std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
+        },
         .proved = [this](const synergy::Hole &, int hops) { proved.push_back(hops); },
         .too_high = [this](const synergy::Hole &, int hops) { too_high.push_back(hops); }};
 
@@ -64,12 +73,9 @@ struct PunchBench {
         if (::bind(socket.fd(), at.data(), at.length()) != 0 ||
             (type != SOCK_DGRAM && ::listen(socket.fd(), 16) != 0))
             throw std::system_error(errno, std::generic_category(), "server");
-        if (type == SOCK_DGRAM) {
-            server = synergy::describe(socket.fd()).value();
+        server = synergy::describe(socket.fd()).value();
+        if (type == SOCK_DGRAM)
             socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
-        } else {
-            server = synergy::describe(socket.fd()).value();
-        }
     }
     /// A hole of the server's toward the other host.
     [[nodiscard]] synergy::Hole hole(int family, synergy::HopRange hops) const {
