@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <system_error>
@@ -94,6 +95,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     control_.serve_starter(std::move(connection), starter);
     // Its listen() waits for the first punch, and not for this.
     settling_.set(Clock::now() + settling_time, [this] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();

@@ -323,6 +323,21 @@ def test_the_keeper_has_nothing_of_the_servers(deaf_peer):
         assert "LD_PRELOAD" not in Path(f"/proc/{keeper}/environ").read_text()
 
 
+def test_the_keeper_of_a_real_time_server_is_an_ordinary_process_in_a_moment(deaf_peer):
+    def be_real_time():
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+    try:
+        with Waiting("tcp", environment=preloaded_environment(deaf_peer.text()),
+                     preexec_fn=be_real_time) as server:
+            assert os.sched_getscheduler(server.process.pid) == os.SCHED_FIFO
+            (keeper,) = server.keepers()
+            assert wait_until(lambda: os.sched_getscheduler(keeper) == os.SCHED_OTHER, 5)
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+    except subprocess.SubprocessError:
+        pytest.skip("needs the right to be a real-time process")
+
+
 def test_no_keeper_where_there_is_no_hole(deaf_peer):
     environment = preloaded_environment(deaf_peer.text(), SYNERGY_PORTS="1")
     with Waiting("tcp", environment=environment) as server:
