@@ -2,6 +2,7 @@
 back after "ADDRESS PORT PID ", the peer's as the server sees it and the serving process's.
 
     family_server.py PORT accept              one process
+    family_server.py PORT once                one connection, and its end is the server's
     family_server.py PORT nobody              one process, which gives root up after listen()
     family_server.py PORT daemon              listens, then goes to the background as daemon(3) says
     family_server.py PORT twice               the same with a second fork after setsid()
@@ -75,7 +76,9 @@ def main():
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-    if mode in ("accept", "nobody"):
+    if mode == "once":
+        echo(*listener.accept())
+    elif mode in ("accept", "nobody"):
         serve(listener)
     elif mode in ("daemon", "twice"):
         fork_and_leave()
