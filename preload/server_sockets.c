@@ -22,7 +22,7 @@ enum transport { TCP, UDP, SCTP, NEITHER = -1 };
 static int option(int fd, int name) {
     int value = 0;
     socklen_t length = sizeof value;
-    return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+    return libc.getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */
@@ -79,8 +79,8 @@ static int has_peers(int keeper, enum transport transport, uint16_t port, int is
 /* So that the keeper's sockets may be bound beside it (socket(7)). */
 static void admit_others(int fd) {
     static const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */

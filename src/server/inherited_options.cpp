@@ -2,6 +2,7 @@
 
 #include "base/socket.h"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
@@ -121,7 +122,7 @@ constexpr std::array options{
     SYNERGY_OPTION(IPPROTO_IP, IP_TOS, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_MTU_DISCOVER, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_TTL, late),
-    SYNERGY_OPTION(IPPROTO_IP, IP_MINTTL, late),
+    SYNERGY_OPTION(IPPROTO_IP, IP_MINTTL, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_RECVERR, late),
     SYNERGY_OPTION(IPPROTO_IP, ip_recverr_rfc4884, late),
     SYNERGY_OPTION(IPPROTO_IP, IP_PKTINFO, late),
@@ -142,7 +143,7 @@ constexpr std::array options{
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_MTU_DISCOVER, early),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_DONTFRAG, late),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_UNICAST_HOPS, late),
-    SYNERGY_OPTION(IPPROTO_IPV6, IPV6_MINHOPCOUNT, late),
+    SYNERGY_OPTION(IPPROTO_IPV6, IPV6_MINHOPCOUNT, early),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_RECVERR, late),
     SYNERGY_OPTION(IPPROTO_IPV6, ipv6_recverr_rfc4884, late),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, late),
@@ -238,18 +239,6 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
         found.push_back(buffer_value(so_buf_lock, "SO_BUF_LOCK", locks));
 }
 
-/// The window is bounded by what was set, or by the buffer: both sockets' are alike until the
-/// buffer grows.
-void copy_window(int from, int to) {
-    const int locks = get_option(from, SOL_SOCKET, so_buf_lock, 0);
-    const int window = get_option(from, IPPROTO_TCP, TCP_WINDOW_CLAMP);
-    const int present = get_option(to, IPPROTO_TCP, TCP_WINDOW_CLAMP);
-    const bool is_alike =
-        get_option(from, SOL_SOCKET, SO_RCVBUF) == get_option(to, SOL_SOCKET, SO_RCVBUF);
-    if (is_alike && (window < present || ((locks & buffers[1].lock) != 0 && window != present)))
-        ::setsockopt(to, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof window);
-}
-
 } // namespace
 
 std::vector<OptionValue> chosen_options(int listener, int fresh) {
@@ -268,6 +257,15 @@ const char *give_options(const std::vector<OptionValue> &options, int to, When w
         if ((when == When::ever || value.is_early) && !give(value, to) && missing == nullptr)
             missing = value.text;
     return missing;
+}
+
+bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionValue> &other) {
+    const auto all_in = [](const auto &some, const auto &others) {
+        return std::all_of(some.begin(), some.end(), [&](const OptionValue &value) {
+            return !value.is_early || std::find(others.begin(), others.end(), value) != others.end();
+        });
+    };
+    return all_in(one, other) && all_in(other, one);
 }
 
 int chosen_number(const std::vector<OptionValue> &options, int level, int name) {
@@ -292,7 +290,6 @@ const char *copy_inherited_options(int from, int to) {
         if (present && *present != *wanted && !give(*wanted, to) && missing == nullptr)
             missing = option.text;
     }
-    copy_window(from, to);
     return missing;
 }
 

@@ -31,6 +31,9 @@ std::vector<OptionValue> chosen_options(int listener, int fresh);
 enum class When : std::uint8_t { before_connecting, ever };
 const char *give_options(const std::vector<OptionValue> &options, int to, When when);
 
+/// Whether those that count from the first packet on are the same.
+bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionValue> &other);
+
 /// The value of one of them that is an int; 0 where it is none of them.
 int chosen_number(const std::vector<OptionValue> &options, int level, int name);
 

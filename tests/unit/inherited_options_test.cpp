@@ -70,10 +70,14 @@ bool is_for_checkpoints(int level, int name) {
 }
 
 /// Which the first SYN brings about: of a listener that was given it after the last look at it, no
-/// connection tells. (The size of the send buffer begins as the congestion control wants it.)
+/// connection tells. (The size of the send buffer begins as the congestion control wants it, and the
+/// window as the receive buffer.)
 bool counts_at_first(int level, int name) {
-    return level == IPPROTO_TCP &&
-           (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE || name == TCP_CONGESTION);
+    return (level == IPPROTO_TCP &&
+            (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE || name == TCP_CONGESTION ||
+             name == TCP_WINDOW_CLAMP)) ||
+           (level == SOL_SOCKET &&
+            (name == SO_RCVBUF || name == SO_RCVBUFFORCE || name == SO_RCVLOWAT));
 }
 
 std::string value_of(int fd, int level, int name) {
@@ -170,7 +174,15 @@ std::optional<Connection> made_beside(const ServerSocket &server, const Kind &ki
     return made;
 }
 
-enum class Moment : std::uint8_t { before_listen, after_listen };
+/// When a listener is given an option. The shim shows it to the keeper again then, but what changes
+/// it may have no shim: `unseen`.
+enum class Moment : std::uint8_t { before_listen, after_listen, unseen };
+
+const char *text_of(Moment moment) {
+    return moment == Moment::before_listen  ? "before listen()"
+           : moment == Moment::after_listen ? "after listen()"
+                                            : "unseen";
+}
 
 struct Setting {
     int level;
@@ -194,9 +206,11 @@ std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setti
     if (moment == Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
         return std::nullopt;
     REQUIRE(::listen(listener.fd(), 4) == 0);
-    const auto described = describe(listener.fd());
-    if (moment == Moment::after_listen && setting != nullptr && !setting->is_made_on(listener))
+    auto described = describe(listener.fd());
+    if (moment != Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
         return std::nullopt;
+    if (moment == Moment::after_listen)
+        described = describe(listener.fd());
     const auto plain = ordinary(listener, kind);
     if (!plain)
         return std::nullopt; // nor does a bell reach it
@@ -244,12 +258,12 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
             CHECK((value == unset->punched.at(which) || makes_room(which.first, which.second) ||
                    which == std::pair<int, int>{IPPROTO_TCP, TCP_MAXSEG}));
         }
-        for (const Moment moment : {Moment::before_listen, Moment::after_listen})
+        for (const Moment moment : {Moment::before_listen, Moment::after_listen, Moment::unseen})
             for (const int level : levels)
                 for (int name = 1; name < end_of(level); name++) {
                     if (is_own_affair(level, name) || makes_room(level, name) ||
                         is_for_checkpoints(level, name) ||
-                        (moment == Moment::after_listen && counts_at_first(level, name)))
+                        (moment == Moment::unseen && counts_at_first(level, name)))
                         continue;
                     for (const std::string &value : values_for(level, name)) {
                         const Setting setting{level, name, value};
@@ -262,9 +276,7 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
                         }
                         compared++;
                         const std::string text =
-                            std::string(kind.what) +
-                            (moment == Moment::before_listen ? ", before" : ", after") +
-                            " listen(): level " + std::to_string(level) + ", option " +
+                            std::string(kind.what) + ", " + text_of(moment) + ": level " + std::to_string(level) + ", option " +
                             std::to_string(name) + ", " + std::to_string(value.size()) +
                             " bytes, the first " + std::to_string(value[0]);
                         CAPTURE(text);

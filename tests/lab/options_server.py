@@ -1,0 +1,68 @@
+"""A server with socket options of its choice, which tells each client every option that the
+client's connection has.
+
+    options_server.py JSON
+
+JSON is a list of listeners: {"address": ..., "port": ..., "before": [[level, name, hex], ...],
+"after": [...]}, options set before and after listen(). A client gets one line of JSON: its address,
+and the value of every option by "level/name", in hexadecimal, or what errno says.
+"""
+
+import ctypes
+import errno
+import json
+import selectors
+import socket
+import struct
+import sys
+
+LEVELS = {socket.SOL_SOCKET: 110, socket.IPPROTO_TCP: 110, socket.IPPROTO_IP: 64,
+          socket.IPPROTO_IPV6: 80}
+SO_ATTACH_FILTER = 26
+
+
+def set_option(sock, level, name, value):
+    if (level, name) == (socket.SOL_SOCKET, SO_ATTACH_FILTER):
+        program = ctypes.create_string_buffer(value)
+        value = struct.pack("HxxxxxxP", len(value) // 8, ctypes.addressof(program))
+    sock.setsockopt(level, name, value)
+
+
+def options_of(sock):
+    options = {}
+    for level, end in LEVELS.items():
+        for name in range(1, end):
+            try:
+                options[f"{level}/{name}"] = sock.getsockopt(level, name, 64).hex()
+            except OSError as error:
+                options[f"{level}/{name}"] = errno.errorcode[error.errno]
+    return options
+
+
+def listening(listener):
+    family = socket.AF_INET6 if ":" in listener["address"] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for level, name, value in listener["before"]:
+        set_option(sock, level, name, bytes.fromhex(value))
+    sock.bind((listener["address"], listener["port"]))
+    sock.listen(20)
+    for level, name, value in listener["after"]:
+        set_option(sock, level, name, bytes.fromhex(value))
+    return sock
+
+
+def main():
+    selector = selectors.DefaultSelector()
+    for listener in json.loads(sys.argv[1]):
+        selector.register(listening(listener), selectors.EVENT_READ)
+    print("ready", flush=True)
+    while True:
+        for key, _ in selector.select():
+            connection, peer = key.fileobj.accept()
+            with connection:
+                answer = {"peer": peer[:2], "options": options_of(connection)}
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+main()
