@@ -4,13 +4,15 @@ client's connection has.
     options_server.py JSON
 
 JSON is a list of listeners: {"address": ..., "port": ..., "before": [[level, name, hex], ...],
-"after": [...]}, options set before and after listen(). A client gets one line of JSON: its address,
+"after": [...], "unseen": [...]}, options set before and after listen(), and after it by a system
+call that no library sees. The latter two are set when a line comes on standard input. A client gets one line of JSON: its address,
 and the value of every option by "level/name", in hexadecimal, or what errno says.
 """
 
 import ctypes
 import errno
 import json
+import platform
 import selectors
 import socket
 import struct
@@ -19,6 +21,7 @@ import sys
 LEVELS = {socket.SOL_SOCKET: 110, socket.IPPROTO_TCP: 110, socket.IPPROTO_IP: 64,
           socket.IPPROTO_IPV6: 80}
 SO_ATTACH_FILTER = 26
+SYS_SETSOCKOPT = 54 if platform.machine() == "x86_64" else 208
 
 
 def set_option(sock, level, name, value):
@@ -47,15 +50,29 @@ def listening(listener):
         set_option(sock, level, name, bytes.fromhex(value))
     sock.bind((listener["address"], listener["port"]))
     sock.listen(20)
+    return sock
+
+
+def set_late(sock, listener):
     for level, name, value in listener["after"]:
         set_option(sock, level, name, bytes.fromhex(value))
-    return sock
+    for level, name, value in listener["unseen"]:
+        data = bytes.fromhex(value)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syscall(SYS_SETSOCKOPT, sock.fileno(), level, name, data, len(data)) != 0:
+            raise OSError(ctypes.get_errno(), "setsockopt")
 
 
 def main():
     selector = selectors.DefaultSelector()
-    for listener in json.loads(sys.argv[1]):
-        selector.register(listening(listener), selectors.EVENT_READ)
+    listeners = json.loads(sys.argv[1])
+    sockets = [listening(listener) for listener in listeners]
+    for sock in sockets:
+        selector.register(sock, selectors.EVENT_READ)
+    print("listens", flush=True)
+    sys.stdin.readline()
+    for sock, listener in zip(sockets, listeners):
+        set_late(sock, listener)
     print("ready", flush=True)
     while True:
         for key, _ in selector.select():

@@ -3,14 +3,16 @@
 import json
 import socket
 import struct
+import time
 
 import pytest
 
 import clients
 import firewall
+import namespace
 import servers
-from programs import Preload, fresh_peer_ports, fresh_port, script
-from topology import PEER
+from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script
+from topology import PEER, SERVER
 from trials import NO_ANSWER, PATIENCE, at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -52,6 +54,8 @@ OF_ROOT = {(SOCKET, 12): number(9), (SOCKET, 36): number(1234), (SOCKET, 46): nu
 SETS = {"none": {}, "many": OF_A_USER, "buffers": BUFFERS, "segment": SEGMENT, "window": WINDOW,
         "congestion": CONGESTION}
 
+MOMENTS = ("before", "after", "unseen")
+
 # What a connection says of itself and of its moment, and not of its listener.
 OWN_AFFAIR = {
     *((SOCKET, name) for name in (4, 28, 49, 55, 56, 57)),
@@ -61,15 +65,20 @@ OWN_AFFAIR = {
 }
 
 
-def listener(address, port, before=None, after=None):
+def listener(address, port, **options):
+    """`options` are those to be set before, after and unseen (options_server.py)."""
     return {"address": address, "port": port,
-            "before": [[*key, value.hex()] for key, value in (before or {}).items()],
-            "after": [[*key, value.hex()] for key, value in (after or {}).items()]}
+            **{when: [[*key, value.hex()] for key, value in options.get(when, {}).items()]
+               for when in MOMENTS}}
 
 
 def serve(stand, listeners, preload, user="nobody"):
     program = stand.start("A", [servers.PYTHON, script("options_server.py"), json.dumps(listeners)],
                           preload=preload, user=user)
+    program.wait_for("listens")
+    if preload and any(listener["after"] + listener["unseen"] for listener in listeners):
+        time.sleep(SETTLING)  # the holes are there
+    program.write("\n")
     program.wait_for("ready")
     return program
 
@@ -121,3 +130,75 @@ def test_options(stand, kind, user):
             if (int(level), int(name)) not in OWN_AFFAIR and one[key] != other[key]:
                 different[(*case, key)] = (one[key], other[key])
     assert different == {}
+
+
+def md5_key(address):
+    """struct tcp_md5sig (linux/tcp.h)."""
+    peer = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0,
+                       socket.inet_pton(socket.AF_INET6, address), 0)
+    return peer.ljust(128, b"\0") + struct.pack("=xxHxxxx", 6) + b"secret".ljust(80, b"\0")
+
+
+PROTECTIONS = {
+    "keys": ((TCP, 14), md5_key(PEER[6]), "nobody"),
+    "a socket filter": ((SOCKET, 26), struct.pack("HBBI", 6, 0, 0, 0), "root"),
+    "TCP_SAVE_SYN": ((TCP, 27), number(1), "nobody"),
+    "keys or header options": ((IPV6, 54), struct.pack("8B", 0, 0, 1, 4, 0, 0, 0, 0), "root"),
+}
+
+
+@pytest.mark.other_users
+@pytest.mark.parametrize("when", MOMENTS)
+@pytest.mark.parametrize("what", PROTECTIONS)
+def test_what_cannot_be_given(stand, what, when):
+    """A peer that the listener would not have taken, or not so, does not get in past it; and one
+    line says why. With the option gone the same peer gets in (test_options)."""
+    key, value, user = PROTECTIONS[what]
+    if (what, when) == ("a socket filter", "unseen"):
+        pytest.skip("its instructions lie elsewhere")
+    source_ports = fresh_peer_ports(3)
+    port = fresh_port()
+    program = serve(stand, [listener("::", port, **{when: {key: value}})],
+                    Preload(peers=peers(6, source_ports[0], source_ports[-1]),
+                            hops=stand.path.hops), user)
+
+    def is_let_in(source_port):
+        try:
+            options_seen(stand, 6, source_port, port, NO_ANSWER)
+            return True
+        except OSError:
+            return False
+
+    assert at_once(is_let_in, source_ports) == [False] * 3
+    said = [line for line in program.stderr().splitlines() if "nothing is punched" in line]
+    assert len(said) == 1
+    assert what in said[0]
+
+
+@pytest.mark.parametrize("when", ("before", "after"))
+@pytest.mark.parametrize("kind", (("::", 6), ("0.0.0.0", 4), ("::", 4)),
+                         ids=("IPv6", "IPv4", "v4-mapped"))
+def test_least_hop_limit(stand, kind, when):
+    """GTSM (RFC 5082): who starts too low to be heard by the listener is not heard by a punch."""
+    address, family = kind
+    level, least, own = (IPV6, 73, 16) if family == 6 else (IP, 21, 2)
+    source_ports, port = fresh_peer_ports(4), fresh_port()
+    serve(stand, [listener(address, port, **{when: {(level, least): number(200)}})],
+          Preload(peers=peers(family, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+
+    def is_let_in(pair):
+        source_port, hop_limit = pair
+        with namespace.open_socket(stand.path.namespace("B"), clients.AF[family],
+                                   socket.SOCK_STREAM) as sock:
+            sock.setsockopt(level, own, hop_limit)
+            sock.bind((PEER[family], source_port))
+            sock.settimeout(NO_ANSWER if hop_limit == 64 else PATIENCE)
+            try:
+                sock.connect((SERVER[family], port))
+                return sock.recv(100) != b""
+            except TimeoutError:
+                return False
+
+    hop_limits = (64, 255, 64, 255)
+    assert at_once(is_let_in, list(zip(source_ports, hop_limits))) == [
+        hop_limit == 255 for hop_limit in hop_limits]
