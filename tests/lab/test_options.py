@@ -1,6 +1,8 @@
 """What the listener has, the connection has: options and protections."""
 
 import json
+import pathlib
+import re
 import socket
 import struct
 import time
@@ -11,9 +13,9 @@ import clients
 import firewall
 import namespace
 import servers
-from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script
+from programs import SCRATCH, SETTLING, STAGE, Preload, fresh_peer_ports, fresh_port, script
 from topology import PEER, SERVER
-from trials import NO_ANSWER, PATIENCE, at_once, peers
+from trials import NO_ANSWER, PATIENCE, at_once, peers, skip_if_impossible
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -202,3 +204,61 @@ def test_least_hop_limit(stand, kind, when):
     hop_limits = (64, 255, 64, 255)
     assert at_once(is_let_in, list(zip(source_ports, hop_limits))) == [
         hop_limit == 255 for hop_limit in hop_limits]
+
+
+APACHE_MODULES = pathlib.Path("/usr/lib/apache2/modules")
+
+
+def apache_command(port):
+    home = SCRATCH / f"apache-{port}"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "hello.txt").write_text("hello from the server\n", encoding="ascii")
+    modules = ("mpm_event", "authz_core")
+    (home / "httpd.conf").write_text("\n".join([
+        *(f"LoadModule {name}_module {APACHE_MODULES}/mod_{name}.so" for name in modules),
+        "ServerName localhost", f"Listen [::]:{port}", f"DocumentRoot {home}", f"PidFile {home}/pid",
+        "User www-data", "Group www-data", "StartServers 1", "ServerLimit 1", "ThreadsPerChild 4",
+        "MaxRequestWorkers 4", "ErrorLog /dev/null", ""]), encoding="ascii")
+    return ["apache2", "-d", home, "-f", home / "httpd.conf", "-DFOREGROUND"]
+
+
+def talk_apache(stand, server, _program, source_port, port, timeout):
+    with server.client(stand, server.family, source_port, port, timeout) as client:
+        client.send("GET /hello.txt HTTP/1.0\r\n\r\n")
+        assert "hello from the server" in client.receive_all()
+
+
+APACHE = servers.Server("apache", talk_apache, apache_command, tools=("apache2",), user="root",
+                        other_users=True)
+
+
+@pytest.mark.other_users
+@pytest.mark.parametrize("server", (servers.HTTP_SERVER, servers.NGINX, APACHE),
+                         ids=lambda server: server.name)
+def test_what_a_server_sees(stand, server):
+    """The results of all its calls that tell of a connection, or change it, with a punched one and
+    with an ordinary one."""
+    skip_if_impossible(server)
+    port, (source_port,), (other,) = fresh_port(), fresh_peer_ports(1), fresh_peer_ports(1)
+    SCRATCH.mkdir(mode=0o755, exist_ok=True)
+    log = SCRATCH / f"seen-{port}"
+    log.touch()
+    log.chmod(0o666)
+    preload = Preload(library=f"{STAGE}/tests/libseen.so {STAGE}/preload/libsynergy.so",
+                      peers=peers(6, source_port), hops=stand.path.hops)
+    preload.others["SEEN"] = log
+    program = server.start(stand, port, preload)
+
+    def seen(from_port):
+        before = len(log.read_text(encoding="ascii").splitlines())
+        server.talk(stand, server, program, from_port, port, PATIENCE)
+        lines = log.read_text(encoding="ascii").splitlines()[before:]
+        # Which number it has, and from which port the peer comes, is no difference.
+        return [re.sub(r"^(\w+) \d+ ", r"\1 ", line).replace(f"{from_port:04x}", "PORT")
+                for line in lines]
+
+    punched = seen(source_port)
+    firewall.set_profile(stand.path, "open")
+    ordinary = seen(other)
+    assert [line for line in ordinary if line.startswith("accept") and "PORT" in line]
+    assert punched == ordinary
