@@ -21,6 +21,8 @@ import sys
 LEVELS = {socket.SOL_SOCKET: 110, socket.IPPROTO_TCP: 110, socket.IPPROTO_IP: 64,
           socket.IPPROTO_IPV6: 80}
 SO_ATTACH_FILTER = 26
+SO_ORIGINAL_DST = 80  # of IP and IPv6
+SIZE = 104  # of what is read, at most: struct tcp_info up to the retransmissions
 SYS_SETSOCKOPT = 54 if platform.machine() == "x86_64" else 208
 
 
@@ -34,9 +36,9 @@ def set_option(sock, level, name, value):
 def options_of(sock):
     options = {}
     for level, end in LEVELS.items():
-        for name in range(1, end):
+        for name in (*range(1, end), SO_ORIGINAL_DST):
             try:
-                options[f"{level}/{name}"] = sock.getsockopt(level, name, 64).hex()
+                options[f"{level}/{name}"] = sock.getsockopt(level, name, SIZE).hex()
             except OSError as error:
                 options[f"{level}/{name}"] = errno.errorcode[error.errno]
     return options

@@ -5,6 +5,7 @@ import pathlib
 import re
 import socket
 import struct
+import subprocess
 import time
 
 import pytest
@@ -94,6 +95,20 @@ def options_seen(stand, family, source_port, port, timeout=PATIENCE):
     return answer["options"]
 
 
+def pace(options):
+    """What of struct tcp_info makes a connection faster or slower than another one."""
+    info = bytes.fromhex(options[f"{TCP}/11"])
+    (snd_mss, rcv_mss), (pmtu, rcv_ssthresh) = (struct.unpack_from("2I", info, at)
+                                                for at in (16, 60))
+    rcv_ssthresh = round(rcv_ssthresh / 4000)  # whole segments, or whole units of the scale
+    snd_ssthresh, snd_cwnd, advmss, reordering = struct.unpack_from("4I", info, 76)
+    (rcv_space,) = struct.unpack_from("I", info, 96)
+    options_and_scales = info[5:7]
+    assert pmtu == 1500 and snd_cwnd >= 10  # the offsets are right
+    return (options_and_scales, snd_mss, rcv_mss, pmtu, rcv_ssthresh, snd_ssthresh, snd_cwnd,
+            advmss, reordering, rcv_space)
+
+
 @pytest.mark.other_users
 @pytest.mark.parametrize("user", ("nobody", "root"))
 @pytest.mark.parametrize("kind", (("::", 6), ("0.0.0.0", 4), ("::", 4)),
@@ -125,6 +140,7 @@ def test_options(stand, kind, user):
     default = ordinary[cases.index(("none", "before"))]
     changed = {key for case in ordinary for key in case if case[key] != default[key]}
     assert len(changed) > 30
+    assert list(map(pace, punched)) == list(map(pace, ordinary))
     different = {}
     for case, one, other in zip(cases, punched, ordinary):
         for key in one:
@@ -262,3 +278,35 @@ def test_what_a_server_sees(stand, server):
     ordinary = seen(other)
     assert [line for line in ordinary if line.startswith("accept") and "PORT" in line]
     assert punched == ordinary
+
+
+@pytest.fixture(name="tracking_server")
+def server_that_tracks_connections(stand):
+    """SO_ORIGINAL_DST is for hosts that do."""
+    commands = [["ip", "netns", "exec", stand.path.namespace("A"), tool, "OPERATION", "OUTPUT", "-m",
+                 "conntrack", "--ctstate", "NEW", "-j", "ACCEPT"] for tool in ("iptables", "ip6tables")]
+    for operation in ("-A", "-D"):
+        for command in commands:
+            subprocess.run([operation if word == "OPERATION" else word for word in command],
+                           check=True)
+        if operation == "-A":
+            yield stand
+
+
+@pytest.mark.parametrize("kind", (("::", 6), ("0.0.0.0", 4), ("::", 4)),
+                         ids=("IPv6", "IPv4", "v4-mapped"))
+def test_original_destination(tracking_server, kind):
+    address, family = kind
+    stand, level = tracking_server, IPV6 if family == 6 else IP
+    (source_port,), (other,), port = fresh_peer_ports(1), fresh_peer_ports(1), fresh_port()
+    serve(stand, [listener(address, port)],
+          Preload(peers=peers(family, source_port), hops=stand.path.hops))
+    punched = options_seen(stand, family, source_port, port)
+    firewall.set_profile(stand.path, "open")
+    ordinary = options_seen(stand, family, other, port)
+    called = socket.inet_pton(clients.AF[family], SERVER[family]).hex()
+    assert called in ordinary[f"{level}/80"]
+    # The kernel fills in no more than an address, whatever length it tells.
+    length = 2 * (28 if family == 6 else 16)
+    for name in (f"{IP}/80", f"{IPV6}/80"):
+        assert punched[name][:length] == ordinary[name][:length]
