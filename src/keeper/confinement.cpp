@@ -192,8 +192,7 @@ bool keep_system_calls() {
 
 } // namespace
 
-std::vector<std::string> confine(const std::vector<std::string> &written,
-                                 bool looks_into_processes,
+std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
                                  const std::function<bool()> &can_punch) {
     std::vector<std::string> missing;
     if (!keep_capabilities(looks_into_processes, can_punch))

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
 #include <linux/sctp.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <optional>
 
 namespace synergy {
 
@@ -49,7 +49,10 @@ struct Option {
     const char *text;
 };
 
-#define SYNERGY_OPTION(level, name, kind) Option{level, name, Kind::kind, #name}
+#define SYNERGY_OPTION(level, name, kind)                                                          \
+    Option {                                                                                       \
+        level, name, Kind::kind, #name                                                             \
+    }
 
 // All that a program can read of what sk_clone_lock(), tcp_create_openreq_child() and
 // sctp_copy_sock() hand down. Others are not here, since they are the connection's own
@@ -196,11 +199,8 @@ constexpr std::array buffers{Buffer{SO_SNDBUF, SO_SNDBUFFORCE, 1, "SO_SNDBUF"},
                              Buffer{SO_RCVBUF, SO_RCVBUFFORCE, 2, "SO_RCVBUF"}};
 
 OptionValue buffer_value(int name, const char *text, int value) {
-    OptionValue made{.level = SOL_SOCKET,
-                     .name = name,
-                     .text = text,
-                     .is_early = true,
-                     .length = sizeof value};
+    OptionValue made{
+        .level = SOL_SOCKET, .name = name, .text = text, .is_early = true, .length = sizeof value};
     std::memcpy(made.bytes.data(), &value, sizeof value);
     return made;
 }
@@ -262,7 +262,8 @@ const char *give_options(const std::vector<OptionValue> &options, int to, When w
 bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionValue> &other) {
     const auto all_in = [](const auto &some, const auto &others) {
         return std::all_of(some.begin(), some.end(), [&](const OptionValue &value) {
-            return !value.is_early || std::find(others.begin(), others.end(), value) != others.end();
+            return !value.is_early ||
+                   std::find(others.begin(), others.end(), value) != others.end();
         });
     };
     return all_in(one, other) && all_in(other, one);
@@ -305,12 +306,13 @@ constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUT
 /// The memory that a socket's options take: the kernel counts what it keeps of filters, keys and
 /// header options there, and of nothing else that a stream socket can have.
 std::uint32_t option_memory_of(int fd) {
-    constexpr int so_meminfo = 55;           // asm-generic/socket.h
+    constexpr int so_meminfo = 55;            // asm-generic/socket.h
     constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
-    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0 ? values[meminfo_optmem]
-                                                                            : 0;
+    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
+               ? values[meminfo_optmem]
+               : 0;
 }
 
 /// How many instructions it has, or that it is none that can be read.
@@ -345,7 +347,8 @@ const char *inimitable_by_memory(std::uint32_t option_memory) {
 }
 
 std::string not_to_be_given(const char *what) {
-    return std::string("a connection that was not made by this listener can't be given what it has: ") +
+    return std::string(
+               "a connection that was not made by this listener can't be given what it has: ") +
            what;
 }
 

@@ -15,8 +15,8 @@ namespace synergy {
 struct OptionValue {
     int level = 0;
     int name = 0;
-    const char *text = "";  ///< its name
-    bool is_early = false;  ///< counts from the first SYN or INIT on
+    const char *text = ""; ///< its name
+    bool is_early = false; ///< counts from the first SYN or INIT on
     socklen_t length = 0;
     std::array<std::uint8_t, 32> bytes{};
 

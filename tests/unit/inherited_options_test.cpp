@@ -70,12 +70,11 @@ bool is_for_checkpoints(int level, int name) {
 }
 
 /// Which the first SYN brings about: of a listener that was given it after the last look at it, no
-/// connection tells. (The size of the send buffer begins as the congestion control wants it, and the
-/// window as the receive buffer.)
+/// connection tells. (The size of the send buffer begins as the congestion control wants it, and
+/// the window as the receive buffer.)
 bool counts_at_first(int level, int name) {
-    return (level == IPPROTO_TCP &&
-            (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE || name == TCP_CONGESTION ||
-             name == TCP_WINDOW_CLAMP)) ||
+    return (level == IPPROTO_TCP && (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE ||
+                                     name == TCP_CONGESTION || name == TCP_WINDOW_CLAMP)) ||
            (level == SOL_SOCKET &&
             (name == SO_RCVBUF || name == SO_RCVBUFFORCE || name == SO_RCVLOWAT));
 }
@@ -238,8 +237,8 @@ std::string difference(const Pair &pair, const Pair &unset) {
         const bool is_another_way = unset.ordinary.at(which) != unset.punched.at(which) &&
                                     value == unset.ordinary.at(which);
         if (value != other && !is_another_way)
-            text += std::to_string(which.first) + "/" + std::to_string(which.second) + ": " + value +
-                    "but punched " + other + "; ";
+            text += std::to_string(which.first) + "/" + std::to_string(which.second) + ": " +
+                    value + "but punched " + other + "; ";
     }
     return text;
 }
@@ -275,10 +274,11 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
                             continue;
                         }
                         compared++;
-                        const std::string text =
-                            std::string(kind.what) + ", " + text_of(moment) + ": level " + std::to_string(level) + ", option " +
-                            std::to_string(name) + ", " + std::to_string(value.size()) +
-                            " bytes, the first " + std::to_string(value[0]);
+                        const std::string text = std::string(kind.what) + ", " + text_of(moment) +
+                                                 ": level " + std::to_string(level) + ", option " +
+                                                 std::to_string(name) + ", " +
+                                                 std::to_string(value.size()) +
+                                                 " bytes, the first " + std::to_string(value[0]);
                         CAPTURE(text);
                         CHECK(difference(*pair, *unset) == "");
                     }
