@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -556,6 +557,8 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     if (!concerns_us())
         return libc.setsockopt(fd, level, name, value, length);
     int result = libc.setsockopt(fd, level, name, value, length);
+    if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
+        ASIDE(socket_has_key(fd, name, value, length));
     if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
         ASIDE(socket_listens(fd));
     return result;

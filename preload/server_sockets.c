@@ -167,6 +167,22 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
         needed_keeper(&identity, 0);
 }
 
+void socket_has_key(int fd, int option, const void *key, socklen_t length) {
+    struct identity identity;
+    uint16_t port = port_of(fd);
+    if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
+        (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
+        return;
+    int keeper = needed_keeper(&identity, 0);
+    if (keeper == NO_KEEPER)
+        return;
+    struct synergy_request request = {
+        .kind = SYNERGY_KEY, .cookie = identity.cookie, .key_option = option, .key_length = length};
+    struct synergy_answer answer;
+    memcpy(request.key, key, length);
+    ask_keeper(keeper, &request, fd, &answer, NULL);
+}
+
 static void wait_a_millisecond(void) {
     static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
     syscall(SYS_nanosleep, &millisecond, NULL);

@@ -42,6 +42,8 @@ enum class Kind : std::uint8_t {
     first, ///< of that alone: nothing tells afterwards what was wanted
 };
 
+constexpr socklen_t longest_read = 32;
+
 struct Option {
     int level;
     int name;
@@ -182,7 +184,7 @@ std::optional<OptionValue> read(int fd, const Option &option) {
                       .name = option.name,
                       .text = option.text,
                       .is_early = option.kind != Kind::late};
-    value.length = value.bytes.size();
+    value.length = longest_read;
     if (getsockopt(fd, option.level, option.name, value.bytes.data(), &value.length) != 0)
         return std::nullopt;
     return value;
@@ -298,22 +300,8 @@ namespace {
 
 constexpr const char *filter = "a socket filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)";
 constexpr const char *keys = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
-constexpr const char *any_of_those =
-    "a socket filter, keys or header options (SO_ATTACH_FILTER, TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
 constexpr const char *saved_syn = "TCP_SAVE_SYN: nobody keeps the SYN of a peer that meets a punch";
 constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUTH_CHUNK)";
-
-/// The memory that a socket's options take: the kernel counts what it keeps of filters, keys and
-/// header options there, and of nothing else that a stream socket can have.
-std::uint32_t option_memory_of(int fd) {
-    constexpr int so_meminfo = 55;            // asm-generic/socket.h
-    constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
-    std::array<std::uint32_t, 16> values{};
-    socklen_t length = sizeof values;
-    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
-               ? values[meminfo_optmem]
-               : 0;
-}
 
 /// How many instructions it has, or that it is none that can be read.
 bool has_filter(int fd) {
@@ -342,8 +330,57 @@ bool authenticates_chunks(int fd) {
 
 } // namespace
 
-const char *inimitable_by_memory(std::uint32_t option_memory) {
-    return option_memory == 0 ? nullptr : any_of_those;
+const char *const what_takes_memory =
+    "a socket filter, keys or header options (SO_ATTACH_FILTER, TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
+
+std::uint32_t option_memory_of(int fd) {
+    constexpr int so_meminfo = 55;            // asm-generic/socket.h
+    constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
+    std::array<std::uint32_t, 16> values{};
+    socklen_t length = sizeof values;
+    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
+               ? values[meminfo_optmem]
+               : 0;
+}
+
+std::optional<OptionValue> key_value(int option, const void *bytes, std::size_t length) {
+    OptionValue key{.level = IPPROTO_TCP,
+                    .name = option,
+                    .text = "TCP_MD5SIG",
+                    .is_early = true,
+                    .length = static_cast<socklen_t>(length)};
+    if ((option != TCP_MD5SIG && option != TCP_MD5SIG_EXT) || length < sizeof(tcp_md5sig) ||
+        length > key.bytes.size())
+        return std::nullopt;
+    std::memcpy(key.bytes.data(), bytes, length);
+    return key;
+}
+
+bool is_key(const OptionValue &value) {
+    return value.level == IPPROTO_TCP && (value.name == TCP_MD5SIG || value.name == TCP_MD5SIG_EXT);
+}
+
+bool add_key(std::vector<OptionValue> &keys, const OptionValue &key) {
+    constexpr std::size_t most = 256;
+    const auto signature = [](const OptionValue &value) {
+        tcp_md5sig fields{};
+        std::memcpy(&fields, value.bytes.data(), sizeof fields);
+        return fields;
+    };
+    // For whom it is.
+    const auto is_for_the_same = [&](const OptionValue &other) {
+        const tcp_md5sig one = signature(key), two = signature(other);
+        return key.name == other.name && one.tcpm_flags == two.tcpm_flags &&
+               one.tcpm_prefixlen == two.tcpm_prefixlen && one.tcpm_ifindex == two.tcpm_ifindex &&
+               std::memcmp(&one.tcpm_addr, &two.tcpm_addr, sizeof one.tcpm_addr) == 0;
+    };
+    std::erase_if(keys, is_for_the_same);
+    if (signature(key).tcpm_keylen == 0)
+        return true;
+    if (keys.size() >= most)
+        return false;
+    keys.push_back(key);
+    return true;
 }
 
 std::string not_to_be_given(const char *what) {
@@ -352,10 +389,10 @@ std::string not_to_be_given(const char *what) {
            what;
 }
 
-const char *inimitable(int fd) {
+const char *inimitable(int fd, int other) {
     if (has_filter(fd))
         return filter;
-    if (option_memory_of(fd) != 0)
+    if (option_memory_of(fd) != option_memory_of(other))
         return keys;
     if (get_option(fd, IPPROTO_TCP, TCP_SAVE_SYN) != 0)
         return saved_syn;

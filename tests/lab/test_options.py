@@ -150,11 +150,11 @@ def test_options(stand, kind, user):
     assert different == {}
 
 
-def md5_key(address):
+def md5_key(address, secret=b"secret"):
     """struct tcp_md5sig (linux/tcp.h)."""
     peer = struct.pack("=HHI16sI", socket.AF_INET6, 0, 0,
                        socket.inet_pton(socket.AF_INET6, address), 0)
-    return peer.ljust(128, b"\0") + struct.pack("=xxHxxxx", 6) + b"secret".ljust(80, b"\0")
+    return peer.ljust(128, b"\0") + struct.pack("=xxHxxxx", len(secret)) + secret.ljust(80, b"\0")
 
 
 PROTECTIONS = {
@@ -174,6 +174,8 @@ def test_what_cannot_be_given(stand, what, when):
     key, value, user = PROTECTIONS[what]
     if (what, when) == ("a socket filter", "unseen"):
         pytest.skip("its instructions lie elsewhere")
+    if what == "keys" and when != "unseen":
+        pytest.skip("keys that were seen can be given: test_signatures")
     source_ports = fresh_peer_ports(3)
     port = fresh_port()
     program = serve(stand, [listener("::", port, **{when: {key: value}})],
@@ -310,3 +312,33 @@ def test_original_destination(tracking_server, kind):
     length = 2 * (28 if family == 6 else 16)
     for name in (f"{IP}/80", f"{IPV6}/80"):
         assert punched[name][:length] == ordinary[name][:length]
+
+
+@pytest.mark.parametrize("when", ("before", "after"))
+def test_signatures(stand, when):
+    """RFC 2385, as BGP servers use it: who signs with the key gets in, and who has another or none
+    does not."""
+    source_ports, port = fresh_peer_ports(6), fresh_port()
+    key = (TCP, 14)
+    program = serve(stand, [listener("::", port, **{when: {key: md5_key(PEER[6])}})],
+                    Preload(peers=peers(6, source_ports[0], source_ports[-1]),
+                            hops=stand.path.hops))
+
+    def is_let_in(pair):
+        source_port, secret = pair
+        with namespace.open_socket(stand.path.namespace("B"), socket.AF_INET6,
+                                   socket.SOCK_STREAM) as sock:
+            if secret:
+                sock.setsockopt(*key, md5_key(SERVER[6], secret))
+            sock.bind((PEER[6], source_port))
+            sock.settimeout(PATIENCE if secret == b"secret" else NO_ANSWER)
+            try:
+                sock.connect((SERVER[6], port))
+                return sock.recv(100) != b""
+            except TimeoutError:
+                return False
+
+    secrets = (b"secret", None, b"another", b"secret", None, b"another")
+    assert at_once(is_let_in, list(zip(source_ports, secrets))) == [
+        secret == b"secret" for secret in secrets]
+    assert "nothing is punched" not in program.stderr()

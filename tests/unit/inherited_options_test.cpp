@@ -6,8 +6,8 @@
 
 #include <doctest/doctest.h>
 
+#include <arpa/inet.h>
 #include <cstring>
-#include <linux/filter.h>
 #include <linux/in6.h>
 #include <linux/tcp.h>
 #include <map>
@@ -220,7 +220,7 @@ std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setti
     pair.refused = punched ? copy_inherited_options(bell->accepted.fd(), punched->accepted.fd())
                            : described->not_to_be_given;
     if (pair.refused == nullptr)
-        pair.refused = inimitable(bell->accepted.fd());
+        pair.refused = inimitable(bell->accepted.fd(), bell->client.fd());
     if (pair.refused != nullptr)
         return pair;
     pair.ordinary = options_of(plain->accepted.fd());
@@ -288,4 +288,72 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
         MESSAGE(why << ": " << count);
     MESSAGE(compared << " compared");
     CHECK(compared > 3000);
+}
+
+namespace {
+
+tcp_md5sig key_for(const char *peer, const std::string &secret) {
+    tcp_md5sig key{};
+    auto *address = reinterpret_cast<sockaddr_in6 *>(&key.tcpm_addr);
+    address->sin6_family = AF_INET6;
+    inet_pton(AF_INET6, peer, &address->sin6_addr);
+    key.tcpm_keylen = static_cast<std::uint16_t>(secret.size());
+    std::memcpy(static_cast<void *>(key.tcpm_key), secret.data(), secret.size());
+    return key;
+}
+
+/// Sets it, and notes it as the keeper does when the shim has seen it.
+bool give_key(const Socket &listener, const tcp_md5sig &key, std::vector<OptionValue> &noted) {
+    return ::setsockopt(listener.fd(), IPPROTO_TCP, TCP_MD5SIG, &key, sizeof key) == 0 &&
+           add_key(noted, key_value(TCP_MD5SIG, &key, sizeof key).value());
+}
+
+} // namespace
+
+TEST_CASE("inherited options: keys are given where all of them are known") {
+    const Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    std::vector<OptionValue> noted;
+    const auto is_given = [&] {
+        return describe(listener.fd(), noted)->not_to_be_given == nullptr;
+    };
+    CHECK(is_given());
+    REQUIRE(give_key(listener, key_for("2001:db8::5", "one"), noted));
+    REQUIRE(give_key(listener, key_for("2001:db8::6", "two"), noted));
+    CHECK(is_given());
+    CHECK(describe(listener.fd())->not_to_be_given != nullptr);
+    // Another key for the same peer takes the place of the first.
+    REQUIRE(give_key(listener, key_for("2001:db8::5", "another"), noted));
+    CHECK(noted.size() == 2);
+    CHECK(is_given());
+    // None takes it away.
+    REQUIRE(give_key(listener, key_for("2001:db8::5", ""), noted));
+    CHECK(noted.size() == 1);
+    CHECK(is_given());
+    // One that was not seen.
+    const tcp_md5sig unseen = key_for("2001:db8::7", "unseen");
+    REQUIRE(::setsockopt(listener.fd(), IPPROTO_TCP, TCP_MD5SIG, &unseen, sizeof unseen) == 0);
+    CHECK_FALSE(is_given());
+}
+
+TEST_CASE("inherited options: what is no key is not taken for one") {
+    const tcp_md5sig key = key_for("2001:db8::5", "one");
+    CHECK(key_value(TCP_MD5SIG, &key, sizeof key));
+    CHECK_FALSE(key_value(TCP_NODELAY, &key, sizeof key));
+    CHECK_FALSE(key_value(TCP_MD5SIG, &key, sizeof key - 1));
+    const std::array<std::uint8_t, 300> long_one{};
+    CHECK_FALSE(key_value(TCP_MD5SIG, long_one.data(), long_one.size()));
+}
+
+TEST_CASE("inherited options: there is an end of keys") {
+    std::vector<OptionValue> noted;
+    tcp_md5sig key = key_for("2001:db8::5", "one");
+    int added = 0;
+    for (std::uint8_t last = 0; last < 255; last++)
+        for (std::uint8_t other = 0; other < 2; other++) {
+            auto *address = reinterpret_cast<sockaddr_in6 *>(&key.tcpm_addr);
+            address->sin6_addr.s6_addr[15] = last;
+            address->sin6_addr.s6_addr[14] = other;
+            added += add_key(noted, key_value(TCP_MD5SIG, &key, sizeof key).value()) ? 1 : 0;
+        }
+    CHECK(added == 256);
 }
