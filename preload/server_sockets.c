@@ -22,7 +22,7 @@ enum transport { TCP, UDP, SCTP, NEITHER = -1 };
 static int option(int fd, int name) {
     int value = 0;
     socklen_t length = sizeof value;
-    return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+    return libc.getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */
@@ -79,8 +79,8 @@ static int has_peers(int keeper, enum transport transport, uint16_t port, int is
 /* So that the keeper's sockets may be bound beside it (socket(7)). */
 static void admit_others(int fd) {
     static const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
@@ -212,6 +212,22 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
         needed_keeper(&identity, 0);
+}
+
+void socket_has_key(int fd, int option, const void *key, socklen_t length) {
+    struct identity identity;
+    uint16_t port = port_of(fd);
+    if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
+        (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
+        return;
+    int keeper = needed_keeper(&identity, 0);
+    if (keeper == NO_KEEPER)
+        return;
+    struct synergy_request request = {
+        .kind = SYNERGY_KEY, .cookie = identity.cookie, .key_option = option, .key_length = length};
+    struct synergy_answer answer;
+    memcpy(request.key, key, length);
+    ask_keeper(keeper, &request, fd, &answer, NULL);
 }
 
 static void wait_a_millisecond(void) {

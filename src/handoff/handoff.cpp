@@ -145,7 +145,7 @@ bool Handoff::check_imitable(const ServerSocket &listener) {
     if (what == nullptr)
         if (const auto found =
                 socket_diag_.find(listener.transport, listener.local, listener.cookie))
-            what = inimitable_by_memory(found->option_memory);
+            what = found->option_memory == listener.option_memory ? nullptr : what_takes_memory;
     if (what != nullptr)
         give_up(listener, not_to_be_given(what));
     return what == nullptr;
@@ -190,6 +190,11 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
         doorbell.set(IPPROTO_IP, IP_TTL, 255);
         if (to.family() == AF_INET6)
             doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
+        // A key may be for everybody.
+        for (const OptionValue &value : offer.listener.chosen)
+            if (is_key(value))
+                ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(),
+                             value.length);
         Endpoint from = to.with_port(0);
         if (::bind(doorbell.fd(), from.data(), from.length()) != 0)
             return Rung::no;
@@ -368,7 +373,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     const ServerSocket listener = offer.listener;
     const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
     if (what == nullptr)
-        what = inimitable(accepted.fd());
+        what = inimitable(accepted.fd(), accepted.fd());
     if (what != nullptr)
         give_up(listener, not_to_be_given(what));
     if (what != nullptr || !check_imitable(listener))

@@ -31,6 +31,8 @@ constexpr Duration time_to_end = seconds(90);
 /// What can wait does so for as long: the server's listen(), and the first punch.
 constexpr Duration first_punch_time = milliseconds(50);
 
+constexpr std::size_t sockets_with_keys_max = 256;
+
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
 }
@@ -181,6 +183,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_MEET:
             meet(call, reply);
             break;
+        case SYNERGY_KEY:
+            keep_key(call, reply);
+            break;
         case SYNERGY_STATUS:
             if (call.is_trusted)
                 status(reply);
@@ -199,7 +204,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
 std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    auto socket = describe(call.passed.fd());
+    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+    auto socket =
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
@@ -344,6 +351,29 @@ void Keeper::fetch(const Call &call, Reply &reply) {
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
+}
+
+/// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
+void Keeper::keep_key(const Call &call, Reply &reply) {
+    const std::uint64_t cookie = call.passed ? cookie_of(call.passed.fd()) : 0;
+    const auto key = key_value(call.request.key_option, call.request.key, call.request.key_length);
+    if (cookie == 0 || !key) {
+        reply.answer.result = EINVAL;
+        return;
+    }
+    // A client's sockets have keys as well, one after the other.
+    while (keys_.size() >= sockets_with_keys_max && !keys_.contains(cookie)) {
+        auto oldest = keys_.begin();
+        while (oldest != keys_.end() && registry_.has(oldest->first))
+            ++oldest;
+        if (oldest == keys_.end()) {
+            reply.answer.result = ENOSPC;
+            return;
+        }
+        keys_.erase(oldest);
+    }
+    if (!add_key(keys_[cookie], *key))
+        reply.answer.result = ENOSPC;
 }
 
 void Keeper::meet(const Call &call, Reply &reply) {

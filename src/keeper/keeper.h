@@ -8,6 +8,8 @@
 #include "keeper/registry.h"
 #include "server/socket_diag.h"
 
+#include <map>
+
 namespace synergy {
 
 class Keeper {
@@ -36,6 +38,7 @@ class Keeper {
                                      const std::optional<Target> &target);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
+    void keep_key(const Call &call, Reply &reply);
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
@@ -54,6 +57,7 @@ class Keeper {
     Traffic traffic_;
     Handoff handoff_;
     Registry registry_;
+    std::map<std::uint64_t, std::vector<OptionValue>> keys_; ///< by the cookie of their socket
     Control control_;
     Processes processes_;
     Socket signals_;

@@ -134,6 +134,9 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
     const bool had_room = server.socket.has_room_beside;
+    // What has left without them is of no use to a listener that has other options now.
+    if (!begin_alike(server.socket.chosen, socket.chosen))
+        server.punches.clear();
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     if (!server.duplicate)
@@ -240,6 +243,8 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     settings_.follow_names();
     for (const Target &target : server.declared)
         open_hole(server, target);
+    for (const Target &target : server.asked)
+        open_hole(server, target, false);
     return 0;
 }
 

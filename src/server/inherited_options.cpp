@@ -2,6 +2,7 @@
 
 #include "base/socket.h"
 
+#include <algorithm>
 #include <cstring>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
 #include <linux/sctp.h>
@@ -40,6 +41,8 @@ enum class Kind : std::uint8_t {
     early, ///< of its first SYN or INIT as well
     first, ///< of that alone: nothing tells afterwards what was wanted
 };
+
+constexpr socklen_t longest_read = 32;
 
 struct Option {
     int level;
@@ -124,7 +127,7 @@ constexpr std::array options{
     SYNERGY_OPTION(IPPROTO_IP, IP_TOS, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_MTU_DISCOVER, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_TTL, late),
-    SYNERGY_OPTION(IPPROTO_IP, IP_MINTTL, late),
+    SYNERGY_OPTION(IPPROTO_IP, IP_MINTTL, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_RECVERR, late),
     SYNERGY_OPTION(IPPROTO_IP, ip_recverr_rfc4884, late),
     SYNERGY_OPTION(IPPROTO_IP, IP_PKTINFO, late),
@@ -145,7 +148,7 @@ constexpr std::array options{
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_MTU_DISCOVER, early),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_DONTFRAG, late),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_UNICAST_HOPS, late),
-    SYNERGY_OPTION(IPPROTO_IPV6, IPV6_MINHOPCOUNT, late),
+    SYNERGY_OPTION(IPPROTO_IPV6, IPV6_MINHOPCOUNT, early),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_RECVERR, late),
     SYNERGY_OPTION(IPPROTO_IPV6, ipv6_recverr_rfc4884, late),
     SYNERGY_OPTION(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, late),
@@ -181,7 +184,7 @@ std::optional<OptionValue> read(int fd, const Option &option) {
                       .name = option.name,
                       .text = option.text,
                       .is_early = option.kind != Kind::late};
-    value.length = value.bytes.size();
+    value.length = longest_read;
     if (getsockopt(fd, option.level, option.name, value.bytes.data(), &value.length) != 0)
         return std::nullopt;
     return value;
@@ -238,18 +241,6 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
         found.push_back(buffer_value(so_buf_lock, "SO_BUF_LOCK", locks));
 }
 
-/// The window is bounded by what was set, or by the buffer: both sockets' are alike until the
-/// buffer grows.
-void copy_window(int from, int to) {
-    const int locks = get_option(from, SOL_SOCKET, so_buf_lock, 0);
-    const int window = get_option(from, IPPROTO_TCP, TCP_WINDOW_CLAMP);
-    const int present = get_option(to, IPPROTO_TCP, TCP_WINDOW_CLAMP);
-    const bool is_alike =
-        get_option(from, SOL_SOCKET, SO_RCVBUF) == get_option(to, SOL_SOCKET, SO_RCVBUF);
-    if (is_alike && (window < present || ((locks & buffers[1].lock) != 0 && window != present)))
-        ::setsockopt(to, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof window);
-}
-
 } // namespace
 
 std::vector<OptionValue> chosen_options(int listener, int fresh) {
@@ -268,6 +259,16 @@ const char *give_options(const std::vector<OptionValue> &options, int to, When w
         if ((when == When::ever || value.is_early) && !give(value, to) && missing == nullptr)
             missing = value.text;
     return missing;
+}
+
+bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionValue> &other) {
+    const auto all_in = [](const auto &some, const auto &others) {
+        return std::all_of(some.begin(), some.end(), [&](const OptionValue &value) {
+            return !value.is_early ||
+                   std::find(others.begin(), others.end(), value) != others.end();
+        });
+    };
+    return all_in(one, other) && all_in(other, one);
 }
 
 int chosen_number(const std::vector<OptionValue> &options, int level, int name) {
@@ -292,7 +293,6 @@ const char *copy_inherited_options(int from, int to) {
         if (present && *present != *wanted && !give(*wanted, to) && missing == nullptr)
             missing = option.text;
     }
-    copy_window(from, to);
     return missing;
 }
 
@@ -300,22 +300,8 @@ namespace {
 
 constexpr const char *filter = "a socket filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)";
 constexpr const char *keys = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
-constexpr const char *any_of_those =
-    "a socket filter, keys or header options (SO_ATTACH_FILTER, TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
 constexpr const char *saved_syn = "TCP_SAVE_SYN: nobody keeps the SYN of a peer that meets a punch";
 constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUTH_CHUNK)";
-
-/// The memory that a socket's options take: the kernel counts what it keeps of filters, keys and
-/// header options there, and of nothing else that a stream socket can have.
-std::uint32_t option_memory_of(int fd) {
-    constexpr int so_meminfo = 55;            // asm-generic/socket.h
-    constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
-    std::array<std::uint32_t, 16> values{};
-    socklen_t length = sizeof values;
-    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
-               ? values[meminfo_optmem]
-               : 0;
-}
 
 /// How many instructions it has, or that it is none that can be read.
 bool has_filter(int fd) {
@@ -344,8 +330,57 @@ bool authenticates_chunks(int fd) {
 
 } // namespace
 
-const char *inimitable_by_memory(std::uint32_t option_memory) {
-    return option_memory == 0 ? nullptr : any_of_those;
+const char *const what_takes_memory =
+    "a socket filter, keys or header options (SO_ATTACH_FILTER, TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
+
+std::uint32_t option_memory_of(int fd) {
+    constexpr int so_meminfo = 55;            // asm-generic/socket.h
+    constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
+    std::array<std::uint32_t, 16> values{};
+    socklen_t length = sizeof values;
+    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
+               ? values[meminfo_optmem]
+               : 0;
+}
+
+std::optional<OptionValue> key_value(int option, const void *bytes, std::size_t length) {
+    OptionValue key{.level = IPPROTO_TCP,
+                    .name = option,
+                    .text = "TCP_MD5SIG",
+                    .is_early = true,
+                    .length = static_cast<socklen_t>(length)};
+    if ((option != TCP_MD5SIG && option != TCP_MD5SIG_EXT) || length < sizeof(tcp_md5sig) ||
+        length > key.bytes.size())
+        return std::nullopt;
+    std::memcpy(key.bytes.data(), bytes, length);
+    return key;
+}
+
+bool is_key(const OptionValue &value) {
+    return value.level == IPPROTO_TCP && (value.name == TCP_MD5SIG || value.name == TCP_MD5SIG_EXT);
+}
+
+bool add_key(std::vector<OptionValue> &keys, const OptionValue &key) {
+    constexpr std::size_t most = 256;
+    const auto signature = [](const OptionValue &value) {
+        tcp_md5sig fields{};
+        std::memcpy(&fields, value.bytes.data(), sizeof fields);
+        return fields;
+    };
+    // For whom it is.
+    const auto is_for_the_same = [&](const OptionValue &other) {
+        const tcp_md5sig one = signature(key), two = signature(other);
+        return key.name == other.name && one.tcpm_flags == two.tcpm_flags &&
+               one.tcpm_prefixlen == two.tcpm_prefixlen && one.tcpm_ifindex == two.tcpm_ifindex &&
+               std::memcmp(&one.tcpm_addr, &two.tcpm_addr, sizeof one.tcpm_addr) == 0;
+    };
+    std::erase_if(keys, is_for_the_same);
+    if (signature(key).tcpm_keylen == 0)
+        return true;
+    if (keys.size() >= most)
+        return false;
+    keys.push_back(key);
+    return true;
 }
 
 std::string not_to_be_given(const char *what) {
@@ -354,10 +389,10 @@ std::string not_to_be_given(const char *what) {
            what;
 }
 
-const char *inimitable(int fd) {
+const char *inimitable(int fd, int other) {
     if (has_filter(fd))
         return filter;
-    if (option_memory_of(fd) != 0)
+    if (option_memory_of(fd) != option_memory_of(other))
         return keys;
     if (get_option(fd, IPPROTO_TCP, TCP_SAVE_SYN) != 0)
         return saved_syn;

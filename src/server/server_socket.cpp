@@ -14,19 +14,20 @@ namespace {
 constexpr int protocol_mptcp = 262; // IPPROTO_MPTCP, RFC 8684 in Linux; not in every libc's headers
 
 /// Whether all of it can be given is tried on a new socket.
-void add_choices(ServerSocket &socket, int protocol) {
-    socket.not_to_be_given = inimitable(socket.fd);
+void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionValue> &keys) {
     const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
     if (!fresh)
         return;
     socket.chosen = chosen_options(socket.fd, fresh.fd());
-    if (const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
-        missing != nullptr && socket.not_to_be_given == nullptr)
-        socket.not_to_be_given = missing;
+    socket.chosen.insert(socket.chosen.end(), keys.begin(), keys.end());
+    const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
+    const char *more = inimitable(socket.fd, fresh.fd());
+    socket.not_to_be_given = more != nullptr ? more : missing;
+    socket.option_memory = option_memory_of(fresh.fd());
 }
 
 void add_sctp_choices(ServerSocket &socket) {
-    add_choices(socket, IPPROTO_SCTP);
+    add_choices(socket, IPPROTO_SCTP, {});
     sctp_initmsg init{};
     sctp::get(socket.fd, SCTP_INITMSG, init);
     socket.streams_out = init.sinit_num_ostreams;
@@ -51,7 +52,7 @@ std::uint64_t network_of(int fd) {
     return number_option(fd, so_netns_cookie);
 }
 
-std::optional<ServerSocket> describe(int fd) {
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys) {
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     auto *any = reinterpret_cast<sockaddr *>(&address);
@@ -96,7 +97,7 @@ std::optional<ServerSocket> describe(int fd) {
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
                              !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
     if (socket.transport == Transport::tcp)
-        add_choices(socket, IPPROTO_TCP);
+        add_choices(socket, IPPROTO_TCP, keys);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)
         add_sctp_choices(socket);
     return socket;

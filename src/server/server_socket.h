@@ -25,6 +25,7 @@ struct ServerSocket {
     /// What it has that a connection made beside it can't be given, as text for the log; nullptr:
     /// nothing.
     const char *not_to_be_given = nullptr;
+    std::uint32_t option_memory = 0; ///< what its keys take
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
     /// where the server shares the port by a group of its own, whose balance that would break, or
     /// where the two would not be alike.
@@ -45,7 +46,8 @@ struct ServerSocket {
 
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
 /// ENOTSOCK), not of a transport or address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
-std::optional<ServerSocket> describe(int fd);
+/// `keys` are those that it is known to have been given (add_key()).
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {});
 
 /// SO_COOKIE and SO_NETNS_COOKIE; 0 where there is none to be had.
 std::uint64_t cookie_of(int fd);

@@ -6,8 +6,8 @@
 
 #include <doctest/doctest.h>
 
+#include <arpa/inet.h>
 #include <cstring>
-#include <linux/filter.h>
 #include <linux/in6.h>
 #include <linux/tcp.h>
 #include <map>
@@ -70,10 +70,13 @@ bool is_for_checkpoints(int level, int name) {
 }
 
 /// Which the first SYN brings about: of a listener that was given it after the last look at it, no
-/// connection tells. (The size of the send buffer begins as the congestion control wants it.)
+/// connection tells. (The size of the send buffer begins as the congestion control wants it, and
+/// the window as the receive buffer.)
 bool counts_at_first(int level, int name) {
-    return level == IPPROTO_TCP &&
-           (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE || name == TCP_CONGESTION);
+    return (level == IPPROTO_TCP && (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE ||
+                                     name == TCP_CONGESTION || name == TCP_WINDOW_CLAMP)) ||
+           (level == SOL_SOCKET &&
+            (name == SO_RCVBUF || name == SO_RCVBUFFORCE || name == SO_RCVLOWAT));
 }
 
 std::string value_of(int fd, int level, int name) {
@@ -170,7 +173,15 @@ std::optional<Connection> made_beside(const ServerSocket &server, const Kind &ki
     return made;
 }
 
-enum class Moment : std::uint8_t { before_listen, after_listen };
+/// When a listener is given an option. The shim shows it to the keeper again then, but what changes
+/// it may have no shim: `unseen`.
+enum class Moment : std::uint8_t { before_listen, after_listen, unseen };
+
+const char *text_of(Moment moment) {
+    return moment == Moment::before_listen  ? "before listen()"
+           : moment == Moment::after_listen ? "after listen()"
+                                            : "unseen";
+}
 
 struct Setting {
     int level;
@@ -194,9 +205,11 @@ std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setti
     if (moment == Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
         return std::nullopt;
     REQUIRE(::listen(listener.fd(), 4) == 0);
-    const auto described = describe(listener.fd());
-    if (moment == Moment::after_listen && setting != nullptr && !setting->is_made_on(listener))
+    auto described = describe(listener.fd());
+    if (moment != Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
         return std::nullopt;
+    if (moment == Moment::after_listen)
+        described = describe(listener.fd());
     const auto plain = ordinary(listener, kind);
     if (!plain)
         return std::nullopt; // nor does a bell reach it
@@ -207,7 +220,7 @@ std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setti
     pair.refused = punched ? copy_inherited_options(bell->accepted.fd(), punched->accepted.fd())
                            : described->not_to_be_given;
     if (pair.refused == nullptr)
-        pair.refused = inimitable(bell->accepted.fd());
+        pair.refused = inimitable(bell->accepted.fd(), bell->client.fd());
     if (pair.refused != nullptr)
         return pair;
     pair.ordinary = options_of(plain->accepted.fd());
@@ -244,12 +257,12 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
             CHECK((value == unset->punched.at(which) || makes_room(which.first, which.second) ||
                    which == std::pair<int, int>{IPPROTO_TCP, TCP_MAXSEG}));
         }
-        for (const Moment moment : {Moment::before_listen, Moment::after_listen})
+        for (const Moment moment : {Moment::before_listen, Moment::after_listen, Moment::unseen})
             for (const int level : levels)
                 for (int name = 1; name < end_of(level); name++) {
                     if (is_own_affair(level, name) || makes_room(level, name) ||
                         is_for_checkpoints(level, name) ||
-                        (moment == Moment::after_listen && counts_at_first(level, name)))
+                        (moment == Moment::unseen && counts_at_first(level, name)))
                         continue;
                     for (const std::string &value : values_for(level, name)) {
                         const Setting setting{level, name, value};
@@ -261,12 +274,11 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
                             continue;
                         }
                         compared++;
-                        const std::string text =
-                            std::string(kind.what) +
-                            (moment == Moment::before_listen ? ", before" : ", after") +
-                            " listen(): level " + std::to_string(level) + ", option " +
-                            std::to_string(name) + ", " + std::to_string(value.size()) +
-                            " bytes, the first " + std::to_string(value[0]);
+                        const std::string text = std::string(kind.what) + ", " + text_of(moment) +
+                                                 ": level " + std::to_string(level) + ", option " +
+                                                 std::to_string(name) + ", " +
+                                                 std::to_string(value.size()) +
+                                                 " bytes, the first " + std::to_string(value[0]);
                         CAPTURE(text);
                         CHECK(difference(*pair, *unset) == "");
                     }
@@ -276,4 +288,72 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
         MESSAGE(why << ": " << count);
     MESSAGE(compared << " compared");
     CHECK(compared > 3000);
+}
+
+namespace {
+
+tcp_md5sig key_for(const char *peer, const std::string &secret) {
+    tcp_md5sig key{};
+    auto *address = reinterpret_cast<sockaddr_in6 *>(&key.tcpm_addr);
+    address->sin6_family = AF_INET6;
+    inet_pton(AF_INET6, peer, &address->sin6_addr);
+    key.tcpm_keylen = static_cast<std::uint16_t>(secret.size());
+    std::memcpy(static_cast<void *>(key.tcpm_key), secret.data(), secret.size());
+    return key;
+}
+
+/// Sets it, and notes it as the keeper does when the shim has seen it.
+bool give_key(const Socket &listener, const tcp_md5sig &key, std::vector<OptionValue> &noted) {
+    return ::setsockopt(listener.fd(), IPPROTO_TCP, TCP_MD5SIG, &key, sizeof key) == 0 &&
+           add_key(noted, key_value(TCP_MD5SIG, &key, sizeof key).value());
+}
+
+} // namespace
+
+TEST_CASE("inherited options: keys are given where all of them are known") {
+    const Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    std::vector<OptionValue> noted;
+    const auto is_given = [&] {
+        return describe(listener.fd(), noted)->not_to_be_given == nullptr;
+    };
+    CHECK(is_given());
+    REQUIRE(give_key(listener, key_for("2001:db8::5", "one"), noted));
+    REQUIRE(give_key(listener, key_for("2001:db8::6", "two"), noted));
+    CHECK(is_given());
+    CHECK(describe(listener.fd())->not_to_be_given != nullptr);
+    // Another key for the same peer takes the place of the first.
+    REQUIRE(give_key(listener, key_for("2001:db8::5", "another"), noted));
+    CHECK(noted.size() == 2);
+    CHECK(is_given());
+    // None takes it away.
+    REQUIRE(give_key(listener, key_for("2001:db8::5", ""), noted));
+    CHECK(noted.size() == 1);
+    CHECK(is_given());
+    // One that was not seen.
+    const tcp_md5sig unseen = key_for("2001:db8::7", "unseen");
+    REQUIRE(::setsockopt(listener.fd(), IPPROTO_TCP, TCP_MD5SIG, &unseen, sizeof unseen) == 0);
+    CHECK_FALSE(is_given());
+}
+
+TEST_CASE("inherited options: what is no key is not taken for one") {
+    const tcp_md5sig key = key_for("2001:db8::5", "one");
+    CHECK(key_value(TCP_MD5SIG, &key, sizeof key));
+    CHECK_FALSE(key_value(TCP_NODELAY, &key, sizeof key));
+    CHECK_FALSE(key_value(TCP_MD5SIG, &key, sizeof key - 1));
+    const std::array<std::uint8_t, 300> long_one{};
+    CHECK_FALSE(key_value(TCP_MD5SIG, long_one.data(), long_one.size()));
+}
+
+TEST_CASE("inherited options: there is an end of keys") {
+    std::vector<OptionValue> noted;
+    tcp_md5sig key = key_for("2001:db8::5", "one");
+    int added = 0;
+    for (std::uint8_t last = 0; last < 255; last++)
+        for (std::uint8_t other = 0; other < 2; other++) {
+            auto *address = reinterpret_cast<sockaddr_in6 *>(&key.tcpm_addr);
+            address->sin6_addr.s6_addr[15] = last;
+            address->sin6_addr.s6_addr[14] = other;
+            added += add_key(noted, key_value(TCP_MD5SIG, &key, sizeof key).value()) ? 1 : 0;
+        }
+    CHECK(added == 256);
 }

@@ -53,8 +53,7 @@ struct PunchBench {
                 .limit = hops,
                 .answer = synergy::HopAnswer::time_exceeded,
                 .from = {},
-                .round_trip =
-                    std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
+                .round_trip = std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
         },
         .proved = [this](const synergy::Hole &, int hops) { proved.push_back(hops); },
         .too_high = [this](const synergy::Hole &, int hops) { too_high.push_back(hops); }};
