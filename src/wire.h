@@ -74,7 +74,8 @@ enum synergy_kind {
     SYNERGY_MEET,
     /* A TCP socket of the server's is about to listen: punch for it now, since where a hole is open
      * from before, the listener would answer a peer's SYN with a number of its own, which closes
-     * the hole. A duplicate comes along. OPEN follows when it listens; if it can't, CLOSED. */
+     * the hole. A duplicate comes along, and in `flags` whether the server itself has set
+     * SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
     SYNERGY_PREPARE,
     /* What has become of each hole: a memfd with a JSON document comes back
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */

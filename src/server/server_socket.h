@@ -15,11 +15,12 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;      ///< whom it is connected to, if at all
-    bool listens = false;    ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
-    bool has_device = false; ///< bound to one (SO_BINDTODEVICE)
-    bool takes_v4 = false;   ///< AF_INET6 without IPV6_V6ONLY
-    int receive_buffer = 0;  ///< set by the server; 0: the kernel's choice
+    Endpoint connected;          ///< whom it is connected to, if at all
+    bool listens = false;        ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
+    bool has_device = false;     ///< bound to one (SO_BINDTODEVICE)
+    bool takes_v4 = false;       ///< AF_INET6 without IPV6_V6ONLY
+    bool lets_others_in = false; ///< the server has set SO_REUSEADDR, as far as it is known
+    int receive_buffer = 0;      ///< set by the server; 0: the kernel's choice
     int send_buffer = 0;
     int max_segment = 0;
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
