@@ -42,8 +42,6 @@ class Keeper {
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
-    [[nodiscard]] bool is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                                     const ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();

@@ -23,17 +23,18 @@ class TcpPunch final : public Punch {
     void happened();
     void tick();
     bool open_in_time();
-    void answer_peer();
+    void answer_peer(bool was_heard);
     void failed(int error);
     void established();
     void retry_at(Time time);
     void follow_dying_hop();
+    void hear_from(int least_hop_limit);
     void follow_guard(Guard::Phase before);
     void set_user_timeout(Duration timeout);
     void schedule();
 
     bool is_v4_;
-    int least_hop_limit_; ///< of what is heard while an error is to come (IPv6)
+    int deaf_hop_limit_; ///< of what is heard at least while an error is to come
     bool is_round_trip_known_ = false;
     Socket socket_;
     Guard guard_;
