@@ -67,14 +67,14 @@ TEST_CASE("beside: not where the listener lets nobody") {
 
 TEST_CASE("beside: what is negotiated by the SYN is as the server has it") {
     const Listener listener(Endpoint::loopback(AF_INET, 0));
-    ServerSocket known = listener.known;
+    const ServerSocket &known = listener.known;
     const Socket plain = open_beside(known, IPPROTO_TCP);
     const Socket fresh = Socket::open(AF_INET, SOCK_STREAM);
     for (const int option : {SO_RCVBUF, SO_SNDBUF})
         CHECK(plain.get(SOL_SOCKET, option, 0) == fresh.get(SOL_SOCKET, option, 1));
-    known.receive_buffer = 10000;
-    known.send_buffer = 20000;
-    const Socket chosen = open_beside(known, IPPROTO_TCP);
+    listener.socket.set(SOL_SOCKET, SO_RCVBUF, 10000);
+    listener.socket.set(SOL_SOCKET, SO_SNDBUF, 20000);
+    const Socket chosen = open_beside(describe(listener.socket.fd()).value(), IPPROTO_TCP);
     CHECK(chosen.get(SOL_SOCKET, SO_RCVBUF, 0) == 20000);
     CHECK(chosen.get(SOL_SOCKET, SO_SNDBUF, 0) == 40000);
 }

@@ -46,7 +46,15 @@ struct PunchBench {
                    const synergy::ServerSocket &of) {
                 delivered.push_back({std::move(connection), peer, of.cookie});
             },
-        .find_round_trip = [this](const synergy::Hole &, int) { return round_trip; },
+        .find_dying_hop = [this](const synergy::Hole &, int hops) -> std::optional<synergy::Hop> {
+            if (!round_trip)
+                return std::nullopt;
+            return synergy::Hop{
+                .limit = hops,
+                .answer = synergy::HopAnswer::time_exceeded,
+                .from = {},
+                .round_trip = std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
+        },
         .proved = [this](const synergy::Hole &, int hops) { proved.push_back(hops); },
         .too_high = [this](const synergy::Hole &, int hops) { too_high.push_back(hops); }};
 

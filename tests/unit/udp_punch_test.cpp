@@ -31,11 +31,10 @@ struct Bench : harness::PunchBench {
     /// What the shim writes of the server's traffic with the peer, now.
     void note(synergy_way way, const Endpoint &peer) {
         const synergy_endpoint wire = wire_endpoint(peer);
-        const std::uint64_t key = synergy_traffic_key(way, server.cookie, &wire);
+        const synergy_place place = synergy_place_of(way, server.cookie, &wire);
         const auto now =
             std::chrono::duration_cast<seconds>(Clock::now().time_since_epoch()).count();
-        page->traffic[key % SYNERGY_TRAFFIC_PLACES] =
-            (key & 0xffffffff00000000U) | static_cast<std::uint32_t>(now);
+        page->traffic[place.number] = synergy_traffic(place.mark, static_cast<std::uint32_t>(now));
     }
 };
 
