@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -81,14 +82,22 @@ static inline void before_waiting(void) {
         take_stock_once();
 }
 
+/* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
+enum { SO_ORIGINAL_DST = 80 };
+
 /* From here on, what other objects see in libc's place. */
 #pragma GCC visibility push(default)
 
 int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
+    struct preparation preparation = {.keeper = NO_KEEPER};
+    if (mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(preparation = socket_will_listen(fd));
     int result = libc.listen(fd, backlog);
-    if (result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED)
+    if (result != 0)
+        ASIDE(socket_does_not_listen(fd, &preparation));
+    else if (mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
     before_waiting();
     return result;
@@ -619,6 +628,25 @@ int shutdown(int fd, int how) {
         ASIDE(descriptor = forget_descriptor(fd));
         after_closing(&descriptor);
     }
+    return result;
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
+    if (!concerns_us())
+        return libc.setsockopt(fd, level, name, value, length);
+    int result = libc.setsockopt(fd, level, name, value, length);
+    if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
+        ASIDE(socket_has_key(fd, name, value, length));
+    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
+        ASIDE(socket_listens(fd));
+    return result;
+}
+
+int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
+    int is_ours_to_see = concerns_us();
+    int result = libc.getsockopt(fd, level, name, value, length);
+    if (is_ours_to_see && name == SO_ORIGINAL_DST && result == 0 && is_punched(fd))
+        ASIDE(show_own_address(fd, level, value, length));
     return result;
 }
 

@@ -19,7 +19,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 1
+#define SYNERGY_WIRE_VERSION 2
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -73,6 +73,13 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
+    /* A TCP socket of the server's is about to listen: punch for it now, since where a hole is open
+     * from before, the listener would answer a peer's SYN with a number of its own, which closes
+     * the hole. A duplicate comes along. OPEN follows when it listens; if it can't, CLOSED. */
+    SYNERGY_PREPARE,
+    /* The socket that comes along has been given a key (TCP_MD5SIG), which nobody can read again:
+     * if it listens, now or later, its punches are signed. */
+    SYNERGY_KEY,
     /* What has become of each hole: a memfd with a JSON document comes back
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
@@ -80,6 +87,9 @@ enum synergy_kind {
 
 /* As synergy_to() has it. */
 enum { SYNERGY_AUTOMATIC_HOPS = -1 };
+
+/* The longest is TCP_MD5SIG's (linux/tcp.h). */
+enum { SYNERGY_KEY_SIZE = 216 };
 
 struct synergy_request {
     uint32_t version; /* SYNERGY_WIRE_VERSION */
@@ -91,6 +101,9 @@ struct synergy_request {
     int32_t flags;
     int32_t hop_limit; /* or SYNERGY_AUTOMATIC_HOPS */
     union synergy_endpoint peer;
+    int32_t key_option; /* KEY: TCP_MD5SIG or TCP_MD5SIG_EXT */
+    uint32_t key_length;
+    uint8_t key[SYNERGY_KEY_SIZE];
 };
 
 /* What the shim is to do with a descriptor from now on. */

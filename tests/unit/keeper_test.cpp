@@ -599,8 +599,9 @@ TEST_CASE("keeper: a process that has the socket alone meets it by the cookie") 
                       sizeof(synergy_secret)) == 0);
     ::munmap(memory, sizeof(synergy_page));
     // Who has another socket, or none, or can't show that it has it, learns nothing.
+    // (The keeper closes without having taken what came along: who reads late finds a reset.)
     const Answered stranger = Kept::ask(name, meet, other.fd());
-    CHECK(stranger.answer.result == ENOENT);
+    CHECK((!stranger.is_there || stranger.answer.result == ENOENT));
     CHECK_FALSE(stranger.received);
     CHECK_FALSE(Kept::ask(name, meet).is_there);
     const std::uint64_t cookie = cookie_of(listener.fd());
