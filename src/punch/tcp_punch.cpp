@@ -35,8 +35,8 @@ constexpr int hears_all = 0;
 /// start above (Windows has 128).
 constexpr int deaf_to_most = 65;
 /// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
-/// else from beyond the link. Where routers send their errors with 255, and while the hop limit is
-/// low: who was heard then would get an answer that dies on its way.
+/// else from beyond the link. Where routers send their errors with 255, and for as long as a SYN is
+/// awaited with the hop limit low: who was heard then would get an answer that dies on its way.
 constexpr int deaf_to_all = 255;
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
@@ -121,7 +121,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     if (phase == before)
         return;
     if (phase == Guard::Phase::low) {
-        hear_from(deaf_to_all);
+        hear_from(guard_.is_awaiting() ? deaf_to_all : deaf_hop_limit_);
         next_hop_limit();
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
@@ -136,7 +136,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
 
 void TcpPunch::hear_from(int least_hop_limit) {
     if (is_v4_)
-        socket_.set(IPPROTO_IP, IP_MINTTL, std::max(least_hop_limit, v4_hears_all));
+        socket_.set(IPPROTO_IP, IP_MINTTL, guard_.is_awaiting() ? deaf_to_all : v4_hears_all);
     else
         socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
 }
