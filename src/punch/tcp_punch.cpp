@@ -51,15 +51,17 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-/// Whether a packet of the peer's has come while the socket was deaf: SK_MEMINFO_DROPS of
-/// SO_MEMINFO counts what was meant for it and not taken. (The ICMP error is not among that.)
-bool has_missed_peer(const Socket &socket) {
+/// How many packets have come while the socket was deaf to them: SK_MEMINFO_DROPS of SO_MEMINFO
+/// counts what was meant for it and not taken. (The ICMP error is not among that.)
+std::uint32_t missed_by(const Socket &socket) {
     constexpr int so_meminfo = 55;           // asm-generic/socket.h
     constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
     return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
-           length > meminfo_drops * sizeof values[0] && values[meminfo_drops] != 0;
+                   length > meminfo_drops * sizeof values[0]
+               ? values[meminfo_drops]
+               : 0;
 }
 
 tcp_info info_of(const Socket &socket) {
@@ -168,6 +170,7 @@ int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
         guard_.begin();
+        missed_ = 0;
         return 0;
     }
     const int error = errno;
@@ -247,7 +250,7 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (has_missed_peer(socket_)) {
+    if (has_missed_peer()) {
         if (guard_.phase() == Guard::Phase::open || open_in_time()) {
             answer_peer(false);
             return;
@@ -267,13 +270,20 @@ void TcpPunch::tick() {
         !context_.check_alive(hole_.server))
         return;
     follow_guard(before);
-    if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
-        answer_peer(false);
-        return;
+    if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
+        if (guard_.is_in_step()) {
+            answer_peer(false);
+            return;
+        }
+        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
     }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+bool TcpPunch::has_missed_peer() const {
+    return missed_by(socket_) != missed_;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -293,6 +303,7 @@ bool TcpPunch::open_in_time() {
 /// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
+/// (Linux's MPTCP clients do not notice that a SYN of ours has connected them.)
 void TcpPunch::answer_peer(bool was_heard) {
     const Time now = Clock::now();
     const Guard::Phase before = guard_.phase();
