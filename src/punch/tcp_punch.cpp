@@ -35,8 +35,8 @@ constexpr int hears_all = 0;
 /// start above (Windows has 128).
 constexpr int deaf_to_most = 65;
 /// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
-/// else from beyond the link. Where routers send their errors with 255, and while the hop limit is
-/// low: who was heard then would get an answer that dies on its way.
+/// else from beyond the link. Where routers send their errors with 255, and for as long as a SYN is
+/// awaited with the hop limit low: who was heard then would get an answer that dies on its way.
 constexpr int deaf_to_all = 255;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
@@ -52,15 +52,17 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-/// Whether a packet of the peer's has come while the socket was deaf: SK_MEMINFO_DROPS of
-/// SO_MEMINFO counts what was meant for it and not taken. (The ICMP error is not among that.)
-bool has_missed_peer(const Socket &socket) {
+/// How many packets have come while the socket was deaf to them: SK_MEMINFO_DROPS of SO_MEMINFO
+/// counts what was meant for it and not taken. (The ICMP error is not among that.)
+std::uint32_t missed_by(const Socket &socket) {
     constexpr int so_meminfo = 55;           // asm-generic/socket.h
     constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
     return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
-           length > meminfo_drops * sizeof values[0] && values[meminfo_drops] != 0;
+                   length > meminfo_drops * sizeof values[0]
+               ? values[meminfo_drops]
+               : 0;
 }
 
 tcp_info info_of(const Socket &socket) {
@@ -145,7 +147,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     if (phase == before)
         return;
     if (phase == Guard::Phase::low) {
-        hear_from(deaf_to_all);
+        hear_from(guard_.is_awaiting() ? deaf_to_all : deaf_hop_limit_);
         next_hop_limit();
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
@@ -159,6 +161,9 @@ void TcpPunch::follow_guard(Guard::Phase before) {
 }
 
 void TcpPunch::hear_from(int least_hop_limit) {
+    // With IPv4 the error is told from the peer's SYN by its own TTL.
+    if (is_v4_ && !guard_.is_awaiting())
+        least_hop_limit = hears_all;
     hear(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_)));
 }
 
@@ -187,6 +192,7 @@ int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
         guard_.begin();
+        missed_ = 0;
         return 0;
     }
     const int error = errno;
@@ -266,7 +272,7 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (has_missed_peer(socket_)) {
+    if (has_missed_peer()) {
         if (guard_.phase() == Guard::Phase::open || open_in_time()) {
             answer_peer(false);
             return;
@@ -286,13 +292,20 @@ void TcpPunch::tick() {
         !context_.check_alive(hole_.server))
         return;
     follow_guard(before);
-    if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
-        answer_peer(false);
-        return;
+    if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
+        if (guard_.is_in_step()) {
+            answer_peer(false);
+            return;
+        }
+        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
     }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+bool TcpPunch::has_missed_peer() const {
+    return missed_by(socket_) != missed_;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -312,6 +325,7 @@ bool TcpPunch::open_in_time() {
 /// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
+/// (Linux's MPTCP clients do not notice that a SYN of ours has connected them.)
 void TcpPunch::answer_peer(bool was_heard) {
     const Time now = Clock::now();
     const Guard::Phase before = guard_.phase();

@@ -22,6 +22,7 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
+    [[nodiscard]] bool has_missed_peer() const;
     bool open_in_time();
     void answer_peer(bool was_heard);
     void failed(int error);
@@ -41,6 +42,7 @@ class TcpPunch final : public Punch {
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
+    std::uint32_t missed_ = 0;   ///< packets, of which nothing more is to be made
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };
