@@ -142,12 +142,14 @@ TEST_CASE("hop finder: half the way, and how long its errors take" *
                   EXPECT_IN_CHILD(hops && hops->best == 3); // of six
                   EXPECT_IN_CHILD(hops->most < 5);          // the last router is the peer's
                   // Once all is measured.
-                  std::optional<Duration> took;
+                  std::optional<Hop> dying;
                   EXPECT_IN_CHILD(bench.run_until([&] {
-                      took = bench.finder.find_round_trip(peer, {}, 3);
-                      return took.has_value();
+                      dying = bench.finder.find_dying_hop(peer, {}, 3);
+                      return dying.has_value();
                   }));
-                  EXPECT_IN_CHILD(*took >= milliseconds(60) && *took < milliseconds(500));
+                  EXPECT_IN_CHILD(dying->round_trip >= milliseconds(60));
+                  EXPECT_IN_CHILD(dying->round_trip < milliseconds(500));
+                  EXPECT_IN_CHILD(dying->from == harness::Network::router(family));
                   // Nothing of it comes from the server's port, or goes to the peer's.
                   for (const harness::Packet &packet : network.sent_here()) {
                       EXPECT_IN_CHILD(packet.from.port() != harness::Network::server_port);
@@ -164,13 +166,15 @@ TEST_CASE("hop finder: of a hop limit of the user's only the round trip is measu
               harness::Network network(bench.scheduler);
               network.error_delay = milliseconds(60);
               const Endpoint peer = harness::Network::there(AF_INET6);
-              EXPECT_IN_CHILD(!bench.finder.find_round_trip(peer, {}, 2));
-              std::optional<Duration> took;
+              EXPECT_IN_CHILD(!bench.finder.find_dying_hop(peer, {}, 2));
+              std::optional<Hop> dying;
               EXPECT_IN_CHILD(bench.run_until([&] {
-                  took = bench.finder.find_round_trip(peer, {}, 2);
-                  return took.has_value();
+                  dying = bench.finder.find_dying_hop(peer, {}, 2);
+                  return dying.has_value();
               }));
-              EXPECT_IN_CHILD(*took >= milliseconds(60) && *took < milliseconds(500));
+              EXPECT_IN_CHILD(dying->round_trip >= milliseconds(60));
+              EXPECT_IN_CHILD(dying->round_trip < milliseconds(500));
+              EXPECT_IN_CHILD(dying->from == harness::Network::router(AF_INET6));
               EXPECT_IN_CHILD(!network.sent_here().empty());
               for (const harness::Packet &packet : network.sent_here())
                   EXPECT_IN_CHILD(packet.hop_limit == 2);
