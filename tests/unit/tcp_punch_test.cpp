@@ -295,7 +295,7 @@ TEST_CASE("tcp punch: it is deaf for as long as errors were measured to take" *
               TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
               const Time punched = Clock::now();
               EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
-              EXPECT_IN_CHILD(Clock::now() - punched >= milliseconds(270));
+              EXPECT_IN_CHILD(Clock::now() - punched >= milliseconds(260));
               EXPECT_IN_CHILD(bench.network.syns().size() == 1);
               return "";
           }) == "");
