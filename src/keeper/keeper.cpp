@@ -204,14 +204,19 @@ Keeper::Reply Keeper::answer(const Call &call) {
         log::error("{}", error.what());
         reply.answer.result = EIO;
     }
+    passed_ = 0;
     return reply;
 }
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
-std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
+    const std::uint64_t cookie = cookie_of(call.passed.fd());
+    passed_ = cookie;
+    const auto keys = keys_.find(cookie);
+    const ServerSocket *known = registry_.find(cookie);
     auto socket =
-        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second,
+                 known != nullptr && !known->is_ready() ? known : nullptr);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
@@ -404,6 +409,8 @@ void Keeper::status(Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
+    if (socket.cookie == passed_)
+        return true;
     if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)

@@ -275,12 +275,21 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
 
 } // namespace
 
-std::vector<OptionValue> chosen_options(int listener, int fresh) {
+std::vector<std::optional<OptionValue>> all_options(int fd) {
+    std::vector<std::optional<OptionValue>> values;
+    values.reserve(options.size());
+    for (const Option &option : options)
+        values.push_back(read(fd, option));
+    return values;
+}
+
+std::vector<OptionValue> chosen_options(int listener, int fresh,
+                                        const std::vector<std::optional<OptionValue>> &values) {
     std::vector<OptionValue> chosen;
     add_buffers(listener, fresh, true, chosen);
-    for (const Option &option : options)
-        if (auto wanted = read(listener, option))
-            if (auto present = read(fresh, option); present && *present != *wanted)
+    for (std::size_t i = 0; i < options.size(); i++)
+        if (values[i])
+            if (auto wanted = read(listener, options[i]); wanted && *wanted != *values[i])
                 chosen.push_back(*wanted);
     return chosen;
 }

@@ -47,8 +47,10 @@ struct ServerSocket {
 
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
 /// ENOTSOCK), not of a transport or address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
-/// `keys` are those that it is known to have been given (add_key()).
-std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {});
+/// `keys` are those that it is known to have been given (add_key()). `prepared`: the same socket
+/// just before its listen(), which has not changed its options.
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {},
+                                     const ServerSocket *prepared = nullptr);
 
 /// SO_COOKIE and SO_NETNS_COOKIE; 0 where there is none to be had.
 std::uint64_t cookie_of(int fd);

@@ -27,8 +27,9 @@ BETWEEN_RELOADS = (10, 60)
 
 
 # What a firewall forgets in the middle of a connection's end stays in FIN_WAIT1 at the server for as
-# long as the kernel repeats its FIN to nobody (net.ipv4.tcp_orphan_retries), and its ports with it.
-CUT_OFF = 130
+# long as the kernel repeats its FIN to nobody, eight times from 0.2 to 0.4 s on and twice as long each
+# time (net.ipv4.tcp_orphan_retries), and its ports with it.
+CUT_OFF = 0.4 * 511
 ENDING = 1  # seconds, on a busy machine
 
 
