@@ -288,9 +288,17 @@ void TcpPunch::tick() {
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
-    if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low &&
-        !context_.check_alive(hole_.server))
-        return;
+    if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low) {
+        if (!context_.check_alive(hole_.server))
+            return;
+        if (leaves_from_elsewhere()) {
+            log::info("{}: punched from another address now", hole_.text());
+            context_.scheduler.unwatch(socket_.fd());
+            socket_.reset();
+            punch();
+            return;
+        }
+    }
     follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
         if (guard_.is_in_step()) {
@@ -302,6 +310,23 @@ void TcpPunch::tick() {
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+/// Whether this host has another address toward the peer than when the socket connected: peers call
+/// that one, or will.
+bool TcpPunch::leaves_from_elsewhere() const {
+    const Endpoint &local = hole_.server.local;
+    if (!local.is_wildcard() || !context_.settings.local_for(is_v4_ ? AF_INET : AF_INET6).empty())
+        return false;
+    const Socket asking = Socket::open(local.family(), SOCK_DGRAM);
+    if (!asking)
+        return false;
+    if (local.family() == AF_INET6) {
+        asking.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+        asking.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    }
+    return ::connect(asking.fd(), hole_.peer.data(), hole_.peer.length()) == 0 &&
+           !asking.local().same_address(socket_.local());
 }
 
 bool TcpPunch::has_missed_peer() const {

@@ -22,6 +22,7 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
+    [[nodiscard]] bool leaves_from_elsewhere() const;
     [[nodiscard]] bool has_missed_peer() const;
     bool open_in_time();
     void answer_peer(bool was_heard);
