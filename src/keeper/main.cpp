@@ -119,6 +119,8 @@ int keep(bool is_asked) {
         const int directory = chdir("/");
         static_cast<void>(directory);
         const std::string learned_file = learned_hops_file(variable);
+        if (geteuid() == 0 && !learned_file.empty()) // it is confined to what is there
+            static_cast<void>(make_place_for(learned_file));
         Keeper keeper(settings, learned_file, written_places(settings, learned_file));
         keeper.answer_start(std::move(start), starter->pid);
         keeper.run();

@@ -458,6 +458,58 @@ def test_a_filter_that_allows_the_servers_own_loop_alone(deaf_peer):
         assert server.process.poll() is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root does with somebody else's files")
+@pytest.mark.parametrize("owner", [65534, 0], ids=["anothers", "roots own"])
+def test_root_does_not_follow_somebody_elses_config_file(owner, deaf_peer, tmp_path):
+    home, target = tmp_path / "home", tmp_path / "target"
+    target.write_text("of root's\n")
+    config = home / ".config" / "synergy" / "synergy.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'peers = "{deaf_peer.text()}"\nlog = "info"\nlog_file = "{target}"\n')
+    os.chown(home, owner, owner)
+    environment = plain_environment(LD_PRELOAD=str(LIBRARY), HOME=str(home), SYNERGY_HOPS="2")
+    with Waiting("tcp", environment=environment) as server:
+        if owner == 0:
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert bool(server.keepers()) == (owner == 0)
+        _, errors = server.end()
+    assert (target.read_text() == "of root's\n") == (owner != 0)
+    lines = errors.splitlines()
+    assert len(lines) == (owner != 0)
+    assert all(str(config) in line and "SYNERGY_CONFIG" in line for line in lines)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root is confined to")
+@pytest.mark.parametrize("owner", [65534, 0], ids=["anothers", "roots own"])
+def test_where_root_remembers_hop_limits_is_there_before_the_keeper_is_confined(
+        owner, deaf_peer, tmp_path):
+    os.chown(tmp_path, owner, owner)
+    environment = preloaded_environment(deaf_peer.text(), HOME=str(tmp_path))
+    with Waiting("tcp", environment=environment) as server:
+        assert server.keepers()
+        assert (tmp_path / ".local/state/synergy").is_dir() == (owner == 0)
+        assert any(tmp_path.iterdir()) == (owner == 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
+        moment, deaf_peer, tmp_path):
+    """One file, also where it is named relative to the server's directory, and where it is moved
+    away (by a program that rotates logs) when root has been given up."""
+    log = tmp_path / "log"
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info", SYNERGY_LOG_FILE="log")
+    with Waiting("tcp", "nobody", environment=environment, cwd=tmp_path) as server:
+        assert "opens" in log.read_text()
+        if moment == "after":
+            log.rename(tmp_path / "log.1")
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert wait_until(lambda: log.exists() and "connected" in log.read_text())
+        _, errors = server.end()
+    assert errors == ""
+    assert (log.stat().st_uid, log.stat().st_mode & 0o777) == (0, 0o640)
+
+
 def test_a_symbolic_link_to_the_library(deaf_peer, tmp_path):
     link = tmp_path / "another-name.so"
     link.symlink_to(LIBRARY)
