@@ -92,6 +92,11 @@ size_t readable_bytes(const void *address, size_t size) {
     return size <= in_page || is_word_readable(last) ? size : in_page;
 }
 
+void wait_a_millisecond(void) {
+    static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
+    syscall(SYS_nanosleep, &millisecond, NULL);
+}
+
 /* (strerror() allocates, and a libc may not have this one.) */
 #pragma weak strerrordesc_np
 

@@ -36,5 +36,7 @@ size_t readable_bytes(const void *address, size_t size);
 /* Whether poll(2) would say so now. Changes errno. */
 int is_readable(int fd);
 
+void wait_a_millisecond(void);
+
 /* What errno means, for a line. */
 const char *error_text(int error);

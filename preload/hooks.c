@@ -192,21 +192,24 @@ static inline struct accepting accepting_begin(int fd, struct sockaddr *address,
 }
 
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
+__attribute__((cold, noinline)) static int answer(int keeper, int *fd, int flags,
                                                   const struct caller_address *caller) {
     struct aside aside = aside_begin();
+    int before = *fd;
     enum accepted accepted = answer_bell(keeper, fd, flags, caller);
+    if (*fd != before)
+        set_mark(*fd, SYNERGY_UNTOUCHED);
     aside_end(&aside);
     if (accepted == NO_ONE && caller->address && caller->length)
         *caller->length = caller->room;
     return accepted != NO_ONE;
 }
 
-static inline int is_for_caller(int listener, int fd, int flags,
+static inline int is_for_caller(int listener, int *fd, int flags,
                                 const struct caller_address *caller) {
     /* What is accepted is a connection: no question is needed to know that it has no peers. */
-    if (mark_of(fd) == SYNERGY_UNKNOWN)
-        set_mark(fd, SYNERGY_UNTOUCHED);
+    if (mark_of(*fd) == SYNERGY_UNKNOWN)
+        set_mark(*fd, SYNERGY_UNTOUCHED);
     struct descriptor descriptor = descriptor_of(listener);
     if (descriptor.mark == SYNERGY_LISTENER)
         return !is_ringing((int)descriptor.keeper) ||
@@ -224,7 +227,7 @@ static inline int is_for_caller(int listener, int fd, int flags,
  * that has gone. */
 static inline int is_to_go_on(int listener, int *got, int flags,
                               const struct accepting *accepting) {
-    if (*got < 0 || is_for_caller(listener, *got, flags, &accepting->caller))
+    if (*got < 0 || is_for_caller(listener, got, flags, &accepting->caller))
         return 0;
     if (!accepting->was_anybody_waiting || is_anybody_waiting(listener) || !is_blocking(listener))
         return 1;

@@ -114,8 +114,10 @@ static int send_request(int connection, struct synergy_request *request, int pas
     return syscall(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
 }
 
-/* 0, or an errno: EPIPE where the other end is gone. */
-static int receive_answer(int connection, struct synergy_answer *answer, int *received) {
+/* 0, or an errno: EPIPE where the other end is gone. With MSG_PEEK in `flags` the answer stays in
+ * the queue, and what came along with it too. */
+static int receive_answer(int connection, struct synergy_answer *answer, int *received, int flags,
+                          int *is_cut_off) {
     struct iovec data = {.iov_base = answer, .iov_len = sizeof *answer};
     /* Room for one descriptor exactly. */
     _Alignas(struct cmsghdr) char control[CMSG_LEN(sizeof *received)];
@@ -125,7 +127,9 @@ static int receive_answer(int connection, struct synergy_answer *answer, int *re
         message.msg_control = control;
         message.msg_controllen = sizeof control;
     }
-    ssize_t size = syscall(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC);
+    ssize_t size = syscall(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC | flags);
+    if (is_cut_off)
+        *is_cut_off = size >= 0 && (message.msg_flags & MSG_CTRUNC) != 0;
     if (size < 0)
         return errno == EAGAIN ? ETIMEDOUT : errno;
     struct cmsghdr *extra = received ? CMSG_FIRSTHDR(&message) : NULL;
@@ -134,8 +138,10 @@ static int receive_answer(int connection, struct synergy_answer *answer, int *re
         memcpy(received, CMSG_DATA(extra), sizeof *received);
     if (size == sizeof *answer && answer->version == SYNERGY_WIRE_VERSION)
         return 0;
-    if (received && *received >= 0)
+    if (received && *received >= 0) {
         syscall(SYS_close, *received);
+        *received = -1;
+    }
     return size == 0 ? EPIPE : EPROTO;
 }
 
@@ -193,7 +199,7 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
     /* Nobody else's page is to be looked into. */
     int is_trusted = owner.user == 0 || owner.user == geteuid() || owner.user == identity->owner;
     if (is_trusted && send_request(connection, &request, fd) == 0 &&
-        receive_answer(connection, answer, &memory) == 0 && memory >= 0) {
+        receive_answer(connection, answer, &memory, 0, NULL) == 0 && memory >= 0) {
         if (answer->result == 0)
             keeper = take_up(memory);
         else
@@ -220,7 +226,7 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     syscall(SYS_setsockopt, connection, SOL_SOCKET, SO_RCVTIMEO_OLD, &patience, sizeof patience);
     struct synergy_answer answer = {0};
     int memory = -1, keeper = NO_KEEPER;
-    int error = receive_answer(connection, &answer, &memory);
+    int error = receive_answer(connection, &answer, &memory, 0, NULL);
     if (error == 0)
         error = answer.result;
     if (error == 0 && memory < 0)
@@ -277,27 +283,67 @@ void replace_keeper(int keeper) {
         hand_over_again(keeper);
 }
 
-/* Without `answer` none is awaited. */
-static int exchange(struct synergy_page *page, struct synergy_request *request, int pass,
-                    struct synergy_answer *answer, int *received) {
+/* A connection to the page's keeper, and the secret for it; -1 and errno. */
+static int connect_to_keeper(const struct synergy_page *page, struct synergy_request *request) {
     struct owner owner;
     int connection = connect_to(&page->keeper, &owner);
     if (connection < 0)
-        return errno;
+        return -1;
     /* The name may be another's by now, who must not learn the secret. (From another process
      * namespace the keeper's number can't be seen.) */
-    int error = ECONNREFUSED;
     if (owner.process == page->keeper.process ||
         (owner.process == 0 && (owner.user == page->user || owner.user == geteuid()))) {
         request->secret = page->secret;
-        /* What comes back must find a free number, or it is gone: one is held for it. */
-        int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
-        error = received && held < 0 ? errno : send_request(connection, request, pass);
-        if (held >= 0)
-            syscall(SYS_close, held);
-        if (error == 0 && answer)
-            error = receive_answer(connection, answer, received);
+        return connection;
     }
+    syscall(SYS_close, connection);
+    errno = ECONNREFUSED;
+    return -1;
+}
+
+/* Without `answer` none is awaited. */
+static int exchange(const struct synergy_page *page, struct synergy_request *request, int pass,
+                    struct synergy_answer *answer) {
+    int connection = connect_to_keeper(page, request);
+    if (connection < 0)
+        return errno;
+    int error = send_request(connection, request, pass);
+    if (error == 0 && answer)
+        error = receive_answer(connection, answer, NULL, 0, NULL);
+    syscall(SYS_close, connection);
+    return error;
+}
+
+/* What comes back must find a free number, or it is gone. So it stays in the queue until it has
+ * one: the bell's, if there is no other, or whichever is next where another thread takes that. */
+static int receive_fetched(int connection, int *bell, struct synergy_answer *answer,
+                           int *received) {
+    enum { PATIENCE_MS = 1000 };
+    int error, is_cut_off;
+    for (int waited = 0;; waited++) {
+        error = receive_answer(connection, answer, received, MSG_PEEK, &is_cut_off);
+        if (error != 0 || *received >= 0 || !is_cut_off || waited == PATIENCE_MS)
+            break;
+        if (*bell >= 0) {
+            syscall(SYS_close, *bell);
+            *bell = -1;
+        } else {
+            wait_a_millisecond();
+        }
+    }
+    if (error == 0)
+        error = receive_answer(connection, answer, NULL, 0, NULL);
+    return error;
+}
+
+static int fetch(const struct synergy_page *page, struct synergy_request *request, int *bell,
+                 struct synergy_answer *answer, int *received) {
+    int connection = connect_to_keeper(page, request);
+    if (connection < 0)
+        return errno;
+    int error = send_request(connection, request, *bell);
+    if (error == 0)
+        error = receive_fetched(connection, bell, answer, received);
     syscall(SYS_close, connection);
     return error;
 }
@@ -321,25 +367,32 @@ static uint32_t seconds_now(void) {
     return (uint32_t)now.tv_sec;
 }
 
-static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
-                                   struct synergy_answer *answer, int *received) {
-    if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
-        return ETIMEDOUT;
-    int error = exchange(keeper_page(keeper), request, pass, answer, received);
+static int rests(int keeper) {
+    return seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED);
+}
+
+/* The error, as it was. */
+static int noted(int keeper, int error) {
     if (error == ETIMEDOUT)
         __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
     return error;
 }
 
-int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
-               int *received) {
+static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
+                                   struct synergy_answer *answer) {
+    return rests(keeper) ? ETIMEDOUT
+                         : noted(keeper, exchange(keeper_page(keeper), request, pass, answer));
+}
+
+int ask_keeper(int keeper, struct synergy_request *request, int pass,
+               struct synergy_answer *answer) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
     struct synergy_page *page = keeper_page(keeper);
-    int error = exchange_unless_resting(keeper, request, pass, answer, received);
+    int error = exchange_unless_resting(keeper, request, pass, answer);
     if (is_gone(page, error)) {
         replace_keeper(keeper);
         if (opens)
-            error = exchange(page, request, pass, answer, received);
+            error = exchange(page, request, pass, answer);
     }
     /* What else could not be asked the keeper finds out by itself, or rings again. */
     if (opens && error != 0) {
@@ -348,10 +401,46 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass, struct syn
     return error;
 }
 
+struct fetching {
+    const struct synergy_page *page;
+    struct synergy_request *request;
+    int *bell;
+    struct synergy_answer *answer;
+    int *received;
+    int error;
+};
+
+static void fetch_aside(void *argument) {
+    struct fetching *fetching = argument;
+    fetching->error = fetch(fetching->page, fetching->request, fetching->bell, fetching->answer,
+                            fetching->received);
+}
+
+int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
+                      struct synergy_answer *answer, int *received) {
+    struct fetching fetching = {.page = keeper_page(keeper),
+                                .request = request,
+                                .bell = bell,
+                                .answer = answer,
+                                .received = received};
+    *received = -1;
+    if (rests(keeper))
+        return ETIMEDOUT;
+    fetch_aside(&fetching);
+    /* The bell has taken the last number. */
+    if (fetching.error == EMFILE && starting_begin()) {
+        run_beyond_limit(fetch_aside, &fetching);
+        starting_end();
+    }
+    if (is_gone(fetching.page, fetching.error))
+        replace_keeper(keeper);
+    return noted(keeper, fetching.error);
+}
+
 void keepers_hear_of(pid_t child) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_HERE, .process = child};
         if (!synergy_is_over(keeper_page(i)))
-            exchange_unless_resting(i, &request, -1, NULL, NULL);
+            exchange_unless_resting(i, &request, -1, NULL);
     }
 }

@@ -18,7 +18,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 1
+#define SYNERGY_WIRE_VERSION 2
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -64,7 +64,8 @@ enum synergy_kind {
     SYNERGY_GIVE_WAY,
     /* The accepted end of a bell comes along; the connection that rang comes back, with all that
      * the bell had from its listener, blocking or not as `flags` says (SOCK_NONBLOCK). Needs no
-     * secret: the bell is the proof. */
+     * secret: the bell is the proof. What is no bell comes back (ENOENT): it may be closed by
+     * now, so that there is room for the connection. */
     SYNERGY_FETCH,
     /* This process, or its child `process` if that is not 0, has sockets that the keeper keeps. No
        answer. */
@@ -125,7 +126,10 @@ struct synergy_page {
     uint32_t user;    /* whose sockets it can bind beside */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
-    uint32_t ringing; /* how many bells ring: 0 is all that an accept() needs to see */
+    /* Counts the bells that were closed since the server had no descriptor left for what they stand
+     * for. */
+    uint32_t without_room;
+    uint32_t ringing;         /* how many bells ring: 0 is all that an accept() needs to see */
     uint8_t bells[65536 / 8]; /* a bit for each port of this host that a bell rings from */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
      * TCP, 1 UDP, 2 SCTP. */

@@ -87,6 +87,8 @@ constexpr Duration silence_time = seconds(2);
 constexpr Duration between_looks = milliseconds(200);
 /// An accept() of ours fetches at once.
 constexpr Duration fetch_time = milliseconds(600);
+/// A server at its limit of open files closes others when it closes them.
+constexpr Duration until_there_is_room = milliseconds(100);
 constexpr unsigned kept_most = 2;
 constexpr unsigned refused_most = 4;
 constexpr unsigned patience = 8;
@@ -236,6 +238,7 @@ void Handoff::ring(Id id) {
         return;
     }
     by_port_[offer.port] = id;
+    offer.bells_without_room = bells_.without_room();
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.listener.transport == Transport::tcp) {
@@ -317,10 +320,16 @@ void Handoff::happened(Id id, std::uint32_t events) {
         ring_again(id, milliseconds(10));
         return;
     }
-    if (++offer.unanswered > patience)
+    if (bells_.without_room() != offer.bells_without_room) {
+        if (!std::exchange(offer.is_waiting_said, true))
+            log::warn("connection from {}: waits, since the server has no descriptor left for it",
+                      offer.peer.text());
+        ring_again(id, until_there_is_room);
+    } else if (++offer.unanswered > patience) {
         give_up(offer.listener, not_intercepted);
-    else
+    } else {
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
+    }
 }
 
 void Handoff::give_up(const ServerSocket &listener, const char *why) {

@@ -292,6 +292,7 @@ void Keeper::fetch(const Call &call, Reply &reply) {
                                : std::nullopt;
     if (!fetched) {
         reply.answer.result = ENOENT;
+        reply.show = call.passed.fd();
         return;
     }
     reply.is_proof = true;

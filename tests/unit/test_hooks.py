@@ -7,12 +7,14 @@ have no route here or are ports of 127.0.0.1.
 
 import os
 import re
+import resource
 import select
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -186,15 +188,20 @@ class DeafPeer:
     def text(self):
         return f"127.0.0.1:{self.port}"
 
+    def call(self, port, patience=10):
+        """A connection from the peer's very port."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # No four-tuple is to rest in TIME_WAIT here.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(patience)
+        client.bind(("127.0.0.1", self.port))
+        client.connect(("127.0.0.1", port))
+        return client
+
     def ask(self, port, patience=10):
-        """Connects from the peer's very port: what the server says it sees."""
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # No four-tuple is to rest in TIME_WAIT here.
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(patience)
-            client.bind(("127.0.0.1", self.port))
-            client.connect(("127.0.0.1", port))
+        """What the server says it sees."""
+        with self.call(port, patience) as client:
             return client.recv(100).decode().strip()
 
     def close(self):
@@ -212,9 +219,9 @@ def deaf_peer():
 class Waiting:
     """The program `wait`, serving until the end of the with block."""
 
-    def __init__(self, *arguments, environment, runner=(), **options):
+    def __init__(self, *arguments, environment, runner=(), program=PROGRAMS / "wait", **options):
         self.process = subprocess.Popen(
-            [*map(str, runner), str(PROGRAMS / "wait"), *arguments],
+            [*map(str, runner), str(program), *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -446,6 +453,92 @@ def test_a_punched_connection_comes_out_whatever_becomes_of_the_server(way, deaf
             assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
         _, errors = server.end()
         assert errors == ""
+
+
+def as_nobody():
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+# As many descriptors as the server has left: the bell, and what it is asked by, take two.
+ROOM = ["left-1", "left-2", "left-3", "left-2-hard", "left-3-hard"]
+
+
+@pytest.mark.parametrize("room", ROOM)
+def test_a_server_with_hardly_a_descriptor_left_gets_its_peers(room, deaf_peer, tmp_path):
+    check_with_few_descriptors(room, deaf_peer, tmp_path)
+
+
+def check_with_few_descriptors(room, deaf_peer, tmp_path, wait_for=lambda server: None):
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for each in (PROGRAMS / "wait", LIBRARY, KEEPER):
+            shutil.copy(each, place)
+        log = Path(place) / "log"
+        log.touch()
+        log.chmod(0o666)
+        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info",
+                                            SYNERGY_LOG_FILE=str(log))
+        environment["LD_PRELOAD"] = f"{place}/libsynergy.so"
+        # (Root may pass his limits, hard ones as well.)
+        options = {"preexec_fn": as_nobody} if os.geteuid() == 0 else {}
+        with Waiting("tcp", room, environment=environment, program=f"{place}/wait", **options) as server:
+            with deaf_peer.call(server.port) as client:
+                wait_for(server)
+                assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+            # And ordinary clients, as ever.
+            with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+                mine = client.getsockname()[1]
+                assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+        said = log.read_text()
+        assert said.count(" connected") == 1, said
+        assert "error" not in said
+
+
+@pytest.mark.parametrize("room", ["later-1", "later-2", "later-2-hard"])
+def test_a_server_without_a_descriptor_for_a_while_gets_its_peers_after_it(
+        room, deaf_peer, tmp_path):
+    """Longer than a bell that nobody answers is rung again."""
+    def wait(server):
+        time.sleep(12)
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+
+    check_with_few_descriptors(room, deaf_peer, tmp_path, wait)
+
+
+def test_one_descriptor_and_no_way_to_more_makes_the_peer_wait_for_room(deaf_peer, tmp_path):
+    """The kernel gives a process nothing without a number: the connection waits, and is not reset
+    for a wrong reason, until a second one is free."""
+    def wait(server):
+        time.sleep(12)
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+
+    check_with_few_descriptors("later-1-and-1-hard", deaf_peer, tmp_path, wait)
+
+
+def leave_room(process, count):
+    """The process may open so many descriptors from now on."""
+    taken = {int(entry.name) for entry in Path(f"/proc/{process}/fd").iterdir()}
+    free = [number for number in range(max(taken) + 2 + count) if number not in taken]
+    resource.prlimit(process, resource.RLIMIT_NOFILE,
+                     (free[count], resource.prlimit(process, resource.RLIMIT_NOFILE)[1]))
+
+
+def test_a_keeper_without_a_descriptor_for_a_while_loses_no_connection(deaf_peer, tmp_path):
+    log = tmp_path / "log"
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info",
+                                        SYNERGY_LOG_FILE=str(log))
+    with Waiting("tcp", environment=environment) as server:
+        (keeper,) = server.keepers()
+        leave_room(keeper, 0)
+        with deaf_peer.call(server.port) as client:
+            time.sleep(1.5)
+            assert not select.select([client], [], [], 0)[0]
+            leave_room(keeper, 100)
+            assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+        assert "error" not in log.read_text()
 
 
 def test_a_filter_that_allows_the_servers_own_loop_alone(deaf_peer):
