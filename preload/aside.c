@@ -1,5 +1,6 @@
 #include "aside.h"
 
+#include "filters.h"
 #include "settings_look.h"
 
 #include <errno.h>
@@ -86,6 +87,8 @@ static int is_word_readable(const char *at) {
 
 size_t readable_bytes(const void *address, size_t size) {
     const char *first = address, *last = first + size - 1;
+    if (!may_probe())
+        return 0;
     size_t in_page = LEAST_PAGE - (uintptr_t)first % LEAST_PAGE;
     if (!is_word_readable(first))
         return 0;

@@ -13,6 +13,7 @@
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
+ * prctl, syscall   what a filter that the process gives itself leaves to us: both for that alone
  */
 #define SYNERGY_CALLS(CALL)                                                                        \
     CALL(int, listen, (int fd, int backlog))                                                       \
@@ -56,4 +57,6 @@
     CALL(void, closefrom, (int first))                                                             \
     CALL(int, dup2, (int fd, int number))                                                          \
     CALL(int, dup3, (int fd, int number, int flags))                                               \
-    CALL(int, shutdown, (int fd, int how))
+    CALL(int, shutdown, (int fd, int how))                                                         \
+    CALL(int, prctl, (int option, ...))                                                            \
+    CALL(long, syscall, (long number, ...))

@@ -6,6 +6,7 @@
 #include "aside.h"
 #include "descriptors.h"
 #include "doorbell.h"
+#include "filters.h"
 #include "keeper_client.h"
 #include "keeper_start.h"
 #include "libc_calls.h"
@@ -18,6 +19,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <linux/seccomp.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -57,9 +61,12 @@ static inline int concerns_us(void) {
     return known == SOMETHING || begin_early();
 }
 
-/* Statements of our own within a call of the server's; not in a child by vfork(). */
+/* Statements of our own within a call of the server's; not in a child by vfork(), nor where a
+ * filter forbids them. */
 #define ASIDE(statements)                                                                          \
     do {                                                                                           \
+        if (!may_ask())                                                                            \
+            break;                                                                                 \
         struct aside aside = aside_begin();                                                        \
         if (process_is_own()) {                                                                    \
             statements;                                                                            \
@@ -71,7 +78,8 @@ static int is_stock_taken;
 
 /* (A child by vfork() takes none, and must leave that to its parent.) */
 __attribute__((cold, noinline)) static void take_stock_once(void) {
-    ASIDE(if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED)) take_stock());
+    if (may_begin())
+        ASIDE(if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED)) take_stock());
 }
 
 /* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
@@ -98,7 +106,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
     int result = libc.bind(fd, address, length);
-    if (result != 0 && errno == EADDRINUSE) {
+    if (result != 0 && errno == EADDRINUSE && may_ask()) {
         struct aside aside = aside_begin();
         result = bind_again(fd, address, length);
         aside.error = result == 0 ? aside.error : errno;
@@ -120,7 +128,9 @@ __attribute__((cold, noinline)) static void replace(int keeper) {
 
 /* Before accept() blocks: a keeper that has ended is to be replaced. */
 static inline void before_accepting(int fd, struct descriptor descriptor) {
-    if (descriptor.mark == SYNERGY_UNKNOWN)
+    if (!may_ask() && is_ours(descriptor.mark))
+        __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
+    else if (descriptor.mark == SYNERGY_UNKNOWN)
         meet(fd, ACCEPTS);
     else if (descriptor.mark == SYNERGY_LISTENER &&
              __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0))
@@ -194,6 +204,8 @@ static inline struct accepting accepting_begin(int fd, struct sockaddr *address,
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
 __attribute__((cold, noinline)) static int answer(int keeper, int *fd, int flags,
                                                   const struct caller_address *caller) {
+    if (!may_ask())
+        return 1;
     struct aside aside = aside_begin();
     int before = *fd;
     enum accepted accepted = answer_bell(keeper, fd, flags, caller);
@@ -416,7 +428,7 @@ int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
 /* A keeper must know of the child before it can find that the parent has ended. */
 static pid_t fork_and_tell(void) {
     pid_t child = libc.fork();
-    if (child == 0)
+    if (child == 0 && may_ask())
         process_has_forked();
     else if (child > 0)
         ASIDE(keepers_hear_of(child));
@@ -467,6 +479,60 @@ int daemon(int keeps_directory, int keeps_output) {
     before_waiting();
     return knows_keepers() ? daemon_and_tell(keeps_directory, keeps_output)
                            : libc.daemon(keeps_directory, keeps_output);
+}
+
+/* Whether a filter that is set now is this process's, and not only a child's by vfork(). What is to
+ * be done once is done before. */
+static int is_filter_own(void) {
+    int is_own = 0;
+    if (!concerns_us())
+        return 0;
+    before_waiting();
+    ASIDE(is_own = 1);
+    return is_own;
+}
+
+int prctl(int option, ...) {
+    unsigned long words[4];
+    va_list list;
+    va_start(list, option);
+    for (int i = 0; i < 4; i++)
+        words[i] = va_arg(list, unsigned long);
+    va_end(list);
+    int is_own = option == PR_SET_SECCOMP && is_filter_own();
+    if (!libc.prctl)
+        find_libc_calls();
+    int result = libc.prctl(option, words[0], words[1], words[2], words[3]);
+    if (is_own && result == 0)
+        filter_is_set(words[0] == SECCOMP_MODE_FILTER ? (const void *)words[1] : NULL);
+    return result;
+}
+
+/* (seccomp(2), which libc has no function for.) */
+__attribute__((cold, noinline)) static long set_filter(unsigned long operation, unsigned long flags,
+                                                       void *program) {
+    int sets = operation == SECCOMP_SET_MODE_FILTER || operation == SECCOMP_SET_MODE_STRICT;
+    int is_own = sets && is_filter_own();
+    long result = libc.syscall(SYS_seccomp, operation, flags, program);
+    /* (A number may be that of a thread to which the filter could not be given.) */
+    if (is_own && (result == 0 || (result > 0 && (flags & SECCOMP_FILTER_FLAG_NEW_LISTENER))))
+        filter_is_set(operation == SECCOMP_SET_MODE_FILTER ? program : NULL);
+    return result;
+}
+
+/* As libc's own: its caller gives as many arguments as the call has, and no more are looked at. */
+long syscall(long number, ...) {
+    long words[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        words[i] = va_arg(list, long);
+    va_end(list);
+    if (!libc.syscall)
+        find_libc_calls();
+    if (__builtin_expect(number == SYS_seccomp, 0))
+        return set_filter((unsigned long)words[0], (unsigned long)words[1], (void *)words[2]);
+    return libc.syscall(number, words[0], words[1], words[2], words[3], words[4], words[5]);
 }
 
 /* After the call, so that its port is free when it returns. */

@@ -1,6 +1,7 @@
 #include "keeper_client.h"
 
 #include "aside.h"
+#include "filters.h"
 #include "keeper_start.h"
 #include "process.h"
 #include "server_sockets.h"
@@ -252,7 +253,7 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
 
 int needed_keeper(const struct identity *identity, int is_asked) {
     int keeper = known_keeper(identity);
-    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !starting_begin())
+    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !may_begin() || !starting_begin())
         return keeper;
     /* Another thread may have been first. */
     keeper = known_keeper(identity);
@@ -275,7 +276,7 @@ void replace_keeper(int keeper) {
             !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
-        if (!is_given_up)
+        if (!is_given_up && may_begin())
             started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
     }
     starting_end();
@@ -428,7 +429,7 @@ int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
         return ETIMEDOUT;
     fetch_aside(&fetching);
     /* The bell has taken the last number. */
-    if (fetching.error == EMFILE && starting_begin()) {
+    if (fetching.error == EMFILE && may_begin() && starting_begin()) {
         run_beyond_limit(fetch_aside, &fetching);
         starting_end();
     }

@@ -132,6 +132,9 @@ static void keep_capability(void) {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
     const uint32_t bit = 1U << CAP_NET_BIND_SERVICE;
+    /* (Units that give it so may forbid capset(2) by a filter that ends who calls it.) */
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_BIND_SERVICE, 0, 0) == 1)
+        return;
     if (geteuid() == 0 || syscall(SYS_capget, &header, sets) != 0 || !(sets[0].permitted & bit))
         return;
     sets[0].inheritable |= bit;

@@ -18,7 +18,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 3
+#define SYNERGY_WIRE_VERSION 2
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -136,6 +136,9 @@ struct synergy_page {
     uint32_t user;    /* whose sockets it can bind beside */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
+    /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
+     * is to ring. */
+    uint32_t is_deaf;
     /* Counts the bells that were closed since the server had no descriptor left for what they stand
      * for. */
     uint32_t without_room;

@@ -74,6 +74,8 @@ constexpr const char *anothers = "this host's own connections to its address rea
                                  "program's listener";
 constexpr const char *filtered = "no connection from this host reaches it: does a firewall forbid "
                                  "the loopback interface?";
+constexpr const char *confined = "the server accepts under a system call filter of its own, which "
+                                 "forbids it to fetch a connection";
 constexpr const char *not_intercepted =
     "connections were accepted by a call that can't be intercepted (io_uring, or a program that "
     "doesn't use libc, or one without the library)";
@@ -217,6 +219,10 @@ void Handoff::ring_again(Id id, Duration delay) {
 
 void Handoff::ring(Id id) {
     Offer &offer = *offers_.at(id);
+    if (bells_.are_unheard()) {
+        give_up(offer.listener, confined);
+        return;
+    }
     const Rung rung = connect_doorbell(offer);
     if (rung == Rung::no) {
         const int error = errno;

@@ -1,6 +1,7 @@
 // synergy-keeper: what the shim starts for a server that has peers (wire.h says with what).
 #include "base/abstract_socket.h"
 #include "base/log.h"
+#include "base/survival.h"
 #include "hops/learned_hops.h"
 #include "keeper/keeper.h"
 
@@ -20,19 +21,8 @@ namespace {
 
 using namespace synergy;
 
-/// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
-/// stays as it is.
-void reset_inherited() {
-    // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
-    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
-        ::signal(signal, SIG_DFL);
-    ::signal(SIGPIPE, SIG_IGN);
-    ::signal(SIGXFSZ, SIG_IGN);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, nullptr);
-    setsid();
-    umask(022);
+/// What a server may have set for purposes of its own, and this process has no use for.
+void reset_resources() {
     constexpr sched_param ordinary{};
     if (sched_getscheduler(0) != SCHED_OTHER)
         sched_setscheduler(0, SCHED_OTHER, &ordinary);
@@ -51,6 +41,22 @@ void reset_inherited() {
             limit == RLIMIT_STACK ? std::min<rlim_t>(value.rlim_max, 8UL << 20) : value.rlim_max;
         setrlimit(limit, &value);
     }
+}
+
+/// What exec keeps of a server that may have changed it. What can't be had stays as it is.
+void reset_inherited() {
+    // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
+        ::signal(signal, SIG_DFL);
+    ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    setsid();
+    umask(022);
+    if (survives(reset_resources))
+        reset_resources();
 }
 
 /// Nothing of the server's but what it was given, and numbers 0 to 2 taken, lest a stray line end

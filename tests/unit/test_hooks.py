@@ -603,6 +603,111 @@ def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
     assert (log.stat().st_uid, log.stat().st_mode & 0o777) == (0, 0o640)
 
 
+# What systemd's sets hold (systemd-analyze), OpenSSH allows its child before the login, and chrony
+# itself; then the least that a loop takes.
+THREADS = """clone clone3 mmap mprotect munmap madvise rseq set_robust_list futex exit exit_group
+    gettid rt_sigaction rt_sigprocmask rt_sigreturn brk fstat newfstatat"""
+PRIVSEP = THREADS + """ clock_gettime clock_nanosleep close geteuid getpgid getpid getrandom
+    gettimeofday getuid mremap nanosleep poll ppoll pselect6 read select shutdown time write writev
+    accept accept4"""
+CHRONY = THREADS + """ adjtimex clock_adjtime clock_gettime gettimeofday settimeofday time getpid
+    getrlimit rt_sigaction set_tid_address wait4 access chmod chown fchmodat fstat lseek newfstatat
+    readlink rename renameat stat statx unlink unlinkat bind connect getsockname getsockopt recvfrom
+    recvmmsg recvmsg sendmmsg sendmsg sendto close openat pipe pipe2 poll ppoll pselect6 read select
+    write getrandom sysinfo uname socket:2 socket:10 setsockopt fcntl accept accept4"""
+LOOP = THREADS + " accept accept4 read write close"
+# The control: all that the library needs is in it.
+WIDE = CHRONY + """ socket socketpair getpeername dup3 geteuid rt_sigpending rt_sigtimedwait
+    nanosleep prlimit64"""
+
+
+def system_calls_of(*sets):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze")
+    found = set()
+    for each in sets:
+        output = subprocess.run(["systemd-analyze", "syscall-filter", each], capture_output=True,
+                                text=True, check=True).stdout
+        names = [line.strip() for line in output.splitlines() if line.startswith("    ")]
+        found |= {name for name in names if re.match(r"\w", name)}
+        found |= system_calls_of(*(name for name in names if name.startswith("@"))) \
+            if any(name.startswith("@") for name in names) else set()
+    return found
+
+
+UNITS = {
+    "service": lambda: ("kill", system_calls_of("@system-service")),
+    "hardened": lambda: ("kill", system_calls_of("@system-service")
+                         - system_calls_of("@privileged", "@resources")),
+    "container": lambda: ("errno", system_calls_of("@system-service") | {"seccomp", "landlock_restrict_self",
+                          "landlock_create_ruleset", "landlock_add_rule"}
+                          - {"clone3", "keyctl", "add_key", "request_key", "unshare", "setns",
+                             "personality", "userfaultfd", "name_to_handle_at"}),
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_a_server_in_a_sandbox_is_punched_for(unit, user, deaf_peer, tmp_path):
+    action, names = UNITS[unit]()
+    allowed = tmp_path / "allowed"
+    allowed.write_text("\n".join(names))
+    os.chmod(tmp_path, 0o755)
+    as_user = [] if user == "root" or os.geteuid() != 0 else [
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for each in (PROGRAMS / "wait", PROGRAMS / "sandboxed", LIBRARY, KEEPER, allowed):
+            shutil.copy(each, place)
+        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info")
+        preload = f"LD_PRELOAD={place}/libsynergy.so"
+        del environment["LD_PRELOAD"]
+        runner = [*as_user, f"{place}/sandboxed", action, f"{place}/allowed",
+                  "/usr/bin/env", preload]
+        with Waiting("tcp", environment=environment, runner=runner, program=f"{place}/wait") as server:
+            assert server.port
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+            time.sleep(0.2)  # it has confined itself by then
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+            server.process.stdin.write("c")
+            server.process.stdin.flush()
+            status, errors = server.end()
+    assert status == 0
+    assert "killed" not in errors and "error" not in errors
+
+
+FILTERS = {"privilege separation": PRIVSEP, "chrony": CHRONY, "loop": LOOP, "wide": WIDE}
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_that_a_server_gives_itself_never_ends_it(name, transport, deaf_peer, tmp_path):
+    """For all threads, after listen(). What it forbids the library does not try."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(FILTERS[name])
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting(transport, f"only:{allowed}", environment=environment) as server:
+        if transport == "tcp":
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", server.port)) as client:
+                    mine = client.getsockname()[1]
+                    assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+                if name == "wide":
+                    assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+                    continue
+                with deaf_peer.call(server.port) as peer:  # nobody can hand it over: it is told
+                    with pytest.raises(ConnectionError):
+                        peer.recv(1)
+                        raise ConnectionResetError
+                assert server.process.poll() is None
+        server.process.stdin.write("c")
+        server.process.stdin.flush()
+        status, errors = server.end()
+    assert status == 0
+    if transport == "tcp":
+        assert errors.count("system call filter") == (name != "wide")
+
+
 def test_a_symbolic_link_to_the_library(deaf_peer, tmp_path):
     link = tmp_path / "another-name.so"
     link.symlink_to(LIBRARY)

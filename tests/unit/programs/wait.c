@@ -1,7 +1,7 @@
 /* Listens (or binds for datagrams), says its port, and serves until its standard input ends: every
  * connection is told its peer's address as the server sees it. wait tcp|udp [WAY], where WAY is
  * what happens to the process before it serves. */
-#include "program.h"
+#include "only.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -52,12 +52,17 @@ static void serve_by_poll(int listener) {
 /* What a server at its limit of descriptors closes for the first byte that it reads. */
 static int spare[16], spare_count;
 
+static int server_fd; /* closed for a 'c' */
+
 static void *end_with_input(void *unused) {
     (void)unused;
     char byte;
-    while (read(0, &byte, 1) > 0)
+    while (read(0, &byte, 1) > 0) {
         while (spare_count > 0)
             close(spare[--spare_count]);
+        if (byte == 'c')
+            close(server_fd);
+    }
     _exit(0);
 }
 
@@ -178,6 +183,8 @@ static void go(const char *way, const char *program, const char *transport, int 
         *fd = moved_to_a_connections_number(*fd);
     } else if (strcmp(way, "vfork-first") == 0) {
         poll_in_child(*fd);
+    } else if (strncmp(way, "only:", 5) == 0) {
+        allow_only(way + 5, SCMP_ACT_KILL_PROCESS);
     } else if (strncmp(way, "left-", 5) == 0 || strncmp(way, "later-", 6) == 0) {
         lower_limit(way, *fd);
     } else if (strcmp(way, "filter") == 0) {
@@ -205,6 +212,7 @@ int main(int count, char **words) {
     socklen_t length = sizeof at;
     NEED(getsockname(fd, (struct sockaddr *)&at, &length) == 0);
     go(way, words[0], transport, &fd);
+    server_fd = fd;
     printf("%d\n", ntohs(at.sin_port));
     fflush(stdout);
     if (polls)
