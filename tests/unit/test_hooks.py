@@ -267,11 +267,17 @@ def keepers_of(pid):
         try:
             if os.readlink(f"/proc/{process}/exe") != os.path.realpath(KEEPER):
                 continue
-            watched = [info.read_text() for info in Path(f"/proc/{process}/fdinfo").iterdir()]
+            descriptors = list(Path(f"/proc/{process}/fdinfo").iterdir())
         except OSError:
             continue  # ended meanwhile
-        if any(re.search(rf"^Pid:\s*{pid}$", info, re.M) for info in watched):
-            found.append(process)
+        for descriptor in descriptors:
+            try:
+                info = descriptor.read_text()
+            except OSError:
+                continue  # closed meanwhile
+            if re.search(rf"^Pid:\s*{pid}$", info, re.M):
+                found.append(process)
+                break
     return found
 
 
@@ -453,6 +459,47 @@ def test_a_punched_connection_comes_out_whatever_becomes_of_the_server(way, deaf
             assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
         _, errors = server.end()
         assert errors == ""
+
+
+BIRTHS = ["fork", "_Fork", "raw-fork", "vfork", "clone-vm", "clone-beside", "posix_spawn"]
+DEEDS = ["close", "close-all", "replace", "shut-away", "accept"]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("birth", BIRTHS)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_what_a_child_does_with_its_own_descriptors_is_not_its_parents(
+        birth, deed, transport, deaf_peer):
+    """Some children have the parent's memory, and all have other descriptors. The parent's sockets
+    are served as before, and when it closes one the port is free at once."""
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting(transport, f"{birth}/{deed}", environment=environment) as server:
+        assert server.port
+        if transport == "tcp":
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                mine = client.getsockname()[1]
+                assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+        assert len(server.keepers()) == 1
+        with socket.socket(type=socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM) as other:
+            with pytest.raises(OSError, match="in use"):
+                other.bind(("0.0.0.0", server.port))
+        server.process.stdin.write("c")
+        server.process.stdin.flush()
+        if transport == "tcp":  # it sits in accept(), which goes on with what was closed
+            return
+        assert server.process.stdout.readline() == "closed\n"
+        with socket.socket(type=socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", server.port))
+        _, errors = server.end()
+    assert errors == ""
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("birth", BIRTHS)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_port_is_free_at_once_whatever_children_there_were(birth, deed, transport):
+    same_with_and_without("again", f"{birth}/{deed}", transport)
 
 
 def as_nobody():

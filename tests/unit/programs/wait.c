@@ -1,6 +1,7 @@
 /* Listens (or binds for datagrams), says its port, and serves until its standard input ends: every
  * connection is told its peer's address as the server sees it. wait tcp|udp [WAY], where WAY is
  * what happens to the process before it serves. */
+#include "child.h"
 #include "only.h"
 
 #include <linux/filter.h>
@@ -60,8 +61,11 @@ static void *end_with_input(void *unused) {
     while (read(0, &byte, 1) > 0) {
         while (spare_count > 0)
             close(spare[--spare_count]);
-        if (byte == 'c')
+        if (byte == 'c') {
             close(server_fd);
+            printf("closed\n");
+            fflush(stdout);
+        }
     }
     _exit(0);
 }
@@ -185,6 +189,11 @@ static void go(const char *way, const char *program, const char *transport, int 
         poll_in_child(*fd);
     } else if (strncmp(way, "only:", 5) == 0) {
         allow_only(way + 5, SCMP_ACT_KILL_PROCESS);
+    } else if (strchr(way, '/')) {
+        char how[32];
+        snprintf(how, sizeof how, "%.*s", (int)(strchr(way, '/') - way), way);
+        for (int i = 0; i < 3; i++)
+            have_child(how, strchr(way, '/') + 1, *fd);
     } else if (strncmp(way, "left-", 5) == 0 || strncmp(way, "later-", 6) == 0) {
         lower_limit(way, *fd);
     } else if (strcmp(way, "filter") == 0) {
