@@ -325,26 +325,30 @@ static void after_receiving(int fd, int is_noted, struct msghdr *message) {
             ASIDE(meet_passed(each));
 }
 
-ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-    if (!concerns_us())
-        return libc.recvmsg(fd, message, flags);
-    int is_noted = is_heard(fd, flags);
-    ssize_t result = libc.recvmsg(fd, message, flags);
-    if (result >= 0)
-        after_receiving(fd, is_noted, message);
-    return result;
-}
+/* Some have a second name, with another kind of time. */
+#define RECEIVE_MESSAGE(name)                                                                      \
+    ssize_t name(int fd, struct msghdr *message, int flags) {                                      \
+        if (!concerns_us())                                                                        \
+            return libc.name(fd, message, flags);                                                  \
+        int is_noted = is_heard(fd, flags);                                                        \
+        ssize_t result = libc.name(fd, message, flags);                                            \
+        if (result >= 0)                                                                           \
+            after_receiving(fd, is_noted, message);                                                \
+        return result;                                                                             \
+    }
+RECEIVE_MESSAGE(recvmsg)
 
-int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
-             struct timespec *timeout) {
-    if (!concerns_us())
-        return libc.recvmmsg(fd, messages, count, flags, timeout);
-    int is_noted = is_heard(fd, flags);
-    int result = libc.recvmmsg(fd, messages, count, flags, timeout);
-    for (int i = 0; i < result; i++)
-        after_receiving(fd, is_noted, &messages[i].msg_hdr);
-    return result;
-}
+#define RECEIVE_MESSAGES(name, time)                                                               \
+    int name(int fd, struct mmsghdr *messages, unsigned int count, int flags, time *timeout) {     \
+        if (!concerns_us())                                                                        \
+            return libc.name(fd, messages, count, flags, timeout);                                 \
+        int is_noted = is_heard(fd, flags);                                                        \
+        int result = libc.name(fd, messages, count, flags, timeout);                               \
+        for (int i = 0; i < result; i++)                                                           \
+            after_receiving(fd, is_noted, &messages[i].msg_hdr);                                   \
+        return result;                                                                             \
+    }
+RECEIVE_MESSAGES(recvmmsg, struct timespec)
 
 ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address,
                socklen_t length) {
@@ -362,23 +366,27 @@ static void after_sending(int fd, const struct msghdr *message) {
         note_sent(fd, message->msg_name, message->msg_namelen);
 }
 
-ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
-        return libc.sendmsg(fd, message, flags);
-    ssize_t result = libc.sendmsg(fd, message, flags);
-    if (result >= 0)
-        after_sending(fd, message);
-    return result;
-}
+#define SEND_MESSAGE(name)                                                                         \
+    ssize_t name(int fd, const struct msghdr *message, int flags) {                                \
+        if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)                                    \
+            return libc.name(fd, message, flags);                                                  \
+        ssize_t result = libc.name(fd, message, flags);                                            \
+        if (result >= 0)                                                                           \
+            after_sending(fd, message);                                                            \
+        return result;                                                                             \
+    }
+SEND_MESSAGE(sendmsg)
 
-int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
-    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
-        return libc.sendmmsg(fd, messages, count, flags);
-    int result = libc.sendmmsg(fd, messages, count, flags);
-    for (int i = 0; i < result; i++)
-        after_sending(fd, &messages[i].msg_hdr);
-    return result;
-}
+#define SEND_MESSAGES(name)                                                                        \
+    int name(int fd, struct mmsghdr *messages, unsigned int count, int flags) {                    \
+        if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)                                    \
+            return libc.name(fd, messages, count, flags);                                          \
+        int result = libc.name(fd, messages, count, flags);                                        \
+        for (int i = 0; i < result; i++)                                                           \
+            after_sending(fd, &messages[i].msg_hdr);                                               \
+        return result;                                                                             \
+    }
+SEND_MESSAGES(sendmmsg)
 
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     if (concerns_us())
@@ -492,21 +500,23 @@ static int is_filter_own(void) {
     return is_own;
 }
 
-int prctl(int option, ...) {
-    unsigned long words[4];
-    va_list list;
-    va_start(list, option);
-    for (int i = 0; i < 4; i++)
-        words[i] = va_arg(list, unsigned long);
-    va_end(list);
-    int is_own = option == PR_SET_SECCOMP && is_filter_own();
-    if (!libc.prctl)
-        find_libc_calls();
-    int result = libc.prctl(option, words[0], words[1], words[2], words[3]);
-    if (is_own && result == 0)
-        filter_is_set(words[0] == SECCOMP_MODE_FILTER ? (const void *)words[1] : NULL);
-    return result;
-}
+#define PRCTL(name)                                                                                \
+    int name(int option, ...) {                                                                    \
+        unsigned long words[4];                                                                    \
+        va_list list;                                                                              \
+        va_start(list, option);                                                                    \
+        for (int i = 0; i < 4; i++)                                                                \
+            words[i] = va_arg(list, unsigned long);                                                \
+        va_end(list);                                                                              \
+        int is_own = option == PR_SET_SECCOMP && is_filter_own();                                  \
+        if (!libc.name)                                                                            \
+            find_libc_calls();                                                                     \
+        int result = libc.name(option, words[0], words[1], words[2], words[3]);                    \
+        if (is_own && result == 0)                                                                 \
+            filter_is_set(words[0] == SECCOMP_MODE_FILTER ? (const void *)words[1] : NULL);        \
+        return result;                                                                             \
+    }
+PRCTL(prctl)
 
 /* (seccomp(2), which libc has no function for.) */
 __attribute__((cold, noinline)) static long set_filter(unsigned long operation, unsigned long flags,
@@ -617,5 +627,41 @@ int shutdown(int fd, int how) {
     }
     return result;
 }
+
+#if defined __TIMESIZE && __TIMESIZE == 32
+
+int __select64(int count, fd_set *reading, fd_set *writing, fd_set *exceptional, void *timeout) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__select64(count, reading, writing, exceptional, timeout);
+}
+
+int __pselect64(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
+                const void *timeout, const sigset_t *mask) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__pselect64(count, reading, writing, exceptional, timeout, mask);
+}
+
+int __ppoll64(struct pollfd *fds, nfds_t count, const void *timeout, const sigset_t *mask) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__ppoll64(fds, count, timeout, mask);
+}
+
+int __ppoll64_chk(struct pollfd *fds, nfds_t count, const void *timeout, const sigset_t *mask,
+                  size_t room) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__ppoll64_chk(fds, count, timeout, mask, room);
+}
+
+RECEIVE_MESSAGE(__recvmsg64)
+RECEIVE_MESSAGES(__recvmmsg64, void)
+SEND_MESSAGE(__sendmsg64)
+SEND_MESSAGES(__sendmmsg64)
+PRCTL(__prctl_time64)
+
+#endif
 
 #pragma GCC visibility pop

@@ -20,6 +20,9 @@ extern "C" {
  * each other. */
 #define SYNERGY_WIRE_VERSION 2
 
+/* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
+typedef uint64_t synergy_u64 __attribute__((aligned(8)));
+
 /* Descriptors that the keeper is started with. */
 enum {
     SYNERGY_START_FD =
@@ -85,8 +88,8 @@ struct synergy_request {
     uint32_t version; /* SYNERGY_WIRE_VERSION */
     uint32_t kind;    /* enum synergy_kind */
     struct synergy_secret secret;
-    uint64_t cookie; /* SO_COOKIE */
-    int32_t fd;      /* the number that the server has for the socket, for the log alone */
+    synergy_u64 cookie; /* SO_COOKIE */
+    int32_t fd;         /* the number that the server has for the socket, for the log alone */
     int32_t process;
     int32_t flags;
     int32_t hop_limit; /* or SYNERGY_AUTOMATIC_HOPS */
@@ -132,8 +135,8 @@ struct synergy_page {
     uint32_t holder;
     struct synergy_address keeper;
     struct synergy_secret secret;
-    uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
-    uint32_t user;    /* whose sockets it can bind beside */
+    synergy_u64 network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
+    uint32_t user;       /* whose sockets it can bind beside */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
@@ -149,7 +152,7 @@ struct synergy_page {
     uint8_t ports[3][65536 / 8];
     /* Ports that the kernel chose count as well (UDP), since peers are set for every port. */
     uint32_t any_udp_port;
-    uint64_t traffic[SYNERGY_TRAFFIC_PLACES];
+    synergy_u64 traffic[SYNERGY_TRAFFIC_PLACES];
 };
 
 /* FUTEX_OWNER_DIED, linux/futex.h. */
