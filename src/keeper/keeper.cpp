@@ -109,12 +109,15 @@ void Keeper::give_up_rights() const {
 }
 
 void Keeper::run() {
-    while (!is_over_) {
-        try {
-            scheduler_.run_once(std::chrono::hours(1));
-        } catch (const std::exception &error) {
-            log::error("{}", error.what());
-        }
+    while (!is_over_)
+        work(std::chrono::hours(1));
+}
+
+void Keeper::work(Duration longest) {
+    try {
+        scheduler_.run_once(longest);
+    } catch (const std::exception &error) {
+        log::error("{}", error.what());
     }
 }
 

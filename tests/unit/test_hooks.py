@@ -25,6 +25,7 @@ BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
 LIBRARY = BUILD / "preload" / "libsynergy.so"
 KEEPER = BUILD / "src" / "synergy-keeper"
 PROGRAMS = BUILD / "tests"
+SOURCES = REPOSITORY / "tests" / "unit" / "programs"
 
 NOWHERE = "[2001:db8:b::5]:5555"
 
@@ -424,6 +425,40 @@ def test_arguments_that_nobody_would_write(seed):
     numbers: result, errno and what was written are the kernel's."""
     lines = same_with_and_without("arguments", seed, 20000)
     assert len(lines) == 20000
+
+
+@pytest.fixture(scope="session", name="checked")
+def library_that_checks_itself(tmp_path_factory):
+    """What to preload: the library built for the address sanitizer, the kernel's plain calls, and the
+    sanitizer, whose own functions for these calls read what bad pointers point to."""
+    place = tmp_path_factory.mktemp("asan")
+    asan = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True,
+                          check=True).stdout.strip()
+    if not os.path.isabs(asan):
+        pytest.skip("no address sanitizer here")
+    common = ["cc", "-shared", "-fPIC", "-O1", "-g", "-D_GNU_SOURCE", "-std=gnu11"]
+    subprocess.run([*common, SOURCES / "plain_calls.c", "-o", place / "plain.so"], check=True)
+    subprocess.run(
+        [*common, "-fsanitize=address", "-fvisibility=hidden", "-U_FORTIFY_SOURCE",
+         f"-I{REPOSITORY / 'src'}", '-DSYNERGY_SYSCONFDIR="/etc"', f'-DSYNERGY_KEEPER="{KEEPER}"',
+         *sorted((REPOSITORY / "preload").glob("*.c")), "-Wl,-z,nodelete,-z,now",
+         "-o", place / "libsynergy.so"], check=True)
+    return place / "libsynergy.so", f"{place / 'plain.so'} {os.path.realpath(asan)}"
+
+
+@pytest.mark.parametrize("seed", range(11, 16))
+def test_arguments_that_nobody_would_write_to_a_library_that_checks_itself(seed, checked):
+    library, others = checked
+    options = {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0:handle_segv=0"}
+    bare = run(PROGRAMS / "arguments", seed, 20000,
+               environment=plain_environment(LD_PRELOAD=others, **options))
+    environment = preloaded_environment(**options)
+    environment["LD_PRELOAD"] = f"{library} {others}"
+    preloaded = run(PROGRAMS / "arguments", seed, 20000, environment=environment)
+    assert preloaded.stderr == ""
+    assert preloaded.returncode == bare.returncode == 0
+    assert len(bare.stdout.splitlines()) == 20000
+    assert preloaded.stdout == bare.stdout
 
 
 def test_one_wrong_setting_and_a_closed_listener():
@@ -919,7 +954,6 @@ def test_a_keeper_under_such_a_filter_goes_on(deaf_peer):
 
 
 MULTILIB = ["cc", "-m32", "-D_GNU_SOURCE", "-std=gnu11", "-O1"]
-SOURCES = Path(__file__).parent / "programs"
 
 
 @pytest.fixture(scope="session", name="library_32")
