@@ -496,6 +496,67 @@ def test_a_punched_connection_comes_out_whatever_becomes_of_the_server(way, deaf
         assert errors == ""
 
 
+def resident(process):
+    """In KiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"^VmRSS:\s*(\d+)", status, re.M)[1])
+
+
+def held_by(process):
+    """Descriptors of all its threads' tables: what is given up is held by one of its own."""
+    return sum(len(list((task / "fd").iterdir())) for task in Path(f"/proc/{process}/task").iterdir())
+
+
+def name_of(keeper):
+    """Under which abstract name a keeper listens."""
+    inodes = {os.readlink(fd) for fd in Path(f"/proc/{keeper}/fd").iterdir()}
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        fields = line.split()
+        if len(fields) == 8 and fields[7].startswith("@synergy-keeper/") \
+                and f"socket:[{fields[6]}]" in inodes:
+            return fields[7][1:]
+    raise AssertionError("no name")
+
+
+@pytest.mark.parametrize("who", ["another user", "the same user"])
+def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
+    """3,000 forged messages with descriptors of every kind, 50 at a time among them, while 1,500
+    connections say nothing."""
+    if who == "another user" and os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    peers = [DeafPeer() for _ in range(12)]
+    environment = preloaded_environment(",".join(peer.text() for peer in peers), SYNERGY_LOG="warn")
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        shutil.copy(SOURCES / "stranger.py", place)
+        with Waiting("tcp", environment=environment) as server:
+            (keeper,) = server.keepers()
+            assert peers[0].ask(server.port)
+            before, memory = held_by(keeper), resident(keeper)
+            stranger = subprocess.Popen(
+                ["/usr/bin/python3", f"{place}/stranger.py", name_of(keeper), "3000", "1500"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain_environment(),
+                preexec_fn=as_nobody if who == "another user" else None)
+            took = []
+            for peer in peers[1:]:
+                begin = time.monotonic()
+                assert peer.ask(server.port) == f"127.0.0.1 {peer.port}"
+                took.append(time.monotonic() - begin)
+                time.sleep(0.1)
+            output, _ = stranger.communicate(timeout=60)
+            sent, idle, *_ = map(int, output.split())
+            assert sent >= 3000 and idle == 1500
+            assert max(took) < 1, took
+            # (A punch for each peer whose turn is over may be open again.)
+            assert wait_until(lambda: held_by(keeper) <= before, 10), (before, held_by(keeper))
+            assert resident(keeper) < memory + 2048
+            assert server.keepers() == [keeper]
+            _, errors = server.end()
+    for peer in peers:
+        peer.close()
+    assert errors == ""
+
+
 BIRTHS = ["fork", "_Fork", "raw-fork", "vfork", "clone-vm", "clone-beside", "posix_spawn"]
 DEEDS = ["close", "close-all", "replace", "shut-away", "accept"]
 
