@@ -284,25 +284,43 @@ static inline int is_heard(int fd, int flags) {
     return mark == SYNERGY_DATAGRAMS && !(flags & MSG_ERRQUEUE);
 }
 
-ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
-                 socklen_t *length) {
-    if (!concerns_us() || !is_heard(fd, flags))
-        return libc.recvfrom(fd, buffer, size, flags, address, length);
-    ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
-    if (result >= 0 && address && length)
-        note_received(fd, address);
-    return result;
-}
+/* Receives again where it was a punch that failed. The caller may have asked poll() first, which
+ * tells of errors too: it is not to wait here, but where it could have, for nobody's error. */
+#define RECEIVE_PAST_PUNCHS(fd, result, flags, again)                                              \
+    do {                                                                                           \
+        if (__builtin_expect((result) < 0 && errno == EHOSTUNREACH, 0) && is_perhaps_punchs(fd)) { \
+            result = again;                                                                        \
+            if ((result) < 0 && errno == EAGAIN && !((flags)&MSG_DONTWAIT) && is_blocking(fd))     \
+                errno = EINTR;                                                                     \
+        }                                                                                          \
+    } while (0)
 
-ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
-                       struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us() || !is_heard(fd, flags))
-        return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
-    ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
-    if (result >= 0 && address && length)
-        note_received(fd, address);
-    return result;
-}
+#define SEND_PAST_PUNCHS(fd, result, again)                                                        \
+    do {                                                                                           \
+        if (__builtin_expect((result) < 0 && errno == EHOSTUNREACH, 0) && is_perhaps_punchs(fd))   \
+            result = again;                                                                        \
+    } while (0)
+
+#define RECEIVE_FROM(name, parameters, call)                                                       \
+    ssize_t name parameters {                                                                      \
+        if (!concerns_us() || !is_heard(fd, flags))                                                \
+            return libc.name call;                                                                 \
+        ssize_t result = libc.name call;                                                           \
+        int asked = flags;                                                                         \
+        flags |= MSG_DONTWAIT;                                                                     \
+        RECEIVE_PAST_PUNCHS(fd, result, asked, libc.name call);                                    \
+        if (result >= 0 && address && length)                                                      \
+            note_received(fd, address);                                                            \
+        return result;                                                                             \
+    }
+RECEIVE_FROM(recvfrom,
+             (int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
+              socklen_t *length),
+             (fd, buffer, size, flags, address, length))
+RECEIVE_FROM(__recvfrom_chk,
+             (int fd, void *buffer, size_t size, size_t room, int flags, struct sockaddr *address,
+              socklen_t *length),
+             (fd, buffer, size, room, flags, address, length))
 
 /* Descriptors that came along, from a process that may have none of our hooks. */
 static void meet_passed(const struct cmsghdr *passed) {
@@ -325,13 +343,36 @@ static void after_receiving(int fd, int is_noted, struct msghdr *message) {
             ASIDE(meet_passed(each));
 }
 
+typedef ssize_t (*receive_message)(int fd, struct msghdr *message, int flags);
+
+/* What is in the error queue, without the punches. */
+__attribute__((cold, noinline)) static ssize_t receive_error(receive_message receive, int fd,
+                                                             struct msghdr *message, int flags) {
+    int error = errno;
+    int is_there = mark_of(fd) == SYNERGY_DATAGRAMS &&
+                   readable_bytes(message, sizeof *message) == sizeof *message;
+    errno = error;
+    struct msghdr asked = {0};
+    if (is_there)
+        asked = *message;
+    for (;;) {
+        ssize_t result = receive(fd, message, flags);
+        if (!is_there || result < 0 || !is_punchs(message, result))
+            return result;
+        *message = asked;
+    }
+}
+
 /* Some have a second name, with another kind of time. */
 #define RECEIVE_MESSAGE(name)                                                                      \
     ssize_t name(int fd, struct msghdr *message, int flags) {                                      \
         if (!concerns_us())                                                                        \
             return libc.name(fd, message, flags);                                                  \
         int is_noted = is_heard(fd, flags);                                                        \
+        if (__builtin_expect(flags & MSG_ERRQUEUE, 0))                                             \
+            return receive_error(libc.name, fd, message, flags);                                   \
         ssize_t result = libc.name(fd, message, flags);                                            \
+        RECEIVE_PAST_PUNCHS(fd, result, flags, libc.name(fd, message, flags | MSG_DONTWAIT));      \
         if (result >= 0)                                                                           \
             after_receiving(fd, is_noted, message);                                                \
         return result;                                                                             \
@@ -344,6 +385,8 @@ RECEIVE_MESSAGE(recvmsg)
             return libc.name(fd, messages, count, flags, timeout);                                 \
         int is_noted = is_heard(fd, flags);                                                        \
         int result = libc.name(fd, messages, count, flags, timeout);                               \
+        RECEIVE_PAST_PUNCHS(fd, result, flags,                                                     \
+                            libc.name(fd, messages, count, flags | MSG_DONTWAIT, timeout));        \
         for (int i = 0; i < result; i++)                                                           \
             after_receiving(fd, is_noted, &messages[i].msg_hdr);                                   \
         return result;                                                                             \
@@ -356,6 +399,7 @@ ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct so
     if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
         return libc.sendto(fd, data, size, flags, address, length);
     result = libc.sendto(fd, data, size, flags, address, length);
+    SEND_PAST_PUNCHS(fd, result, libc.sendto(fd, data, size, flags, address, length));
     if (result >= 0 && address && length > 0)
         note_sent(fd, address, length);
     return result;
@@ -371,6 +415,7 @@ static void after_sending(int fd, const struct msghdr *message) {
         if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)                                    \
             return libc.name(fd, message, flags);                                                  \
         ssize_t result = libc.name(fd, message, flags);                                            \
+        SEND_PAST_PUNCHS(fd, result, libc.name(fd, message, flags));                               \
         if (result >= 0)                                                                           \
             after_sending(fd, message);                                                            \
         return result;                                                                             \
@@ -382,6 +427,7 @@ SEND_MESSAGE(sendmsg)
         if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)                                    \
             return libc.name(fd, messages, count, flags);                                          \
         int result = libc.name(fd, messages, count, flags);                                        \
+        SEND_PAST_PUNCHS(fd, result, libc.name(fd, messages, count, flags));                       \
         for (int i = 0; i < result; i++)                                                           \
             after_sending(fd, &messages[i].msg_hdr);                                               \
         return result;                                                                             \

@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <time.h>
 
+#include <linux/errqueue.h>
+#include <linux/icmp.h>
+#include <linux/icmpv6.h>
+
 /* What of an address tells the peer: its first bytes. */
 static size_t bytes_of(sa_family_t family) {
     switch (family) {
@@ -62,4 +66,33 @@ void note_received(int fd, const struct sockaddr *address) {
     if (most == sizeof(struct sockaddr_in) && address->sa_family == AF_INET6)
         most = bytes_at(address, bytes_of(AF_INET6));
     note(SYNERGY_RECEIVED, fd, address, most);
+}
+
+int is_perhaps_punchs(int fd) {
+    /* One that waits longer has been met, as has the next punch. */
+    enum { FRESH = 15 };
+    struct descriptor descriptor = descriptor_of(fd);
+    struct synergy_page *page = keeper_page((int)descriptor.keeper);
+    struct timespec now;
+    if (descriptor.mark != SYNERGY_DATAGRAMS || !page)
+        return 0;
+    uint32_t punched = __atomic_load_n(&page->punched, __ATOMIC_RELAXED);
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return punched != 0 && (uint32_t)now.tv_sec - punched < FRESH;
+}
+
+int is_punchs(struct msghdr *message, ssize_t size) {
+    if (size != 0 || (message->msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || !message->msg_control)
+        return 0;
+    for (struct cmsghdr *each = CMSG_FIRSTHDR(message); each; each = CMSG_NXTHDR(message, each)) {
+        struct sock_extended_err error;
+        int is_v4 = each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_RECVERR,
+            is_v6 = each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_RECVERR;
+        if ((!is_v4 && !is_v6) || each->cmsg_len < CMSG_LEN(sizeof error))
+            continue;
+        memcpy(&error, CMSG_DATA(each), sizeof error);
+        return (error.ee_origin == SO_EE_ORIGIN_ICMP && error.ee_type == ICMP_TIME_EXCEEDED) ||
+               (error.ee_origin == SO_EE_ORIGIN_ICMP6 && error.ee_type == ICMPV6_TIME_EXCEED);
+    }
+    return 0;
 }

@@ -152,6 +152,9 @@ struct synergy_page {
     uint8_t ports[3][65536 / 8];
     /* Ports that the kernel chose count as well (UDP), since peers are set for every port. */
     uint32_t any_udp_port;
+    /* When a datagram was last sent to die on its way, in whole seconds of CLOCK_MONOTONIC: the
+     * error that it brings back is not the server's. */
+    uint32_t punched;
     synergy_u64 traffic[SYNERGY_TRAFFIC_PLACES];
 };
 
