@@ -1,5 +1,5 @@
 /* A server of another C library than the one that the library was built with: compiled by
- * test_hooks.py. It says its port, and serves until its standard input ends. */
+ * test_machines.py. It says its port, and serves until its standard input ends. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>

@@ -1,5 +1,5 @@
 /* The intercepted calls as the kernel has them, to stand between the library and a sanitizer's
- * interceptors, which read what bad pointers point to. Compiled by test_hooks.py. */
+ * interceptors, which read what bad pointers point to. Compiled by test_machines.py. */
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/select.h>

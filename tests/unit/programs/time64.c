@@ -1,6 +1,6 @@
 /* Waits for the descriptor that it was given, by select, pselect, poll, ppoll, recvmsg or recvmmsg,
- * and for the end of its standard input; says what the call gave. Compiled by test_hooks.py for a
- * 32-bit machine whose time has 64 bits. time64 HOW FD */
+ * and for the end of its standard input; says what the call gave. Compiled by test_machines.py for
+ * a 32-bit machine whose time has 64 bits. time64 HOW FD */
 #include "program.h"
 
 #include <sys/select.h>
