@@ -12,17 +12,17 @@ extern int is_beginning_forbidden, is_asking_forbidden, is_probing_forbidden;
 
 /* Whether we may make the system calls of the exchange with a keeper, and of what goes with it. */
 static inline int may_ask(void) {
-    return __builtin_expect(!__atomic_load_n(&is_asking_forbidden, __ATOMIC_RELAXED), 1);
+    return __atomic_load_n(&is_asking_forbidden, __ATOMIC_RELAXED) == 0;
 }
 
 /* Whether we may start a keeper, and look for what the process has. */
 static inline int may_begin(void) {
-    return may_ask() && !__atomic_load_n(&is_beginning_forbidden, __ATOMIC_RELAXED);
+    return may_ask() && __atomic_load_n(&is_beginning_forbidden, __ATOMIC_RELAXED) == 0;
 }
 
 /* Whether the kernel may be asked what the caller's pointers are (readable_bytes()). */
 static inline int may_probe(void) {
-    return __builtin_expect(!__atomic_load_n(&is_probing_forbidden, __ATOMIC_RELAXED), 1);
+    return __atomic_load_n(&is_probing_forbidden, __ATOMIC_RELAXED) == 0;
 }
 
 /* A filter of this process's own has been set: a `struct sock_fprog` that the kernel has taken;

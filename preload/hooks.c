@@ -546,6 +546,12 @@ static int is_filter_own(void) {
     return is_own;
 }
 
+static void *pointer_in(const void *word) {
+    void *pointer;
+    memcpy(&pointer, word, sizeof pointer);
+    return pointer;
+}
+
 #define PRCTL(name)                                                                                \
     int name(int option, ...) {                                                                    \
         unsigned long words[4];                                                                    \
@@ -559,7 +565,7 @@ static int is_filter_own(void) {
             find_libc_calls();                                                                     \
         int result = libc.name(option, words[0], words[1], words[2], words[3]);                    \
         if (is_own && result == 0)                                                                 \
-            filter_is_set(words[0] == SECCOMP_MODE_FILTER ? (const void *)words[1] : NULL);        \
+            filter_is_set(words[0] == SECCOMP_MODE_FILTER ? pointer_in(&words[1]) : NULL);         \
         return result;                                                                             \
     }
 PRCTL(prctl)
@@ -588,7 +594,7 @@ __attribute__((no_sanitize("address"))) long syscall(long number, ...) {
     if (!libc.syscall)
         find_libc_calls();
     if (__builtin_expect(number == SYS_seccomp, 0))
-        return set_filter((unsigned long)words[0], (unsigned long)words[1], (void *)words[2]);
+        return set_filter((unsigned long)words[0], (unsigned long)words[1], pointer_in(&words[2]));
     return libc.syscall(number, words[0], words[1], words[2], words[3], words[4], words[5]);
 }
 

@@ -417,6 +417,7 @@ static void fetch_aside(void *argument) {
                             fetching->received);
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is what fetch_aside() changes */
 int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
                       struct synergy_answer *answer, int *received) {
     struct fetching fetching = {.page = keeper_page(keeper),

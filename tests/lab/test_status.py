@@ -191,7 +191,7 @@ import socket, struct, sys
 names = {{l.split()[-1][1:] for l in open('/proc/net/unix') if '@synergy-keeper/' in l}}
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5)
 s.connect('\\0' + names.pop())
-s.send(struct.pack('=II16sQiiii28s4x', 1, {status_kind()}, bytes(16), 0, 0, 0, 0, 0, bytes(28)))
+s.send(struct.pack('=II16sQiiii28s4x', {wire_version()}, {status_kind()}, bytes(16), 0, 0, 0, 0, 0, bytes(28)))
 data, control, flags, address = s.recvmsg(1024, 1024)
 print(len(data), len(control))
 """
@@ -202,6 +202,11 @@ print(len(data), len(control))
     assert re.fullmatch(r"[1-9]\d* [1-9]\d*\n", told("nobody").stdout), told("nobody")
     stranger = told("games")
     assert stranger.stdout == "0 0\n" or "ConnectionResetError" in stranger.stderr, stranger
+
+
+def wire_version():
+    wire = (SOURCE / "wire.h").read_text(encoding="ascii")
+    return int(re.search(r"define SYNERGY_WIRE_VERSION (\d+)", wire)[1])
 
 
 def status_kind():

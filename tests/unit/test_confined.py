@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from test_hooks import (KEEPER, LIBRARY, PROGRAMS, SOURCES, DeafPeer, Waiting, deaf_peer,
+from test_hooks import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, DeafPeer, Waiting, deaf_peer,
                         plain_environment, preloaded_environment, run, same_with_and_without,
                         wait_until)
 
@@ -64,9 +64,12 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
         with Waiting("tcp", environment=environment) as server:
             (keeper,) = server.keepers()
             assert peers[0].ask(server.port)
+            version = re.search(r"define SYNERGY_WIRE_VERSION (\d+)",
+                                (REPOSITORY / "src" / "wire.h").read_text())[1]
             before, memory = held_by(keeper), resident(keeper)
             stranger = subprocess.Popen(
-                ["/usr/bin/python3", f"{place}/stranger.py", name_of(keeper), "3000", "1500"],
+                ["/usr/bin/python3", f"{place}/stranger.py", name_of(keeper), version,
+                 "3000", "1500"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain_environment(),
                 preexec_fn=as_nobody if who == "another user" else None)
             took = []

@@ -1,4 +1,4 @@
-"""What somebody who knows no secret can do to a keeper: stranger.py NAME MESSAGES IDLE. Sends forged
+"""What somebody who knows no secret can do to a keeper: stranger.py NAME VERSION MESSAGES IDLE. Sends forged
 messages with descriptors of every kind to the abstract socket of that name, at least so many and
 until its input ends, keeps idle connections there all the while, and says how many it were."""
 
@@ -13,7 +13,7 @@ import sys
 
 # wire.h: version, kind, secret, cookie, fd, process, flags, hop limit, peer.
 REQUEST = struct.Struct("<II16sQiiii28s4x")
-KINDS, VERSION = 10, 2
+KINDS = 10
 
 
 def lingering(port):
@@ -42,7 +42,7 @@ def descriptors(port):
     return [os.dup(number) for number in numbers], held
 
 
-def main(name, messages, idle):
+def main(name, version, messages, idle):
     dice = random.Random(1)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -57,7 +57,7 @@ def main(name, messages, idle):
             silent.append(connected(name))
         for _ in range(messages // 100):
             kind = dice.choice([*range(KINDS), dice.getrandbits(32)])
-            message = REQUEST.pack(dice.choice([VERSION, VERSION, VERSION, 0, 77]), kind,
+            message = REQUEST.pack(dice.choice([version, version, version, 0, 77]), kind,
                                    dice.randbytes(16), dice.getrandbits(64),
                                    dice.randint(-5, 100), dice.choice([1, os.getpid(), -1]),
                                    dice.getrandbits(31), dice.randint(-2, 300), dice.randbytes(28))
@@ -82,4 +82,4 @@ def connected(name):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))
