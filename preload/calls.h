@@ -13,6 +13,8 @@
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
+ * setsockopt       a listener's options are those of its connections
+ * getsockopt       whom a punched connection was meant for, where this host tracks connections
  * __select64, __pselect64, __ppoll64, __ppoll64_chk, __recvmsg64, __recvmmsg64, __sendmsg64,
  * __sendmmsg64, __prctl_time64
  *                  the same, as a 32-bit program with 64-bit time knows them (_TIME_BITS=64)
@@ -61,6 +63,8 @@
     CALL(int, dup2, (int fd, int number))                                                          \
     CALL(int, dup3, (int fd, int number, int flags))                                               \
     CALL(int, shutdown, (int fd, int how))                                                         \
+    CALL(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length))      \
+    CALL(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length))           \
     CALL(int, prctl, (int option, ...))                                                            \
     CALL(long, syscall, (long number, ...))
 

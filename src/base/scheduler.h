@@ -38,6 +38,9 @@ class Scheduler {
     TimerId at(Time time, Task task);
     void cancel(TimerId timer);
 
+    /// How late timers have been of late: the most of it, which is forgotten by and by.
+    [[nodiscard]] Duration lateness() const { return lateness_; }
+
     /// Waits for the next event or timer, `longest` at most, and does all that is due.
     void run_once(Duration longest);
 
@@ -58,6 +61,7 @@ class Scheduler {
     std::map<int, std::uint32_t> rest_; ///< the events of those that epoll has no room for
     std::uint64_t next_timer_ = 0;
     std::map<TimerId, Task> timers_;
+    Duration lateness_{};
 };
 
 /// A task that is cancelled with its owner: at most one is pending.

@@ -23,8 +23,10 @@ using namespace synergy;
 
 /// What a server may have set for purposes of its own, and this process has no use for.
 void reset_resources() {
+    // A real-time server waits for its keeper's first answers: no ordinary process is to come
+    // between (see Keeper::answer_start()).
     constexpr sched_param ordinary{};
-    if (sched_getscheduler(0) != SCHED_OTHER)
+    if (const int policy = sched_getscheduler(0); policy != SCHED_FIFO && policy != SCHED_RR)
         sched_setscheduler(0, SCHED_OTHER, &ordinary);
     if (getpriority(PRIO_PROCESS, 0) > 0)
         setpriority(PRIO_PROCESS, 0, 0);
@@ -43,7 +45,8 @@ void reset_resources() {
     }
 }
 
-/// What exec keeps of a server that may have changed it. What can't be had stays as it is.
+/// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
+/// stays as it is.
 void reset_inherited() {
     // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
     for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})

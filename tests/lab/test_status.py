@@ -204,15 +204,16 @@ print(len(data), len(control))
     assert stranger.stdout == "0 0\n" or "ConnectionResetError" in stranger.stderr, stranger
 
 
+WIRE = (SOURCE / "wire.h").read_text(encoding="ascii")
+
+
 def wire_version():
-    wire = (SOURCE / "wire.h").read_text(encoding="ascii")
-    return int(re.search(r"define SYNERGY_WIRE_VERSION (\d+)", wire)[1])
+    return re.search(r"#define SYNERGY_WIRE_VERSION (\d+)", WIRE)[1]
 
 
 def status_kind():
-    """SYNERGY_STATUS of src/wire.h: the kinds are counted from 1."""
-    wire = (SOURCE / "wire.h").read_text(encoding="ascii")
-    kinds = re.search(r"enum synergy_kind \{(.*?)\};", wire, re.S)[1]
+    """SYNERGY_STATUS: the kinds are counted from 1."""
+    kinds = re.search(r"enum synergy_kind \{(.*?)\};", WIRE, re.S)[1]
     kinds = re.sub(r"/\*.*?\*/", "", kinds, flags=re.S)
     return [k.split("=")[0].strip() for k in kinds.split(",")].index("SYNERGY_STATUS") + 1
 
