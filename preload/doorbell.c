@@ -85,30 +85,47 @@ void show_own_address(int fd, int level, void *value, socklen_t *length) {
     memcpy(value, &v4, sizeof v4);
 }
 
-enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller) {
-    struct end bell;
-    if (!is_bell(keeper_page(keeper), fd, &bell))
+/* As accept4() would have left it. */
+static void keep_on_exec(int fd, int flags) {
+    syscall(SYS_fcntl, fd, F_SETFD, flags & SOCK_CLOEXEC ? FD_CLOEXEC : 0);
+}
+
+enum accepted answer_bell(int keeper, int *fd, int flags, const struct caller_address *caller) {
+    struct synergy_page *page = keeper_page(keeper);
+    struct end end;
+    if (!is_bell(page, *fd, &end))
         return ORDINARY;
     struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
     struct synergy_answer answer = {0};
-    int connection = -1;
-    int error = ask_keeper(keeper, &request, fd, &answer, &connection);
+    int bell = *fd, received;
+    int error = fetch_from_keeper(keeper, &request, &bell, &answer, &received);
     if (error == 0)
         error = answer.result;
-    /* Where there is no room for it now, the keeper rings again. Where there is no keeper, its
-     * connections have ended with it. */
-    if (error == ENOENT)
+    /* Where there is no keeper, its connections have ended with it. */
+    if (error == ENOENT && bell >= 0) {
+        if (received >= 0)
+            syscall(SYS_close, received);
         return ORDINARY;
-    if (error == 0 && connection >= 0 &&
-        syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
-        syscall(SYS_close, connection);
-        /* It has no peers, and is known again. */
-        set_descriptor(fd, (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(fd)});
-        hand_down(&answer.peer, caller);
-        return REPLACED;
     }
-    if (connection >= 0)
-        syscall(SYS_close, connection);
-    syscall(SYS_close, fd);
+    int is_there = received >= 0 && (error == 0 || error == ENOENT);
+    if (is_there && bell >= 0)
+        is_there = syscall(SYS_dup3, received, bell, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == bell;
+    else if (is_there)
+        keep_on_exec(*fd = received, flags);
+    if (received >= 0 && received != *fd)
+        syscall(SYS_close, received);
+    if (is_there) {
+        /* It has no peers, and is known again. */
+        set_descriptor(*fd,
+                       (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(*fd)});
+        if (error == 0)
+            hand_down(&answer.peer, caller);
+        return error == 0 ? REPLACED : ORDINARY;
+    }
+    /* The keeper rings again, for as long as it takes where there is no room for the connection. */
+    if (error == EMFILE || error == ENFILE)
+        __atomic_add_fetch(&page->without_room, 1, __ATOMIC_RELEASE);
+    if (bell >= 0)
+        syscall(SYS_close, bell);
     return NO_ONE;
 }

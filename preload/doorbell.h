@@ -19,10 +19,9 @@ struct caller_address {
     socklen_t room;
 };
 
-/* What accept() has given as `fd` where the keeper says that bells ring. Within aside_begin() only.
- */
-enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller);
-
+/* What accept() has given as `fd` where the keeper says that bells ring: another number where no
+ * more were left. Within aside_begin() only. */
+enum accepted answer_bell(int keeper, int *fd, int flags, const struct caller_address *caller);
 /* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
  */
 int is_punched(int fd);

@@ -1,5 +1,6 @@
 #include "server_sockets.h"
 
+#include "aside.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
 #include "process.h"
@@ -83,26 +84,32 @@ static void admit_others(int fd) {
     libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
+/* Here or at the keeper's: what is short now may be had later. */
+static int is_shortage(int error) {
+    return error == EMFILE || error == ENFILE;
+}
+
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
 static int hand_over(int fd, const struct identity *identity, int keeper,
                      struct synergy_request *request) {
     struct synergy_answer answer = {0};
     request->fd = fd;
     request->cookie = identity->cookie;
-    int error = ask_keeper(keeper, request, fd, &answer, NULL);
+    int error = ask_keeper(keeper, request, fd, &answer);
     if (error == 0 && answer.result == EEXIST) {
         /* Another process has handed it over to its own keeper. */
         keeper = met_keeper(fd, identity, &answer);
         error = keeper == NO_KEEPER ? EEXIST : 0;
         if (error == 0 && request->kind == SYNERGY_OPEN_TOWARD)
-            error = ask_keeper(keeper, request, fd, &answer, NULL);
+            error = ask_keeper(keeper, request, fd, &answer);
     }
     struct descriptor descriptor = {.mark = SYNERGY_UNTOUCHED};
     if (error == 0 && answer.result == 0)
         descriptor = (struct descriptor){.mark = (enum synergy_mark)answer.mark,
                                          .keeper = (unsigned)keeper,
                                          .cookie = identity->cookie};
-    else if (error == EMFILE || error == ENFILE || request->kind == SYNERGY_OPEN_TOWARD)
+    else if (is_shortage(error) || is_shortage(answer.result) ||
+             request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
     set_descriptor(fd, descriptor);
     return error ? error : answer.result;
@@ -135,7 +142,7 @@ static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
     struct synergy_request request = {.kind = kind, .cookie = cookie};
     struct synergy_answer answer;
     if (!synergy_is_over(keeper_page((int)keeper)))
-        ask_keeper((int)keeper, &request, -1, &answer, NULL);
+        ask_keeper((int)keeper, &request, -1, &answer);
 }
 
 static void set_option(int fd, int name, int value) {
@@ -166,7 +173,7 @@ struct preparation socket_will_listen(int fd) {
                                       .hop_limit = -1,
                                       .flags = preparation.lets_others_in};
     struct synergy_answer answer;
-    ask_keeper(keeper, &request, fd, &answer, NULL);
+    ask_keeper(keeper, &request, fd, &answer);
     /* Whether a second listener may have the port too is for listen() to say, as without us. */
     set_option(fd, SO_REUSEPORT, preparation.shares_port);
     return preparation;
@@ -230,12 +237,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
         .kind = SYNERGY_KEY, .cookie = identity.cookie, .key_option = option, .key_length = length};
     struct synergy_answer answer;
     memcpy(request.key, key, length);
-    ask_keeper(keeper, &request, fd, &answer, NULL);
-}
-
-static void wait_a_millisecond(void) {
-    static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
-    syscall(SYS_nanosleep, &millisecond, NULL);
+    ask_keeper(keeper, &request, fd, &answer);
 }
 
 /* Whether the address would be free for one that lets others have it too: then no listener is
@@ -256,8 +258,8 @@ static int do_keepers_give_way(void) {
     for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
         struct synergy_answer answer;
-        is_any |= !synergy_is_over(keeper_page(i)) &&
-                  ask_keeper(i, &request, -1, &answer, NULL) == 0 && answer.result == 0;
+        is_any |= !synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer) == 0 &&
+                  answer.result == 0;
     }
     return is_any;
 }

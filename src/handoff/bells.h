@@ -21,6 +21,15 @@ class Bells {
         __atomic_sub_fetch(&page_.ringing, 1, __ATOMIC_RELEASE);
     }
 
+    /// Whether who accepts can't answer.
+    [[nodiscard]] bool are_unheard() const {
+        return __atomic_load_n(&page_.is_deaf, __ATOMIC_ACQUIRE) != 0;
+    }
+    /// Changes when the server has closed a bell for want of a descriptor.
+    [[nodiscard]] std::uint32_t without_room() const {
+        return __atomic_load_n(&page_.without_room, __ATOMIC_ACQUIRE);
+    }
+
   private:
     static std::uint8_t bit(std::uint16_t port) {
         return static_cast<std::uint8_t>(1U << port % 8);

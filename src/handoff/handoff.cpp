@@ -74,6 +74,8 @@ constexpr const char *anothers = "this host's own connections to its address rea
                                  "program's listener";
 constexpr const char *filtered = "no connection from this host reaches it: does a firewall forbid "
                                  "the loopback interface?";
+constexpr const char *confined = "the server accepts under a system call filter of its own, which "
+                                 "forbids it to fetch a connection";
 constexpr const char *not_intercepted =
     "connections were accepted by a call that can't be intercepted (io_uring, or a program that "
     "doesn't use libc, or one without the library)";
@@ -87,6 +89,8 @@ constexpr Duration silence_time = seconds(2);
 constexpr Duration between_looks = milliseconds(200);
 /// An accept() of ours fetches at once.
 constexpr Duration fetch_time = milliseconds(600);
+/// A server at its limit of open files closes others when it closes them.
+constexpr Duration until_there_is_room = milliseconds(100);
 constexpr unsigned kept_most = 2;
 constexpr unsigned refused_most = 4;
 constexpr unsigned unanswered_most = 8;
@@ -239,6 +243,10 @@ void Handoff::ring_again(Id id, Duration delay) {
 
 void Handoff::ring(Id id) {
     Offer &offer = *offers_.at(id);
+    if (bells_.are_unheard()) {
+        give_up(offer.listener, confined);
+        return;
+    }
     const Rung rung = connect_doorbell(offer);
     if (rung == Rung::no) {
         const int error = errno;
@@ -260,6 +268,7 @@ void Handoff::ring(Id id) {
         return;
     }
     by_port_[offer.port] = id;
+    offer.bells_without_room = bells_.without_room();
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.listener.transport == Transport::tcp) {
@@ -341,10 +350,16 @@ void Handoff::happened(Id id, std::uint32_t events) {
         ring_again(id, milliseconds(10));
         return;
     }
-    if (++offer.unanswered > unanswered_most)
+    if (bells_.without_room() != offer.bells_without_room) {
+        if (!std::exchange(offer.is_waiting_said, true))
+            log::warn("connection from {}: waits, since the server has no descriptor left for it",
+                      offer.peer.text());
+        ring_again(id, until_there_is_room);
+    } else if (++offer.unanswered > unanswered_most) {
         give_up(offer.listener, not_intercepted);
-    else
+    } else {
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
+    }
 }
 
 void Handoff::give_up(const ServerSocket &listener, const std::string &why) {

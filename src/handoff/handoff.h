@@ -83,6 +83,8 @@ class Handoff {
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
         unsigned refused = 0;
+        std::uint32_t bells_without_room = 0; ///< how many there were when this one rang
+        bool is_waiting_said = false;
         unsigned kept = 0;   ///< bells that were accepted and neither answered nor closed
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell

@@ -124,12 +124,15 @@ void Keeper::give_up_rights() const {
 }
 
 void Keeper::run() {
-    while (!is_over_) {
-        try {
-            scheduler_.run_once(std::chrono::hours(1));
-        } catch (const std::exception &error) {
-            log::error("{}", error.what());
-        }
+    while (!is_over_)
+        work(std::chrono::hours(1));
+}
+
+void Keeper::work(Duration longest) {
+    try {
+        scheduler_.run_once(longest);
+    } catch (const std::exception &error) {
+        log::error("{}", error.what());
     }
 }
 
@@ -352,6 +355,7 @@ void Keeper::fetch(const Call &call, Reply &reply) {
                                : std::nullopt;
     if (!fetched) {
         reply.answer.result = ENOENT;
+        reply.show = call.passed.fd();
         return;
     }
     if (!fetched->connection) {

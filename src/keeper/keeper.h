@@ -23,6 +23,8 @@ class Keeper {
     void answer_start(Socket connection, pid_t starter);
     /// Until the server has no process any more, or no socket.
     void run();
+    /// What is due now or within `longest`, once.
+    void work(Duration longest);
 
   private:
     using Call = Control::Call;

@@ -130,6 +130,7 @@ int UdpPunch::punch() {
         return EBADF;
     Duration next = context_.settings.refresh;
     next_hop_limit();
+    context_.traffic.punched(); // before its error is there
     int error = send();
     if (error == 0) {
         failures_ = 0;

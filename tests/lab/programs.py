@@ -98,7 +98,7 @@ class Preload:
         return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables, **others}
 
 
-def _as_user(user):
+def as_user(user):
     if user == "root":
         return []
     if has_other_users():
@@ -131,7 +131,7 @@ class Program:
         with namespace.inside(path.namespace(node)), open(self.stdout_file, "wb") as out, \
                 open(self.stderr_file, "wb") as err:
             self.process = subprocess.Popen(
-                [*_as_user(user), "env", "-i", *late, *command], stdin=subprocess.PIPE, stdout=out,
+                [*as_user(user), "env", "-i", *late, *command], stdin=subprocess.PIPE, stdout=out,
                 stderr=err, cwd="/", start_new_session=True,
             )
 

@@ -939,6 +939,37 @@ Socket lingering_socket() {
 
 } // namespace
 
+TEST_CASE("keeper: without a descriptor for what comes along it says so, and is there later") {
+    const DeafPeer peer;
+    const Kept kept({peer.variable(), hops});
+    const Socket listener = any_listener();
+    const auto leave_room = [&](rlim_t count) {
+        std::set<rlim_t> taken;
+        for (const auto &entry :
+             std::filesystem::directory_iterator("/proc/" + std::to_string(kept.process) + "/fd"))
+            taken.insert(std::stoul(entry.path().filename()));
+        rlimit limit{};
+        REQUIRE(::prlimit(kept.process, RLIMIT_NOFILE, nullptr, &limit) == 0);
+        limit.rlim_cur = 0;
+        for (; count > 0 || taken.contains(limit.rlim_cur); limit.rlim_cur++)
+            if (!taken.contains(limit.rlim_cur))
+                count--;
+        REQUIRE(::prlimit(kept.process, RLIMIT_NOFILE, &limit, nullptr) == 0);
+    };
+    leave_room(1); // for who asks
+    CHECK(kept.open(listener) == EMFILE);
+    // A stranger learns nothing.
+    const Socket stranger = connected(kept.page->keeper);
+    synergy_request request{};
+    request.version = SYNERGY_WIRE_VERSION;
+    request.kind = SYNERGY_MEET;
+    REQUIRE(send_to(stranger, &request, sizeof request, {listener.fd()}));
+    CHECK_FALSE(receive(stranger).is_there);
+    leave_room(100);
+    CHECK(kept.open(listener) == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+}
+
 TEST_CASE("keeper: strangers can neither take, delay nor use up anything" *
           doctest::skip(geteuid() != 0)) {
     DeafPeer peer;
