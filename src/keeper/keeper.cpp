@@ -1,6 +1,7 @@
 #include "keeper/keeper.h"
 
 #include "base/log.h"
+#include "base/survival.h"
 #include "keeper/confinement.h"
 #include "keeper/status.h"
 
@@ -100,6 +101,22 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
     take_signals();
 }
 
+namespace {
+
+/// A real-time server's keeper has its policy, so that listen() waits for nobody else. What comes
+/// now is nobody's to wait for.
+void end_real_time() {
+    const auto become_ordinary = [] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+    };
+    const int policy = sched_getscheduler(0);
+    if ((policy == SCHED_FIFO || policy == SCHED_RR) && survives(become_ordinary))
+        become_ordinary();
+}
+
+} // namespace
+
 void Keeper::answer_start(Socket connection, pid_t starter) {
     processes_.add(starter);
     // It may have died meanwhile, or have lost its patience.
@@ -109,8 +126,7 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     }
     control_.serve_starter(std::move(connection), starter);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
-        constexpr sched_param ordinary{};
-        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+        end_real_time();
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();

@@ -29,6 +29,7 @@ def library_that_checks_itself(tmp_path_factory):
     subprocess.run(
         [*common, "-fsanitize=address", "-fvisibility=hidden", "-U_FORTIFY_SOURCE",
          f"-I{REPOSITORY / 'src'}", '-DSYNERGY_SYSCONFDIR="/etc"', f'-DSYNERGY_KEEPER="{KEEPER}"',
+         '-DSYNERGY_KEEPER_FROM_LIBRARY="../libexec/synergy-keeper"',
          *sorted((REPOSITORY / "preload").glob("*.c")), "-Wl,-z,nodelete,-z,now",
          "-o", place / "libsynergy.so"], check=True)
     return place / "libsynergy.so", f"{place / 'plain.so'} {os.path.realpath(asan)}"
@@ -66,7 +67,8 @@ def library_of_32_bits(tmp_path_factory):
     subprocess.run(
         [*MULTILIB, "-shared", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Werror",
          "-Wno-nonnull-compare", f"-I{REPOSITORY / 'src'}", '-DSYNERGY_SYSCONFDIR="/etc"',
-         f'-DSYNERGY_KEEPER="{KEEPER}"', *sorted((REPOSITORY / "preload").glob("*.c")),
+         f'-DSYNERGY_KEEPER="{KEEPER}"',
+         '-DSYNERGY_KEEPER_FROM_LIBRARY="../libexec/synergy-keeper"', *sorted((REPOSITORY / "preload").glob("*.c")),
          f"-Wl,--version-script={REPOSITORY / 'preload/libsynergy.map'}",
          "-Wl,-z,initfirst,-z,nodelete,-z,now", "-o", library], check=True)
     return library
