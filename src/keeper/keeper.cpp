@@ -1,6 +1,7 @@
 #include "keeper/keeper.h"
 
 #include "base/log.h"
+#include "base/survival.h"
 #include "keeper/confinement.h"
 #include "keeper/status.h"
 
@@ -104,8 +105,13 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     }
     control_.serve_starter(std::move(connection), starter);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
-        constexpr sched_param ordinary{};
-        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+        const auto be_ordinary = [] {
+            constexpr sched_param ordinary{};
+            sched_setscheduler(0, SCHED_OTHER, &ordinary);
+        };
+        // (Filters may forbid it, and most servers have no need of it.)
+        if (sched_getscheduler(0) != SCHED_OTHER && survives(be_ordinary))
+            be_ordinary();
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
