@@ -375,27 +375,34 @@ static inline uint64_t heard(int fd, int flags) {
             result = again;                                                                        \
     } while (0)
 
-#define RECEIVE_FROM(name, parameters, call)                                                       \
-    ssize_t name parameters {                                                                      \
-        uint64_t word;                                                                             \
-        if (!concerns_us() || !(word = heard(fd, flags)))                                          \
-            return libc.name call;                                                                 \
-        ssize_t result = libc.name call;                                                           \
-        int asked = flags;                                                                         \
-        flags |= MSG_DONTWAIT;                                                                     \
-        RECEIVE_PAST_PUNCHS(fd, result, asked, libc.name call);                                    \
-        if (result >= 0 && address && length)                                                      \
-            note_received(word, address);                                                          \
-        return result;                                                                             \
-    }
-RECEIVE_FROM(recvfrom,
-             (int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
-              socklen_t *length),
-             (fd, buffer, size, flags, address, length))
-RECEIVE_FROM(__recvfrom_chk,
-             (int fd, void *buffer, size_t size, size_t room, int flags, struct sockaddr *address,
-              socklen_t *length),
-             (fd, buffer, size, room, flags, address, length))
+ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
+                 socklen_t *length) {
+    uint64_t word;
+    if (!concerns_us() || !(word = heard(fd, flags)))
+        return libc.recvfrom(fd, buffer, size, flags, address, length);
+    ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
+    if (__builtin_expect(result < 0, 0))
+        RECEIVE_PAST_PUNCHS(fd, result, flags,
+                            libc.recvfrom(fd, buffer, size, flags | MSG_DONTWAIT, address, length));
+    if (result >= 0 && address && length)
+        note_received(word, address);
+    return result;
+}
+
+ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
+                       struct sockaddr *address, socklen_t *length) {
+    uint64_t word;
+    if (!concerns_us() || !(word = heard(fd, flags)))
+        return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
+    ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
+    if (__builtin_expect(result < 0, 0))
+        RECEIVE_PAST_PUNCHS(
+            fd, result, flags,
+            libc.__recvfrom_chk(fd, buffer, size, room, flags | MSG_DONTWAIT, address, length));
+    if (result >= 0 && address && length)
+        note_received(word, address);
+    return result;
+}
 
 /* Descriptors that came along, from a process that may have none of our hooks. */
 static void meet_passed(const struct cmsghdr *passed) {

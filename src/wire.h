@@ -19,7 +19,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 2
+#define SYNERGY_WIRE_VERSION 3
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));

@@ -84,7 +84,8 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
             assert max(took) < 1, took
             # (A punch for each peer whose turn is over may be open again.)
             assert wait_until(lambda: held_by(keeper) <= before, 10), (before, held_by(keeper))
-            assert resident(keeper) < memory + 2048
+            # Its own user may have as many connections there as it likes.
+            assert resident(keeper) < memory + (2048 if who == "another user" else 4096)
             assert server.keepers() == [keeper]
             _, errors = server.end()
     for peer in peers:

@@ -11,8 +11,8 @@ import socket
 import struct
 import sys
 
-# wire.h: version, kind, secret, cookie, fd, process, flags, hop limit, peer.
-REQUEST = struct.Struct("<II16sQiiii28s4x")
+# wire.h: version, kind, secret, cookie, fd, process, flags, hop limit, peer, and a key.
+REQUEST = struct.Struct("<II16sQiiii28s224s4x")
 KINDS = 10
 
 
@@ -60,7 +60,7 @@ def main(name, version, messages, idle):
             message = REQUEST.pack(dice.choice([version, version, version, 0, 77]), kind,
                                    dice.randbytes(16), dice.getrandbits(64),
                                    dice.randint(-5, 100), dice.choice([1, os.getpid(), -1]),
-                                   dice.getrandbits(31), dice.randint(-2, 300), dice.randbytes(28))
+                                   dice.getrandbits(31), dice.randint(-2, 300), dice.randbytes(28), dice.randbytes(224))
             message = message[:dice.choice([len(message)] * 5 + [dice.randrange(len(message))])]
             count = dice.choice([0, 1, 1, 1, 1, 50])
             passed = array.array("i", dice.choices(numbers, k=count))
