@@ -7,6 +7,7 @@
 
 #include <fmt/core.h>
 
+#include <functional>
 #include <string>
 
 #include <sys/types.h>
@@ -22,10 +23,15 @@ struct Destination {
     /// for whoever reads it, and a socket, which can't be opened, is the system's log.
     int stderr_path = -1;
     pid_t server = 0; ///< for whom the lines are; 0: this process
+    /// Whether nobody would read what stderr gets by now: then it is for the system's log.
+    std::function<bool()> is_stderr_lost = nullptr;
 };
 
-/// To be called before other threads log. Before it, warnings go to descriptor 2.
+/// To be called before other threads log. Before it, warnings go to descriptor 2. A file that can't
+/// be written is named at once, and in its place is stderr.
 void configure(Destination destination);
+/// Whether lines of this level are wanted.
+[[nodiscard]] bool is_on(LogLevel level);
 
 /// One line. (Type-erased, so that formatting is compiled in one place.)
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments);
@@ -39,6 +45,12 @@ template <typename... Args> void info(fmt::format_string<Args...> format, Args &
 template <typename... Args> void warn(fmt::format_string<Args...> format, Args &&...args) {
     line(LogLevel::warn, format, fmt::make_format_args(args...));
 }
+/// For what is tried again and again: one line for each cause. The same one is not said again
+/// before it was taken back.
+void warn_once(const std::string &text);
+void info_once(const std::string &text);
+void take_back(const std::string &text);
+
 template <typename... Args> void error(fmt::format_string<Args...> format, Args &&...args) {
     line(LogLevel::error, format, fmt::make_format_args(args...));
 }

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "handoff/inherited_options.h"
+#include "hops/addresses.h"
 
 #include <algorithm>
 #include <cstring>
@@ -24,12 +25,6 @@ int protocol_of(const ServerSocket &listener) {
     return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
 }
 
-bool can_be_bound(const Endpoint &address) {
-    const Socket probe = Socket::open(address.family(), SOCK_DGRAM);
-    const Endpoint any = address.with_port(0);
-    return !probe || ::bind(probe.fd(), any.data(), any.length()) == 0 || errno != EADDRNOTAVAIL;
-}
-
 /// Where a bell reaches the listener from this host.
 Endpoint bell_address(const ServerSocket &listener) {
     const Endpoint &local = listener.local;
@@ -42,7 +37,7 @@ Endpoint bell_address(const ServerSocket &listener) {
         return v4.mapped();
     const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
     // Containers often have no IPv6 on their loopback interface.
-    return !listener.takes_v4 || can_be_bound(v6) ? v6 : v4.mapped();
+    return !listener.takes_v4 || is_own_address(v6) ? v6 : v4.mapped();
 }
 
 /// By which interface a bell comes in. To an IPv6 address it comes by the one that has the address,
@@ -124,7 +119,7 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
     if (!is_loopback_up())
         return "the loopback interface is down";
     const Endpoint to = bell_address(listener);
-    if (listener.local.is_wildcard() && !can_be_bound(to))
+    if (listener.local.is_wildcard() && !is_own_address(to))
         return "this host has no loopback address of its family";
     Heard heard{};
     for (std::uint16_t port = 1; port <= ports_tried; port++) {
