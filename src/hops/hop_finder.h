@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hops/hop_limit.h"
+#include "hops/icmp_error.h"
 #include "hops/learned_hops.h"
 #include "hops/path_probe.h"
 
@@ -29,8 +30,12 @@ class HopFinder {
     std::optional<HopRange> hops_toward(const Endpoint &peer, const Endpoint &source);
     /// The peer has come in through a hole that such a punch opened last.
     void proved(const Endpoint &peer, const Endpoint &source, int hops);
-    /// A reset or a prohibition came back for such a punch.
-    void too_high(const Endpoint &peer, const Endpoint &source, int hops);
+    /// Somebody has refused such a punch: it is named, and an automatic hop limit stays below.
+    void refused(const Endpoint &peer, const Endpoint &source, int hops, const IcmpError &how);
+    /// Looks at where punches with this hop limit of the user's die, and warns of what it finds.
+    void look_at(const Endpoint &peer, const Endpoint &source, int hops);
+    /// Who is there, as far as it is known; nullptr: nobody has said so.
+    [[nodiscard]] const Hop *dies_at(const Endpoint &peer, const Endpoint &source, int hops);
     /// How long the error takes to come back from where a punch with this hop limit dies, as far
     /// as it has been measured.
     std::optional<Duration> round_trip(const Endpoint &peer, const Endpoint &source, int hops);
@@ -51,6 +56,8 @@ class HopFinder {
         std::optional<HopRange> hops;  ///< automatic ones
         std::map<int, Hop> dying_hops; ///< where punches with these hop limits die
         std::set<int> asked;           ///< the hop limits whose round trip was asked for
+        std::map<int, IcmpError> refusals; ///< of hop limits of the user's, to be looked into
+        std::set<int> looked_into;         ///< those for which that was done
         int ceiling = hop_limit_max;   ///< no punch goes further, since one was too high
         bool is_proved = false;
         bool is_wanted = false;   ///< an automatic hop limit, and not only a round trip
@@ -67,6 +74,9 @@ class HopFinder {
     void choose(Way &way, const Path &path);
     void use(Way &way, HopRange hops);
     void look_again_at(Way &way, Time time);
+    void look_into(Way &way, int hops);
+    void say_objection(Way &way, int hops, const Path &path) const;
+    void say_guess(const Way &way, const Path &path) const;
     [[nodiscard]] HopRange within(const Way &way, HopRange hops) const;
 
     Scheduler &scheduler_;

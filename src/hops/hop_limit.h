@@ -1,6 +1,7 @@
 // How far a punch goes.
 #pragma once
 
+#include "hops/icmp_error.h"
 #include "hops/path.h"
 #include "settings/settings.h"
 
@@ -32,5 +33,12 @@ struct HopChoice {
 
 /// What a measured path says, within the bounds that the user set.
 HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds);
+
+/// What a path, or this hop of it alone, says against a hop limit of the user's, in words; empty:
+/// nothing.
+std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bounds);
+
+/// "punches with hop limit 5 go too far: 2001:db8:f::1 prohibits them"
+std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer);
 
 } // namespace synergy

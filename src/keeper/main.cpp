@@ -79,7 +79,8 @@ void configure_log(const Settings &settings, pid_t server) {
     log::configure({.level = settings.log,
                     .where = settings.log_file,
                     .stderr_path = is_file ? -1 : SYNERGY_STDERR_FD,
-                    .server = server});
+                    .server = server,
+                    .is_stderr_lost = nullptr});
     for (const Problem &problem : settings.problems)
         log::error("{}", problem.line());
 }

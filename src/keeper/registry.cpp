@@ -1,6 +1,7 @@
 #include "keeper/registry.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "hops/route.h"
 #include "punch/sctp_many_punch.h"
 #include "punch/sctp_punch.h"
@@ -19,31 +20,29 @@ namespace {
 /// For sockets that may listen one day.
 constexpr std::size_t expected_max = 4096;
 
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// After the first punches, which nothing is to hold up.
+constexpr Duration before_advice = milliseconds(100);
+/// A server may open what it is for after what it is not for.
+constexpr Duration before_saying_nobody = milliseconds(500);
+/// Who was to come would have by then.
+constexpr Duration silence_time = seconds(60);
+
+constexpr const char *own_host = ": that address is this host's own, and no peer's. Peers are at the "
+                                 "other side; from here the port can be reached as it is";
+
+std::string text_of(const ServerSocket &socket) {
+    return std::string(name(socket.transport)) + " " + socket.local.text();
+}
+
 } // namespace
-
-Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
-    const Endpoint &local = socket.local;
-    if (local.is_loopback())
-        return {};
-    bool is_v6_socket = local.family() == AF_INET6;
-    if (peer.family() == AF_INET6)
-        return is_v6_socket && !local.is_v4_mapped() ? peer : Endpoint{};
-    if (!is_v6_socket)
-        return peer;
-    bool has_v4 = socket.takes_v4 && (local.is_wildcard() || local.is_v4_mapped());
-    return has_v4 ? peer.mapped() : Endpoint{};
-}
-
-bool has_declared(const Settings &settings, const ServerSocket &socket) {
-    const std::vector<Target> targets = settings.targets_for(socket.transport, socket.local.port());
-    return std::any_of(targets.begin(), targets.end(), [&](const Target &target) {
-        return !reachable(socket, target.peer).empty();
-    });
-}
 
 Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
                    Handoff &handoff, const Traffic &traffic, Owner owner)
     : scheduler_(scheduler), handoff_(handoff), owner_(std::move(owner)), looking_(scheduler),
+      nobody_(scheduler),
       settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
@@ -62,11 +61,14 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
+                       if (const auto found = servers_.find(hole.server.cookie);
+                           found != servers_.end())
+                           found->second.is_reached = true;
                        hop_finder_.proved(hole.peer, source_toward(hole), hop_limit);
                    },
-               .too_high =
-                   [this](const Hole &hole, int hop_limit) {
-                       hop_finder_.too_high(hole.peer, source_toward(hole), hop_limit);
+               .refused =
+                   [this](const Hole &hole, int hop_limit, const IcmpError &how) {
+                       hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
                    }} {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
@@ -87,7 +89,7 @@ bool Registry::holds_duplicates() const {
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_for_closed();
-    Server &server = servers_[socket.cookie];
+    Server &server = servers_.try_emplace(socket.cookie, scheduler_).first->second;
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
     const bool had_room = server.socket.has_room_beside;
@@ -132,12 +134,13 @@ void Registry::declare(Server &server) {
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
             looked_up = hole.peer;
-            route =
-                hole.peer.is_loopback() ? std::nullopt : route_to(hole.peer, source_toward(hole));
+            route = route_to(hole.peer, source_toward(hole));
         }
-        if (!route || !route->on_link)
+        if (!route || !route->on_link || hole.peer.is_loopback())
             return false;
-        if (std::find(known.begin(), known.end(), target) == known.end())
+        if (route->is_local)
+            log::warn_once(hole.way_text() + own_host);
+        else if (std::find(known.begin(), known.end(), target) == known.end())
             log::info("{}: not punched: the peer is on the same link, with no firewall between",
                       hole.text());
         server.on_link.push_back(target);
@@ -164,6 +167,8 @@ void Registry::settings_changed() {
         });
         for (const Target &target : server.declared)
             open_hole(server, target, false);
+        if (wanted.empty() && server.on_link.empty())
+            say_nobody(server.socket);
     }
     forget_ways();
 }
@@ -176,14 +181,13 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
         expected_.erase(found);
     }
     const bool is_declared = has_declared(context_.settings, socket);
+    if (!is_declared)
+        say_nobody(socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
-    if (socket.accepts() && socket.owner != geteuid()) {
-        // SO_REUSEPORT (socket(7)) is for sockets of one user.
+    if (const std::string reason = why_not_beside(socket, geteuid()); !reason.empty()) {
         if (is_declared || !expected.empty())
-            log::error("{} {}: nothing is punched: user {} made this listener, and no other user "
-                       "(this process is user {}) can bind beside it",
-                       name(socket.transport), socket.local.text(), socket.owner, geteuid());
+            log::error("{}: nothing is punched: {}", text_of(socket), reason);
         return ENOENT;
     }
     const bool is_new = !has(socket.cookie);
@@ -240,13 +244,107 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     auto present = server.punches.find(peer);
     if (present != server.punches.end() && present->second->takes(hole.hops))
         return is_to_punch ? present->second->open() : 0;
-    if (hole.hops.least == hole.hops.most)
-        log::info("{}: opens, hop limit {}", hole.text(), hole.hops.best);
-    else
-        log::info("{}: opens, hop limit {} ({} to {})", hole.text(), hole.hops.best,
-                  hole.hops.least, hole.hops.most);
+    say_opened(hole);
+    server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
+    if (server.punches.empty() && !server.is_reached)
+        server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
     return opened.open();
+}
+
+void Registry::say_opened(const Hole &hole) {
+    if (hole.peer.is_loopback()) {
+        log::warn_once(hole.way_text() + own_host);
+        return;
+    }
+    if (!log::is_on(LogLevel::info))
+        return;
+    std::string more;
+    if (hole.hops.least != hole.hops.most)
+        more = " (" + std::to_string(hole.hops.least) + " to " + std::to_string(hole.hops.most) + ")";
+    if (const auto route = route_to(hole.peer, source_toward(hole));
+        route && !route->source.empty())
+        more += ", from " + route->source.address_text();
+    if (const Hop *router = hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best))
+        more += ", dies at " + router->from.address_text();
+    log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
+}
+
+/// What is not in the way of the first punch, once for each way.
+void Registry::advise(Server &server) {
+    std::unordered_set<Endpoint> seen;
+    for (const auto *targets : {&server.declared, &server.asked})
+        for (const Target &target : *targets) {
+            Hole hole{.transport = server.socket.transport,
+                      .server = server.socket,
+                      .peer = reachable(server.socket, target.peer),
+                      .hops = {}};
+            if (hole.peer.empty() || hole.peer.is_loopback() ||
+                !seen.insert(hole.peer.with_port(0)).second)
+                continue;
+            const Endpoint source = source_toward(hole);
+            if (target.hops != 0)
+                hop_finder_.look_at(hole.peer, source, target.hops);
+            const auto route = route_to(hole.peer, source);
+            if (!route || route->on_link)
+                continue;
+            if (const std::string objection = address_objection(route->source, hole.peer);
+                !objection.empty())
+                log::warn_once(hole.way_text() + ": " + objection);
+            if (source.empty() || source.is_wildcard())
+                say_other_addresses(hole, route->source);
+        }
+}
+
+/// A peer that calls another address than punches leave from meets no hole.
+void Registry::say_other_addresses(const Hole &hole, const Endpoint &own) const {
+    std::string others;
+    for (const Endpoint &other : other_addresses(own))
+        others.append(others.empty() ? "" : ", ").append(other.address_text());
+    if (!others.empty())
+        log::warn_once(hole.way_text() + ": punches leave from " + own.address_text() +
+                       ", and only who calls that gets in; this host has " + others +
+                       " as well. SYNERGY_LOCAL chooses");
+}
+
+void Registry::say_silence(Server &server) const {
+    if (server.is_reached || server.punches.empty())
+        return;
+    // Each hole has the same to be compared.
+    const Endpoint &peer = server.punches.begin()->first;
+    const Hole hole{.transport = server.socket.transport,
+                    .server = server.socket,
+                    .peer = peer,
+                    .hops = {}};
+    const auto route = route_to(peer, source_toward(hole));
+    const std::string own = route && !route->source.empty()
+                                ? route->source.with_port(server.socket.local.port()).text()
+                                : server.socket.local.text();
+    log::info("{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
+              "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
+              "here and meets none there; no firewall on this host drops what comes in; and those on "
+              "the way take simultaneous open. `synergy test` at both ends tells which",
+              text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
+              server.punches.size() > 1 ? " or another one that is set" : "",
+              server.punches.begin()->second->hops_text());
+}
+
+/// Said where the process opens nothing else: what a program listens at for its own purposes is no
+/// mistake.
+void Registry::say_nobody(const ServerSocket &socket) {
+    const std::string reason = why_nobody(context_.settings, socket);
+    if (reason.empty())
+        return;
+    why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
+    nobody_.set(Clock::now() + before_saying_nobody, [this] {
+        const bool is_any = std::any_of(servers_.begin(), servers_.end(), [](const auto &entry) {
+            return !entry.second.declared.empty() || !entry.second.asked.empty() ||
+                   !entry.second.on_link.empty();
+        });
+        for (const std::string &line : std::exchange(why_nobody_, {}))
+            if (!is_any)
+                log::warn_once(line);
+    });
 }
 
 std::unique_ptr<Punch> Registry::make_punch(const Server &server, Hole hole) const {

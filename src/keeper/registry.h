@@ -4,15 +4,10 @@
 #include "handoff/handoff.h"
 #include "hops/hop_finder.h"
 #include "punch/punch.h"
+#include "server/reach.h"
 #include "settings/live_settings.h"
 
 namespace synergy {
-
-/// The peer as this socket can reach it (v4-mapped where it must be); empty if it can't.
-Endpoint reachable(const ServerSocket &socket, const Endpoint &peer);
-
-/// Whether the settings have a peer that the socket can reach.
-bool has_declared(const Settings &settings, const ServerSocket &socket);
 
 class Registry {
   public:
@@ -56,9 +51,14 @@ class Registry {
 
   private:
     struct Server {
+        explicit Server(Scheduler &scheduler) : advising(scheduler), silence(scheduler) {}
+
         ServerSocket socket;
         Socket duplicate;
         bool is_full = false;         ///< of peers; the log says so
+        bool is_reached = false;      ///< a peer has come in
+        Timer advising;               ///< what else there is to say
+        Timer silence;                ///< nobody has come in
         std::vector<Target> declared; ///< by the settings
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
@@ -74,6 +74,11 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_for_closed();
+    void say_opened(const Hole &hole);
+    void advise(Server &server);
+    void say_other_addresses(const Hole &hole, const Endpoint &own) const;
+    void say_silence(Server &server) const;
+    void say_nobody(const ServerSocket &socket);
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
     bool is_alive(const ServerSocket &socket);
     void drop(std::uint64_t cookie);
@@ -82,6 +87,8 @@ class Registry {
     Handoff &handoff_;
     const Owner owner_;
     Timer looking_;
+    Timer nobody_;                 ///< for which socket there are any peers
+    std::vector<std::string> why_nobody_; ///< for each, a line
     LiveSettings settings_;
     HopFinder hop_finder_;
     TimerWheel timers_;

@@ -1,6 +1,7 @@
 #include "punch/punch.h"
 
 #include "base/log.h"
+#include "punch/failure.h"
 
 #include <algorithm>
 #include <cstring>
@@ -9,6 +10,11 @@ namespace synergy {
 
 std::string Hole::text() const {
     return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
+}
+
+std::string Hole::way_text() const {
+    return std::string(name(transport)) + " " + server.local.text() + " <- " +
+           peer.unmapped().address_text();
 }
 
 void Punch::next_hop_limit() {
@@ -29,6 +35,14 @@ bool Punch::takes(const HopRange &hops) {
     return true;
 }
 
+std::string Punch::hops_text() const {
+    const HopRange &hops = hole_.hops;
+    std::string text = std::to_string(hops.least);
+    if (hops.most != hops.least)
+        text += " to " + std::to_string(hops.most);
+    return text;
+}
+
 Duration retry_delay(unsigned failures, Duration most) {
     using std::chrono::milliseconds;
     if (failures <= 1)
@@ -37,31 +51,24 @@ Duration retry_delay(unsigned failures, Duration most) {
     return std::min<Duration>(milliseconds(250) * (1 << doublings), most);
 }
 
-namespace {
-
-const char *advice(int error) {
-    switch (error) {
-    case EADDRINUSE:
-        return "; another socket holds the port";
-    case EMFILE:
-        return "; raise the limit of open files (RLIMIT_NOFILE)";
-    case ENETUNREACH:
-    case EADDRNOTAVAIL:
-        return "; is there a route and an address of this family?";
-    case EPERM:
-    case EACCES:
-        return "; does a firewall on this host forbid it?";
-    default:
-        return "";
-    }
+void Punch::failed_here(int error) {
+    failure_log_.failed(hole_, local_cause(error, hole_.server.local, hole_.peer, context_.settings));
 }
 
-} // namespace
+void FailureLog::failed(const Hole &hole, const std::string &cause) {
+    std::string line = hole.way_text() + ": can't punch: " + cause;
+    if (line == said_)
+        return;
+    recovered();
+    log::warn_once(line);
+    said_ = std::move(line);
+}
 
-void FailureLog::failed(const Hole &hole, const char *what, int error) {
-    if (error != last_)
-        log::warn("{}: {}: {}{}", hole.text(), what, strerrordesc_np(error), advice(error));
-    last_ = error;
+void FailureLog::recovered() {
+    if (said_.empty())
+        return;
+    log::take_back(said_);
+    said_.clear();
 }
 
 } // namespace synergy

@@ -4,6 +4,7 @@
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
 #include "hops/hop_limit.h"
+#include "hops/icmp_error.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
 #include "settings/settings.h"
@@ -23,6 +24,8 @@ struct Hole {
     [[nodiscard]] bool is_v4() const { return peer.unmapped().family() == AF_INET; }
     /// "tcp [2001:db8::11]:4444 <- [2001:db8::5]:5555"
     [[nodiscard]] std::string text() const;
+    /// The same for all ports of the peer: "tcp [2001:db8::11]:4444 <- 2001:db8::5"
+    [[nodiscard]] std::string way_text() const;
 };
 
 /// What a strategy needs of the keeper.
@@ -40,8 +43,23 @@ struct PunchContext {
     std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
-    /// A reset or a prohibition came back for a punch with this hop limit.
-    std::function<void(const Hole &, int hop_limit)> too_high;
+    /// Somebody on the way has refused a punch with this hop limit.
+    std::function<void(const Hole &, int hop_limit, const IcmpError &)> refused;
+};
+
+/// What keeps a hole's punches from leaving is named once, until it is over, and once for all holes
+/// of which the same is to be said.
+class FailureLog {
+  public:
+    FailureLog() = default;
+    FailureLog(const FailureLog &) = delete;
+    FailureLog &operator=(const FailureLog &) = delete;
+
+    void failed(const Hole &hole, const std::string &cause);
+    void recovered();
+
+  private:
+    std::string said_;
 };
 
 /// Keeps one hole open for as long as it lives; one class for each transport.
@@ -59,15 +77,20 @@ class Punch {
     /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
     /// that it has had: that takes another punch.
     [[nodiscard]] bool takes(const HopRange &hops);
+    /// "3", "2 to 4"
+    [[nodiscard]] std::string hops_text() const;
 
   protected:
     /// Of the latest punch.
     [[nodiscard]] int hop_limit() const { return hop_limit_; }
     /// To be called before each punch: its hop limit is the next of the range.
     void next_hop_limit();
+    /// A system call has failed when punching.
+    void failed_here(int error);
 
     const PunchContext &context_;
     Hole hole_;
+    FailureLog failure_log_;
 
   private:
     int hop_limit_ = 0;
@@ -77,16 +100,5 @@ class Punch {
 /// The delay before trying again after `failures` in a row: none at first, since an error may have
 /// closed the hole that the peer is about to use, then longer, up to `most`.
 Duration retry_delay(unsigned failures, Duration most);
-
-/// Whether a failure of a system call when punching is worth more than a debug line: once for each
-/// new errno.
-class FailureLog {
-  public:
-    void failed(const Hole &hole, const char *what, int error);
-    void recovered() { last_ = 0; }
-
-  private:
-    int last_ = 0;
-};
 
 } // namespace synergy

@@ -31,7 +31,6 @@ class SctpManyPunch final : public Punch {
     Time begun_{};
     Timer timer_;
     unsigned failures_ = 0;
-    FailureLog failure_log_;
 };
 
 } // namespace synergy

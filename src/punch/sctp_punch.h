@@ -26,7 +26,8 @@ class SctpPunch final : public Punch {
     void look_for_repetition(Time asked);
     void happened(std::uint32_t events);
     void established();
-    int failed(const char *what, int error);
+    int failed(int error);
+    void begin_again();
     void retry_at(Time time);
 
     bool is_v4_;
@@ -36,7 +37,6 @@ class SctpPunch final : public Punch {
     Timer timer_;
     unsigned failures_ = 0;
     bool rests_ = false; ///< an earlier association is still there
-    FailureLog failure_log_;
 };
 
 } // namespace synergy

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 
 #include <algorithm>
 #include <array>
@@ -33,9 +34,14 @@ constexpr unsigned few_failures = 4;
 constexpr int deaf = 255;
 constexpr int hears_all = 0;
 
-/// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
-/// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_guard = 2;
+/// IP_MINTTL is compared with the TTL of the packet within the error, which is less than the
+/// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What comes
+/// from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than half
+/// of that.
+constexpr int v4_guard_most = 32;
+int v4_guard(int hop_limit) {
+    return std::min(hop_limit + 1, v4_guard_most);
+}
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -116,6 +122,8 @@ void TcpPunch::enter(Guard::Phase phase) {
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
         next_hop_limit();
+        if (is_v4_)
+            socket_.set(IPPROTO_IP, IP_MINTTL, v4_guard(hop_limit()));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
@@ -141,8 +149,11 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard(hop_limit_min)))
         return {};
+    // Who sent the error that ends the socket, and why.
+    if (!is_v4)
+        socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
     return socket;
@@ -157,7 +168,7 @@ int TcpPunch::bind_socket() {
         return 0;
     }
     const int error = errno;
-    failure_log_.failed(hole_, "can't open a punching socket", error);
+    failed_here(error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
@@ -174,15 +185,22 @@ int TcpPunch::punch() {
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
     if (error == EADDRNOTAVAIL) {
-        // The four-tuple is in use: a connection that came through it lives, or rests (RFC 9293
-        // 3.6.1). Where there was none before, there is no source address at all.
-        if (rests_++ == 0)
-            log::debug("{}: waits for an earlier connection to be over", hole_.text());
+        // The four-tuple is in use: a connection lives, or rests (RFC 9293 3.6.1), that a punch has
+        // become or that the listener itself has answered. Or there is no source address at all.
+        if (rests_++ == 0) {
+            if (has_source())
+                log::debug("{}: a connection has these ends already, or had them a moment ago: "
+                           "waits for that to be over",
+                           hole_.text());
+            else
+                failed_here(error);
+        }
         retry_at(Clock::now() + (rests_ > short_rests ? long_rest : rest));
         return 0;
     }
     if (error != 0 && error != EINPROGRESS) {
-        failed(error);
+        failed_here(error);
+        begin_again();
         return error;
     }
     rests_ = 0;
@@ -193,12 +211,32 @@ int TcpPunch::punch() {
     log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
-        failed(error);
+        failed_here(error);
+        begin_again();
         return error;
     }
     enter(guard_.phase());
     schedule();
     return 0;
+}
+
+/// Whether this host has an address to send from. Nothing is sent by connecting a UDP socket.
+bool TcpPunch::has_source() const {
+    const Socket socket = Socket::open(hole_.peer.family(), SOCK_DGRAM);
+    return !socket || ::connect(socket.fd(), hole_.peer.data(), hole_.peer.length()) == 0 ||
+           errno != EADDRNOTAVAIL;
+}
+
+/// The kernel counts what it has retransmitted apart from what it was to: where it sends none, a
+/// timer tells nothing of the clock, and the user is to know.
+void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
+    constexpr unsigned surely = 2; // one may meet a queue that is full
+    leaves_ = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+    if (!leaves_ && info.tcpi_retransmits >= surely)
+        failure_log_.failed(hole_,
+                            silent_cause(hole_.server.local, hole_.peer, context_.settings));
+    else if (leaves_ && info.tcpi_retransmits > 0)
+        failure_log_.recovered();
 }
 
 void TcpPunch::follow_round_trip() {
@@ -227,6 +265,7 @@ void TcpPunch::tick() {
         info = info_of(socket_);
     }
     context_.timers.sample();
+    look_whether_syns_leave(info);
     const Duration timeout = guard_.user_timeout();
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
@@ -269,6 +308,20 @@ void TcpPunch::answer_peer() {
         failed(ETIMEDOUT);
 }
 
+namespace {
+
+/// What an error says by itself, where the kernel does not keep who sent it (before Linux 5.16) or
+/// nobody did: a reset has no other sender than the peer's address.
+IcmpError icmp_error_of(int error) {
+    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
+    const HopAnswer answer = error == ECONNREFUSED ? HopAnswer::refused
+                             : error == EACCES     ? HopAnswer::prohibited
+                                                   : HopAnswer::none;
+    return {.answer = answer, .from = {}};
+}
+
+} // namespace
+
 /// The socket is no longer in SYN_SENT.
 void TcpPunch::happened() {
     switch (info_of(socket_).tcpi_state) {
@@ -293,25 +346,37 @@ void TcpPunch::happened() {
 void TcpPunch::failed(int error) {
     // Then the last SYN went all the way, and what came back for it says nothing about punches.
     const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
-    // The kernel's timer ran out, and we were not late.
-    const bool is_too_early =
-        !was_answering && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
-    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
-    if (!was_answering && (error == ECONNREFUSED || error == EACCES))
-        context_.too_high(hole_, hop_limit());
+    const std::optional<IcmpError> icmp = read_icmp_error(socket_);
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
-    else if (error == ECONNREFUSED)
-        failure_log_.failed(hole_,
-                            "a reset came back: the hop limit is too high, or a firewall answers "
-                            "for the peer",
-                            error);
-    else if (error == EHOSTUNREACH && failures_ < few_failures)
-        guard_.error_came(Clock::now()); // the punch's own error, after the window
-    else if (error == ETIMEDOUT && is_too_early)
+    else if (error == ETIMEDOUT)
+        timed_out();
+    else if (icmp && icmp->answer == HopAnswer::time_exceeded)
+        punchs_own_error_came();
+    else if (const IcmpError answer = icmp.value_or(icmp_error_of(error));
+             answer.answer != HopAnswer::none) {
+        guard_.error_came(Clock::now());
+        context_.refused(hole_, hop_limit(), answer);
+    } else if (error == EHOSTUNREACH)
+        punchs_own_error_came();
+    else
+        failure_log_.failed(hole_, strerrordesc_np(error));
+    begin_again();
+}
+
+/// After the window: it was too short.
+void TcpPunch::punchs_own_error_came() {
+    if (failures_ < few_failures)
+        guard_.error_came(Clock::now());
+}
+
+/// Before the time that the kernel was given, and we were not late: unless no SYN can leave.
+void TcpPunch::timed_out() {
+    if (leaves_ && phase_ == Guard::Phase::open && Clock::now() < guard_.next())
         context_.timers.distrust();
-    else if (error != ETIMEDOUT)
-        failure_log_.failed(hole_, "can't punch", error);
+}
+
+void TcpPunch::begin_again() {
     context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
@@ -324,6 +389,8 @@ void TcpPunch::retry_at(Time time) {
 void TcpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
     enter(Guard::Phase::open);
+    if (!is_v4_)
+        socket_.set(IPPROTO_IPV6, IPV6_RECVERR, 0);
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};

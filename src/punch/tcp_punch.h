@@ -6,6 +6,8 @@
 #include "punch/guard.h"
 #include "punch/punch.h"
 
+struct tcp_info;
+
 namespace synergy {
 
 class TcpPunch final : public Punch {
@@ -24,6 +26,11 @@ class TcpPunch final : public Punch {
     bool opens_in_time();
     void answer_peer();
     void failed(int error);
+    void timed_out();
+    void punchs_own_error_came();
+    void begin_again();
+    [[nodiscard]] bool has_source() const;
+    void look_whether_syns_leave(const tcp_info &info);
     void established();
     void retry_at(Time time);
     void follow_round_trip();
@@ -38,9 +45,9 @@ class TcpPunch final : public Punch {
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
+    bool leaves_ = true;         ///< the last SYN has left this host
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
-    FailureLog failure_log_;
 };
 
 } // namespace synergy

@@ -137,7 +137,7 @@ int UdpPunch::punch() {
         log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
     } else {
         // The datagram may have met an error that was waiting for the server's socket.
-        failure_log_.failed(hole_, "can't punch", error);
+        failed_here(error);
         next = retry_delay(++failures_ + 1, next);
     }
     timer_.set(Clock::now() + next, [this] { renew(); });
