@@ -455,6 +455,7 @@ static int daemon_and_tell(int keeps_directory, int keeps_output) {
         dup2(nothing, fd);
     if (nothing > STDERR_FILENO)
         close(nothing);
+    ASIDE(note_stderr());
     return 0;
 }
 
@@ -508,6 +509,8 @@ int dup2(int fd, int number) {
     int result = libc.dup2(fd, number);
     if (result >= 0 && fd != number)
         after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
     return result;
 }
 
@@ -517,6 +520,8 @@ int dup3(int fd, int number, int flags) {
     int result = libc.dup3(fd, number, flags);
     if (result >= 0)
         after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
     return result;
 }
 

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -277,6 +278,16 @@ void replace_keeper(int keeper) {
         hand_over_again(keeper);
 }
 
+void note_stderr(void) {
+    enum { MEMORY = 1, NOTHING_AT_ALL = 3 }; /* null(4) */
+    struct stat status;
+    if (fstat(STDERR_FILENO, &status) != 0 || !S_ISCHR(status.st_mode) ||
+        status.st_rdev != makedev(MEMORY, NOTHING_AT_ALL))
+        return;
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_store_n(&keeper_page(i)->silent, getpid(), __ATOMIC_RELEASE);
+}
+
 /* Without `answer` none is awaited. */
 static int exchange(struct synergy_page *page, struct synergy_request *request, int pass,
                     struct synergy_answer *answer, int *received) {
@@ -325,6 +336,7 @@ static int exchange_unless_resting(int keeper, struct synergy_request *request, 
                                    struct synergy_answer *answer, int *received) {
     if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
         return ETIMEDOUT;
+    note_stderr();
     int error = exchange(keeper_page(keeper), request, pass, answer, received);
     if (error == ETIMEDOUT)
         __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);

@@ -55,6 +55,10 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received);
 
+/* Where this process's stderr is /dev/null, as daemons leave it, the keepers are to say elsewhere
+ * what they have to say. */
+void note_stderr(void);
+
 /* Every keeper is told of this process (0), or of its child. */
 void keepers_hear_of(pid_t child);
 

@@ -18,7 +18,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 1
+#define SYNERGY_WIRE_VERSION 2
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -125,6 +125,8 @@ struct synergy_page {
     uint32_t user;    /* whose sockets it can bind beside */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
+    int32_t silent;   /* the process of the server whose stderr is /dev/null now; 0: none */
+    uint32_t starved; /* goes up when accept() finds no descriptor free for a connection */
     uint32_t ringing; /* how many bells ring: 0 is all that an accept() needs to see */
     uint8_t bells[65536 / 8]; /* a bit for each port of this host that a bell rings from */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0

@@ -44,6 +44,11 @@ std::string local_setting_cause(const Settings &settings, int family) {
 std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
                         const Settings &settings) {
     const bool is_wildcard = source.empty() || source.is_wildcard();
+    // (Which of them it is depends on the family, and on who tells the kernel of the address.)
+    if (error == EADDRNOTAVAIL || error == EINVAL || error == ENETUNREACH)
+        if (std::string cause = local_setting_cause(settings, peer.unmapped().family());
+            is_wildcard && !cause.empty())
+            return cause;
     switch (error) {
     case EADDRINUSE:
         return "another socket holds the port";
@@ -59,11 +64,7 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
     case EACCES:
         return route_cause("this host's routing table prohibits it", peer);
     case EADDRNOTAVAIL:
-    case EINVAL: {
-        // (A UDP socket is told of its source with the datagram, where that is EINVAL.)
-        std::string cause = local_setting_cause(settings, peer.unmapped().family());
-        if (!cause.empty())
-            return cause;
+    case EINVAL:
         if (!is_wildcard && !is_own_address(source))
             return source.unmapped().address_text() + " is no address of this host any more";
         if (error == EADDRNOTAVAIL)
@@ -72,7 +73,6 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
             return "an address of the link's own needs its interface, as " +
                    peer.unmapped().address_text() + "%eth0";
         return route_cause("this host's routing table drops it (a blackhole route)", peer);
-    }
     case EPERM:
         return "a firewall on this host lets it not out (OUTPUT)";
     case EAFNOSUPPORT:
