@@ -13,7 +13,7 @@
 
 #include <functional>
 #include <optional>
-#include <unordered_set>
+#include <unordered_map>
 
 namespace synergy {
 
@@ -33,7 +33,11 @@ class Handoff {
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
     [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
-    /// Whether it was found out by ringing that no bell is answered at the listener.
+    /// Why no bell is answered at the listener, if that was found out by ringing; or nullptr.
+    [[nodiscard]] const char *why_out_of_reach(std::uint64_t listener) const {
+        const auto found = out_of_reach_.find(listener);
+        return found == out_of_reach_.end() ? nullptr : found->second;
+    }
     [[nodiscard]] bool is_out_of_reach(std::uint64_t listener) const {
         return out_of_reach_.contains(listener);
     }
@@ -44,6 +48,7 @@ class Handoff {
     struct Fetched {
         Socket connection;
         Endpoint peer;
+        std::uint64_t listener = 0; ///< by cookie
     };
     /// The connection whose doorbell's other end this is, with all that it would have inherited
     /// from the listener: only who accepted the doorbell can have it.
@@ -95,7 +100,8 @@ class Handoff {
     Bells bells_;
     SocketDiag &socket_diag_;
     const Owner owner_;
-    std::unordered_set<std::uint64_t> out_of_reach_; ///< listeners, by cookie
+    std::unordered_map<std::uint64_t, const char *>
+        out_of_reach_; ///< why, by the listener's cookie
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

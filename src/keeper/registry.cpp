@@ -30,6 +30,14 @@ constexpr Duration before_saying_nobody = milliseconds(500);
 /// Who was to come would have by then.
 constexpr Duration silence_time = seconds(60);
 
+/// "3", "2 to 4"
+std::string text_of(const HopRange &hops) {
+    std::string text = std::to_string(hops.least);
+    if (hops.most != hops.least)
+        text += " to " + std::to_string(hops.most);
+    return text;
+}
+
 constexpr const char *own_host = ": that address is this host's own, and no peer's. Peers are at the "
                                  "other side; from here the port can be reached as it is";
 
@@ -50,14 +58,15 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .timers = timers_,
                .settings = settings_.now(),
                .traffic = traffic,
-               .is_alive = [this](const ServerSocket &socket) { return is_alive(socket); },
+               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .round_trip =
+               .find_round_trip =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.round_trip(hole.peer, source_toward(hole), hop_limit);
+                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
+                                                          hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -126,10 +135,7 @@ void Registry::declare(Server &server) {
     Endpoint looked_up;
     std::optional<Route> route;
     std::erase_if(server.declared, [&](const Target &target) {
-        Hole hole{.transport = socket.transport,
-                  .server = socket,
-                  .peer = reachable(socket, target.peer),
-                  .hops = {}};
+        const Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
         if (hole.peer.empty())
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
@@ -211,7 +217,7 @@ void Registry::hops_found(const Endpoint &peer) {
         Server &server = entry.second;
         for (const auto *targets : {&server.asked, &server.declared})
             for (const Target &target : *targets)
-                if (target.hops == 0 && target.peer.same_address(peer))
+                if (target.hops.is_automatic() && target.peer.same_address(peer))
                     open_hole(server, target);
     }
 }
@@ -226,23 +232,22 @@ Endpoint Registry::source_toward(const Hole &hole) const {
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
-    if (handoff_.is_out_of_reach(socket.cookie))
+    if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
-    Hole hole{.transport = socket.transport,
-              .server = socket,
-              .peer = reachable(socket, target.peer),
-              .hops = HopRange::only(target.hops)};
+    Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
-        return 0;
-    if (target.hops == 0) {
-        auto hops = hop_finder_.hops_toward(hole.peer, source_toward(hole));
+        return ENOENT;
+    if (target.hops.is_automatic()) {
+        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
+    } else {
+        hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
     auto present = server.punches.find(peer);
-    if (present != server.punches.end() && present->second->takes(hole.hops))
+    if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch ? present->second->open() : 0;
     say_opened(hole);
     server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
@@ -261,12 +266,14 @@ void Registry::say_opened(const Hole &hole) {
         return;
     std::string more;
     if (hole.hops.least != hole.hops.most)
-        more = " (" + std::to_string(hole.hops.least) + " to " + std::to_string(hole.hops.most) + ")";
+        more = " (" + text_of(hole.hops) + ")";
     if (const auto route = route_to(hole.peer, source_toward(hole));
         route && !route->source.empty())
         more += ", from " + route->source.address_text();
-    if (const Hop *router = hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best))
-        more += ", dies at " + router->from.address_text();
+    if (const Endpoint router =
+            hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best);
+        !router.empty())
+        more += ", dies at " + router.address_text();
     log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
 }
 
@@ -275,16 +282,15 @@ void Registry::advise(Server &server) {
     std::unordered_set<Endpoint> seen;
     for (const auto *targets : {&server.declared, &server.asked})
         for (const Target &target : *targets) {
-            Hole hole{.transport = server.socket.transport,
-                      .server = server.socket,
-                      .peer = reachable(server.socket, target.peer),
-                      .hops = {}};
+            const Hole hole{.server = server.socket,
+                            .peer = reachable(server.socket, target.peer),
+                            .hops = {}};
             if (hole.peer.empty() || hole.peer.is_loopback() ||
                 !seen.insert(hole.peer.with_port(0)).second)
                 continue;
             const Endpoint source = source_toward(hole);
-            if (target.hops != 0)
-                hop_finder_.look_at(hole.peer, source, target.hops);
+            if (!target.hops.is_automatic())
+                hop_finder_.look_at(hole.peer, source, target.hops.number());
             const auto route = route_to(hole.peer, source);
             if (!route || route->on_link)
                 continue;
@@ -312,10 +318,7 @@ void Registry::say_silence(Server &server) const {
         return;
     // Each hole has the same to be compared.
     const Endpoint &peer = server.punches.begin()->first;
-    const Hole hole{.transport = server.socket.transport,
-                    .server = server.socket,
-                    .peer = peer,
-                    .hops = {}};
+    const Hole &hole = server.punches.begin()->second->hole();
     const auto route = route_to(peer, source_toward(hole));
     const std::string own = route && !route->source.empty()
                                 ? route->source.with_port(server.socket.local.port()).text()
@@ -326,7 +329,7 @@ void Registry::say_silence(Server &server) const {
               "the way take simultaneous open. `synergy test` at both ends tells which",
               text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
               server.punches.size() > 1 ? " or another one that is set" : "",
-              server.punches.begin()->second->hops_text());
+              text_of(hole.hops));
 }
 
 /// Said where the process opens nothing else: what a program listens at for its own purposes is no
@@ -370,11 +373,11 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
-bool Registry::is_alive(const ServerSocket &socket) {
+bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return false;
-    if (owner_.lives(found->second.socket))
+    if (owner_.locate(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
@@ -408,7 +411,7 @@ void Registry::forget_ways() {
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.lives(found->second.socket))
+    if (found != servers_.end() && !owner_.locate(found->second.socket))
         drop(cookie);
 }
 
@@ -425,10 +428,67 @@ void Registry::end_holes(std::uint64_t cookie) {
         found->second.punches.clear();
 }
 
+void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
+    const auto found = servers_.find(cookie);
+    if (found == servers_.end())
+        return;
+    // A listener of IPv4 alone, and one of both, have different names for the same peer.
+    for (const Endpoint &name : {peer.unmapped(), peer.mapped()})
+        if (const auto punch = found->second.punches.find(name);
+            punch != found->second.punches.end()) {
+            punch->second->handed_over();
+            return;
+        }
+}
+
+std::string Registry::why_unpunched(const Server &server, const Target &target) const {
+    if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
+        return why;
+    if (reachable(server.socket, target.peer).empty())
+        return "this socket can't reach a peer of that address family";
+    if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
+        return "the peer is on the same link, with no firewall between";
+    return target.hops.is_automatic() ? "the hop limit is being measured" : "";
+}
+
+std::vector<Registry::SocketStatus> Registry::status() const {
+    std::vector<SocketStatus> all;
+    for (const auto &entry : servers_) {
+        const Server &server = entry.second;
+        SocketStatus &status =
+            all.emplace_back(SocketStatus{.socket = server.socket, .holes = {}, .unpunched = {}});
+        // The ports of a range share the way.
+        Endpoint looked_up, source;
+        for (const auto &[peer, punch] : server.punches) {
+            const Hole &hole = punch->hole();
+            if (looked_up.empty() || !looked_up.same_address(peer)) {
+                looked_up = peer;
+                const auto route = route_to(peer.unmapped(), source_toward(hole));
+                source = route ? route->source : Endpoint{};
+            }
+            status.holes.push_back({.hole = hole,
+                                    .record = punch->record(),
+                                    .source = source,
+                                    .router = hop_finder_.dies_at(peer, source_toward(hole),
+                                                                  punch->record().hop_limit),
+                                    .is_in_use = punch->is_in_use()});
+        }
+        const auto targets =
+            context_.settings.targets_for(server.socket.transport, server.socket.local.port());
+        for (const Target &target : targets) {
+            const Endpoint peer = reachable(server.socket, target.peer);
+            if (peer.empty() || !server.punches.contains(peer))
+                status.unpunched.push_back(
+                    {.peer = target.peer, .reason = why_unpunched(server, target)});
+        }
+    }
+    return all;
+}
+
 bool Registry::give_way() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
-        if (!owner_.lives(entry.second.socket))
+        if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
     for (std::uint64_t cookie : gone)
         drop(cookie);

@@ -9,11 +9,11 @@
 namespace synergy {
 
 std::string Hole::text() const {
-    return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
+    return std::string(name(server.transport)) + " " + server.local.text() + " <- " + peer.text();
 }
 
 std::string Hole::way_text() const {
-    return std::string(name(transport)) + " " + server.local.text() + " <- " +
+    return std::string(name(server.transport)) + " " + server.local.text() + " <- " +
            peer.unmapped().address_text();
 }
 
@@ -24,23 +24,45 @@ void Punch::next_hop_limit() {
     auto width = static_cast<unsigned>(hops.most - hops.least + 1);
     unsigned turn = punches_ < at_first ? 0 : punches_ - at_first + 1;
     turn += static_cast<unsigned>(hops.best - hops.least);
-    hop_limit_ = hops.least + static_cast<int>(turn % width);
+    record_.hop_limit = hops.least + static_cast<int>(turn % width);
+    record_.punched = Clock::now();
     punches_++;
 }
 
-bool Punch::takes(const HopRange &hops) {
+void Punch::punched() {
+    if (record_.first_punched == Time{})
+        record_.first_punched = record_.punched;
+    record_.error = 0;
+    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+}
+
+void Punch::proved() {
+    record_.connections++;
+    record_.heard = Clock::now();
+    record_.refused_at = 0;
+    record_.error = 0;
+    context_.proved(hole_, hop_limit());
+}
+
+void Punch::refused(const IcmpError &how) {
+    record_.refused_at = hop_limit();
+    context_.refused(hole_, hop_limit(), how);
+}
+
+void Punch::failed_here(int error) {
+    failed_by(local_cause(error, hole_.server.local, hole_.peer, context_.settings), error);
+}
+
+void Punch::failed_by(const std::string &cause, int error) {
+    record_.error = error;
+    failure_log_.failed(hole_, cause);
+}
+
+bool Punch::adopt(const HopRange &hops) {
     if (hops.best < hole_.hops.least || hops.best > hole_.hops.most)
         return false;
     hole_.hops = hops;
     return true;
-}
-
-std::string Punch::hops_text() const {
-    const HopRange &hops = hole_.hops;
-    std::string text = std::to_string(hops.least);
-    if (hops.most != hops.least)
-        text += " to " + std::to_string(hops.most);
-    return text;
 }
 
 Duration retry_delay(unsigned failures, Duration most) {
@@ -49,10 +71,6 @@ Duration retry_delay(unsigned failures, Duration most) {
         return Duration::zero();
     unsigned doublings = std::min(failures - 2, 10U);
     return std::min<Duration>(milliseconds(250) * (1 << doublings), most);
-}
-
-void Punch::failed_here(int error) {
-    failure_log_.failed(hole_, local_cause(error, hole_.server.local, hole_.peer, context_.settings));
 }
 
 void FailureLog::failed(const Hole &hole, const std::string &cause) {

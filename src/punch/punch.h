@@ -3,7 +3,7 @@
 
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "hops/icmp_error.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
@@ -15,9 +15,8 @@ namespace synergy {
 
 /// A hole as firewalls keep it, and the hop limits of what opens it.
 struct Hole {
-    Transport transport = Transport::tcp;
-    ServerSocket server; ///< whose local endpoint it is
-    Endpoint peer;       ///< of the family that the server's socket speaks (v4-mapped if need be)
+    const ServerSocket &server; ///< whose local endpoint it is; outlives the hole
+    Endpoint peer; ///< of the family that the server's socket speaks (v4-mapped if need be)
     HopRange hops;
 
     /// On the wire: also a v4-mapped peer of an AF_INET6 socket.
@@ -34,13 +33,15 @@ struct PunchContext {
     TimerWheel &timers;       ///< the kernel's
     const Settings &settings; ///< as they are now
     const Traffic &traffic;   ///< of the server's datagram sockets
-    /// Asked before anything is sent: false if the server no longer has the socket.
-    std::function<bool(const ServerSocket &)> is_alive;
+    /// Asked before anything is sent: false if the server no longer has the socket, whose holes
+    /// end then.
+    std::function<bool(const ServerSocket &)> check_alive;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
-    /// How long the error takes to come back from where a punch with this hop limit dies.
-    std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
+    /// How long the error takes to come back from where a punch with this hop limit dies. What is
+    /// not known is measured, for the next time.
+    std::function<std::optional<Duration>(const Hole &, int hop_limit)> find_round_trip;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
     /// Somebody on the way has refused a punch with this hop limit.
@@ -51,15 +52,23 @@ struct PunchContext {
 /// of which the same is to be said.
 class FailureLog {
   public:
-    FailureLog() = default;
-    FailureLog(const FailureLog &) = delete;
-    FailureLog &operator=(const FailureLog &) = delete;
-
     void failed(const Hole &hole, const std::string &cause);
     void recovered();
 
   private:
     std::string said_;
+};
+
+/// What has become of a hole so far, for who asks.
+struct HoleRecord {
+    Time first_punched{}; ///< zero: never
+    Time punched{};
+    Time heard{}; ///< when a connection came through it
+    unsigned connections = 0;
+    unsigned handed_over = 0; ///< of them, to the server's accept()
+    int hop_limit = 0;        ///< of the latest punch
+    int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
+    int error = 0;            ///< the errno with which the latest punch failed
 };
 
 /// Keeps one hole open for as long as it lives; one class for each transport.
@@ -74,26 +83,38 @@ class Punch {
     /// once more where that does any good. 0, or the errno of a failure, after which it tries
     /// again.
     virtual int open() = 0;
-    /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
-    /// that it has had: that takes another punch.
-    [[nodiscard]] bool takes(const HopRange &hops);
-    /// "3", "2 to 4"
-    [[nodiscard]] std::string hops_text() const;
+    /// Makes these hop limits the hole's. False, and it stays as it is, if the best is none of
+    /// those that it has had: that takes another punch.
+    [[nodiscard]] bool adopt(const HopRange &hops);
+
+    [[nodiscard]] const Hole &hole() const { return hole_; }
+    [[nodiscard]] const HoleRecord &record() const { return record_; }
+    /// A connection that came through it is the server's now.
+    void handed_over() { record_.handed_over++; }
+    /// Whether what came through the hole has its four-tuple, or had it a moment ago.
+    [[nodiscard]] virtual bool is_in_use() const { return false; }
 
   protected:
     /// Of the latest punch.
-    [[nodiscard]] int hop_limit() const { return hop_limit_; }
+    [[nodiscard]] int hop_limit() const { return record_.hop_limit; }
     /// To be called before each punch: its hop limit is the next of the range.
     void next_hop_limit();
-    /// A system call has failed when punching.
+    /// What has become of it.
+    void punched();
+    void proved();
+    void refused(const IcmpError &how);
+    /// A system call has failed. The log says once why.
     void failed_here(int error);
+    /// The same of another cause.
+    void failed_by(const std::string &cause, int error);
+    void recovered() { failure_log_.recovered(); }
 
     const PunchContext &context_;
     Hole hole_;
-    FailureLog failure_log_;
 
   private:
-    int hop_limit_ = 0;
+    HoleRecord record_;
+    FailureLog failure_log_;
     unsigned punches_ = 0;
 };
 

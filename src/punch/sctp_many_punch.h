@@ -16,6 +16,7 @@ class SctpManyPunch final : public Punch {
     ~SctpManyPunch() override;
 
     int open() override;
+    [[nodiscard]] bool is_in_use() const override;
 
   private:
     int punch();

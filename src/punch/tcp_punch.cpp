@@ -38,9 +38,9 @@ constexpr int hears_all = 0;
 /// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What comes
 /// from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than half
 /// of that.
-constexpr int v4_guard_most = 32;
-int v4_guard(int hop_limit) {
-    return std::min(hop_limit + 1, v4_guard_most);
+constexpr int v4_min_ttl_most = 32;
+int v4_min_ttl(int hop_limit) {
+    return std::min(hop_limit + 1, v4_min_ttl_most);
 }
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
@@ -74,10 +74,14 @@ tcp_info info_of(const Socket &socket) {
 /// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
 constexpr Duration congested_timeout = milliseconds(500);
 
+/// Whether the latest retransmission has left this host.
+bool has_left(const tcp_info &info) {
+    return info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+}
+
 SynTimer timer_of(const tcp_info &info) {
-    const bool was_queued = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
     const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
-    return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
+    return {info.tcpi_retransmits, has_left(info) ? timeout : std::min(timeout, congested_timeout)};
 }
 
 // RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
@@ -112,18 +116,17 @@ void TcpPunch::set_user_timeout(Duration timeout) {
     socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
 }
 
-/// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
-/// dies on its way.
-void TcpPunch::enter(Guard::Phase phase) {
-    if (phase == phase_)
+/// Sets the socket as the guard wants it, which wanted it another way `before`. Deaf before low and
+/// low until deaf no more: in between, the peer's SYN would get an answer that dies on its way.
+void TcpPunch::follow_guard(Guard::Phase before) {
+    if (guard_.phase() == before)
         return;
-    phase_ = phase;
-    if (phase == Guard::Phase::low) {
+    if (guard_.phase() == Guard::Phase::low) {
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
         next_hop_limit();
         if (is_v4_)
-            socket_.set(IPPROTO_IP, IP_MINTTL, v4_guard(hop_limit()));
+            socket_.set(IPPROTO_IP, IP_MINTTL, v4_min_ttl(hop_limit()));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
@@ -149,7 +152,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard(hop_limit_min)))
+    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_min_ttl(hop_limit_min)))
         return {};
     // Who sent the error that ends the socket, and why.
     if (!is_v4)
@@ -164,7 +167,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
-        phase_ = Guard::Phase::open;
+        guard_.begin();
         return 0;
     }
     const int error = errno;
@@ -174,12 +177,14 @@ int TcpPunch::bind_socket() {
 }
 
 int TcpPunch::punch() {
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
             return error;
-    enter(Guard::Phase::low);
+    Guard::Phase before = guard_.phase();
+    guard_.sending();
+    follow_guard(before);
     context_.timers.sample();
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
@@ -205,17 +210,18 @@ int TcpPunch::punch() {
     }
     rests_ = 0;
     Time now = Clock::now();
+    before = guard_.phase();
     guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed_here(error);
         begin_again();
         return error;
     }
-    enter(guard_.phase());
+    follow_guard(before);
     schedule();
     return 0;
 }
@@ -231,18 +237,17 @@ bool TcpPunch::has_source() const {
 /// timer tells nothing of the clock, and the user is to know.
 void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
     constexpr unsigned surely = 2; // one may meet a queue that is full
-    leaves_ = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+    leaves_ = has_left(info);
     if (!leaves_ && info.tcpi_retransmits >= surely)
-        failure_log_.failed(hole_,
-                            silent_cause(hole_.server.local, hole_.peer, context_.settings));
+        failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
     else if (leaves_ && info.tcpi_retransmits > 0)
-        failure_log_.recovered();
+        recovered();
 }
 
 void TcpPunch::follow_round_trip() {
     if (is_v4_)
         return;
-    if (auto measured = context_.round_trip(hole_, hop_limit()))
+    if (auto measured = context_.find_round_trip(hole_, hop_limit()))
         guard_.expect_error_within(2 * *measured + margin);
 }
 
@@ -258,7 +263,7 @@ void TcpPunch::tick() {
         return;
     }
     if (has_missed_peer(socket_)) {
-        if (phase_ == Guard::Phase::open || opens_in_time()) {
+        if (guard_.phase() == Guard::Phase::open || open_in_time()) {
             answer_peer();
             return;
         }
@@ -267,13 +272,14 @@ void TcpPunch::tick() {
     context_.timers.sample();
     look_whether_syns_leave(info);
     const Duration timeout = guard_.user_timeout();
+    const Guard::Phase before = guard_.phase();
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
-    if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
-        !context_.is_alive(hole_.server))
+    if (guard_.phase() == Guard::Phase::low && before == Guard::Phase::open &&
+        !context_.check_alive(hole_.server))
         return;
-    enter(guard_.phase());
+    follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
         answer_peer();
         return;
@@ -285,13 +291,15 @@ void TcpPunch::tick() {
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
 /// the way. False if it has left after all.
-bool TcpPunch::opens_in_time() {
-    if (!guard_.is_awaiting(timer_of(info_of(socket_))))
+bool TcpPunch::open_in_time() {
+    if (!guard_.is_awaiting() || !guard_.knows_all(timer_of(info_of(socket_))))
         return false;
-    enter(Guard::Phase::open);
-    if (guard_.is_awaiting(timer_of(info_of(socket_))))
+    guard_.peer_called();
+    follow_guard(Guard::Phase::low);
+    if (guard_.knows_all(timer_of(info_of(socket_))))
         return true;
-    enter(Guard::Phase::low);
+    guard_.called_too_late();
+    follow_guard(Guard::Phase::open);
     return false;
 }
 
@@ -299,6 +307,9 @@ bool TcpPunch::opens_in_time() {
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
 void TcpPunch::answer_peer() {
+    const Guard::Phase before = guard_.phase();
+    guard_.peer_called();
+    follow_guard(before);
     set_user_timeout(Duration::zero());
     if (busy_until_ == Time{})
         busy_until_ = Clock::now() + handshake_time;
@@ -328,8 +339,7 @@ void TcpPunch::happened() {
     case state_syn_sent:
         return;
     case state_syn_received:
-        // The peer's SYN has come. What leaves from now on is for the peer.
-        enter(Guard::Phase::open);
+        // The peer's SYN has come.
         answer_peer();
         return;
     default:
@@ -347,20 +357,20 @@ void TcpPunch::failed(int error) {
     // Then the last SYN went all the way, and what came back for it says nothing about punches.
     const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
     const std::optional<IcmpError> icmp = read_icmp_error(socket_);
+    const IcmpError answer = icmp.value_or(icmp_error_of(error));
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ETIMEDOUT)
         timed_out();
-    else if (icmp && icmp->answer == HopAnswer::time_exceeded)
+    else if (answer.answer == HopAnswer::time_exceeded)
         punchs_own_error_came();
-    else if (const IcmpError answer = icmp.value_or(icmp_error_of(error));
-             answer.answer != HopAnswer::none) {
+    else if (answer.answer != HopAnswer::none) {
         guard_.error_came(Clock::now());
-        context_.refused(hole_, hop_limit(), answer);
+        refused(answer);
     } else if (error == EHOSTUNREACH)
         punchs_own_error_came();
     else
-        failure_log_.failed(hole_, strerrordesc_np(error));
+        failed_by(strerrordesc_np(error), error);
     begin_again();
 }
 
@@ -370,9 +380,10 @@ void TcpPunch::punchs_own_error_came() {
         guard_.error_came(Clock::now());
 }
 
-/// Before the time that the kernel was given, and we were not late: unless no SYN can leave.
+/// The kernel's timer ran out, though we were not late. That is no sign of the clock where SYNs do
+/// not leave: then the kernel tries again by a timer of its own.
 void TcpPunch::timed_out() {
-    if (leaves_ && phase_ == Guard::Phase::open && Clock::now() < guard_.next())
+    if (leaves_ && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next())
         context_.timers.distrust();
 }
 
@@ -388,17 +399,19 @@ void TcpPunch::retry_at(Time time) {
 
 void TcpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
-    enter(Guard::Phase::open);
+    const Guard::Phase before = guard_.phase();
+    guard_.peer_called();
+    follow_guard(before);
     if (!is_v4_)
         socket_.set(IPPROTO_IPV6, IPV6_RECVERR, 0);
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};
     was_connected_ = true;
-    failure_log_.recovered();
+    recovered();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
-    context_.proved(hole_, hop_limit());
+    proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
     context_.deliver(std::move(connection), peer, hole_.server);
