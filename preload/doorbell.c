@@ -69,6 +69,8 @@ enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_add
      * connections have ended with it. */
     if (error == ENOENT)
         return ORDINARY;
+    if (error == EMFILE || error == ENFILE || (error == 0 && connection < 0))
+        say_starved(keeper);
     if (error == 0 && connection >= 0 &&
         syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
         syscall(SYS_close, connection);

@@ -81,6 +81,17 @@ static inline void before_waiting(void) {
         take_stock_once();
 }
 
+__attribute__((cold, noinline)) static void say_left_out(void) {
+    ASIDE(say_left_out_port());
+}
+
+/* When a server waits for its clients it has opened what it is for. */
+static inline void before_sleeping(void) {
+    before_waiting();
+    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
+        say_left_out();
+}
+
 /* From here on, what other objects see in libc's place. */
 #pragma GCC visibility push(default)
 
@@ -219,12 +230,23 @@ static inline int is_for_caller(int listener, int fd, int flags,
     return 1;
 }
 
+__attribute__((cold, noinline)) static void is_starved(int listener) {
+    struct descriptor descriptor = descriptor_of(listener);
+    if (descriptor.mark == SYNERGY_LISTENER && is_ringing((int)descriptor.keeper))
+        say_starved((int)descriptor.keeper);
+}
+
 /* Whether accept() is to be called again, since nobody was there. A listener that blocks would keep
  * a caller who knew of somebody until somebody else comes: that one is told, as of a connection
  * that has gone. */
 static inline int is_to_go_on(int listener, int *got, int flags,
                               const struct accepting *accepting) {
-    if (*got < 0 || is_for_caller(listener, *got, flags, &accepting->caller))
+    if (*got < 0) {
+        if (errno == EMFILE && accepting->was_anybody_waiting)
+            is_starved(listener);
+        return 0;
+    }
+    if (is_for_caller(listener, *got, flags, &accepting->caller))
         return 0;
     if (!accepting->was_anybody_waiting || is_anybody_waiting(listener) || !is_blocking(listener))
         return 1;
@@ -233,8 +255,16 @@ static inline int is_to_go_on(int listener, int *got, int flags,
     return 0;
 }
 
+static inline int is_left_to_libc(int listener) {
+    if (mark_of(listener) != SYNERGY_UNTOUCHED || knows_keepers())
+        return 0;
+    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
+        say_left_out();
+    return 1;
+}
+
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
+    if (!concerns_us() || is_left_to_libc(fd))
         return libc.accept(fd, address, length);
     struct accepting accepting = accepting_begin(fd, address, length);
     int got;
@@ -245,7 +275,7 @@ int accept(int fd, struct sockaddr *address, socklen_t *length) {
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
+    if (!concerns_us() || is_left_to_libc(fd))
         return libc.accept4(fd, address, length, flags);
     struct accepting accepting = accepting_begin(fd, address, length);
     int got;
@@ -367,46 +397,46 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
 
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.epoll_ctl(epoll, operation, fd, event);
 }
 
 int poll(struct pollfd *fds, nfds_t count, int timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.poll(fds, count, timeout);
 }
 
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__poll_chk(fds, count, timeout, room);
 }
 
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.ppoll(fds, count, timeout, mask);
 }
 
 int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                 const sigset_t *mask, size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__ppoll_chk(fds, count, timeout, mask, room);
 }
 
 int select(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
            struct timeval *timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.select(count, reading, writing, exceptional, timeout);
 }
 
 int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
             const struct timespec *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.pselect(count, reading, writing, exceptional, timeout, mask);
 }
 

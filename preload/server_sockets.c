@@ -1,5 +1,6 @@
 #include "server_sockets.h"
 
+#include "aside.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
 #include "process.h"
@@ -108,6 +109,46 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
     return error ? error : answer.result;
 }
 
+uint32_t left_out_port;
+static int left_out_socket;
+
+static void leave_out(int fd, uint16_t port) {
+    if (knows_keepers())
+        return;
+    __atomic_store_n(&left_out_socket, fd, __ATOMIC_RELAXED);
+    __atomic_store_n(&left_out_port, port, __ATOMIC_RELAXED);
+}
+
+static int is_loopback(const union synergy_endpoint *local) {
+    return local->any.sa_family == AF_INET6
+               ? IN6_IS_ADDR_LOOPBACK(&local->v6.sin6_addr)
+               : ntohl(local->v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
+/* Whether the socket that was left out is a server's. */
+static int waits_for_peers(int fd, uint16_t port) {
+    union synergy_endpoint local = {0};
+    socklen_t length = sizeof local;
+    return option(fd, SO_ACCEPTCONN) == 1 && getsockname(fd, &local.any, &length) == 0 &&
+           port_in(&local.any) == port && !is_loopback(&local);
+}
+
+void say_left_out_port(void) {
+    static int is_said;
+    unsigned port = __atomic_exchange_n(&left_out_port, 0, __ATOMIC_RELAXED);
+    const char *ports = settings_variable("SYNERGY_PORTS");
+    if (port == 0 || knows_keepers() || !ports || !settings_variable("SYNERGY_PEERS") ||
+        !waits_for_peers(__atomic_load_n(&left_out_socket, __ATOMIC_RELAXED), (uint16_t)port) ||
+        __atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
+        return;
+    char text[] = "00000", *digits = text + sizeof text - 1;
+    do
+        *--digits = (char)('0' + port % 10);
+    while (port /= 10);
+    SAY("synergy: warning: nothing is punched: port ", digits,
+        " is not among those of SYNERGY_PORTS: ", ports);
+}
+
 /* Has the socket punched for if there are peers for its port, or may come to be. */
 static void open_socket(int fd, enum transport transport, uint16_t port, int is_kernels_choice) {
     struct identity identity;
@@ -116,6 +157,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     int keeper = known_keeper(&identity);
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port)) {
+            leave_out(fd, port);
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
@@ -151,6 +193,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     uint16_t port = port_in(address);
     /* Told by the port alone where possible, so that other servers don't see a single call more. */
     if (port != 0 && !settings_mean_port(port) && !knows_keepers()) {
+        leave_out(fd, port);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }

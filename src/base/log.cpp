@@ -31,6 +31,11 @@ Destination &destination() {
     return *chosen;
 }
 
+std::function<bool()> &is_stderr_lost() {
+    static auto *question = new std::function<bool()>;
+    return *question;
+}
+
 pid_t server() {
     return destination().server != 0 ? destination().server : getpid();
 }
@@ -160,7 +165,7 @@ void to_stderr(LogLevel level, std::string_view text) {
     const std::string line = fmt::format("synergy: {}: {}\n", name(level), text);
     const int path = destination().stderr_path;
     struct stat status {};
-    if (destination().is_stderr_lost && destination().is_stderr_lost())
+    if (is_stderr_lost() && is_stderr_lost()())
         return to_syslog(level, text);
     if (path < 0) {
         static_cast<void>(write_line(STDERR_FILENO, line));
@@ -222,6 +227,10 @@ void configure(Destination chosen) {
         ::close(fd);
     else if (errno != ENXIO)
         say_unwritable(where, errno);
+}
+
+void watch_stderr(std::function<bool()> is_lost) {
+    is_stderr_lost() = std::move(is_lost);
 }
 
 bool is_on(LogLevel level) {

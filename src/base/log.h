@@ -23,13 +23,13 @@ struct Destination {
     /// for whoever reads it, and a socket, which can't be opened, is the system's log.
     int stderr_path = -1;
     pid_t server = 0; ///< for whom the lines are; 0: this process
-    /// Whether nobody would read what stderr gets by now: then it is for the system's log.
-    std::function<bool()> is_stderr_lost = nullptr;
 };
 
 /// To be called before other threads log. Before it, warnings go to descriptor 2. A file that can't
 /// be written is named at once, and in its place is stderr.
 void configure(Destination destination);
+/// `is_lost` says whether nobody reads any more what stderr gets: then it is for the system's log.
+void watch_stderr(std::function<bool()> is_lost);
 /// Whether lines of this level are wanted.
 [[nodiscard]] bool is_on(LogLevel level);
 

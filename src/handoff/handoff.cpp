@@ -217,9 +217,10 @@ void Handoff::ring(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
-        if (++offer.unanswered % 100 == 1)
-            log::warn("connection from {}: can't ring at {}: {}", offer.peer.text(),
-                      offer.listener.local.text(), strerrordesc_np(error));
+        log::warn_once(std::string(name(offer.listener.transport)) + " " +
+                       offer.listener.local.text() +
+                       ": a peer's connection waits, since no bell can be made: " +
+                       strerrordesc_np(error));
         ring_again(id, milliseconds(100));
         return;
     }
@@ -231,6 +232,7 @@ void Handoff::ring(Id id) {
         return;
     }
     by_port_[offer.port] = id;
+    offer.starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.listener.transport == Transport::tcp) {
@@ -239,6 +241,18 @@ void Handoff::ring(Id id) {
         offer.accepted_at = {};
         look_after(id);
     }
+}
+
+/// The server has found no descriptor free for the connection: that passes.
+bool Handoff::is_starved(Offer &offer) const {
+    const std::uint32_t starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
+    if (starved == offer.starved)
+        return false;
+    offer.starved = starved;
+    log::warn_once(std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+                   ": a peer's connection waits: the server has no descriptor left for it. Raise its "
+                   "limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)");
+    return true;
 }
 
 void Handoff::look_after(Id id) {
@@ -252,6 +266,7 @@ void Handoff::look(Id id) {
     tcp_info info{};
     socklen_t length = sizeof info;
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
+    static_cast<void>(is_starved(offer));
     const Endpoint to = bell_address(offer.listener);
     const auto end = socket_diag_.who_hears(offer.doorbell.local(), to, interface_of(to));
     if (info.tcpi_state == TCP_SYN_SENT) {
@@ -310,6 +325,10 @@ void Handoff::happened(Id id, std::uint32_t events) {
         if (!is_filtered)
             offer.without_room = {};
         ring_again(id, milliseconds(10));
+        return;
+    }
+    if (is_starved(offer)) {
+        ring_again(id, between_looks);
         return;
     }
     if (++offer.unanswered > unanswered_most)

@@ -96,6 +96,12 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
+    // A daemon's parent ends when it has gone to the background. Children that are something else
+    // by then have a stderr of their own.
+    log::watch_stderr([this, starter] {
+        const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
+        return processes_.has(silent) && (silent == starter || !processes_.has(starter));
+    });
     afterwards_.set(Clock::now() + first_punch_time, [this] {
         registry_.follow_settings();
         if (geteuid() == 0)

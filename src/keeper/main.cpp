@@ -79,8 +79,7 @@ void configure_log(const Settings &settings, pid_t server) {
     log::configure({.level = settings.log,
                     .where = settings.log_file,
                     .stderr_path = is_file ? -1 : SYNERGY_STDERR_FD,
-                    .server = server,
-                    .is_stderr_lost = nullptr});
+                    .server = server});
     for (const Problem &problem : settings.problems)
         log::error("{}", problem.line());
 }
@@ -113,8 +112,12 @@ int keep(bool is_asked) {
         return 0;
     };
     try {
-        const Settings settings = load_settings(variable);
+        const Settings settings = load_settings(variable, environ);
         configure_log(settings, starter->pid);
+        if (!settings.has_peers() && !settings.hidden_file.empty())
+            log::warn("no peers are set: whether {} has any can't be told, since user {} may not "
+                      "look into that directory",
+                      settings.hidden_file, geteuid());
         if (!is_asked && !settings.has_peers() && !settings.follows_file)
             return refuse(ENOENT);
         const int directory = chdir("/");

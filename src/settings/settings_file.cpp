@@ -359,8 +359,11 @@ ConfigFile read_config_file(const std::vector<std::string> &places, const char *
         const int error = read_file(place, content);
         struct stat status;
         // A home that this process may not look into has no file for it.
-        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0)
+        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0) {
+            if (errno == EACCES && file.hidden.empty())
+                file.hidden = place;
             continue;
+        }
         file.path = place;
         if (error == 0) {
             file.sound =

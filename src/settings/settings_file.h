@@ -38,6 +38,7 @@ struct ConfigFile {
     std::string path;              ///< empty: there is no file
     bool sound = true;             ///< false: it can't be read, or not be relied upon
     std::vector<Problem> problems; ///< of the file's form; its values are not looked at
+    std::string hidden;            ///< where this user may not look whether there is one
 };
 
 /// The place of a problem with a file that nobody named.

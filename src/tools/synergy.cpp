@@ -83,7 +83,7 @@ void name_option(Problem &problem, const RunOptions &options) {
 
 /// Whether there is something to punch with, all of it right; says on stderr what is not.
 bool check_settings(const RunOptions &options) {
-    const Settings settings = load_settings(variable);
+    const Settings settings = load_settings(variable, environ);
     for (Problem problem : settings.problems) {
         name_option(problem, options);
         std::cerr << "synergy: " << problem.line() << '\n';
@@ -98,6 +98,8 @@ bool check_settings(const RunOptions &options) {
         const std::vector<std::string> files = config_places(variable);
         for (const std::string &file : files)
             places.append(&file == &files.back() ? " and " : ", ").append(file);
+        if (!settings.hidden_file.empty())
+            places.append("; this user may not look for ").append(settings.hidden_file);
         refuse("no peers: looked in " + places);
         return false;
     }
