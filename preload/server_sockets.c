@@ -84,6 +84,8 @@ static void admit_others(int fd) {
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
+static int is_anything_open;
+
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
 static int hand_over(int fd, const struct identity *identity, int keeper,
                      struct synergy_request *request) {
@@ -106,7 +108,19 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
     else if (error == EMFILE || error == ENFILE || request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
     set_descriptor(fd, descriptor);
+    if (is_ours(descriptor.mark))
+        __atomic_store_n(&is_anything_open, 1, __ATOMIC_RELAXED);
     return error ? error : answer.result;
+}
+
+/* Nothing comes of it but what the keeper says, if there is nothing else that it punches for. */
+static void tell_of_left_out(int fd, const struct identity *identity, int keeper) {
+    struct synergy_request request = {.kind = SYNERGY_OPEN,
+                                      .hop_limit = SYNERGY_AUTOMATIC_HOPS,
+                                      .fd = fd,
+                                      .cookie = identity->cookie};
+    struct synergy_answer answer = {0};
+    ask_keeper(keeper, &request, fd, &answer, NULL);
 }
 
 uint32_t left_out_port;
@@ -164,6 +178,8 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         keeper = needed_keeper(&identity, 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
+        if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
+            tell_of_left_out(fd, &identity, keeper);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }

@@ -222,11 +222,22 @@ void configure(Destination chosen) {
     const std::string &where = destination().where;
     if (destination().level == LogLevel::off || where == "syslog" || where == "stderr")
         return;
-    const int fd = open_file(where);
-    if (fd >= 0)
-        ::close(fd);
-    else if (errno != ENXIO)
-        say_unwritable(where, errno);
+    if (const int error = why_unwritable(where); error != 0)
+        say_unwritable(where, error);
+}
+
+int why_unwritable(const std::string &path) {
+    const auto may = [](const std::string &what, int mode) {
+        return faccessat(AT_FDCWD, what.c_str(), mode, AT_EACCESS) == 0;
+    };
+    struct stat status {};
+    if (may(path, W_OK))
+        return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) ? EISDIR : 0;
+    if (errno != ENOENT)
+        return errno;
+    const std::size_t slash = path.find_last_of('/');
+    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    return may(directory, W_OK | X_OK) ? 0 : errno;
 }
 
 void watch_stderr(std::function<bool()> is_lost) {

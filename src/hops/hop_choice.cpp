@@ -51,7 +51,11 @@ HopChoice neighbour() {
 }
 
 HopChoice middle(int length, const std::string &what) {
-    HopChoice choice{.hops = half(length), .most = length - 2, .is_found = true, .reason = {}};
+    HopChoice choice{.hops = half(length),
+                     .most = length - 2,
+                     .length = length,
+                     .is_found = true,
+                     .reason = {}};
     choice.reason = "half of the " + hops_text(length) + " to " + what;
     if (choice.hops < crosses_one)
         choice.reason = "dies on the only router to " + what +
@@ -160,6 +164,21 @@ std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {
         return punches + " get no further than " + who(how.from, peer) + ", which " +
                verb(how.answer);
     return punches + " go too far: " + who(how.from, peer) + " " + verb(how.answer);
+}
+
+std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds) {
+    const HopChoice choice = choose_hop_limit(path, bounds);
+    // (Where the way is an odd number of hops long, both in the middle are as good.)
+    if (path.on_link || hops >= choice.length / 2)
+        return {};
+    std::string router;
+    for (const Hop &hop : path.hops)
+        if (hop.limit == hops && hop.answer == HopAnswer::time_exceeded)
+            router = " at " + hop.from.address_text();
+    return "punches with hop limit " + std::to_string(hops) + " die" + router +
+           ", nearer than the middle of the way: a firewall of this side that stands there, or "
+           "beyond, is not opened. " +
+           std::to_string(choice.hops) + " is " + choice.reason;
 }
 
 std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bounds) {

@@ -128,7 +128,11 @@ int keep(bool is_asked) {
         keeper.run();
         return 0;
     } catch (const std::system_error &error) {
-        log::error("nothing is punched: {}", error.what());
+        const bool is_family = error.code().value() == EAFNOSUPPORT;
+        log::error("nothing is punched: {}",
+                   is_family ? "Unix sockets are forbidden here (AF_UNIX is missing from "
+                               "RestrictAddressFamilies= of a systemd unit?)"
+                             : error.what());
         return refuse(error.code().value());
     } catch (const std::exception &error) {
         log::error("nothing is punched: {}", error.what());

@@ -23,14 +23,13 @@ std::string route_cause(const char *what, const Endpoint &peer) {
     return std::string(what) + " (" + route_command(peer) + ")";
 }
 
-/// Which errno the kernel has for this way, without sending anything; 0: there is one.
+} // namespace
+
 int route_error(const Endpoint &peer) {
     const Endpoint to = peer.unmapped();
     const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
     return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 ? errno : 0;
 }
-
-} // namespace
 
 std::string local_setting_cause(const Settings &settings, int family) {
     const Endpoint chosen = settings.local_for(family);

@@ -16,6 +16,9 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 /// The same where the kernel says nothing, and yet no SYN leaves.
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings);
 
+/// Which errno the kernel has for the way there, without sending anything; 0: there is one.
+int route_error(const Endpoint &peer);
+
 /// What is wrong with the source address that the settings choose for this family; empty: nothing.
 std::string local_setting_cause(const Settings &settings, int family);
 
