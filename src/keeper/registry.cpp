@@ -27,6 +27,7 @@ using std::chrono::seconds;
 constexpr Duration before_advice = milliseconds(100);
 /// A server may open what it is for after what it is not for.
 constexpr Duration before_saying_nobody = milliseconds(500);
+constexpr Duration before_loopback_advice = seconds(3);
 /// Who was to come would have by then.
 constexpr Duration silence_time = seconds(60);
 
@@ -251,6 +252,9 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
         return is_to_punch ? present->second->open() : 0;
     say_opened(hole);
     server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
+    if (hole.peer.is_loopback())
+        server.loopback.set(Clock::now() + before_loopback_advice,
+                            [this, &server] { advise_of_loopback(server); });
     if (server.punches.empty() && !server.is_reached)
         server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
@@ -258,11 +262,8 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
 }
 
 void Registry::say_opened(const Hole &hole) {
-    if (hole.peer.is_loopback()) {
-        log::warn_once(hole.way_text() + own_host);
-        return;
-    }
-    if (!log::is_on(LogLevel::info))
+    // What is said of a peer on the loopback interface is no such hole: see advise_of_loopback().
+    if (hole.peer.is_loopback() || !log::is_on(LogLevel::info))
         return;
     std::string more;
     if (hole.hops.least != hole.hops.most)
@@ -300,6 +301,13 @@ void Registry::advise(Server &server) {
             if (source.empty() || source.is_wildcard())
                 say_other_addresses(hole, route->source);
         }
+}
+
+/// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
+void Registry::advise_of_loopback(const Server &server) const {
+    for (const auto &[peer, punch] : server.punches)
+        if (peer.is_loopback() && !server.is_reached)
+            log::warn_once(punch->hole().way_text() + own_host);
 }
 
 /// A peer that calls another address than punches leave from meets no hole.

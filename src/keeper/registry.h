@@ -73,7 +73,7 @@ class Registry {
 
   private:
     struct Server {
-        explicit Server(Scheduler &scheduler) : advising(scheduler), silence(scheduler) {}
+        explicit Server(Scheduler &scheduler) : advising(scheduler), silence(scheduler), loopback(scheduler) {}
 
         ServerSocket socket;
         Socket duplicate;
@@ -81,6 +81,7 @@ class Registry {
         bool is_reached = false;      ///< a peer has come in
         Timer advising;               ///< what else there is to say
         Timer silence;                ///< nobody has come in
+        Timer loopback;               ///< of a peer on this host, too
         std::vector<Target> declared; ///< by the settings
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
@@ -99,6 +100,7 @@ class Registry {
     void look_for_closed();
     void say_opened(const Hole &hole);
     void advise(Server &server);
+    void advise_of_loopback(const Server &server) const;
     void say_other_addresses(const Hole &hole, const Endpoint &own) const;
     void say_silence(Server &server) const;
     void say_nobody(const ServerSocket &socket);

@@ -84,8 +84,6 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 }
 
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings) {
-    if (const int error = route_error(peer); error != 0)
-        return local_cause(error, source, peer, settings);
     if (!source.empty() && !source.is_wildcard() && !is_own_address(source))
         return local_cause(EADDRNOTAVAIL, source, peer, settings);
     return "no SYN leaves this host: a firewall on it lets none out (OUTPUT)";

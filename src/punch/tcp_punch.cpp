@@ -186,6 +186,7 @@ int TcpPunch::punch() {
     guard_.sending();
     follow_guard(before);
     context_.timers.sample();
+    looked_at_ = unsent_ = 0;
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
@@ -236,12 +237,20 @@ bool TcpPunch::has_source() const {
 /// The kernel counts what it has retransmitted apart from what it was to: where it sends none, a
 /// timer tells nothing of the clock, and the user is to know.
 void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
-    constexpr unsigned surely = 2; // one may meet a queue that is full
-    leaves_ = has_left(info);
-    if (!leaves_ && info.tcpi_retransmits >= surely)
+    constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage
+    if (info.tcpi_retransmits == looked_at_)
+        return;
+    looked_at_ = info.tcpi_retransmits;
+    if (has_left(info)) {
+        unsent_ = 0;
+        if (info.tcpi_retransmits > 0)
+            recovered();
+    } else if (const int error = route_error(hole_.peer); error != 0) {
+        unsent_ = 1;
+        failed_here(error);
+    } else if (++unsent_ >= surely) {
         failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
-    else if (leaves_ && info.tcpi_retransmits > 0)
-        recovered();
+    }
 }
 
 void TcpPunch::follow_round_trip() {
@@ -383,7 +392,7 @@ void TcpPunch::punchs_own_error_came() {
 /// The kernel's timer ran out, though we were not late. That is no sign of the clock where SYNs do
 /// not leave: then the kernel tries again by a timer of its own.
 void TcpPunch::timed_out() {
-    if (leaves_ && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next())
+    if (unsent_ == 0 && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next())
         context_.timers.distrust();
 }
 

@@ -45,7 +45,8 @@ class TcpPunch final : public Punch {
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
-    bool leaves_ = true;         ///< the last SYN has left this host
+    unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
+    unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

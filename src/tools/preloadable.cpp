@@ -102,8 +102,9 @@ bool is_go(std::istream &stream, const ElfHeader &header) {
         for (std::size_t at = 0; at + sizeof(note) <= notes.size();
              at += sizeof(note) + padded(note.n_namesz) + padded(note.n_descsz)) {
             std::memcpy(&note, notes.data() + at, sizeof(note));
-            if (notes.compare(at + sizeof(note), sizeof "Go", "Go\0", sizeof "Go") == 0 &&
-                note.n_namesz == 4)
+            // (Go pads the name before it counts it.)
+            if (note.n_namesz >= sizeof "Go" &&
+                notes.compare(at + sizeof(note), sizeof "Go", "Go", sizeof "Go") == 0)
                 return true;
         }
     }
@@ -177,12 +178,11 @@ std::optional<std::string> why_not_preloadable(const std::string &file,
         return std::nullopt;
     if (read_header(library_stream, library_header) && !same_architecture(header, library_header))
         return program + " is built for another architecture than " + library;
+    if (!has_interpreter(stream, header))
+        return program + " is statically linked: nothing can be preloaded into it";
     if (is_go(stream, header))
         return program + " is written in Go, whose programs make their system calls themselves: "
                          "what is preloaded does not see them";
-    stream.clear();
-    if (!has_interpreter(stream, header))
-        return program + " is statically linked: nothing can be preloaded into it";
     return std::nullopt;
 }
 

@@ -10,6 +10,7 @@ import re
 import socket
 import stat
 import subprocess
+import time
 
 import jsonschema
 import pytest
@@ -24,7 +25,7 @@ from programs import (SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port, has
 from servers import PYTHON
 from topology import PEER, SERVER
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.complains]
 
 FAMILIES = pytest.mark.parametrize("family", (6, 4))
 OTHER = {6: 4, 4: 6}
@@ -624,3 +625,40 @@ def test_check_names(stand, check):
         assert len(wrong) == 1 and wrong[0].startswith("nobody.example.net does not resolve: ")
     finally:
         names.restore()
+
+
+# What ends again
+
+
+@contextlib.contextmanager
+def outage(stand, family, how):
+    if how == "route":
+        with route(stand, family):
+            yield
+    elif how == "interface":
+        run_in(stand, "A", "ip", "link", "set", "to-fwa", "down")
+        try:
+            yield
+        finally:
+            stand.path.configure("A")
+    else:
+        with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", "DROP"):
+            yield
+
+
+@FAMILIES
+@pytest.mark.parametrize("how, cause", (
+    ("interface", "this host has no route to it (ip -{family} route get {peer})"),
+    ("route", "this host has no route to it (ip -{family} route get {peer})"),
+    ("firewall", "no SYN leaves this host: a firewall on it lets none out (OUTPUT)")))
+def test_outage(stand, family, how, cause):
+    """It is named, and not taken for a bad clock; a peer gets in when it is over."""
+    run = Run(stand, ANY[family], family, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    with outage(stand, family, how):
+        line = f"{run.way}: can't punch: {cause.format(family=family, peer=PEER[family])}"
+        run.program.wait_for(f"(?m)^synergy: warning: {re.escape(line)}$")
+        time.sleep(3)  # for as long as the kernel tries in vain
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
+    assert "timers" not in run.program.stderr()
