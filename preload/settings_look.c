@@ -94,7 +94,8 @@ static int has_config_file(char **environment, int is_hidden_too) {
     if (config && *config == '/') {
         if (is_there(config, "/synergy/synergy.toml", is_hidden_too))
             return 1;
-    } else if (home && *home == '/' && is_there(home, "/.config/synergy/synergy.toml", is_hidden_too)) {
+    } else if (home && *home == '/' &&
+               is_there(home, "/.config/synergy/synergy.toml", is_hidden_too)) {
         return 1;
     }
     return is_there(SYNERGY_SYSCONFDIR, "/synergy/synergy.toml", 0);

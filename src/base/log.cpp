@@ -9,8 +9,8 @@
 #include <climits>
 #include <cstring>
 #include <fcntl.h>
-#include <poll.h>
 #include <mutex>
+#include <poll.h>
 #include <string_view>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -140,8 +140,8 @@ int syslog_priority(LogLevel level) {
 
 // Not by syslog(3), which keeps its socket open and waits.
 void to_syslog(LogLevel level, std::string_view text) {
-    const int fd = spare.lend(
-        [] { return ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); });
+    const int fd =
+        spare.lend([] { return ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); });
     if (fd < 0)
         return;
     sockaddr_un address{};

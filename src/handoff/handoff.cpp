@@ -217,10 +217,9 @@ void Handoff::ring(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
-        log::warn_once(std::string(name(offer.listener.transport)) + " " +
-                       offer.listener.local.text() +
-                       ": a peer's connection waits, since no bell can be made: " +
-                       strerrordesc_np(error));
+        log::warn_once(
+            std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+            ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
         ring_again(id, milliseconds(100));
         return;
     }
@@ -249,9 +248,10 @@ bool Handoff::is_starved(Offer &offer) const {
     if (starved == offer.starved)
         return false;
     offer.starved = starved;
-    log::warn_once(std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
-                   ": a peer's connection waits: the server has no descriptor left for it. Raise its "
-                   "limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)");
+    log::warn_once(
+        std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+        ": a peer's connection waits: the server has no descriptor left for it. Raise its "
+        "limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)");
     return true;
 }
 

@@ -51,11 +51,8 @@ HopChoice neighbour() {
 }
 
 HopChoice middle(int length, const std::string &what) {
-    HopChoice choice{.hops = half(length),
-                     .most = length - 2,
-                     .length = length,
-                     .is_found = true,
-                     .reason = {}};
+    HopChoice choice{
+        .hops = half(length), .most = length - 2, .length = length, .is_found = true, .reason = {}};
     choice.reason = "half of the " + hops_text(length) + " to " + what;
     if (choice.hops < crosses_one)
         choice.reason = "dies on the only router to " + what +
@@ -142,8 +139,7 @@ std::string who(const Endpoint &from, const Endpoint &peer) {
 std::string dies_too_soon(const Path &path, int hops) {
     const auto found = std::find_if(path.hops.begin(), path.hops.end(),
                                     [hops](const Hop &hop) { return hop.limit == hops; });
-    const bool is_known =
-        found != path.hops.end() && found->answer == HopAnswer::time_exceeded;
+    const bool is_known = found != path.hops.end() && found->answer == HopAnswer::time_exceeded;
     const std::string router = is_known ? found->from.address_text() : "";
     if (hops == hop_limit_min && !path.on_link)
         return "punches with hop limit 1 die at the first router" +
@@ -197,9 +193,9 @@ std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bou
     if (end->answer == HopAnswer::unreachable)
         return text;
     const HopChoice choice = choose_hop_limit(path, bounds);
-    return choice.is_found ? text + ". Set " + std::to_string(choice.hops) +
-                                 ", or let it be automatic"
-                           : text + ". Set a lower one";
+    return choice.is_found
+               ? text + ". Set " + std::to_string(choice.hops) + ", or let it be automatic"
+               : text + ". Set a lower one";
 }
 
 HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds) {

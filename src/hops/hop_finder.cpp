@@ -239,8 +239,8 @@ void HopFinder::look_into(Way &way, int hops) {
 void HopFinder::say_objection(Way &way, int hops, const Path &path) const {
     std::string objection = hop_limit_objection(path, hops, bounds_);
     if (const auto refusal = way.refusals.extract(hops); objection.empty() && refusal)
-        objection = refusal_text(hops, refusal.mapped(), way.peer) +
-                    ": lower it, or let it be automatic";
+        objection =
+            refusal_text(hops, refusal.mapped(), way.peer) + ": lower it, or let it be automatic";
     if (!objection.empty())
         log::warn_once(way.peer.address_text() + ": " + objection);
 }
@@ -251,8 +251,8 @@ void HopFinder::say_guess(const Way &way, const Path &path) const {
         path.peer.is_loopback())
         return;
     log::warn_once(way.peer.address_text() + ": hop limit " +
-                   std::to_string(within(way, HopRange::only(choice.hops)).best) + " is a guess: " +
-                   choice.reason +
+                   std::to_string(within(way, HopRange::only(choice.hops)).best) +
+                   " is a guess: " + choice.reason +
                    ". Where nobody gets in, set one that crosses the last firewall of this side");
 }
 
@@ -287,8 +287,8 @@ void HopFinder::refused(const Endpoint &peer, const Endpoint &source, int hops,
     if (is_far) {
         way.ceiling = hops - 1;
         way.is_proved = false;
-        text += "; from now on they go no further than " +
-                std::to_string(within(way, *way.hops).most);
+        text +=
+            "; from now on they go no further than " + std::to_string(within(way, *way.hops).most);
     }
     log::warn_once(way.peer.address_text() + ": " + text);
     if (!is_far)

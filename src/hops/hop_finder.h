@@ -54,12 +54,12 @@ class HopFinder {
         std::unique_ptr<PathProbe> probe;
         Path path; ///< as last measured
         std::optional<LearnedHops> learned;
-        std::optional<HopRange> hops;  ///< automatic ones
-        std::map<int, Hop> dying_hops; ///< where punches with these hop limits die
-        std::set<int> asked;           ///< the hop limits whose round trip was asked for
+        std::optional<HopRange> hops;      ///< automatic ones
+        std::map<int, Hop> dying_hops;     ///< where punches with these hop limits die
+        std::set<int> asked;               ///< the hop limits whose round trip was asked for
         std::map<int, IcmpError> refusals; ///< of hop limits of the user's, to be looked into
         std::set<int> looked_into;         ///< those for which that was done
-        int ceiling = hop_limit_max;   ///< no punch goes further, since one was too high
+        int ceiling = hop_limit_max;       ///< no punch goes further, since one was too high
         bool is_proved = false;
         bool is_wanted = false;   ///< an automatic hop limit, and not only a round trip
         bool has_changed = false; ///< and is to be measured when it has settled

@@ -68,11 +68,11 @@ std::optional<IcmpError> read_icmp_error(const Socket &socket) {
         sock_extended_err error{};
         std::memcpy(&error, CMSG_DATA(each), sizeof error);
         found.answer = answer_of(error);
-        found.from = Endpoint::from(reinterpret_cast<const sockaddr *>(CMSG_DATA(each) + sizeof error),
-                              static_cast<socklen_t>(length - sizeof error));
+        found.from =
+            Endpoint::from(reinterpret_cast<const sockaddr *>(CMSG_DATA(each) + sizeof error),
+                           static_cast<socklen_t>(length - sizeof error));
     }
     return found;
 }
-
 
 } // namespace synergy

@@ -128,8 +128,8 @@ std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
             std::memcpy(&route.interface, value, size);
     }
     route.is_local = found->rtm_type == RTN_LOCAL;
-    route.on_link = route.is_local ||
-                    (route.gateway.empty() && !is_point_to_point(route.interface));
+    route.on_link =
+        route.is_local || (route.gateway.empty() && !is_point_to_point(route.interface));
     return route;
 }
 

@@ -39,8 +39,9 @@ std::string text_of(const HopRange &hops) {
     return text;
 }
 
-constexpr const char *own_host = ": that address is this host's own, and no peer's. Peers are at the "
-                                 "other side; from here the port can be reached as it is";
+constexpr const char *own_host =
+    ": that address is this host's own, and no peer's. Peers are at the "
+    "other side; from here the port can be reached as it is";
 
 std::string text_of(const ServerSocket &socket) {
     return std::string(name(socket.transport)) + " " + socket.local.text();
@@ -51,35 +52,33 @@ std::string text_of(const ServerSocket &socket) {
 Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
                    Handoff &handoff, const Traffic &traffic, Owner owner)
     : scheduler_(scheduler), handoff_(handoff), owner_(std::move(owner)), looking_(scheduler),
-      nobody_(scheduler),
-      settings_(scheduler, initial, [this] { settings_changed(); }),
+      nobody_(scheduler), settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
-      context_{.scheduler = scheduler,
-               .timers = timers_,
-               .settings = settings_.now(),
-               .traffic = traffic,
-               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
-               .deliver =
-                   [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
-                       handoff_.offer(std::move(connection), peer, server);
-                   },
-               .find_round_trip =
-                   [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
-                                                          hop_limit);
-                   },
-               .proved =
-                   [this](const Hole &hole, int hop_limit) {
-                       if (const auto found = servers_.find(hole.server.cookie);
-                           found != servers_.end())
-                           found->second.is_reached = true;
-                       hop_finder_.proved(hole.peer, source_toward(hole), hop_limit);
-                   },
-               .refused =
-                   [this](const Hole &hole, int hop_limit, const IcmpError &how) {
-                       hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
-                   }} {}
+      context_{
+          .scheduler = scheduler,
+          .timers = timers_,
+          .settings = settings_.now(),
+          .traffic = traffic,
+          .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
+          .deliver =
+              [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
+                  handoff_.offer(std::move(connection), peer, server);
+              },
+          .find_round_trip =
+              [this](const Hole &hole, int hop_limit) {
+                  return hop_finder_.find_round_trip(hole.peer, source_toward(hole), hop_limit);
+              },
+          .proved =
+              [this](const Hole &hole, int hop_limit) {
+                  if (const auto found = servers_.find(hole.server.cookie); found != servers_.end())
+                      found->second.is_reached = true;
+                  hop_finder_.proved(hole.peer, source_toward(hole), hop_limit);
+              },
+          .refused =
+              [this](const Hole &hole, int hop_limit, const IcmpError &how) {
+                  hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
+              }} {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
@@ -271,8 +270,7 @@ void Registry::say_opened(const Hole &hole) {
     if (const auto route = route_to(hole.peer, source_toward(hole));
         route && !route->source.empty())
         more += ", from " + route->source.address_text();
-    if (const Endpoint router =
-            hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best);
+    if (const Endpoint router = hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best);
         !router.empty())
         more += ", dies at " + router.address_text();
     log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
@@ -283,9 +281,8 @@ void Registry::advise(Server &server) {
     std::unordered_set<Endpoint> seen;
     for (const auto *targets : {&server.declared, &server.asked})
         for (const Target &target : *targets) {
-            const Hole hole{.server = server.socket,
-                            .peer = reachable(server.socket, target.peer),
-                            .hops = {}};
+            const Hole hole{
+                .server = server.socket, .peer = reachable(server.socket, target.peer), .hops = {}};
             if (hole.peer.empty() || hole.peer.is_loopback() ||
                 !seen.insert(hole.peer.with_port(0)).second)
                 continue;
@@ -331,13 +328,13 @@ void Registry::say_silence(Server &server) const {
     const std::string own = route && !route->source.empty()
                                 ? route->source.with_port(server.socket.local.port()).text()
                                 : server.socket.local.text();
-    log::info("{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
-              "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
-              "here and meets none there; no firewall on this host drops what comes in; and those on "
-              "the way take simultaneous open. `synergy test` at both ends tells which",
-              text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
-              server.punches.size() > 1 ? " or another one that is set" : "",
-              text_of(hole.hops));
+    log::info(
+        "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
+        "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
+        "here and meets none there; no firewall on this host drops what comes in; and those on "
+        "the way take simultaneous open. `synergy test` at both ends tells which",
+        text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
+        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops));
 }
 
 /// Said where the process opens nothing else: what a program listens at for its own purposes is no

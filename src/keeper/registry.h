@@ -73,7 +73,8 @@ class Registry {
 
   private:
     struct Server {
-        explicit Server(Scheduler &scheduler) : advising(scheduler), silence(scheduler), loopback(scheduler) {}
+        explicit Server(Scheduler &scheduler)
+            : advising(scheduler), silence(scheduler), loopback(scheduler) {}
 
         ServerSocket socket;
         Socket duplicate;
@@ -112,7 +113,7 @@ class Registry {
     Handoff &handoff_;
     const Owner owner_;
     Timer looking_;
-    Timer nobody_;                 ///< for which socket there are any peers
+    Timer nobody_;                        ///< for which socket there are any peers
     std::vector<std::string> why_nobody_; ///< for each, a line
     LiveSettings settings_;
     HopFinder hop_finder_;

@@ -35,9 +35,9 @@ constexpr int deaf = 255;
 constexpr int hears_all = 0;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is less than the
-/// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What comes
-/// from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than half
-/// of that.
+/// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What
+/// comes from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than
+/// half of that.
 constexpr int v4_min_ttl_most = 32;
 int v4_min_ttl(int hop_limit) {
     return std::min(hop_limit + 1, v4_min_ttl_most);

@@ -34,8 +34,8 @@ std::string families(const Settings &settings, const ServerSocket &socket, const
     const std::string has = is_v4_peer ? "IPv4" : "IPv6";
     std::string advice;
     if (!socket.local.is_wildcard())
-        advice = "let it listen on " + std::string(is_v4_peer ? "0.0.0.0" : "::") +
-                 " or on an " + has + " address of this host";
+        advice = "let it listen on " + std::string(is_v4_peer ? "0.0.0.0" : "::") + " or on an " +
+                 has + " address of this host";
     else if (is_v4_peer)
         advice = "let it listen on 0.0.0.0 as well, or on :: without IPV6_V6ONLY";
     else

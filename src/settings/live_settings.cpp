@@ -49,8 +49,7 @@ bool LiveSettings::reload() {
     const auto is_of_file = [this](const Problem &problem) {
         return problem.place.starts_with(now_.file) || problem.text == now_.file;
     };
-    is_file_in_force_ |=
-        std::none_of(now_.problems.begin(), now_.problems.end(), is_of_file);
+    is_file_in_force_ |= std::none_of(now_.problems.begin(), now_.problems.end(), is_of_file);
     if (follows_names_)
         resolve();
     return now_ != before;

@@ -133,7 +133,8 @@ using Environment = std::function<const char *(const char *)>;
 /// Never throws for what it reads: what can't be used is in `problems`, and nothing is punched for
 /// it (a peer that is wrong is left out; with a wrong hop limit, port, address or interval there
 /// are no rules at all).
-/// `all`: of which variables there are ("NAME=value"), those of ours that nobody knows are problems.
+/// `all`: of which variables there are ("NAME=value"), those of ours that nobody knows are
+/// problems.
 Settings load_settings(const Environment &environment, const char *const *all = nullptr);
 
 /// Reads of the file of `settings` again who is a peer, on what ports and with what hop limits,

@@ -49,7 +49,8 @@ class Findings {
     }
 
     [[nodiscard]] bool is_any_wrong() const {
-        return std::any_of(all_.begin(), all_.end(), [](const Finding &each) { return each.is_wrong; });
+        return std::any_of(all_.begin(), all_.end(),
+                           [](const Finding &each) { return each.is_wrong; });
     }
 
     void print() const {
@@ -64,8 +65,7 @@ class Findings {
         for (const Finding &each : all_)
             document["findings"].push_back({{"wrong", each.is_wrong}, {"text", each.text}});
         // A host name or a path may hold any bytes.
-        std::cout << document.dump(2, ' ', false,
-                                   nlohmann::ordered_json::error_handler_t::replace)
+        std::cout << document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
                   << std::endl;
     }
 
@@ -147,8 +147,7 @@ void check_sandbox(Findings &findings) {
     struct stat own {};
     struct stat childrens {};
     if (::stat("/proc/self/ns/pid", &own) == 0 &&
-        ::stat("/proc/self/ns/pid_for_children", &childrens) == 0 &&
-        own.st_ino != childrens.st_ino)
+        ::stat("/proc/self/ns/pid_for_children", &childrens) == 0 && own.st_ino != childrens.st_ino)
         findings.wrong("the next child would begin a process namespace (unshare --pid without "
                        "--fork): synergy-keeper can't be started");
 }
@@ -299,7 +298,8 @@ std::string text_of(const Way &way) {
 bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     const Endpoint chosen = settings.local_for(way.peer.family());
     const std::string who = text_of(way) + ": ";
-    if (const std::string cause = local_setting_cause(settings, way.peer.family()); !cause.empty()) {
+    if (const std::string cause = local_setting_cause(settings, way.peer.family());
+        !cause.empty()) {
         findings.wrong(who + "can't punch: " + cause);
         return false;
     }
@@ -309,8 +309,9 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     }
     const std::optional<Route> route = route_to(way.peer, chosen);
     if (way.peer.is_loopback() || (route && route->is_local)) {
-        findings.wrong(who + "that address is this host's own, and no peer's. Peers are at the other "
-                             "side; from here the port can be reached as it is");
+        findings.wrong(who +
+                       "that address is this host's own, and no peer's. Peers are at the other "
+                       "side; from here the port can be reached as it is");
         return false;
     }
     if (!route)
@@ -341,8 +342,9 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
     const HopChoice choice = choose_hop_limit(path, settings.hop_bounds);
     const int hops = way.hops.is_automatic() ? choice.hops : way.hops.number();
     if (path.is_kept_in)
-        findings.wrong(who + "a firewall on this host lets no UDP out, so the path can't be measured "
-                             "(OUTPUT)");
+        findings.wrong(who +
+                       "a firewall on this host lets no UDP out, so the path can't be measured "
+                       "(OUTPUT)");
     if (way.hops.is_automatic() && !choice.is_found && !path.is_kept_in) {
         findings.wrong(who + "hop limit " + std::to_string(hops) + " is a guess: " + choice.reason +
                        ". Where nobody gets in, set one that crosses the last firewall of this "
@@ -377,12 +379,12 @@ void check_peers(const Settings &settings, Findings &findings) {
         const std::size_t end = std::min(ways.size(), begin + at_a_time);
         std::size_t open = end - begin;
         for (std::size_t i = begin; i < end; i++)
-            ways[i].probe = std::make_unique<PathProbe>(
-                scheduler, ways[i].peer, settings.local_for(ways[i].peer.family()),
-                [&open, &way = ways[i]](const Path &path) {
-                    way.path = path;
-                    open--;
-                });
+            ways[i].probe = std::make_unique<PathProbe>(scheduler, ways[i].peer,
+                                                        settings.local_for(ways[i].peer.family()),
+                                                        [&open, &way = ways[i]](const Path &path) {
+                                                            way.path = path;
+                                                            open--;
+                                                        });
         while (open > 0)
             scheduler.run_once(std::chrono::seconds(1));
         for (std::size_t i = begin; i < end; i++)

@@ -82,7 +82,8 @@ bool has_interpreter(std::istream &stream, const ElfHeader &header) {
     return false;
 }
 
-/// Whether the linker of Go has left its build number in the program, whatever linked it in the end.
+/// Whether the linker of Go has left its build number in the program, whatever linked it in the
+/// end.
 bool is_go(std::istream &stream, const ElfHeader &header) {
     for (unsigned i = 0; i < header.e_phnum; ++i) {
         ProgramHeader program;
@@ -127,9 +128,9 @@ std::string find_library() {
 
 std::string find_keeper(const std::string &library) {
     const std::string directory = std::filesystem::path(library).parent_path();
-    for (const std::string &place : {directory + "/synergy-keeper",
-                                     directory + "/../src/synergy-keeper",
-                                     std::string(SYNERGY_KEEPER)})
+    for (const std::string &place :
+         {directory + "/synergy-keeper", directory + "/../src/synergy-keeper",
+          std::string(SYNERGY_KEEPER)})
         if (::access(place.c_str(), X_OK) == 0)
             return place;
     return {};

@@ -3,15 +3,18 @@
     awkward_server.py background ADDRESS PORT first|then   listens, and goes to the background as
                                                            daemons do; or the other way round
     awkward_server.py starved ADDRESS PORT FREE            so many descriptors are left for it
+    awkward_server.py two ADDRESS PORT ADDRESS PORT        listens twice
     awkward_server.py handed-down ADDRESS PORT             root listens, and nobody accepts
     awkward_server.py without-unix COMMAND...              runs another one, for which there are no
                                                            Unix sockets, as in a unit with
                                                            RestrictAddressFamilies=AF_INET AF_INET6
 """
 
+import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -71,6 +74,19 @@ def starved(address, port, free):
                 stream.flush()
 
 
+def two(address, port, other_address, other_port):
+    listeners = [listening(address, port), listening(other_address, other_port)]
+    poll = select.poll()
+    for listener in listeners:
+        poll.register(listener)
+    while True:
+        poll.poll()
+        for listener in listeners:
+            listener.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                listener.accept()[0].close()
+
+
 def handed_down(address, port):
     """Listens without the library, and leaves that to another user's program with it."""
     listener = listening(address, port)
@@ -104,5 +120,5 @@ def without_unix(*command):
     os.execvp(command[0], command)
 
 
-{"background": background, "starved": starved, "handed-down": handed_down, "accept": accept,
+{"background": background, "two": two, "starved": starved, "handed-down": handed_down, "accept": accept,
  "without-unix": without_unix}[sys.argv[1]](*sys.argv[2:])

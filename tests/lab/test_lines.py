@@ -3,13 +3,16 @@ compared word for word. What the lines are to tell apart is made here by real fi
 addresses."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import pathlib
 import re
 import socket
 import stat
+import struct
 import subprocess
+import threading
 import time
 
 import jsonschema
@@ -19,9 +22,12 @@ import clients
 import firewall
 import namespace
 import servers
+from conftest import stand_on
 from names import Names
 from programs import (SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port, has_other_users, script,
                       wait_listening)
+from responder import (ETHERTYPE, HOP_LIMIT_OFFSET, LONGEST_QUOTE, Packet, internet_checksum,
+                       sender)
 from servers import PYTHON
 from topology import PEER, SERVER
 
@@ -283,6 +289,17 @@ peers = ["{shown(PEER[family], 5555)}"]
     run = Run(stand, ANY[family], family, peers=None, hops=None, config=config)
     run.says(f"warning: {run.listener}: nothing is punched: port {run.port} is not among those of "
              f"{config}: 7777")
+
+
+@pytest.mark.parametrize("address, ports", (("::1", None), ("0.0.0.0", None), ("::", "left out")))
+def test_further_listeners_are_no_mistake(stand, address, ports):
+    """What a server has for purposes of its own."""
+    port = fresh_port()
+    run = Run(stand, address, 6, command=[PYTHON, script("awkward_server.py"), "two", address],
+              arguments=["::", port], ports=port if ports else None, log="info")
+    run.program.wait_for(rf"\[::\]:{port} <- .*: opens")
+    time.sleep(1)  # what is to be said of a listener is said half a second after
+    assert [line for line in run.lines() if " info: " not in line] == []
 
 
 @pytest.mark.other_users
@@ -662,3 +679,122 @@ def test_outage(stand, family, how, cause):
     run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
     assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
     assert "timers" not in run.program.stderr()
+
+
+# Refusals that come late
+
+
+class LateRefusals(threading.Thread):
+    """The peer's firewall, which drops what comes unasked, says so a quarter of a second later: by
+    an ICMP error of its own, or by a reset in the peer's name (to a datagram: port unreachable)."""
+
+    DELAY = 0.25
+
+    def __init__(self, path, family, how):
+        super().__init__(daemon=True)
+        self.family, self.how, self.is_over = family, how, False
+        link = path.left_of("fwb")
+        with namespace.inside(path.namespace("fwb")):
+            self.ears = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM,
+                                      socket.htons(ETHERTYPE[family]))
+            self.ears.bind((f"to-{link}", ETHERTYPE[family]))
+            self.voice = sender(family)
+        self.ears.settimeout(0.05)
+        self.back = (f"to-{link}", ETHERTYPE[family])
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        self.join()
+        self.ears.close()
+        self.voice.close()
+
+    def run(self):
+        due = []
+        while not self.is_over:
+            with contextlib.suppress(TimeoutError):
+                data, address = self.ears.recvfrom(65536)
+                packet = Packet(self.family, data)
+                protocol = packet.protocol
+                asks = protocol == socket.IPPROTO_UDP or (
+                    protocol == socket.IPPROTO_TCP and data[packet.header + 13] & 0x12 == 2)
+                if address[2] == 0 and asks and data[HOP_LIMIT_OFFSET[self.family]] > 1:
+                    due.append((time.monotonic() + self.DELAY, packet, address[4]))
+            while due and due[0][0] <= time.monotonic():
+                self.refuse(*due.pop(0)[1:])
+
+    def refuse(self, packet, link_address):
+        if self.how == "reset" and packet.protocol == socket.IPPROTO_TCP:
+            self.ears.sendto(self.reset(packet), (*self.back, 0, 0, link_address))
+            return
+        kinds = {("prohibited", 6): (1, 1), ("reset", 6): (1, 4),
+                 ("prohibited", 4): (3, 13), ("reset", 4): (3, 3)}
+        kind, code = kinds[self.how, self.family]
+        quote = packet.data[:LONGEST_QUOTE[self.family]]
+        error = struct.pack("!BBHI", kind, code, 0, 0) + quote
+        if self.family == 4:
+            error = struct.pack("!BBHI", kind, code, internet_checksum(error), 0) + quote
+        self.voice.sendto(error, (str(ipaddress.ip_address(packet.source)), 0))
+
+    def reset(self, packet):
+        source_port, port, number = struct.unpack_from("!HHI", packet.data, packet.header)
+        segment = struct.pack("!HHIIBBHHH", port, source_port, 0, number + 1 & 0xFFFFFFFF, 5 << 4,
+                              0x14, 0, 0, 0)
+        ends = packet.destination + packet.source
+        if self.family == 6:
+            pseudo = ends + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
+            header = struct.pack("!IHBB", 6 << 28, len(segment), socket.IPPROTO_TCP, 64) + ends
+        else:
+            pseudo = ends + struct.pack("!HH", socket.IPPROTO_TCP, len(segment))
+            header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0, 64,
+                                 socket.IPPROTO_TCP, 0) + ends
+            header = header[:10] + struct.pack("!H", internet_checksum(header)) + header[12:]
+        checksum = internet_checksum(pseudo + segment)
+        return header + segment[:16] + struct.pack("!H", checksum) + segment[18:]
+
+
+@FAMILIES
+@pytest.mark.parametrize("how, does", (("reset", "refuses"), ("prohibited", "prohibits")))
+def test_too_high_and_told_late(stand, how, does, family):
+    with LateRefusals(stand.path, family, how):
+        run = Run(stand, ANY[family], family, hops=5)
+        run.says(f"warning: {PEER[family]}: punches with hop limit 5 go too far: {FWB[family]} "
+                 f"{does} them (hop 4). Set 3, or let it be automatic")
+
+
+@FAMILIES
+def test_guess(paths, family):
+    for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
+        run = Run(stand, ANY[family], family, hops="auto")
+        run.says(f"warning: {PEER[family]}: hop limit 3 is a guess: no router answers: a guess. "
+                 "Where nobody gets in, set one that crosses the last firewall of this side")
+
+
+def test_keeper_without_descriptors(stand):
+    """Fewer than there are peers; said once, and not for each of them."""
+    run = Run(stand, "::", wrap=["prlimit", "--nofile=40:40"], peers=f"[{PEER[6]}]:5500-5560")
+    run.says(f"warning: {run.way}: can't punch: no descriptor is left: raise the limit of open files "
+             "(RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
+
+
+# Nobody comes
+
+
+def silence(stand):
+    run = Run(stand, "::", log="info")
+    run.program.wait_for("nobody has come in", 75)
+    return run.lines()[-1], run
+
+
+@pytest.mark.background("nobody", silence)
+def test_silence(background):
+    line, run = background.result()
+    assert line == (
+        f"synergy: info: {run.listener}: nobody has come in for 60 s. To be compared with the other "
+        f"side: the peer calls {shown(SERVER[6], run.port)}, from {shown(PEER[6], run.source_port)}; "
+        "neither side has a NAT; the hop limit (2) crosses the last firewall here and meets none "
+        "there; no firewall on this host drops what comes in; and those on the way take simultaneous "
+        "open. `synergy test` at both ends tells which")

@@ -102,9 +102,10 @@ TEST_CASE("log: what can't be written to the file is for stderr, and errno stays
         return {};
     });
     CHECK(result == "");
-    CHECK(file.content() == "synergy: warning: /nonexistent/directory/file can't be written: No such "
-                            "file or directory; what belongs there comes here\n"
-                            "synergy: error: not lost\n");
+    CHECK(file.content() ==
+          "synergy: warning: /nonexistent/directory/file can't be written: No such "
+          "file or directory; what belongs there comes here\n"
+          "synergy: error: not lost\n");
 }
 
 TEST_CASE("log: the same cause is named once, and again when it was over") {
@@ -121,7 +122,8 @@ TEST_CASE("log: the same cause is named once, and again when it was over") {
         return {};
     });
     CHECK(result == "");
-    CHECK(file.content() == "synergy: warning: one\nsynergy: warning: two\nsynergy: warning: one\n");
+    CHECK(file.content() ==
+          "synergy: warning: one\nsynergy: warning: two\nsynergy: warning: one\n");
 }
 
 TEST_CASE("log: a line needs no descriptor where none is left") {

@@ -51,18 +51,21 @@ TEST_CASE("reach: a listener that has a peer has no reason for having none") {
 TEST_CASE("reach: why a listener has nobody") {
     const Settings v6 = settings_of({{"SYNERGY_PEERS", v6_peer}});
     const Settings v4 = settings_of({{"SYNERGY_PEERS", v4_peer}});
-    CHECK(why_nobody(v6, listener("::1", 4444)) ==
-          "it listens on ::1, where nobody but this host comes: let it listen on :: or on an address "
-          "of this host");
+    CHECK(
+        why_nobody(v6, listener("::1", 4444)) ==
+        "it listens on ::1, where nobody but this host comes: let it listen on :: or on an address "
+        "of this host");
     CHECK(why_nobody(v6, listener("127.0.0.1", 4444)).starts_with("it listens on 127.0.0.1, "));
-    CHECK(why_nobody(v6, listener("0.0.0.0", 4444)) ==
-          "it speaks IPv4 alone, and the peer [2001:db8::5]:5555 has an IPv6 address: let it listen "
-          "on ::");
-    CHECK(why_nobody(v4, listener("::", 4444)) ==
-          "it speaks IPv6 alone, and the peer 203.0.113.5:5555 has an IPv4 address: let it listen on "
-          "0.0.0.0 as well, or on :: without IPV6_V6ONLY");
-    CHECK(why_nobody(v4, listener("2001:db8::11", 4444)).ends_with(
-        "let it listen on 0.0.0.0 or on an IPv4 address of this host"));
+    CHECK(
+        why_nobody(v6, listener("0.0.0.0", 4444)) ==
+        "it speaks IPv4 alone, and the peer [2001:db8::5]:5555 has an IPv6 address: let it listen "
+        "on ::");
+    CHECK(
+        why_nobody(v4, listener("::", 4444)) ==
+        "it speaks IPv6 alone, and the peer 203.0.113.5:5555 has an IPv4 address: let it listen on "
+        "0.0.0.0 as well, or on :: without IPV6_V6ONLY");
+    CHECK(why_nobody(v4, listener("2001:db8::11", 4444))
+              .ends_with("let it listen on 0.0.0.0 or on an IPv4 address of this host"));
     const Settings ports =
         settings_of({{"SYNERGY_PEERS", v6_peer}, {"SYNERGY_PORTS", "4444,5000-5010"}});
     CHECK(why_nobody(ports, listener("::", 4444)) == "");
@@ -74,8 +77,9 @@ TEST_CASE("reach: who can bind beside a listener") {
     ServerSocket socket = listener("::", 4444);
     socket.owner = 7;
     CHECK(why_not_beside(socket, 7) == "");
-    CHECK(why_not_beside(socket, 8) ==
-          "user 7 made this listener, and no other user (this process is user 8) can bind beside it");
+    CHECK(
+        why_not_beside(socket, 8) ==
+        "user 7 made this listener, and no other user (this process is user 8) can bind beside it");
     socket.transport = Transport::udp;
     CHECK(why_not_beside(socket, 8) == "");
 }

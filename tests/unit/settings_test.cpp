@@ -1000,6 +1000,7 @@ TEST_CASE("variables that nobody knows are named, with the nearest that there is
     CHECK(unknown({"SYNERGY_HOP=2", "SYNERGY_LOGS=x"}) ==
           "environment: 'SYNERGY_HOP': expected SYNERGY_HOPS\n"
           "environment: 'SYNERGY_LOGS': expected SYNERGY_LOG\n");
-    CHECK(unknown({"SYNERGY_FROBNICATE=1"}).starts_with(
-        "environment: 'SYNERGY_FROBNICATE': expected one of SYNERGY_CONFIG, SYNERGY_HOPS, "));
+    CHECK(unknown({"SYNERGY_FROBNICATE=1"})
+              .starts_with("environment: 'SYNERGY_FROBNICATE': expected one of SYNERGY_CONFIG, "
+                           "SYNERGY_HOPS, "));
 }
