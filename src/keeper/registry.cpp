@@ -150,6 +150,7 @@ void Registry::declare(Server &server) {
             log::info("{}: not punched: the peer is on the same link, with no firewall between",
                       hole.text());
         server.on_link.push_back(target);
+        is_for_somebody_ = true;
         return true;
     });
 }
@@ -237,6 +238,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
         return ENOENT;
+    is_for_somebody_ = true;
     if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
@@ -345,12 +347,8 @@ void Registry::say_nobody(const ServerSocket &socket) {
         return;
     why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
     nobody_.set(Clock::now() + before_saying_nobody, [this] {
-        const bool is_any = std::any_of(servers_.begin(), servers_.end(), [](const auto &entry) {
-            return !entry.second.declared.empty() || !entry.second.asked.empty() ||
-                   !entry.second.on_link.empty();
-        });
         for (const std::string &line : std::exchange(why_nobody_, {}))
-            if (!is_any)
+            if (!is_for_somebody_)
                 log::warn_once(line);
     });
 }

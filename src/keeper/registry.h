@@ -115,6 +115,7 @@ class Registry {
     Timer looking_;
     Timer nobody_;                        ///< for which socket there are any peers
     std::vector<std::string> why_nobody_; ///< for each, a line
+    bool is_for_somebody_ = false;        ///< one has had a peer
     LiveSettings settings_;
     HopFinder hop_finder_;
     TimerWheel timers_;

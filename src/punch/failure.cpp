@@ -57,7 +57,7 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
     case ENFILE:
         return "this system has no descriptor left (fs.file-max)";
     case ENETUNREACH:
-        return route_cause("this host has no route to it", peer);
+        return route_cause("Network is unreachable: this host has no route to it", peer);
     case EHOSTUNREACH:
         return route_cause("this host's routing table has it as unreachable", peer);
     case EACCES:
@@ -67,7 +67,8 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
         if (!is_wildcard && !is_own_address(source))
             return source.unmapped().address_text() + " is no address of this host any more";
         if (error == EADDRNOTAVAIL)
-            return std::string("this host has no ") + family_name(peer) + " address for it";
+            return std::string("Cannot assign requested address: this host has no ") +
+                   family_name(peer) + " address for it";
         if (is_link_local(peer))
             return "an address of the link's own needs its interface, as " +
                    peer.unmapped().address_text() + "%eth0";

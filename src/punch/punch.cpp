@@ -45,7 +45,9 @@ void Punch::proved() {
 }
 
 void Punch::refused(const IcmpError &how) {
-    record_.refused_at = hop_limit();
+    // Who knows no way on is not too far away.
+    if (how.answer != HopAnswer::unreachable)
+        record_.refused_at = hop_limit();
     context_.refused(hole_, hop_limit(), how);
 }
 

@@ -146,7 +146,7 @@ def test_one(stand, family):
 @FAMILIES
 @pytest.mark.parametrize("hops", (2, "auto"))
 @pytest.mark.parametrize("words, cause", (
-    ((), "this host has no route to it"),
+    ((), "Network is unreachable: this host has no route to it"),
     (("unreachable",), "this host's routing table has it as unreachable"),
     (("prohibit",), "this host's routing table prohibits it"),
     (("blackhole",), "this host's routing table drops it (a blackhole route)"),
@@ -560,7 +560,7 @@ def test_check_own_second_firewall(stand_with_two_firewalls, check, family):
 
 @FAMILIES
 @pytest.mark.parametrize("words, cause", (
-    ((), "this host has no route to it"),
+    ((), "Network is unreachable: this host has no route to it"),
     (("unreachable",), "this host's routing table has it as unreachable"),
     (("prohibit",), "this host's routing table prohibits it"),
     (("blackhole",), "this host's routing table drops it (a blackhole route)"),
@@ -665,8 +665,8 @@ def outage(stand, family, how):
 
 @FAMILIES
 @pytest.mark.parametrize("how, cause", (
-    ("interface", "this host has no route to it (ip -{family} route get {peer})"),
-    ("route", "this host has no route to it (ip -{family} route get {peer})"),
+    ("interface", "Network is unreachable: this host has no route to it (ip -{family} route get {peer})"),
+    ("route", "Network is unreachable: this host has no route to it (ip -{family} route get {peer})"),
     ("firewall", "no SYN leaves this host: a firewall on it lets none out (OUTPUT)")))
 def test_outage(stand, family, how, cause):
     """It is named, and not taken for a bad clock; a peer gets in when it is over."""

@@ -64,6 +64,7 @@ def test_addresses(stand, address, family):
     check(stand, servers.own_tcp(address, family), count=5)
 
 
+@pytest.mark.complains
 @pytest.mark.parametrize("family", (6, 4))
 @pytest.mark.parametrize("after", (0, 1.5))
 def test_punches_that_are_prohibited(stand, family, after):
