@@ -248,14 +248,9 @@ bool is_on(LogLevel level) {
     return level >= destination().level;
 }
 
-void warn_once(const std::string &text) {
-    if (is_first(text))
-        warn("{}", text);
-}
-
-void info_once(const std::string &text) {
-    if (is_first(text))
-        info("{}", text);
+void once(LogLevel level, const std::string &text) {
+    if (is_on(level) && is_first(text))
+        line(level, "{}", fmt::make_format_args(text));
 }
 
 void take_back(const std::string &text) {

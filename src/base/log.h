@@ -49,8 +49,10 @@ template <typename... Args> void warn(fmt::format_string<Args...> format, Args &
 }
 /// For what is tried again and again: one line for each cause. The same one is not said again
 /// before it was taken back.
-void warn_once(const std::string &text);
-void info_once(const std::string &text);
+void once(LogLevel level, const std::string &text);
+inline void warn_once(const std::string &text) {
+    once(LogLevel::warn, text);
+}
 void take_back(const std::string &text);
 
 template <typename... Args> void error(fmt::format_string<Args...> format, Args &&...args) {

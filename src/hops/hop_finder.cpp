@@ -20,6 +20,9 @@ constexpr Duration between_checks = seconds(20);
 /// The same for a hop limit of the user's, where only the round trip counts.
 constexpr Duration between_round_trips = seconds(60);
 
+/// Each way takes a few descriptors, which punches need more.
+constexpr std::ptrdiff_t at_a_time = 64;
+
 /// Whether what proved right once can still be right: the peer is where it was.
 bool fits(const LearnedHops &learned, const Path &path) {
     const Hop *end = path.end();
@@ -149,6 +152,11 @@ void HopFinder::use(Way &way, HopRange hops) {
 void HopFinder::check(Way &way, int hops) {
     if (way.probe)
         return;
+    const auto is_busy = [](const auto &entry) { return bool(entry.second->probe); };
+    if (std::count_if(ways_.begin(), ways_.end(), is_busy) >= at_a_time) {
+        way.next.set(Clock::now() + seconds(1), [this, &way, hops] { check(way, hops); });
+        return;
+    }
     way.probe = std::make_unique<PathProbe>(
         scheduler_, way.peer, way.source,
         [this, &way, hops](const Path &path) { checked(way, hops, path); }, nullptr, hops);
@@ -186,8 +194,9 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
     }
     if (!is_automatic) {
         if (now && now->answer == HopAnswer::time_exceeded)
-            log::info_once(way.peer.address_text() + ": punches with hop limit " +
-                           std::to_string(hops) + " die at " + now->from.address_text());
+            log::once(LogLevel::info, way.peer.address_text() + ": punches with hop limit " +
+                                          std::to_string(hops) + " die at " +
+                                          now->from.address_text());
         say_objection(way, hops, path);
     }
     if (is_automatic)

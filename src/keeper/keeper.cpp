@@ -241,8 +241,9 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     const bool is_punched = target || has_declared(registry_.settings(), socket);
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       obstacle);
+            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                           socket.local.text() +
+                                           ": nothing is punched: " + obstacle);
             return ENOENT;
         }
     // Known once, it shares its port with us, and no more tells by itself that there was room.

@@ -194,7 +194,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
         return ENOENT;
     if (const std::string reason = why_not_beside(socket, geteuid()); !reason.empty()) {
         if (is_declared || !expected.empty())
-            log::error("{}: nothing is punched: {}", text_of(socket), reason);
+            log::once(LogLevel::error, text_of(socket) + ": nothing is punched: " + reason);
         return ENOENT;
     }
     const bool is_new = !has(socket.cookie);
