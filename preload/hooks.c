@@ -101,6 +101,8 @@ int listen(int fd, int backlog) {
     int result = libc.listen(fd, backlog);
     if (result == 0 && mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
+    else if (result == 0)
+        ASIDE(left_out_listens(fd));
     before_waiting();
     return result;
 }

@@ -124,27 +124,31 @@ static void tell_of_left_out(int fd, const struct identity *identity, int keeper
 }
 
 uint32_t left_out_port;
-static int left_out_socket;
 
-static void leave_out(int fd, uint16_t port) {
-    if (knows_keepers())
+/* The last socket that was bound to a port of which SYNERGY_PORTS says nothing. */
+static struct { int fd; uint16_t port; } left_out = {.fd = -1};
+
+static int is_loopback(const struct sockaddr *address) {
+    union synergy_endpoint endpoint = {0};
+    /* (Of IPv6 the caller has checked no more than that there is room for IPv4.) */
+    memcpy(&endpoint, address, sizeof endpoint.v4);
+    if (endpoint.any.sa_family == AF_INET)
+        return ntohl(endpoint.v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    memcpy(&endpoint, address, sizeof endpoint.v6);
+    return IN6_IS_ADDR_LOOPBACK(&endpoint.v6.sin6_addr);
+}
+
+/* Nothing is asked of the kernel, which such a server must not feel. */
+static void leave_out(int fd, const struct sockaddr *address, uint16_t port) {
+    if (is_loopback(address))
         return;
-    __atomic_store_n(&left_out_socket, fd, __ATOMIC_RELAXED);
-    __atomic_store_n(&left_out_port, port, __ATOMIC_RELAXED);
+    left_out.fd = fd;
+    left_out.port = port;
 }
 
-static int is_loopback(const union synergy_endpoint *local) {
-    return local->any.sa_family == AF_INET6
-               ? IN6_IS_ADDR_LOOPBACK(&local->v6.sin6_addr)
-               : ntohl(local->v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
-}
-
-/* Whether the socket that was left out is a server's. */
-static int waits_for_peers(int fd, uint16_t port) {
-    union synergy_endpoint local = {0};
-    socklen_t length = sizeof local;
-    return option(fd, SO_ACCEPTCONN) == 1 && getsockname(fd, &local.any, &length) == 0 &&
-           port_in(&local.any) == port && !is_loopback(&local);
+void left_out_listens(int fd) {
+    if (fd == left_out.fd && !knows_keepers())
+        __atomic_store_n(&left_out_port, left_out.port, __ATOMIC_RELAXED);
 }
 
 void say_left_out_port(void) {
@@ -152,7 +156,6 @@ void say_left_out_port(void) {
     unsigned port = __atomic_exchange_n(&left_out_port, 0, __ATOMIC_RELAXED);
     const char *ports = settings_variable("SYNERGY_PORTS");
     if (port == 0 || knows_keepers() || !ports || !settings_variable("SYNERGY_PEERS") ||
-        !waits_for_peers(__atomic_load_n(&left_out_socket, __ATOMIC_RELAXED), (uint16_t)port) ||
         __atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
         return;
     char text[] = "00000", *digits = text + sizeof text - 1;
@@ -171,7 +174,6 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     int keeper = known_keeper(&identity);
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port)) {
-            leave_out(fd, port);
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
@@ -209,7 +211,8 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     uint16_t port = port_in(address);
     /* Told by the port alone where possible, so that other servers don't see a single call more. */
     if (port != 0 && !settings_mean_port(port) && !knows_keepers()) {
-        leave_out(fd, port);
+        if (length >= sizeof(struct sockaddr_in6) || address->sa_family == AF_INET)
+            leave_out(fd, address, port);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }

@@ -41,5 +41,8 @@ void hand_over_again(int keeper);
 /* The port of a listener that SYNERGY_PORTS leaves out, while nothing has been opened; 0: none. */
 extern uint32_t left_out_port;
 
+/* listen() has succeeded on a socket that is not ours. */
+void left_out_listens(int fd);
+
 /* Says so, once, if the process has opened nothing else by then. */
 void say_left_out_port(void);

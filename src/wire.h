@@ -18,7 +18,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 2
+#define SYNERGY_WIRE_VERSION 1
 
 /* Descriptors that the keeper is started with. */
 enum {

@@ -210,7 +210,7 @@ CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
 
 int run_probe(const ProbeOptions &options) {
     const Settings settings =
-        load_settings([](const char *name) -> const char * { return std::getenv(name); }, environ);
+        load_settings([](const char *name) -> const char * { return std::getenv(name); });
     for (const Problem &problem : settings.problems)
         std::cerr << "synergy: " << problem.line() << '\n';
     if (!settings.problems.empty())

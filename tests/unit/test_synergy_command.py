@@ -298,6 +298,19 @@ def test_dynamically_linked_go(synergy, compiler, tmp_path, owner, is_go):
         assert result.returncode == 7
 
 
+def test_check_of_a_command(synergy, static_program):
+    """The same reasons as `run` has, whatever else is wrong on this machine."""
+    for command, line in (
+        (static_program, f"wrong: {static_program} is statically linked: nothing can be preloaded "
+         "into it"),
+        ("no-such-command", "wrong: there is no command no-such-command"),
+        (shutil.which("true"), f"ok: {shutil.which('true')} can be preloaded"),
+    ):
+        result = synergy("check", "127.0.0.1:5555", "--", command)
+        assert line in result.stdout.splitlines(), result.stdout
+        assert result.returncode == 1, "127.0.0.1 is nobody's peer"
+
+
 def test_scripts(synergy, tmp_path):
     script = program_of(tmp_path / "script", "#! /bin/sh -e\nprintenv LD_PRELOAD\n")
     assert synergy("run", "--peer", PEER, "--", script).stdout == f"{LIBRARY}\n"
