@@ -192,10 +192,10 @@ struct accepting {
 
 static inline struct accepting accepting_begin(int fd, struct sockaddr *address,
                                                socklen_t *length) {
-    struct descriptor descriptor = descriptor_of(fd);
-    if (descriptor.mark != SYNERGY_UNTOUCHED) {
+    if (mark_of(fd) != SYNERGY_UNTOUCHED) {
         before_waiting();
-        before_accepting(fd, descriptor);
+        /* (It may have been met by that.) */
+        before_accepting(fd, descriptor_of(fd));
     }
     struct accepting accepting = {
         .caller = address_of_caller(address, length),

@@ -126,7 +126,10 @@ static void tell_of_left_out(int fd, const struct identity *identity, int keeper
 uint32_t left_out_port;
 
 /* The last socket that was bound to a port of which SYNERGY_PORTS says nothing. */
-static struct { int fd; uint16_t port; } left_out = {.fd = -1};
+static struct {
+    int fd;
+    uint16_t port;
+} left_out = {.fd = -1};
 
 static int is_loopback(const struct sockaddr *address) {
     union synergy_endpoint endpoint = {0};

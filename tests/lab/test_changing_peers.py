@@ -331,6 +331,7 @@ def test_server_that_gave_root_up(stand, config):
         assert gets_in(stand, server, program, source_port, port)
 
 
+@pytest.mark.complains
 def test_changes_by_the_hundred(stand, config, names):
     """Neither descriptors nor memory grow with them."""
     names.set(laptop=[PEER[6]])
