@@ -60,6 +60,8 @@ std::optional<IcmpError> read_icmp_error(const Socket &socket) {
     IcmpError found;
     for (cmsghdr *each = CMSG_FIRSTHDR(&message); each != nullptr;
          each = CMSG_NXTHDR(&message, each)) {
+        if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_HOPLIMIT)
+            std::memcpy(&found.hop_limit, CMSG_DATA(each), sizeof found.hop_limit);
         const bool is_v6 = each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_RECVERR;
         const bool is_v4 = each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_RECVERR;
         const std::size_t length = each->cmsg_len - CMSG_LEN(0);

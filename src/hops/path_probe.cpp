@@ -143,6 +143,7 @@ int PathProbe::emit(Probe &probe) const {
     const bool is_set =
         family == AF_INET6
             ? socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1) &&
+                  socket.set(IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1) &&
                   socket.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, probe.limit) &&
                   socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC)
             : socket.set(IPPROTO_IP, IP_RECVERR, 1) && socket.set(IPPROTO_IP, IP_TTL, probe.limit);
@@ -169,10 +170,12 @@ int PathProbe::emit(Probe &probe) const {
 void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
     HopAnswer answer = HopAnswer::none;
     Endpoint from = path_.peer;
+    int hop_limit = 0;
     bool is_over = true;
     if (const std::optional<IcmpError> icmp = read_icmp_error(probe->socket)) {
         answer = icmp->answer;
         from = icmp->from.empty() ? from : icmp->from;
+        hop_limit = icmp->hop_limit;
     } else {
         // Nothing on the queue: it is the other end itself that spoke.
         const int error = probe->socket.get(SOL_SOCKET, SO_ERROR, 0);
@@ -184,7 +187,7 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
             is_over = false;
     }
     if (answer != HopAnswer::none)
-        record(*probe, answer, from);
+        record(*probe, answer, from, hop_limit);
     if (!is_over)
         return;
     // A connection that came about is broken off: nothing of it is to linger here.
@@ -198,7 +201,7 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
         timer_.set(Clock::now(), [this] { finish(); });
 }
 
-void PathProbe::record(const Probe &probe, HopAnswer answer, const Endpoint &from) {
+void PathProbe::record(const Probe &probe, HopAnswer answer, const Endpoint &from, int hop_limit) {
     const Endpoint source = probe.socket.local().with_port(0);
     // This host has given its neighbour up: that says nothing of the path.
     if (answer == HopAnswer::unreachable && from.same_address(source))
@@ -211,6 +214,7 @@ void PathProbe::record(const Probe &probe, HopAnswer answer, const Endpoint &fro
     hop.answer = answer;
     hop.from = from.with_port(0);
     hop.by = probe.by;
+    hop.answer_hop_limit = hop_limit;
     hop.round_trip =
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - probe.sent);
     if (per_hop_)
