@@ -343,8 +343,8 @@ int accept(int fd, struct sockaddr *address, socklen_t *length) {
         return libc.accept(fd, address, length);
     if (knows_keepers())
         return accept_looking(fd, address, length);
-    return mark_of(fd) == SYNERGY_UNTOUCHED ? libc.accept(fd, address, length)
-                                            : accept_apart(fd, address, length, NULL);
+    return is_left_to_libc(fd) ? libc.accept(fd, address, length)
+                               : accept_apart(fd, address, length, NULL);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
@@ -352,8 +352,8 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
         return libc.accept4(fd, address, length, flags);
     if (knows_keepers())
         return accept4_looking(fd, address, length, flags);
-    return mark_of(fd) == SYNERGY_UNTOUCHED ? libc.accept4(fd, address, length, flags)
-                                            : accept4_apart(fd, address, length, flags);
+    return is_left_to_libc(fd) ? libc.accept4(fd, address, length, flags)
+                               : accept4_apart(fd, address, length, flags);
 }
 
 /* What is known of the descriptor if what is received there is to be noted; 0 if not. */

@@ -11,7 +11,7 @@ namespace synergy {
 struct IcmpError {
     HopAnswer answer = HopAnswer::none; ///< none: nothing that says where the packet went
     Endpoint from{};                    ///< who sent it; empty: not known
-    int hop_limit = 0;                  ///< it had that when it came (IPV6_RECVHOPLIMIT); 0: not known
+    int hop_limit = 0; ///< it had that when it came (IPV6_RECVHOPLIMIT); 0: not known
 };
 
 /// Takes one error off the socket's queue (ip(7), IP_RECVERR). Of TCP it holds what came in

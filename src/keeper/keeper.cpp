@@ -269,8 +269,8 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (const char *obstacle = handoff_.obstacle(socket)) {
             if (socket.is_ready())
                 log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
-                                           socket.local.text() +
-                                           ": nothing is punched: " + obstacle);
+                                               socket.local.text() +
+                                               ": nothing is punched: " + obstacle);
             registry_.forget(socket.cookie);
             return ENOENT;
         }
@@ -285,7 +285,8 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (!duplicate)
             return errno;
     }
-    if (!registry_.has(socket.cookie))
+    // (A name that was claimed and released is another's to be found by for a moment longer.)
+    if (!registry_.has(socket.cookie) && (target || registry_.may_have_peers(socket)))
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))

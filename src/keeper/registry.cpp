@@ -227,6 +227,12 @@ void Registry::settings_changed() {
     forget_ways();
 }
 
+bool Registry::may_have_peers(const ServerSocket &socket) const {
+    const Settings &settings = context_.settings;
+    return has_declared(settings, socket) || expected_.contains(socket.cookie) ||
+           settings.may_gain(socket.transport, socket.local.port());
+}
+
 int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
     std::vector<Target> expected;
@@ -353,14 +359,14 @@ void Registry::advise(Server &server) {
 }
 
 /// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
-void Registry::advise_of_loopback(const Server &server) const {
+void Registry::advise_of_loopback(const Server &server) {
     for (const auto &[peer, punch] : server.punches)
         if (peer.is_loopback() && !server.is_reached)
             log::warn_once(punch->hole().way_text() + own_host);
 }
 
 /// A peer that calls another address than punches leave from meets no hole.
-void Registry::say_other_addresses(const Hole &hole, const Endpoint &own) const {
+void Registry::say_other_addresses(const Hole &hole, const Endpoint &own) {
     std::string others;
     for (const Endpoint &other : other_addresses(own))
         others.append(others.empty() ? "" : ", ").append(other.address_text());

@@ -48,6 +48,8 @@ class Registry {
     int open(const ServerSocket &socket, const Target &target, Socket duplicate);
     /// The same for all peers of the settings and those that are expected. 0, or ENOENT.
     int open_all(const ServerSocket &socket, Socket duplicate);
+    /// Whether the settings, or synergy_to(), have peers for the socket or may come to have some.
+    [[nodiscard]] bool may_have_peers(const ServerSocket &socket) const;
     /// The socket may listen later: `target` is for open() then. 0, or ENOSPC.
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
@@ -119,8 +121,8 @@ class Registry {
     void forget_parked();
     void say_opened(const Hole &hole);
     void advise(Server &server);
-    void advise_of_loopback(const Server &server) const;
-    void say_other_addresses(const Hole &hole, const Endpoint &own) const;
+    static void advise_of_loopback(const Server &server);
+    static void say_other_addresses(const Hole &hole, const Endpoint &own);
     void say_silence(Server &server) const;
     void say_nobody(const ServerSocket &socket);
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;

@@ -89,7 +89,8 @@ SynTimer timer_of(const tcp_info &info) {
 
 /// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
 int hears(const ServerSocket &server, bool is_v4, int hop_limit) {
-    return is_v4 ? std::max(v4_min_ttl(hop_limit), chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+    return is_v4 ? std::max(v4_min_ttl(hop_limit),
+                            chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
                  : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
 }
 
@@ -153,8 +154,9 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     if (guard_.phase() == Guard::Phase::low) {
         next_hop_limit();
         follow_dying_hop();
-        set_guard(socket_, is_v4_,
-                  std::max(is_v4_ ? 0 : least_hop_limit_, hears(hole_.server, is_v4_, hop_limit())));
+        set_guard(
+            socket_, is_v4_,
+            std::max(is_v4_ ? 0 : least_hop_limit_, hears(hole_.server, is_v4_, hop_limit())));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
