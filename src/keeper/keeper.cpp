@@ -125,6 +125,12 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
+    // A daemon's parent ends when it has gone to the background. Children that are something else
+    // by then have a stderr of their own.
+    log::watch_stderr([this, starter] {
+        const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
+        return processes_.has(silent) && (silent == starter || !processes_.has(starter));
+    });
     afterwards_.set(Clock::now() + first_punch_time, [this] {
         end_real_time();
         registry_.follow_settings();
@@ -292,8 +298,9 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
             if (socket.is_ready())
-                log::error("{} {}: nothing is punched: {}", name(socket.transport),
-                           socket.local.text(), obstacle);
+                log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                               socket.local.text() +
+                                               ": nothing is punched: " + obstacle);
             registry_.forget(socket.cookie);
             return ENOENT;
         }
@@ -308,7 +315,8 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (!duplicate)
             return errno;
     }
-    if (!registry_.has(socket.cookie))
+    // (A name that was claimed and released is another's to be found by for a moment longer.)
+    if (!registry_.has(socket.cookie) && (target || registry_.may_have_peers(socket)))
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
