@@ -275,11 +275,10 @@ void Handoff::ring(Id id) {
 }
 
 /// The server has found no descriptor free for the connection: that passes.
-bool Handoff::is_starved(Offer &offer) const {
+bool Handoff::is_starved(const Offer &offer) const {
     const std::uint32_t starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     if (starved == offer.starved)
         return false;
-    offer.starved = starved;
     log::warn_once(
         std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
         ": a peer's connection waits: the server has no descriptor left for it. Raise its "
