@@ -10,6 +10,8 @@
  *                  what a UDP server sends renews its hole
  * epoll_ctl, poll, __poll_chk, ppoll, __ppoll_chk, select, pselect
  *                  a listener that came to be without our listen(): a parent's, systemd's, inetd's
+ * chroot, setuid, setreuid, setresuid, setrlimit64, prlimit64 (and setrlimit, prlimit)
+ *                  what the keeper needs may be out of reach afterwards
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
@@ -49,6 +51,14 @@
     CALL(int, pselect,                                                                             \
          (int count, fd_set *reading, fd_set *writing, fd_set *exceptional,                        \
           const struct timespec *timeout, const sigset_t *mask))                                   \
+    CALL(int, chroot, (const char *path))                                                          \
+    CALL(int, setuid, (uid_t user))                                                                \
+    CALL(int, setreuid, (uid_t real, uid_t effective))                                             \
+    CALL(int, setresuid, (uid_t real, uid_t effective, uid_t saved))                               \
+    CALL(int, setrlimit64, (__rlimit_resource_t which, const struct rlimit64 *limit))              \
+    CALL(int, prlimit64,                                                                           \
+         (pid_t process, enum __rlimit_resource which, const struct rlimit64 *limit,               \
+          struct rlimit64 *old))                                                                   \
     CALL(pid_t, fork, (void))                                                                      \
     CALL(int, daemon, (int keeps_directory, int keeps_output))                                     \
     CALL(int, close, (int fd))                                                                     \

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -409,6 +410,76 @@ int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
         before_waiting();
     return libc.pselect(count, reading, writing, exceptional, timeout, mask);
 }
+
+/* The last moment for what was left to this process, too. */
+__attribute__((cold, noinline)) static void before_giving_up(void (*get_ready)(void)) {
+    before_waiting();
+    if (!knows_keepers())
+        ASIDE(get_ready());
+}
+
+int chroot(const char *path) {
+    if (concerns_us())
+        before_giving_up(be_ready);
+    return libc.chroot(path);
+}
+
+int setuid(uid_t user) {
+    if (concerns_us() && user != geteuid())
+        before_giving_up(be_ready_for_another_user);
+    return libc.setuid(user);
+}
+
+int setreuid(uid_t real, uid_t effective) {
+    if (concerns_us() && real != (uid_t)-1)
+        before_giving_up(be_ready_for_another_user);
+    return libc.setreuid(real, effective);
+}
+
+int setresuid(uid_t real, uid_t effective, uid_t saved) {
+    if (concerns_us() && saved != (uid_t)-1)
+        before_giving_up(be_ready_for_another_user);
+    return libc.setresuid(real, effective, saved);
+}
+
+/* Whether a keeper could not be started any more, or would have no room. Where the server may still
+ * raise it, so may the keeper. */
+static int leaves_no_room(__rlimit_resource_t which, const void *limit) {
+    enum { DESCRIPTORS_NEEDED = 64, BYTES_NEEDED = 64 << 20 };
+    struct rlimit64 next;
+    if (readable_bytes(limit, sizeof next) != sizeof next)
+        return 0;
+    memcpy(&next, limit, sizeof next);
+    return which == RLIMIT_NPROC    ? next.rlim_max < DESCRIPTORS_NEEDED
+           : which == RLIMIT_NOFILE ? next.rlim_max < DESCRIPTORS_NEEDED
+           : which == RLIMIT_AS     ? next.rlim_max < BYTES_NEEDED
+                                    : 0;
+}
+
+static inline void before_limiting(__rlimit_resource_t which, const void *limit) {
+    if (concerns_us() && limit && leaves_no_room(which, limit))
+        before_giving_up(be_ready);
+}
+
+int setrlimit64(__rlimit_resource_t which, const struct rlimit64 *limit) {
+    before_limiting(which, limit);
+    return libc.setrlimit64(which, limit);
+}
+
+int prlimit64(pid_t process, enum __rlimit_resource which, const struct rlimit64 *limit,
+              struct rlimit64 *old) {
+    if (process == 0 || process == getpid())
+        before_limiting(which, limit);
+    return libc.prlimit64(process, which, limit, old);
+}
+
+#ifdef __LP64__
+/* There, these are the same; but headers that make everything 64 bits wide have no declaration of
+ * these symbols. */
+extern __typeof(setrlimit64) plain_setrlimit __asm__("setrlimit")
+    __attribute__((alias("setrlimit64")));
+extern __typeof(prlimit64) plain_prlimit __asm__("prlimit") __attribute__((alias("prlimit64")));
+#endif
 
 /* A keeper must know of the child before it can find that the parent has ended. */
 static pid_t fork_and_tell(void) {

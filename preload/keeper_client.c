@@ -1,7 +1,6 @@
 #include "keeper_client.h"
 
 #include "aside.h"
-#include "keeper_start.h"
 #include "process.h"
 #include "server_sockets.h"
 #include "settings_look.h"
@@ -205,9 +204,9 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
 
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
  * starting_begin(). */
-static int started_keeper(int is_asked, struct synergy_page *place) {
+static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *place) {
     const char *why;
-    int connection = start_keeper(is_asked, &why);
+    int connection = start_keeper(cause, owner, &why);
     if (connection < 0) {
         /* What is short now may be had later. */
         int is_short = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EAGAIN;
@@ -244,14 +243,14 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     return NO_KEEPER;
 }
 
-int needed_keeper(const struct identity *identity, int is_asked) {
+int needed_keeper(const struct identity *identity, enum cause cause) {
     int keeper = known_keeper(identity);
-    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !starting_begin())
+    if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !starting_begin())
         return keeper;
     /* Another thread may have been first. */
     keeper = known_keeper(identity);
-    if (keeper == NO_KEEPER && (!is_given_up || is_asked))
-        keeper = started_keeper(is_asked, NULL);
+    if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
+        keeper = started_keeper(cause, identity->owner, NULL);
     starting_end();
     return keeper;
 }
@@ -270,7 +269,9 @@ void replace_keeper(int keeper) {
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
         if (!is_given_up)
-            started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
+            started_keeper(__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED
+                                                                                 : SOCKET_IS_THERE,
+                           page->user, page);
     }
     starting_end();
     if (is_ours_to_do)

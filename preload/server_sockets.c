@@ -119,7 +119,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
-        keeper = needed_keeper(&identity, 0);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
         set_mark(fd, SYNERGY_UNTOUCHED);
@@ -164,7 +164,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
-        needed_keeper(&identity, 0);
+        needed_keeper(&identity, SOCKET_IS_THERE);
 }
 
 static void wait_a_millisecond(void) {
@@ -284,14 +284,14 @@ static int number_of(const char *name) {
     return number;
 }
 
-void take_stock(void) {
-    enum { FEW = 64 };
+static void for_each_descriptor(void (*visit)(int)) {
+    enum { FEW = 1024 };
     /* (Not `self`: its first thread may have ended.) */
     int directory = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/fd",
                                  O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) {
         for (int fd = 0; fd < FEW; fd++)
-            meet(fd);
+            visit(fd);
         return;
     }
     _Alignas(struct entry) char entries[1024];
@@ -301,11 +301,35 @@ void take_stock(void) {
             const struct entry *entry = (const struct entry *)(entries + at);
             int fd = number_of(entry->name);
             if (fd >= 0 && fd != directory)
-                meet(fd);
+                visit(fd);
             at += entry->size;
         }
     syscall(SYS_close, directory);
     forget_descriptor(directory);
+}
+
+void take_stock(void) {
+    for_each_descriptor(meet);
+}
+
+void be_ready(void) {
+    struct identity nobodys = {.owner = geteuid()};
+    needed_keeper(&nobodys, RIGHTS_GO);
+}
+
+static void be_ready_for(int fd) {
+    struct stat status;
+    struct identity identity;
+    if (mark_of(fd) != SYNERGY_UNKNOWN || fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) ||
+        transport_of(fd) == NEITHER || port_of(fd) != 0)
+        return;
+    int domain = option(fd, SO_DOMAIN);
+    if ((domain == AF_INET || domain == AF_INET6) && identify(fd, &identity))
+        needed_keeper(&identity, RIGHTS_GO);
+}
+
+void be_ready_for_another_user(void) {
+    for_each_descriptor(be_ready_for);
 }
 
 static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
@@ -344,7 +368,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     }
     if (!identify(fd, &identity))
         return errno;
-    int keeper = needed_keeper(&identity, 1);
+    int keeper = needed_keeper(&identity, IS_ASKED);
     if (keeper == NO_KEEPER)
         return ELIBACC;
     if (transport != UDP && option(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))

@@ -24,6 +24,13 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter);
 /* Meets all that was left to this process. */
 void take_stock(void);
 
+/* A keeper is started while that is still possible, though no socket needs it yet. */
+void be_ready(void);
+
+/* The same if there are sockets that may be bound after the server has changed its user: it will
+ * not be the one who made them, who alone can bind beside them. */
+void be_ready_for_another_user(void);
+
 /* What the entry was made for is closed, or takes no more peers. */
 void socket_is_closed(const struct descriptor *descriptor);
 

@@ -31,6 +31,8 @@ enum {
 /* The keeper's only argument, where it is synergy_to() that starts it: it stays though no peers are
  * set. */
 #define SYNERGY_KEEPER_ASKED "asked"
+/* ... and where there is no socket yet: it ends if none comes. */
+#define SYNERGY_KEEPER_EARLY "early"
 
 struct synergy_secret {
     uint8_t bytes[16];

@@ -21,6 +21,9 @@ using std::chrono::seconds;
 /// A server that closes its last listener may listen again.
 constexpr Duration rest_without_socket = seconds(3);
 
+/// Who gives rights up need not be a server.
+constexpr Duration time_for_a_socket = seconds(60);
+
 /// A server that is told to end may close its sockets long before it does end, and what replaces it
 /// needs the port.
 constexpr Duration between_looks = milliseconds(10);
@@ -83,7 +86,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
     take_signals();
 }
 
-void Keeper::answer_start(Socket connection, pid_t starter) {
+void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
     processes_.add(starter);
     // It may have died meanwhile, or have lost its patience.
     if (!Control::tell(connection, {}, page_.memory().fd()) || processes_.are_gone()) {
@@ -91,6 +94,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
+    if (is_early)
+        rest_for(time_for_a_socket);
     // Its listen() waits for the first punch, and not for this.
     settling_.set(Clock::now() + settling_time, [this] {
         registry_.follow_settings();
@@ -333,15 +338,19 @@ void Keeper::look_for_the_end() {
         return;
     }
     if (registry_.is_empty())
-        rest_.set(Clock::now() + rest_without_socket, [this] {
-            // From here on it is asked in vain, and another is started; who has asked is served.
-            __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
-            control_.serve_waiting();
-            if (registry_.is_empty())
-                end();
-            else
-                __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
-        });
+        rest_for(rest_without_socket);
+}
+
+void Keeper::rest_for(Duration time) {
+    rest_.set(Clock::now() + time, [this] {
+        // From here on it is asked in vain, and another is started; who has asked is served.
+        __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+        control_.serve_waiting();
+        if (registry_.is_empty())
+            end();
+        else
+            __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+    });
 }
 
 void Keeper::end() {

@@ -18,7 +18,7 @@ class Keeper {
 
     /// Tells the process that started the keeper, at the other end of this connection, where the
     /// page is, and serves its requests from then on.
-    void answer_start(Socket connection, pid_t starter);
+    void answer_start(Socket connection, pid_t starter, bool is_early);
     /// Until the server has no process any more, or no socket.
     void run();
 
@@ -39,6 +39,8 @@ class Keeper {
 
     bool lives(ServerSocket &socket) const;
     void look_for_the_end();
+    /// Ends after that time if no socket has come by then.
+    void rest_for(Duration time);
     void end();
     void take_signals();
     void look_often_until(Time end);

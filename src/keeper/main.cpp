@@ -51,6 +51,11 @@ void reset_inherited() {
             limit == RLIMIT_STACK ? std::min<rlim_t>(value.rlim_max, 8UL << 20) : value.rlim_max;
         setrlimit(limit, &value);
     }
+    // A server may have left itself next to none. As root more can be had.
+    constexpr rlimit enough{.rlim_cur = 4096, .rlim_max = 4096};
+    rlimit descriptors{};
+    if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0 && descriptors.rlim_max < enough.rlim_max)
+        setrlimit(RLIMIT_NOFILE, &enough);
 }
 
 /// Nothing of the server's but what it was given, and numbers 0 to 2 taken, lest a stray line end
@@ -98,7 +103,7 @@ std::vector<std::string> written_places(const Settings &settings, const std::str
     return places;
 }
 
-int keep(bool is_asked) {
+int keep(std::string_view cause) {
     Socket start(SYNERGY_START_FD);
     const auto starter = peer_credentials(start);
     if (!starter) {
@@ -114,13 +119,13 @@ int keep(bool is_asked) {
     try {
         const Settings settings = load_settings(variable);
         configure_log(settings, starter->pid);
-        if (!is_asked && !settings.has_peers() && !settings.follows_file)
+        if (cause != SYNERGY_KEEPER_ASKED && !settings.has_peers() && !settings.follows_file)
             return refuse(ENOENT);
         const int directory = chdir("/");
         static_cast<void>(directory);
         const std::string learned_file = learned_hops_file(variable);
         Keeper keeper(settings, learned_file, written_places(settings, learned_file));
-        keeper.answer_start(std::move(start), starter->pid);
+        keeper.answer_start(std::move(start), starter->pid, cause == SYNERGY_KEEPER_EARLY);
         keeper.run();
         return 0;
     } catch (const std::system_error &error) {
@@ -137,5 +142,5 @@ int keep(bool is_asked) {
 int main(int argc, char **argv) {
     reset_inherited();
     sort_descriptors();
-    return keep(argc > 1 && std::strcmp(argv[1], SYNERGY_KEEPER_ASKED) == 0);
+    return keep(argc > 1 ? argv[1] : "");
 }
