@@ -59,7 +59,9 @@ int identify(int fd, struct identity *identity) {
 int known_keeper(const struct identity *identity) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_page *page = keeper_page(i);
-        if (!synergy_is_over(page) && page->user == identity->owner &&
+        if (!synergy_is_over(page) &&
+            (__atomic_load_n(&page->user, __ATOMIC_ACQUIRE) == identity->owner ||
+             __atomic_load_n(&page->suits_any_user, __ATOMIC_ACQUIRE)) &&
             (page->network == 0 || identity->network == 0 || page->network == identity->network))
             return i;
     }
@@ -332,6 +334,16 @@ static int exchange_unless_resting(int keeper, struct synergy_request *request, 
     return error;
 }
 
+static int is_in_network_of(const struct synergy_page *page) {
+    struct identity identity = {.network = page->network};
+    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0) {
+        identify(fd, &identity);
+        syscall(SYS_close, fd);
+    }
+    return identity.network == page->network;
+}
+
 int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
                int *received) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD;
@@ -341,6 +353,10 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass, struct syn
         replace_keeper(keeper);
         if (opens)
             error = exchange(page, request, pass, answer, received);
+    }
+    if (opens && error == ECONNREFUSED && !is_in_network_of(page)) {
+        COMPLAIN_ONCE("this process is in another network namespace than its socket", 0);
+        return error;
     }
     /* What else could not be asked the keeper finds out by itself, or rings again. */
     if (opens && error != 0) {

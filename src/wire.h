@@ -31,7 +31,8 @@ enum {
 /* The keeper's only argument, where it is synergy_to() that starts it: it stays though no peers are
  * set. */
 #define SYNERGY_KEEPER_ASKED "asked"
-/* ... and where there is no socket yet: it ends if none comes. */
+/* ... and where there is no socket yet, and the server gives up what a start takes: the keeper ends
+ * if none comes. */
 #define SYNERGY_KEEPER_EARLY "early"
 
 struct synergy_secret {
@@ -125,6 +126,7 @@ struct synergy_page {
     struct synergy_secret secret;
     uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
     uint32_t user;    /* whose sockets it can bind beside */
+    uint32_t suits_any_user; /* or whoever's the first one is: it has none yet, and may choose */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
     uint32_t ringing; /* how many bells ring: 0 is all that an accept() needs to see */

@@ -177,6 +177,11 @@ bool keep_system_calls() {
 
 } // namespace
 
+bool become_user(uid_t user) {
+    return prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0 && setresuid(user, user, user) == 0 &&
+           keep_capabilities(false);
+}
+
 std::vector<std::string> confine(const std::vector<std::string> &written,
                                  bool looks_into_processes) {
     std::vector<std::string> missing;

@@ -20,4 +20,8 @@ namespace synergy {
 std::vector<std::string> confine(const std::vector<std::string> &written,
                                  bool looks_into_processes);
 
+/// Goes on as this user, with no capability but the one to bind beside its listeners. As root only;
+/// false if that can't be.
+bool become_user(uid_t user);
+
 } // namespace synergy

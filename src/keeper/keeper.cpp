@@ -88,15 +88,36 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
 
 void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
     processes_.add(starter);
+    suits_any_user_ = is_early && geteuid() == 0;
+    __atomic_store_n(&page_->suits_any_user, suits_any_user_ ? 1 : 0, __ATOMIC_RELEASE);
     // It may have died meanwhile, or have lost its patience.
     if (!Control::tell(connection, {}, page_.memory().fd()) || processes_.are_gone()) {
         end();
         return;
     }
     control_.serve_starter(std::move(connection), starter);
-    if (is_early)
+    if (is_early) {
         rest_for(time_for_a_socket);
-    // Its listen() waits for the first punch, and not for this.
+    } else {
+        settle();
+    }
+}
+
+/// Who made the first socket is not known when a server gives its rights up before, and that user
+/// alone can bind beside it (socket(7), SO_REUSEPORT).
+bool Keeper::become_ready_for(uid_t owner) {
+    if (!std::exchange(suits_any_user_, false))
+        return false;
+    __atomic_store_n(&page_->suits_any_user, 0, __ATOMIC_RELEASE);
+    settle();
+    if (owner == geteuid() || !become_user(owner))
+        return false;
+    __atomic_store_n(&page_->user, owner, __ATOMIC_RELEASE);
+    return true;
+}
+
+/// Its listen() waits for the first punch, and not for this.
+void Keeper::settle() {
     settling_.set(Clock::now() + settling_time, [this] {
         registry_.follow_settings();
         if (geteuid() == 0)
@@ -198,7 +219,9 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
 }
 
 void Keeper::open(const Call &call, Reply &reply) {
-    const auto socket = describe_passed(call);
+    auto socket = describe_passed(call);
+    if (socket && become_ready_for(socket->owner))
+        socket = describe_passed(call); // to another user it may be another thing
     if (!socket) {
         reply.answer.result = errno;
         reply.answer.mark = SYNERGY_UNTOUCHED;

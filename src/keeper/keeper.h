@@ -44,6 +44,9 @@ class Keeper {
     void end();
     void take_signals();
     void look_often_until(Time end);
+    /// True where that changed something.
+    bool become_ready_for(uid_t owner);
+    void settle();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -59,6 +62,7 @@ class Keeper {
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
     Timer settling_;
+    bool suits_any_user_ = false;
     bool is_over_ = false;
 };
 
