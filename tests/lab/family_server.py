@@ -11,6 +11,8 @@ back after "ADDRESS PORT PID ", the peer's as the server sees it and the serving
                                               LISTEN_FDS says; see the next
     family_server.py PORT activated HOW       serves on descriptor 3
     family_server.py PORT inetd               serves on descriptor 0
+    family_server.py PORT inetd-nowait        serves the connection that descriptor 0 is
+    family_server.py PORT inetd-udp           answers datagrams on descriptor 0
 """
 
 import os
@@ -56,6 +58,12 @@ def serve(listener, how="accept"):
         threading.Thread(target=echo, args=(connection, peer), daemon=True).start()
 
 
+def serve_datagrams(sock):
+    while True:
+        data, peer = sock.recvfrom(65536)
+        sock.sendto(f"{peer[0]} {peer[1]} {os.getpid()} ".encode() + data, peer)
+
+
 def fork_and_leave():
     if os.fork() != 0:
         os._exit(0)
@@ -67,6 +75,12 @@ def main():
         serve(socket.socket(fileno=3), *rest)
     if mode == "inetd":
         serve(socket.socket(fileno=0))
+    if mode == "inetd-nowait":
+        connection = socket.socket(fileno=0)
+        echo(connection, connection.getpeername())
+        return
+    if mode == "inetd-udp":
+        serve_datagrams(socket.socket(fileno=0))
     listener = socket.socket(socket.AF_INET6)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("::", port))
