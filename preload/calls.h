@@ -12,6 +12,8 @@
  *                  a listener that came to be without our listen(): a parent's, systemd's, inetd's
  * chroot, setuid, setreuid, setresuid, setrlimit64, prlimit64 (and setrlimit, prlimit)
  *                  what the keeper needs may be out of reach afterwards
+ * execve, execv, execvp, execvpe, fexecve, posix_spawn, posix_spawnp
+ *                  said where a listener goes to a program that will not have the library
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
@@ -59,6 +61,17 @@
     CALL(int, prlimit64,                                                                           \
          (pid_t process, enum __rlimit_resource which, const struct rlimit64 *limit,               \
           struct rlimit64 *old))                                                                   \
+    CALL(int, execve, (const char *path, char *const words[], char *const environment[]))          \
+    CALL(int, execv, (const char *path, char *const words[]))                                      \
+    CALL(int, execvp, (const char *name, char *const words[]))                                     \
+    CALL(int, execvpe, (const char *name, char *const words[], char *const environment[]))         \
+    CALL(int, fexecve, (int fd, char *const words[], char *const environment[]))                   \
+    CALL(int, posix_spawn,                                                                         \
+         (pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,               \
+          const posix_spawnattr_t *attributes, char *const words[], char *const environment[]))    \
+    CALL(int, posix_spawnp,                                                                        \
+         (pid_t *child, const char *name, const posix_spawn_file_actions_t *actions,               \
+          const posix_spawnattr_t *attributes, char *const words[], char *const environment[]))    \
     CALL(pid_t, fork, (void))                                                                      \
     CALL(int, daemon, (int keeps_directory, int keeps_output))                                     \
     CALL(int, close, (int fd))                                                                     \

@@ -482,6 +482,51 @@ extern __typeof(prlimit64) plain_prlimit __asm__("prlimit")
     __attribute__((alias("prlimit64"), copy(prlimit64)));
 #endif
 
+/* (A child by vfork() says nothing: most programs are executed that way, and few get a listener.) */
+static inline void before_executing(char *const environment[]) {
+    if (concerns_us())
+        ASIDE(program_is_executed(environment));
+}
+
+int execve(const char *path, char *const words[], char *const environment[]) {
+    before_executing(environment);
+    return libc.execve(path, words, environment);
+}
+
+int execv(const char *path, char *const words[]) {
+    before_executing(environ);
+    return libc.execv(path, words);
+}
+
+int execvp(const char *name, char *const words[]) {
+    before_executing(environ);
+    return libc.execvp(name, words);
+}
+
+int execvpe(const char *name, char *const words[], char *const environment[]) {
+    before_executing(environment);
+    return libc.execvpe(name, words, environment);
+}
+
+int fexecve(int fd, char *const words[], char *const environment[]) {
+    before_executing(environment);
+    return libc.fexecve(fd, words, environment);
+}
+
+int posix_spawn(pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,
+                const posix_spawnattr_t *attributes, char *const words[],
+                char *const environment[]) {
+    before_executing(environment);
+    return libc.posix_spawn(child, path, actions, attributes, words, environment);
+}
+
+int posix_spawnp(pid_t *child, const char *name, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const words[],
+                 char *const environment[]) {
+    before_executing(environment);
+    return libc.posix_spawnp(child, name, actions, attributes, words, environment);
+}
+
 /* A keeper must know of the child before it can find that the parent has ended. */
 static pid_t fork_and_tell(void) {
     pid_t child = libc.fork();

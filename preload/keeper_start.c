@@ -127,11 +127,16 @@ static void arrange_descriptors(int connection) {
 }
 
 /* Who made a listener alone can bind beside it (socket(7), SO_REUSEPORT): that is another user where
- * the server has changed its own in between, or for the moment. */
+ * the server has changed its own in between, or for the moment. And it is to be that user in every
+ * way: a program that is executed with real and effective user apart ignores its environment. */
 static void become(uid_t owner) {
-    if (owner == geteuid())
+    uid_t real, effective, saved;
+    gid_t group = getegid();
+    if (getresuid(&real, &effective, &saved) == 0 && real == owner && effective == owner &&
+        getgid() == group)
         return;
     prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    syscall(SYS_setresgid, group, group, group);
     syscall(SYS_setresuid, owner, owner, owner);
 }
 

@@ -1,5 +1,6 @@
 #include "server_sockets.h"
 
+#include "aside.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
 #include "process.h"
@@ -330,6 +331,37 @@ static void be_ready_for(int fd) {
 
 void be_ready_for_another_user(void) {
     for_each_descriptor(be_ready_for);
+}
+
+/* Whether the descriptor is still what was noted of it, and goes on through exec. */
+static int is_passed_on(int fd, struct descriptor descriptor) {
+    struct identity identity;
+    int flags = (int)syscall(SYS_fcntl, fd, F_GETFD);
+    return flags >= 0 && !(flags & FD_CLOEXEC) && identify(fd, &identity) &&
+           identity.cookie == descriptor.cookie;
+}
+
+static void executed_without_library(int keeper, uint64_t cookie) {
+    struct synergy_request request = {.kind = SYNERGY_EXECUTED_WITHOUT, .cookie = cookie};
+    if (keeper != NO_KEEPER && !synergy_is_over(keeper_page(keeper)))
+        ask_keeper(keeper, &request, -1, NULL, NULL);
+}
+
+void program_is_executed(char *const environment[]) {
+    /* (The loader trusts nothing in it then.) */
+    if (getuid() != geteuid() || getgid() != getegid()) {
+        struct identity own = {.owner = geteuid()};
+        executed_without_library(needed_keeper(&own, RIGHTS_GO), 0);
+        return;
+    }
+    if (readable_bytes(environment, sizeof *environment) != sizeof *environment ||
+        is_library_in(environment))
+        return;
+    for (int fd = 0, last = last_descriptor(); fd <= last; fd++) {
+        struct descriptor descriptor = descriptor_of(fd);
+        if (is_ours(descriptor.mark) && is_passed_on(fd, descriptor))
+            executed_without_library((int)descriptor.keeper, descriptor.cookie);
+    }
 }
 
 static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {

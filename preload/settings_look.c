@@ -132,7 +132,20 @@ static int read_ranges(const char *text) {
     return count > 0 ? count : ANY;
 }
 
+static int names_library(const char *preload) {
+    return preload && strstr(preload, "libsynergy.so");
+}
+
+/* Or else it is named in /etc/ld.so.preload, or linked. */
+static int is_named_by_environment;
+
+int is_library_in(char *const environment[]) {
+    return !is_named_by_environment ||
+           names_library(variable((char **)environment, "LD_PRELOAD"));
+}
+
 void look_for_settings(char **environment) {
+    is_named_by_environment = names_library(variable(environment, "LD_PRELOAD"));
     if (!is_trusted())
         environment = NULL;
     int has_file = has_config_file(environment);

@@ -32,6 +32,9 @@ static inline int is_concerned(void) {
 /* Whether SYNERGY_PORTS lets this local port have peers. Yes where that can't be told here. */
 int settings_mean_port(uint16_t port);
 
+/* Whether a program that is executed with this environment has the library as this one has it. */
+int is_library_in(char *const environment[]);
+
 /* Whether SYNERGY_LOG lets nothing be said. */
 int settings_want_silence(void);
 

@@ -75,6 +75,9 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
+    /* The process executes a program that will have the socket with `cookie` and not the library; 0:
+     * that will be in secure execution. To be logged. No answer. */
+    SYNERGY_EXECUTED_WITHOUT,
 };
 
 struct synergy_request {

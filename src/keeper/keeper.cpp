@@ -194,6 +194,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_MEET:
             meet(call, reply);
             break;
+        case SYNERGY_EXECUTED_WITHOUT:
+            executed_without_library(call);
+            break;
         default:
             reply.answer.result = EINVAL;
         }
@@ -338,6 +341,24 @@ void Keeper::meet(const Call &call, Reply &reply) {
     reply.is_proof = true;
     reply.answer.mark = mark_of(*socket);
     reply.show = page_.memory().fd();
+}
+
+/// Most programs that a server executes have no use for its sockets, so it is said once of each.
+void Keeper::executed_without_library(const Call &call) {
+    const std::uint64_t cookie = call.request.cookie;
+    const ServerSocket *socket = registry_.find(cookie);
+    if ((cookie != 0 && socket == nullptr) || !said_.insert(cookie).second)
+        return;
+    if (cookie == 0)
+        log::warn("process {} executes a program with its real and effective user apart: the "
+                  "loader gives that no library but those in /etc/ld.so.preload, and there the "
+                  "library heeds nothing but {}/synergy/synergy.toml",
+                  call.process, SYNERGY_SYSCONFDIR);
+    else
+        log::warn("{} {}: process {} executes a program that gets this socket, and has no "
+                  "LD_PRELOAD in its environment: what that accepts is no peer's connection "
+                  "(`env LD_PRELOAD=...` before the program's name gives it the library)",
+                  name(socket->transport), socket->local.text(), call.process);
 }
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.

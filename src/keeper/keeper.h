@@ -8,6 +8,8 @@
 #include "keeper/registry.h"
 #include "server/socket_diag.h"
 
+#include <unordered_set>
+
 namespace synergy {
 
 class Keeper {
@@ -36,6 +38,7 @@ class Keeper {
                                      const std::optional<Target> &target);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
+    void executed_without_library(const Call &call);
 
     bool lives(ServerSocket &socket) const;
     void look_for_the_end();
@@ -63,6 +66,7 @@ class Keeper {
     const std::vector<std::string> written_;
     Timer settling_;
     bool suits_any_user_ = false;
+    std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
     bool is_over_ = false;
 };
 

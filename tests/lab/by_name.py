@@ -13,7 +13,7 @@ import time
 
 import namespace
 import servers
-from programs import SCRATCH, SETTLING, Program, fresh_peer_ports, is_listening, wait_until
+from programs import SCRATCH, script, SETTLING, Program, fresh_peer_ports, is_listening, wait_until
 from servers import PYTHON, Server
 from topology import PEER, SERVER
 
@@ -172,7 +172,7 @@ alias_maps =
     services = "\n".join(f"{name} unix n - n - 0 {name}" for name in ("anvil", "rewrite"))
     services = services.replace("0 rewrite", "0 trivial-rewrite")
     written(home / "master.cf", f"""
-{port} inet n - y - - smtpd
+{port} inet n - n - - smtpd
 {services}
 postlog unix-dgram n - n - 1 postlogd
 """)
@@ -194,13 +194,13 @@ def apache(module):
         written(conf / "ports.conf", f"Listen [::]:{port}\n")
         for name in ("run", "lock", "log"):
             (home / name).mkdir()
-        script = written(home / "run.sh", f"""
+        start = written(home / "run.sh", f"""
             export APACHE_CONFDIR={conf} APACHE_RUN_USER=www-data APACHE_RUN_GROUP=www-data
             export APACHE_PID_FILE={home}/run/pid APACHE_RUN_DIR={home}/run
             export APACHE_LOCK_DIR={home}/lock APACHE_LOG_DIR={home}/log LANG=C
             exec apache2 -d {conf} -k start
         """)
-        return ["sh", script]
+        return ["sh", start]
     return make
 
 
@@ -259,7 +259,7 @@ service imap-login {{
 
 
 def exim(home, port, _):
-    place = pathlib.Path(os.environ.get("SYNERGY_EXIM", "/usr/sbin/exim4"))
+    place = shutil.which("exim4")
     shutil.chown(home, "nobody", "nogroup")
     conf = written(home / "exim.conf", f"""
 exim_user = nobody
@@ -370,8 +370,8 @@ def fingerprint(certificate):
 def openvpn(transport):
     def make(home, port, _):
         keys = openvpn_keys()
-        return ["openvpn", "--dev", "null", "--proto", transport, "--port", port, "--tls-server",
-                "--mode", "server", "--dh", "none", "--cert", keys / "server.crt", "--key",
+        return ["openvpn", "--dev", "tun", "--proto", transport, "--port", port, "--tls-server",
+                "--mode", "server", "--ifconfig-noexec", "--route-noexec", "--dh", "none", "--cert", keys / "server.crt", "--key",
                 keys / "server.key", "--peer-fingerprint", fingerprint(keys / "client.crt"),
                 "--duplicate-cn", "--user", "nobody", "--group", "nogroup", "--keepalive", 10, 60]
     return make
@@ -396,8 +396,8 @@ def activate(*options):
     """Of its environment it passes on what it is told to."""
     def make(home, port, variables):
         passed = [word for name in variables for word in ("-E", name)]
-        script = servers.script("family_server.py")
-        tail = [PYTHON, script, port, "inetd-nowait" if "--inetd" in options else "activated"]
+        family = script("family_server.py")
+        tail = [PYTHON, family, port, "inetd-nowait" if "--inetd" in options else "activated"]
         if "--inetd" not in options:
             tail.append("accept")
         return ["systemd-socket-activate", "-l", f"[::]:{port}", *options, *passed, *tail]
@@ -405,13 +405,15 @@ def activate(*options):
 
 
 def inetd(program, kind, *command):
-    def make(home, port, _):
-        place = pathlib.Path(os.environ.get(f"SYNERGY_{program.upper().replace('-', '_')}",
-                                            shutil.which(program) or program))
+    def make(home, port, variables):
+        place = shutil.which(program)
         transport, waits = kind
         socket_type = "stream" if transport == "tcp6" else "dgram"
-        words = " ".join(str(word).format(script=servers.script("family_server.py"), port=port)
-                         for word in command)
+        # openbsd-inetd keeps LD_PRELOAD from what it starts.
+        again = ["/usr/bin/env", "env", *map("=".join, variables.items())] \
+            if waits == "wait" and program == "inetd" else ["/usr/bin/env", "env"]
+        words = " ".join(str(word).format(script=script("family_server.py"), port=port)
+                         for word in (*again, *command))
         conf = written(home / "inetd.conf",
                        f"{port} {socket_type} {transport} {waits} nobody {words}\n")
         if program == "inetd":
@@ -421,8 +423,8 @@ def inetd(program, kind, *command):
 
 
 def tcpserver(home, port, _):
-    return ["tcpserver", "-6", "-H", "-R", "-u", "65534", "-g", "65534", "::", port, "sh", "-c",
-            'echo "$TCP6REMOTEIP $TCP6REMOTEPORT"; cat']
+    return ["tcpserver", "-6", "-H", "-R", "-u", "65534", "-g", "65534", "0", port, "sh", "-c",
+            'read line; echo "$TCP6REMOTEIP $TCP6REMOTEPORT $line"']
 
 
 def nginx_deferred(home, port, _):
@@ -470,18 +472,18 @@ ALL = (
     Named("systemd-socket-activate --accept --inetd", servers.talk_with_own_server,
           make=activate("--accept", "--inetd"), tools=("systemd-socket-activate",)),
     Named("openbsd-inetd wait", servers.talk_with_own_server,
-          make=inetd("inetd", ("tcp6", "wait"), PYTHON, PYTHON, "{script}", "{port}", "inetd"),
+          make=inetd("inetd", ("tcp6", "wait"), PYTHON, "{script}", "{port}", "inetd"),
           tools=("inetd",)),
     Named("openbsd-inetd nowait", converse("echo\n", "echo\n"),
-          make=inetd("inetd", ("tcp6", "nowait"), "/bin/cat", "cat"), tools=("inetd",)),
+          make=inetd("inetd", ("tcp6", "nowait"), "/bin/cat"), tools=("inetd",)),
     Named("inetutils-inetd wait", servers.talk_with_own_server,
-          make=inetd("inetutils-inetd", ("tcp6", "wait"), PYTHON, PYTHON, "{script}", "{port}",
+          make=inetd("inetutils-inetd", ("tcp6", "wait"), PYTHON, "{script}", "{port}",
                      "inetd"), tools=("inetutils-inetd",)),
     Named("openbsd-inetd wait UDP", servers.talk_udp, transport="udp",
           client=servers.clients.udp_client,
-          make=inetd("inetd", ("udp6", "wait"), PYTHON, PYTHON, "{script}", "{port}", "inetd-udp"),
+          make=inetd("inetd", ("udp6", "wait"), PYTHON, "{script}", "{port}", "inetd-udp"),
           tools=("inetd",)),
-    Named("tcpserver", servers.talk_with_own_server, make=tcpserver, tools=("tcpserver",)),
+    Named("tcpserver", converse("hello\n", "hello\n"), make=tcpserver, tools=("tcpserver",)),
     Named("nginx deferred", servers.talk_nginx, make=nginx_deferred, tools=("nginx",)),
 )
 
