@@ -414,13 +414,12 @@ int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
 /* The last moment for what was left to this process, too. */
 __attribute__((cold, noinline)) static void before_giving_up(void (*get_ready)(void)) {
     before_waiting();
-    if (!knows_keepers())
-        ASIDE(get_ready());
+    ASIDE(get_ready());
 }
 
 int chroot(const char *path) {
     if (concerns_us())
-        before_giving_up(be_ready);
+        before_giving_up(have_free_keeper);
     return libc.chroot(path);
 }
 
@@ -458,7 +457,7 @@ static int leaves_no_room(__rlimit_resource_t which, const void *limit) {
 
 static inline void before_limiting(__rlimit_resource_t which, const void *limit) {
     if (concerns_us() && limit && leaves_no_room(which, limit))
-        before_giving_up(be_ready);
+        before_giving_up(have_free_keeper);
 }
 
 int setrlimit64(__rlimit_resource_t which, const struct rlimit64 *limit) {

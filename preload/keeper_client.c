@@ -257,6 +257,27 @@ int needed_keeper(const struct identity *identity, enum cause cause) {
     return keeper;
 }
 
+static int is_any_free(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        if (!synergy_is_over(keeper_page(i)) &&
+            __atomic_load_n(&keeper_page(i)->suits_any_user, __ATOMIC_ACQUIRE))
+            return 1;
+    return 0;
+}
+
+void have_free_keeper(void) {
+    struct identity own = {.owner = geteuid()};
+    if (own.owner != 0) {
+        needed_keeper(&own, RIGHTS_GO); /* it can be no other user's */
+        return;
+    }
+    if (is_given_up || is_any_free() || !starting_begin())
+        return;
+    if (!is_any_free())
+        started_keeper(RIGHTS_GO, geteuid(), NULL);
+    starting_end();
+}
+
 void replace_keeper(int keeper) {
     static int is_said;
     struct synergy_page *page = keeper_page(keeper);

@@ -46,6 +46,10 @@ int known_keeper(const struct identity *identity);
 /* The same, started if there is none yet; NO_KEEPER: nothing is to be had (said once). */
 int needed_keeper(const struct identity *identity, enum cause cause);
 
+/* One that keeps nothing yet, and will suit whoever makes the first socket, started if there is
+ * none. */
+void have_free_keeper(void);
+
 /* Whoever keeps the socket already, found by its cookie; NO_KEEPER. The answer tells what the
  * socket is to it. */
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);

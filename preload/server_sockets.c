@@ -313,11 +313,6 @@ void take_stock(void) {
     for_each_descriptor(meet);
 }
 
-void be_ready(void) {
-    struct identity nobodys = {.owner = geteuid()};
-    needed_keeper(&nobodys, RIGHTS_GO);
-}
-
 static void be_ready_for(int fd) {
     struct stat status;
     struct identity identity;

@@ -24,11 +24,8 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter);
 /* Meets all that was left to this process. */
 void take_stock(void);
 
-/* A keeper is started while that is still possible, though no socket needs it yet. */
-void be_ready(void);
-
-/* The same if there are sockets that may be bound after the server has changed its user: it will
- * not be the one who made them, who alone can bind beside them. */
+/* A keeper is started if there are sockets that may be bound after the server has changed its user:
+ * then it will not be the one who made them, who alone can bind beside them. */
 void be_ready_for_another_user(void);
 
 /* Another program takes this process's place, or a child's: the keeper says so where that will have

@@ -53,9 +53,10 @@ bool may_use_seccomp() {
 }
 
 /// capabilities(7): all but these leave every set.
-bool keep_capabilities(bool looks_into_processes) {
-    const std::uint32_t kept =
-        1U << CAP_NET_BIND_SERVICE | (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0);
+bool keep_capabilities(bool looks_into_processes, bool may_change_user) {
+    const std::uint32_t kept = 1U << CAP_NET_BIND_SERVICE |
+                               (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0) |
+                               (may_change_user ? 1U << CAP_SETUID : 0);
     __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
     if (syscall(SYS_capget, &header, sets.data()) != 0)
@@ -135,7 +136,9 @@ constexpr std::array system_calls{
     "sched_getparam", "sched_getscheduler",
     // who one is; others' end is waited for by pidfd_open(2), and nothing sent to them
     "getegid", "geteuid", "getgid", "getpid", "getppid", "gettid", "getuid", "pidfd_open",
-    "getresuid", "getresgid", "getgroups", "sysinfo", "arch_prctl"};
+    "getresuid", "getresgid", "getgroups", "sysinfo", "arch_prctl",
+    // become_user(), which takes a capability
+    "setresuid", "capget", "capset"};
 
 /// seccomp(2), for all threads.
 bool keep_system_calls() {
@@ -162,6 +165,7 @@ bool keep_system_calls() {
     // abort(3) signals itself.
     allow_with(SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(getpid())));
     allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+    allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_KEEPCAPS));
     // Questions alone: TIOCSTI would type into the terminal that the log goes to.
     for (const unsigned long request :
          {static_cast<unsigned long>(FIONREAD), static_cast<unsigned long>(TCGETS),
@@ -179,13 +183,13 @@ bool keep_system_calls() {
 
 bool become_user(uid_t user) {
     return prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0 && setresuid(user, user, user) == 0 &&
-           keep_capabilities(false);
+           keep_capabilities(false, false);
 }
 
 std::vector<std::string> confine(const std::vector<std::string> &written,
-                                 bool looks_into_processes) {
+                                 bool looks_into_processes, bool may_change_user) {
     std::vector<std::string> missing;
-    if (!keep_capabilities(looks_into_processes))
+    if (!keep_capabilities(looks_into_processes, may_change_user))
         missing.push_back(why("capabilities"));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         missing.push_back(why("no_new_privs"));

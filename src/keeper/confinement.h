@@ -17,11 +17,12 @@ namespace synergy {
 /// `looks_into_processes`: /proc must tell what descriptors other processes have, where nothing
 /// else tells whether a socket is still the server's. That takes CAP_SYS_PTRACE (ptrace(2) itself
 /// stays refused), and Landlock would forbid it: so writing is not confined then.
-std::vector<std::string> confine(const std::vector<std::string> &written,
-                                 bool looks_into_processes);
+/// `may_change_user`: become_user() is still to come.
+std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
+                                 bool may_change_user = false);
 
-/// Goes on as this user, with no capability but the one to bind beside its listeners. As root only;
-/// false if that can't be.
+/// Goes on as this user, with no capability but the one to bind beside its listeners. False if that
+/// can't be.
 bool become_user(uid_t user);
 
 } // namespace synergy

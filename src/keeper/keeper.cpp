@@ -22,7 +22,7 @@ using std::chrono::seconds;
 constexpr Duration rest_without_socket = seconds(3);
 
 /// Who gives rights up need not be a server.
-constexpr Duration time_for_a_socket = seconds(60);
+constexpr Duration time_for_a_socket = std::chrono::minutes(10);
 
 /// A server that is told to end may close its sockets long before it does end, and what replaces it
 /// needs the port.
@@ -88,6 +88,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
 
 void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
     processes_.add(starter);
+    is_early_ = is_early;
     suits_any_user_ = is_early && geteuid() == 0;
     __atomic_store_n(&page_->suits_any_user, suits_any_user_ ? 1 : 0, __ATOMIC_RELEASE);
     // It may have died meanwhile, or have lost its patience.
@@ -96,11 +97,14 @@ void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
-    if (is_early) {
+    if (is_early)
         rest_for(time_for_a_socket);
-    } else {
-        settle();
-    }
+    // Its listen() waits for the first punch, and not for this.
+    settling_.set(Clock::now() + settling_time, [this] {
+        registry_.follow_settings();
+        if (geteuid() == 0)
+            give_up_rights();
+    });
 }
 
 /// Who made the first socket is not known when a server gives its rights up before, and that user
@@ -109,24 +113,15 @@ bool Keeper::become_ready_for(uid_t owner) {
     if (!std::exchange(suits_any_user_, false))
         return false;
     __atomic_store_n(&page_->suits_any_user, 0, __ATOMIC_RELEASE);
-    settle();
-    if (owner == geteuid() || !become_user(owner))
+    const bool is_another = owner != geteuid();
+    if (!become_user(owner) || !is_another)
         return false;
     __atomic_store_n(&page_->user, owner, __ATOMIC_RELEASE);
     return true;
 }
 
-/// Its listen() waits for the first punch, and not for this.
-void Keeper::settle() {
-    settling_.set(Clock::now() + settling_time, [this] {
-        registry_.follow_settings();
-        if (geteuid() == 0)
-            give_up_rights();
-    });
-}
-
 void Keeper::give_up_rights() const {
-    for (const std::string &missing : confine(written_, registry_.holds_duplicates()))
+    for (const std::string &missing : confine(written_, registry_.holds_duplicates(), suits_any_user_))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
@@ -381,7 +376,8 @@ void Keeper::look_for_the_end() {
             end();
         return;
     }
-    if (registry_.is_empty())
+    // Where there was no socket at the start, no other keeper may be to be had.
+    if (registry_.is_empty() && !is_early_)
         rest_for(rest_without_socket);
 }
 

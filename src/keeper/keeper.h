@@ -49,7 +49,6 @@ class Keeper {
     void look_often_until(Time end);
     /// True where that changed something.
     bool become_ready_for(uid_t owner);
-    void settle();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -65,6 +64,7 @@ class Keeper {
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
     Timer settling_;
+    bool is_early_ = false;
     bool suits_any_user_ = false;
     std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
     bool is_over_ = false;
