@@ -169,10 +169,10 @@ smtpd_relay_restrictions = reject
 alias_maps =
 """)
     owned(home / "data", "postfix")
-    services = "\n".join(f"{name} unix n - n - 0 {name}" for name in ("anvil", "rewrite"))
-    services = services.replace("0 rewrite", "0 trivial-rewrite")
+    services = "\n".join(f"{name} unix - - n - {most} {program}" for name, most, program in (
+        ("anvil", 1, "anvil"), ("rewrite", 0, "trivial-rewrite"), ("proxymap", 0, "proxymap")))
     written(home / "master.cf", f"""
-{port} inet n - n - - smtpd
+{port} inet n - y - - smtpd
 {services}
 postlog unix-dgram n - n - 1 postlogd
 """)
