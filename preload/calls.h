@@ -6,6 +6,8 @@
  * accept, accept4  a punched connection comes out in place of its bell
  * recvfrom, __recvfrom_chk (its _FORTIFY_SOURCE entry point), recvmsg, recvmmsg
  *                  a UDP socket that came to be without our bind(); which peers are heard
+ * recv, __recv_chk, read, __read_chk
+ *                  the same, by a server that asks for no peer's address
  * sendto, sendmsg, sendmmsg
  *                  what a UDP server sends renews its hole
  * epoll_ctl, poll, __poll_chk, ppoll, __ppoll_chk, select, pselect
@@ -33,6 +35,10 @@
     CALL(int, recvmmsg,                                                                            \
          (int fd, struct mmsghdr *messages, unsigned int count, int flags,                         \
           struct timespec *timeout))                                                               \
+    CALL(ssize_t, recv, (int fd, void *buffer, size_t size, int flags))                            \
+    CALL(ssize_t, __recv_chk, (int fd, void *buffer, size_t size, size_t room, int flags))         \
+    CALL(ssize_t, read, (int fd, void *buffer, size_t size))                                       \
+    CALL(ssize_t, __read_chk, (int fd, void *buffer, size_t size, size_t room))                    \
     CALL(ssize_t, sendto,                                                                          \
          (int fd, const void *data, size_t size, int flags, const struct sockaddr *address,        \
           socklen_t length))                                                                       \
@@ -67,10 +73,10 @@
     CALL(int, execvpe, (const char *name, char *const words[], char *const environment[]))         \
     CALL(int, fexecve, (int fd, char *const words[], char *const environment[]))                   \
     CALL(int, posix_spawn,                                                                         \
-         (pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,               \
+         (pid_t * child, const char *path, const posix_spawn_file_actions_t *actions,              \
           const posix_spawnattr_t *attributes, char *const words[], char *const environment[]))    \
     CALL(int, posix_spawnp,                                                                        \
-         (pid_t *child, const char *name, const posix_spawn_file_actions_t *actions,               \
+         (pid_t * child, const char *name, const posix_spawn_file_actions_t *actions,              \
           const posix_spawnattr_t *attributes, char *const words[], char *const environment[]))    \
     CALL(pid_t, fork, (void))                                                                      \
     CALL(int, daemon, (int keeps_directory, int keeps_output))                                     \

@@ -290,6 +290,34 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags
     return result;
 }
 
+ssize_t recv(int fd, void *buffer, size_t size, int flags) {
+    if (concerns_us())
+        is_heard(fd, flags);
+    return libc.recv(fd, buffer, size, flags);
+}
+
+ssize_t __recv_chk(int fd, void *buffer, size_t size, size_t room, int flags) {
+    if (concerns_us())
+        is_heard(fd, flags);
+    return libc.__recv_chk(fd, buffer, size, room, flags);
+}
+
+/* Of what is read only a socket that was there at the start may concern us. */
+static inline void before_reading(int fd) {
+    if (concerns_us() && is_passed_at_start(fd))
+        is_heard(fd, 0);
+}
+
+ssize_t read(int fd, void *buffer, size_t size) {
+    before_reading(fd);
+    return libc.read(fd, buffer, size);
+}
+
+ssize_t __read_chk(int fd, void *buffer, size_t size, size_t room) {
+    before_reading(fd);
+    return libc.__read_chk(fd, buffer, size, room);
+}
+
 /* Descriptors that came along, from a process that may have none of our hooks. */
 static void meet_passed(const struct cmsghdr *passed) {
     size_t count = (passed->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -481,7 +509,8 @@ extern __typeof(prlimit64) plain_prlimit __asm__("prlimit")
     __attribute__((alias("prlimit64"), copy(prlimit64)));
 #endif
 
-/* (A child by vfork() says nothing: most programs are executed that way, and few get a listener.) */
+/* (A child by vfork() says nothing: most programs are executed that way, and few get a listener.)
+ */
 static inline void before_executing(char *const environment[]) {
     if (concerns_us())
         ASIDE(program_is_executed(environment));

@@ -293,7 +293,7 @@ void replace_keeper(int keeper) {
         __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
         if (!is_given_up)
             started_keeper(__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED
-                                                                                 : SOCKET_IS_THERE,
+                                                                                  : SOCKET_IS_THERE,
                            page->user, page);
     }
     starting_end();

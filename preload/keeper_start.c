@@ -126,9 +126,10 @@ static void arrange_descriptors(int connection) {
         move(stderr_path, SYNERGY_STDERR_FD);
 }
 
-/* Who made a listener alone can bind beside it (socket(7), SO_REUSEPORT): that is another user where
- * the server has changed its own in between, or for the moment. And it is to be that user in every
- * way: a program that is executed with real and effective user apart ignores its environment. */
+/* Who made a listener alone can bind beside it (socket(7), SO_REUSEPORT): that is another user
+ * where the server has changed its own in between, or for the moment. And it is to be that user in
+ * every way: a program that is executed with real and effective user apart ignores its environment.
+ */
 static void become(uid_t owner) {
     uid_t real, effective, saved;
     gid_t group = getegid();

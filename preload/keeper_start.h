@@ -15,8 +15,8 @@ void find_keeper(void);
 /* What makes one start. */
 enum cause {
     SOCKET_IS_THERE,
-    IS_ASKED,    /* by synergy_to() */
-    RIGHTS_GO,   /* before there is a socket: it may be too late then */
+    IS_ASKED,  /* by synergy_to() */
+    RIGHTS_GO, /* before there is a socket: it may be too late then */
 };
 
 /* Starts one, as the user who made the sockets that it is to bind beside, if that user can be had.

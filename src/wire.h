@@ -75,8 +75,8 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
-    /* The process executes a program that will have the socket with `cookie` and not the library; 0:
-     * that will be in secure execution. To be logged. No answer. */
+    /* The process executes a program that will have the socket with `cookie` and not the library;
+     * 0: that will be in secure execution. To be logged. No answer. */
     SYNERGY_EXECUTED_WITHOUT,
 };
 
@@ -127,8 +127,8 @@ struct synergy_page {
     uint32_t holder;
     struct synergy_address keeper;
     struct synergy_secret secret;
-    uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
-    uint32_t user;    /* whose sockets it can bind beside */
+    uint64_t network;        /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
+    uint32_t user;           /* whose sockets it can bind beside */
     uint32_t suits_any_user; /* or whoever's the first one is: it has none yet, and may choose */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */

@@ -186,8 +186,8 @@ bool become_user(uid_t user) {
            keep_capabilities(false, false);
 }
 
-std::vector<std::string> confine(const std::vector<std::string> &written,
-                                 bool looks_into_processes, bool may_change_user) {
+std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
+                                 bool may_change_user) {
     std::vector<std::string> missing;
     if (!keep_capabilities(looks_into_processes, may_change_user))
         missing.push_back(why("capabilities"));

@@ -121,7 +121,8 @@ bool Keeper::become_ready_for(uid_t owner) {
 }
 
 void Keeper::give_up_rights() const {
-    for (const std::string &missing : confine(written_, registry_.holds_duplicates(), suits_any_user_))
+    for (const std::string &missing :
+         confine(written_, registry_.holds_duplicates(), suits_any_user_))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 

@@ -83,20 +83,21 @@ static void take_capabilities(uint32_t left) {
 /* Filters as hardened servers have them: a list of what is allowed, and the end for the rest. */
 static void filter_calls(void) {
     static const int allowed[] = {
-        SYS_accept, SYS_accept4, SYS_read, SYS_write, SYS_close, SYS_ppoll, SYS_exit_group,
+        SYS_accept,       SYS_accept4,     SYS_read,       SYS_write,           SYS_close,
+        SYS_ppoll,        SYS_exit_group,
 #ifdef SYS_poll
         SYS_poll,
 #endif
-        SYS_sendto, SYS_recvfrom, SYS_fcntl, SYS_getpid, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-        SYS_fstat, SYS_newfstatat, SYS_getsockopt, SYS_setsockopt, SYS_getpeername,
-        SYS_getsockname, SYS_socket, SYS_connect, SYS_sendmsg, SYS_recvmsg, SYS_dup3, SYS_futex,
-        SYS_restart_syscall,
+        SYS_sendto,       SYS_recvfrom,    SYS_fcntl,      SYS_getpid,          SYS_rt_sigprocmask,
+        SYS_rt_sigreturn, SYS_fstat,       SYS_newfstatat, SYS_getsockopt,      SYS_setsockopt,
+        SYS_getpeername,  SYS_getsockname, SYS_socket,     SYS_connect,         SYS_sendmsg,
+        SYS_recvmsg,      SYS_dup3,        SYS_futex,      SYS_restart_syscall,
     };
     enum { COUNT = sizeof allowed / sizeof *allowed };
     struct sock_filter rules[COUNT + 3];
     int at = 0;
-    rules[at++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-                                               offsetof(struct seccomp_data, nr));
+    rules[at++] =
+        (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
     for (int i = 0; i < COUNT; i++)
         rules[at++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
                                                    (unsigned char)(COUNT - i), 0);
@@ -136,7 +137,9 @@ static void pass_to(int connection) {
     char byte = 'x';
     struct iovec data = {.iov_base = &byte, .iov_len = 1};
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof server)] = {0};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
                              .msg_controllen = sizeof control};
     struct cmsghdr *extra = CMSG_FIRSTHDR(&message);
     extra->cmsg_level = SOL_SOCKET;
@@ -150,7 +153,9 @@ static int passed_from(int connection) {
     char byte;
     struct iovec data = {.iov_base = &byte, .iov_len = 1};
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof server)] = {0};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
                              .msg_controllen = sizeof control};
     NEED(recvmsg(connection, &message, 0) == 1);
     struct cmsghdr *extra = CMSG_FIRSTHDR(&message);
@@ -255,11 +260,11 @@ static void change_process(const char *step) {
 
 static void take(const char *step, char **rest, char *own) {
     static const int defer = 30;
-    static const char *const users[] = {"setuid", "setresuid", "raw-setresuid", "setreuid",
-                                        "seteuid", "setfsuid", "initgroups", "capset",
-                                        "keep-capset", "back", NULL};
-    static const char *const processes[] = {"fork", "vanish", "child", "raw-fork", "_Fork",
-                                            "daemon", "setsid", NULL};
+    static const char *const users[] = {
+        "setuid",     "setresuid", "raw-setresuid", "setreuid", "seteuid", "setfsuid",
+        "initgroups", "capset",    "keep-capset",   "back",     NULL};
+    static const char *const processes[] = {"fork",  "vanish", "child",  "raw-fork",
+                                            "_Fork", "daemon", "setsid", NULL};
     if (is(step, "socket") || is(step, "bind") || is(step, "listen")) {
         make_server(step);
         return;
@@ -336,8 +341,8 @@ static int answer(int fd, struct client *client) {
         return 1;
     size_t size = (size_t)(end - client->line) + 1;
     char text[sizeof client->name + LINE];
-    int length = snprintf(text, sizeof text, "%s %d %.*s", client->name, getpid(), (int)size,
-                          client->line);
+    int length =
+        snprintf(text, sizeof text, "%s %d %.*s", client->name, getpid(), (int)size, client->line);
     client->length -= size;
     memmove(client->line, end + 1, client->length);
     return write(fd, text, (size_t)length) == length;
