@@ -2,10 +2,12 @@
 
 #include "base/log.h"
 #include "keeper/confinement.h"
+#include "keeper/status.h"
 
 #include <algorithm>
 #include <csignal>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <system_error>
@@ -29,7 +31,10 @@ constexpr Duration time_for_a_socket = std::chrono::minutes(10);
 constexpr Duration between_looks = milliseconds(10);
 constexpr Duration time_to_end = seconds(90);
 
-constexpr Duration settling_time = milliseconds(50);
+/// What can wait does so for as long: the server's listen(), and the first punch.
+constexpr Duration first_punch_time = milliseconds(50);
+
+constexpr std::size_t sockets_with_keys_max = 256;
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -37,10 +42,12 @@ synergy_mark mark_of(const ServerSocket &socket) {
 
 /// Whom synergy_to() names; 0, or the errno that it promises.
 int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
-    const int hop_limit = request.hop_limit;
-    if (hop_limit != -1 && (hop_limit < hop_limit_min || hop_limit > hop_limit_max))
-        return EINVAL;
-    target.hops = hop_limit == -1 ? 0 : hop_limit;
+    if (request.hop_limit != SYNERGY_AUTOMATIC_HOPS) {
+        const auto hops = HopLimit::from(request.hop_limit);
+        if (!hops)
+            return EINVAL;
+        target.hops = *hops;
+    }
     const int family = request.peer.any.sa_family;
     if (family == AF_UNSPEC) {
         if (socket.connected.empty())
@@ -66,21 +73,26 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
-      registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.lives = [this](ServerSocket &socket) { return lives(socket); },
-                 .dropped =
-                     [this](std::uint64_t cookie) {
-                         control_.release(cookie);
-                         look_for_the_end();
-                     },
-                 .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
+      registry_(
+          scheduler_, settings, learned_file, handoff_, traffic_,
+          {.locate = [this](ServerSocket &socket) { return locate(socket); },
+           .is_port_taken =
+               [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                      const ServerSocket &socket) { return is_port_taken(connections, socket); },
+           .dropped =
+               [this](std::uint64_t cookie) {
+                   control_.release(cookie);
+                   look_for_the_end();
+               },
+           .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
       control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
       processes_(scheduler_,
                  [this] {
-                     registry_.give_way();
+                     registry_.look_for_closed();
                      look_for_the_end();
                  }),
-      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)), settling_(scheduler_) {
+      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
+      afterwards_(scheduler_), telling_time_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -99,8 +111,9 @@ void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
     control_.serve_starter(std::move(connection), starter);
     if (is_early)
         rest_for(time_for_a_socket);
-    // Its listen() waits for the first punch, and not for this.
-    settling_.set(Clock::now() + settling_time, [this] {
+    afterwards_.set(Clock::now() + first_punch_time, [this] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -121,8 +134,9 @@ bool Keeper::become_ready_for(uid_t owner) {
 }
 
 void Keeper::give_up_rights() const {
+    const auto can_punch = [this] { return registry_.can_give_options(); };
     for (const std::string &missing :
-         confine(written_, registry_.holds_duplicates(), suits_any_user_))
+         confine(written_, registry_.holds_duplicates(), can_punch, suits_any_user_))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
@@ -169,6 +183,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             processes_.add(call.process);
         switch (call.request.kind) {
         case SYNERGY_OPEN:
+        case SYNERGY_PREPARE:
             open(call, reply);
             break;
         case SYNERGY_OPEN_TOWARD:
@@ -193,6 +208,15 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_EXECUTED_WITHOUT:
             executed_without_library(call);
             break;
+        case SYNERGY_KEY:
+            keep_key(call, reply);
+            break;
+        case SYNERGY_STATUS:
+            if (call.is_trusted)
+                status(reply);
+            else
+                reply.answer.result = EPERM;
+            break;
         default:
             reply.answer.result = EINVAL;
         }
@@ -205,7 +229,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
 std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    auto socket = describe(call.passed.fd());
+    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+    auto socket =
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
@@ -226,7 +252,9 @@ void Keeper::open(const Call &call, Reply &reply) {
         reply.answer.mark = SYNERGY_UNTOUCHED;
         return;
     }
-    if (socket->transport != Transport::udp && !socket->listens) {
+    const bool is_to_listen =
+        call.request.kind == SYNERGY_PREPARE && socket->accepts() && !socket->listens;
+    if (socket->transport != Transport::udp && !socket->listens && !is_to_listen) {
         reply.answer.result = EINVAL;
         reply.answer.mark = SYNERGY_UNKNOWN;
         return;
@@ -250,10 +278,20 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (!target && is_for_others(socket))
         return ENOENT;
     const bool is_punched = target || has_declared(registry_.settings(), socket);
+    if (is_punched && socket.not_to_be_given != nullptr) {
+        if (registry_.has(socket.cookie))
+            handoff_.check_imitable(socket);
+        else
+            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                       not_to_be_given(socket.not_to_be_given));
+        return ENOENT;
+    }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       obstacle);
+            if (socket.is_ready())
+                log::error("{} {}: nothing is punched: {}", name(socket.transport),
+                           socket.local.text(), obstacle);
+            registry_.forget(socket.cookie);
             return ENOENT;
         }
     // Known once, it shares its port with us, and no more tells by itself that there was room.
@@ -272,11 +310,22 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
-    if (registry_.has(socket.cookie))
+    if (registry_.has(socket.cookie)) {
         rest_.cancel();
-    else
+        tell_time();
+    } else {
         control_.release(socket.cookie);
+    }
     return result;
+}
+
+/// For as long as there are datagrams to be noted.
+void Keeper::tell_time() {
+    if (!registry_.has_datagrams())
+        return;
+    const Time now = Clock::now();
+    page_.show_time(now);
+    telling_time_.set(now + seconds(1), [this] { tell_time(); });
 }
 
 void Keeper::open_toward(const Call &call, Reply &reply) {
@@ -321,9 +370,37 @@ void Keeper::fetch(const Call &call, Reply &reply) {
         reply.answer.result = ENOENT;
         return;
     }
+    if (!fetched->connection) {
+        reply.answer.result = ECONNABORTED;
+        return;
+    }
+    registry_.handed_over(fetched->listener, fetched->peer);
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
+}
+
+/// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
+void Keeper::keep_key(const Call &call, Reply &reply) {
+    const std::uint64_t cookie = call.passed ? cookie_of(call.passed.fd()) : 0;
+    const auto key = key_value(call.request.key_option, call.request.key, call.request.key_length);
+    if (cookie == 0 || !key) {
+        reply.answer.result = EINVAL;
+        return;
+    }
+    // A client's sockets have keys as well, one after the other.
+    while (keys_.size() >= sockets_with_keys_max && !keys_.contains(cookie)) {
+        auto oldest = keys_.begin();
+        while (oldest != keys_.end() && registry_.has(oldest->first))
+            ++oldest;
+        if (oldest == keys_.end()) {
+            reply.answer.result = ENOSPC;
+            return;
+        }
+        keys_.erase(oldest);
+    }
+    if (!add_key(keys_[cookie], *key))
+        reply.answer.result = ENOSPC;
 }
 
 void Keeper::meet(const Call &call, Reply &reply) {
@@ -357,14 +434,32 @@ void Keeper::executed_without_library(const Call &call) {
                   name(socket->transport), socket->local.text(), call.process);
 }
 
+void Keeper::status(Reply &reply) {
+    reply.hand_over =
+        in_memory(status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
+    if (!reply.hand_over)
+        reply.answer.result = errno;
+}
+
 /// The kernel says so of sockets that we don't hold, and of others the processes.
-bool Keeper::lives(ServerSocket &socket) const {
-    if (!socket.punches_itself()) {
+bool Keeper::locate(ServerSocket &socket) const {
+    if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
-    return processes_.have(socket);
+    return processes_.locate(socket);
+}
+
+/// Whether the port of a listener that is gone is free for nobody: since a connection still has it,
+/// and not since another listener does.
+bool Keeper::is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                           const ServerSocket &socket) const {
+    return std::any_of(connections.begin(), connections.end(),
+                       [this](const auto &ends) {
+                           return socket_diag_.has_connection(ends.first, ends.second);
+                       }) &&
+           !socket_diag_.has_listener(socket.local);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a
@@ -385,17 +480,17 @@ void Keeper::look_for_the_end() {
 void Keeper::rest_for(Duration time) {
     rest_.set(Clock::now() + time, [this] {
         // From here on it is asked in vain, and another is started; who has asked is served.
-        __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+        synergy_set_over(&*page_);
         control_.serve_waiting();
         if (registry_.is_empty())
             end();
         else
-            __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+            synergy_unset_over(&*page_);
     });
 }
 
 void Keeper::end() {
-    __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+    synergy_set_over(&*page_);
     is_over_ = true;
 }
 

@@ -8,6 +8,7 @@
 #include "keeper/registry.h"
 #include "server/socket_diag.h"
 
+#include <map>
 #include <unordered_set>
 
 namespace synergy {
@@ -39,8 +40,12 @@ class Keeper {
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
     void executed_without_library(const Call &call);
+    void keep_key(const Call &call, Reply &reply);
+    void status(Reply &reply);
 
-    bool lives(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const;
+    [[nodiscard]] bool is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                                     const ServerSocket &socket) const;
     void look_for_the_end();
     /// Ends after that time if no socket has come by then.
     void rest_for(Duration time);
@@ -49,6 +54,7 @@ class Keeper {
     void look_often_until(Time end);
     /// True where that changed something.
     bool become_ready_for(uid_t owner);
+    void tell_time();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -57,13 +63,15 @@ class Keeper {
     Traffic traffic_;
     Handoff handoff_;
     Registry registry_;
+    std::map<std::uint64_t, std::vector<OptionValue>> keys_; ///< by the cookie of their socket
     Control control_;
     Processes processes_;
     Socket signals_;
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
-    Timer settling_;
+    Timer afterwards_; ///< what can wait until the server's first listen() has returned
+    Timer telling_time_;
     bool is_early_ = false;
     bool suits_any_user_ = false;
     std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -23,19 +24,21 @@ namespace {
 /// How long the error of a punch may take where that has not been measured.
 constexpr Duration error_window = milliseconds(150);
 /// A router may be slower than it was when it was asked, and so may we.
-constexpr Duration margin = milliseconds(20);
+constexpr Duration margin = milliseconds(10);
 
 /// An error that comes late widens the window; many in a row are about something else.
 constexpr unsigned few_failures = 4;
 
-/// GTSM (RFC 5082): IPV6_MINHOPCOUNT 255 takes only what no router has forwarded, so neither the
-/// ICMP error nor anything else from beyond the link.
-constexpr int deaf = 255;
-constexpr int hears_all = 0;
+/// IPV6_MINHOPCOUNT is compared with the hop limit of what comes in. Nearly all routers send their
+/// errors with 64: this keeps them out, and hears the peers that start above (Windows has 128).
+constexpr int deaf_to_most = 65;
+/// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
+/// else from beyond the link. For routers that send their errors with 255.
+constexpr int deaf_to_all = 255;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_guard = 2;
+constexpr int v4_min_ttl = 2;
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -74,31 +77,57 @@ SynTimer timer_of(const tcp_info &info) {
     return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
 }
 
+/// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
+int hears(const ServerSocket &server, bool is_v4) {
+    return is_v4 ? std::max(v4_min_ttl, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+                 : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
+}
+
+bool set_guard(const Socket &socket, bool is_v4, int least_hop_limit) {
+    return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
+                 : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
+}
+
+/// From 0 to 1, far apart for ports that are near each other (multiples of the golden ratio are).
+double stagger_of(std::uint16_t port) {
+    const double turns = port * 0.6180339887;
+    return turns - std::floor(turns);
+}
+
 // RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
 enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_received = 3 };
 
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
-      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers),
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), least_hop_limit_(deaf_to_most),
+      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
+             stagger_of(hole_.peer.port())),
       timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
-    if (socket_)
-        context_.scheduler.unwatch(socket_.fd());
+    close_socket();
 }
 
-bool TcpPunch::is_punching() const {
+/// At once: after a SYN of the peer's, close() alone would begin to take leave of it (RFC 9293
+/// 3.10.4), and be at that for minutes if it is gone, with the port and the hole taken. The reset
+/// that goes instead is for nobody.
+void TcpPunch::close_socket() {
     if (!socket_)
-        return false;
-    auto state = info_of(socket_).tcpi_state;
-    return state == state_syn_sent || state == state_syn_received;
+        return;
+    context_.scheduler.unwatch(socket_.fd());
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    set_hop_limit(socket_, is_v4_, hop_limit_min);
+    socket_.reset();
 }
 
 int TcpPunch::open() {
     // Renewing by hand would be a SYN with another sequence number (guard.h).
-    return is_punching() ? 0 : punch();
+    if (!socket_ || rests_ > 0)
+        return punch();
+    happened();
+    return 0;
 }
 
 void TcpPunch::set_user_timeout(Duration timeout) {
@@ -106,24 +135,23 @@ void TcpPunch::set_user_timeout(Duration timeout) {
     socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
 }
 
-/// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
-/// dies on its way.
-void TcpPunch::enter(Guard::Phase phase) {
-    if (phase == phase_)
+/// Sets the socket as the guard wants it, which wanted it another way `before`. Deaf before low and
+/// low until deaf no more: in between, the peer's SYN would get an answer that dies on its way.
+void TcpPunch::follow_guard(Guard::Phase before) {
+    if (guard_.phase() == before)
         return;
-    phase_ = phase;
-    if (phase == Guard::Phase::low) {
-        if (!is_v4_)
-            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
+    if (guard_.phase() == Guard::Phase::low) {
         next_hop_limit();
+        follow_dying_hop();
+        if (!is_v4_)
+            set_guard(socket_, is_v4_, std::max(least_hop_limit_, hears(hole_.server, is_v4_)));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
-        follow_round_trip();
     } else {
         set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
         if (!is_v4_)
-            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, hears_all);
+            set_guard(socket_, is_v4_, hears(hole_.server, is_v4_));
     }
 }
 
@@ -136,12 +164,10 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
         return {};
     // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
     socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
-    if (server.max_segment != 0)
-        socket.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+    if (!set_guard(socket, is_v4, hears(server, is_v4)))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
@@ -153,22 +179,24 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
-        phase_ = Guard::Phase::open;
+        guard_.begin();
         return 0;
     }
     const int error = errno;
-    failure_log_.failed(hole_, "can't open a punching socket", error);
+    failed_by("can't open a punching socket", error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
 
 int TcpPunch::punch() {
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
             return error;
-    enter(Guard::Phase::low);
+    Guard::Phase before = guard_.phase();
+    guard_.sending();
+    follow_guard(before);
     context_.timers.sample();
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
@@ -186,30 +214,42 @@ int TcpPunch::punch() {
         return error;
     }
     rests_ = 0;
+    connected_from_ = {};
     Time now = Clock::now();
+    before = guard_.phase();
     guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed(error);
         return error;
     }
-    enter(guard_.phase());
+    follow_guard(before);
     schedule();
     return 0;
 }
 
-void TcpPunch::follow_round_trip() {
+/// Where the punch dies, and how long that takes, as far as it is known.
+void TcpPunch::follow_dying_hop() {
     if (is_v4_)
         return;
-    if (auto measured = context_.round_trip(hole_, hop_limit()))
-        guard_.expect_error_within(2 * *measured + margin);
+    const auto hop = context_.find_dying_hop(hole_, hop_limit());
+    is_round_trip_known_ = hop.has_value();
+    if (!hop)
+        return;
+    guard_.expect_error_within(hop->round_trip * 3 / 2 + margin);
+    if (hop->answer_hop_limit >= deaf_to_most)
+        least_hop_limit_ = deaf_to_all;
 }
 
 void TcpPunch::schedule() {
-    timer_.set(guard_.next(), [this] { tick(); });
+    constexpr Duration shortly = milliseconds(10);
+    // The first punch goes before the way is known.
+    const bool is_to_be_known = !is_v4_ && !is_round_trip_known_ && guard_.is_error_due();
+    timer_.set(is_to_be_known ? std::min(guard_.next(), Clock::now() + shortly) : guard_.next(),
+               [this] { tick(); });
 }
 
 void TcpPunch::tick() {
@@ -220,21 +260,25 @@ void TcpPunch::tick() {
         return;
     }
     if (has_missed_peer(socket_)) {
-        if (phase_ == Guard::Phase::open || opens_in_time()) {
+        if (guard_.phase() == Guard::Phase::open || open_in_time()) {
             answer_peer();
             return;
         }
         info = info_of(socket_);
     }
     context_.timers.sample();
+    guard_.expect_lateness(context_.scheduler.lateness());
+    if (guard_.is_error_due() && !is_round_trip_known_)
+        follow_dying_hop();
     const Duration timeout = guard_.user_timeout();
+    const Guard::Phase before = guard_.phase();
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
-    if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
-        !context_.is_alive(hole_.server))
+    if (guard_.phase() == Guard::Phase::low && before == Guard::Phase::open &&
+        !context_.check_alive(hole_.server))
         return;
-    enter(guard_.phase());
+    follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
         answer_peer();
         return;
@@ -246,13 +290,15 @@ void TcpPunch::tick() {
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
 /// the way. False if it has left after all.
-bool TcpPunch::opens_in_time() {
-    if (!guard_.is_awaiting(timer_of(info_of(socket_))))
+bool TcpPunch::open_in_time() {
+    if (!guard_.is_awaiting() || !guard_.knows_all(timer_of(info_of(socket_))))
         return false;
-    enter(Guard::Phase::open);
-    if (guard_.is_awaiting(timer_of(info_of(socket_))))
+    guard_.peer_called();
+    follow_guard(Guard::Phase::low);
+    if (guard_.knows_all(timer_of(info_of(socket_))))
         return true;
-    enter(Guard::Phase::low);
+    guard_.called_too_late();
+    follow_guard(Guard::Phase::open);
     return false;
 }
 
@@ -260,6 +306,9 @@ bool TcpPunch::opens_in_time() {
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
 void TcpPunch::answer_peer() {
+    const Guard::Phase before = guard_.phase();
+    guard_.peer_called();
+    follow_guard(before);
     set_user_timeout(Duration::zero());
     if (busy_until_ == Time{})
         busy_until_ = Clock::now() + handshake_time;
@@ -275,8 +324,7 @@ void TcpPunch::happened() {
     case state_syn_sent:
         return;
     case state_syn_received:
-        // The peer's SYN has come. What leaves from now on is for the peer.
-        enter(Guard::Phase::open);
+        // The peer's SYN has come.
         answer_peer();
         return;
     default:
@@ -295,25 +343,25 @@ void TcpPunch::failed(int error) {
     const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
     // The kernel's timer ran out, and we were not late.
     const bool is_too_early =
-        !was_answering && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
+        !was_answering && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next();
     // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
     if (!was_answering && (error == ECONNREFUSED || error == EACCES))
-        context_.too_high(hole_, hop_limit());
+        too_high();
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ECONNREFUSED)
-        failure_log_.failed(hole_,
-                            "a reset came back: the hop limit is too high, or a firewall answers "
-                            "for the peer",
-                            error);
+        failed_by("a reset came back: the hop limit is too high, or a firewall answers "
+                  "for the peer",
+                  error);
+    else if (error == EHOSTUNREACH && guard_.phase() == Guard::Phase::low)
+        least_hop_limit_ = deaf_to_all; // the punch's own error, which that keeps out
     else if (error == EHOSTUNREACH && failures_ < few_failures)
-        guard_.error_came(Clock::now()); // the punch's own error, after the window
+        guard_.error_came(Clock::now()); // the same, after the window
     else if (error == ETIMEDOUT && is_too_early)
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
-        failure_log_.failed(hole_, "can't punch", error);
-    context_.scheduler.unwatch(socket_.fd());
-    socket_.reset();
+        failed_by("can't punch", error);
+    close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
 
@@ -323,15 +371,18 @@ void TcpPunch::retry_at(Time time) {
 
 void TcpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
-    enter(Guard::Phase::open);
+    const Guard::Phase before = guard_.phase();
+    guard_.peer_called();
+    follow_guard(before);
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};
     was_connected_ = true;
-    failure_log_.recovered();
+    recovered();
+    connected_from_ = socket_.local();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
-    context_.proved(hole_, hop_limit());
+    proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
     context_.deliver(std::move(connection), peer, hole_.server);
