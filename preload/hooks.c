@@ -363,22 +363,21 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags
     return result;
 }
 
+/* Without an address only a socket that was there at the start may concern us; and no call of our
+ * own later, which a server may have forbidden itself. */
+static inline void before_reading(int fd) {
+    if (concerns_us() && is_passed_at_start(fd))
+        before_waiting();
+}
+
 ssize_t recv(int fd, void *buffer, size_t size, int flags) {
-    if (concerns_us())
-        heard(fd, flags);
+    before_reading(fd);
     return libc.recv(fd, buffer, size, flags);
 }
 
 ssize_t __recv_chk(int fd, void *buffer, size_t size, size_t room, int flags) {
-    if (concerns_us())
-        heard(fd, flags);
+    before_reading(fd);
     return libc.__recv_chk(fd, buffer, size, room, flags);
-}
-
-/* Of what is read only a socket that was there at the start may concern us. */
-static inline void before_reading(int fd) {
-    if (concerns_us() && is_passed_at_start(fd))
-        heard(fd, 0);
 }
 
 ssize_t read(int fd, void *buffer, size_t size) {

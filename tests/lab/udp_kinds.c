@@ -8,7 +8,8 @@
  *   group       four sockets by SO_REUSEPORT, each with a process
  *   offload     recvmmsg() with UDP_GRO, sendmmsg() with UDP_SEGMENT: the way of QUIC servers
  *   source      answers from the address that it was called by (IPV6_PKTINFO)
- *   recv read   the socket is descriptor 3, from who started it, and connected at the first datagram
+ *   recv read   the socket is descriptor 3, from who started it, and connected at the first
+ * datagram
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -71,8 +72,8 @@ static void serve_connected(uint16_t port) {
             socklen_t length = sizeof *peers;
             if (!(ready[i].revents & POLLIN))
                 continue;
-            ssize_t got = recvfrom(ready[i].fd, data, sizeof data, 0,
-                                   (struct sockaddr *)&peers[i], &length);
+            ssize_t got =
+                recvfrom(ready[i].fd, data, sizeof data, 0, (struct sockaddr *)&peers[i], &length);
             if (got < 0)
                 continue;
             nfds_t of = i;
@@ -137,8 +138,11 @@ static void serve_from_source(int fd) {
         struct sockaddr_in6 peer;
         struct iovec in = {.iov_base = data, .iov_len = sizeof data};
         _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct in6_pktinfo))];
-        struct msghdr message = {.msg_name = &peer, .msg_namelen = sizeof peer, .msg_iov = &in,
-                                 .msg_iovlen = 1, .msg_control = control,
+        struct msghdr message = {.msg_name = &peer,
+                                 .msg_namelen = sizeof peer,
+                                 .msg_iov = &in,
+                                 .msg_iovlen = 1,
+                                 .msg_control = control,
                                  .msg_controllen = sizeof control};
         ssize_t got = recvmsg(fd, &message, 0);
         if (got < 0)
