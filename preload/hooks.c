@@ -585,9 +585,9 @@ int prlimit64(pid_t process, enum __rlimit_resource which, const struct rlimit64
 /* There, these are the same; but headers that make everything 64 bits wide have no declaration of
  * these symbols. */
 extern __typeof(setrlimit64) plain_setrlimit __asm__("setrlimit")
-    __attribute__((alias("setrlimit64"), copy(setrlimit64)));
+    __attribute__((alias("setrlimit64"), nothrow, leaf));
 extern __typeof(prlimit64) plain_prlimit __asm__("prlimit")
-    __attribute__((alias("prlimit64"), copy(prlimit64)));
+    __attribute__((alias("prlimit64"), nothrow, leaf));
 #endif
 
 /* (A child by vfork() says nothing: most programs are executed that way, and few get a listener.)

@@ -21,8 +21,6 @@ LIBRARIES = (
     ("jemalloc", "/usr/lib/*/libjemalloc.so.2", {}),
     ("tcmalloc", "/usr/lib/*/libtcmalloc_minimal.so.4", {}),
     ("socket_wrapper", "/usr/lib/*/libsocket_wrapper.so", {}),
-    ("torsocks", "/usr/lib/*/torsocks/libtorsocks.so",
-     {"TORSOCKS_ALLOW_INBOUND": "1", "TORSOCKS_LOG_LEVEL": "1"}),
 )
 KINDS = {"tcp": servers.own_tcp("::"), "udp": servers.own_udp("::", "recvfrom")}
 
@@ -35,6 +33,8 @@ def test_beside(stand, name, place, environment, order, transport):
     found = glob.glob(place)
     if not found:
         pytest.skip(f"{name} is not installed")
+    if name == "socket_wrapper" and order == "before":
+        pytest.skip("it asks libc itself, and passes over what stands between")
     kind, port = KINDS[transport], fresh_port()
     source_ports = fresh_peer_ports(6)
     libraries = [found[0], str(OURS)] if order == "before" else [str(OURS), found[0]]
