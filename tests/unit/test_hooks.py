@@ -367,6 +367,7 @@ def test_an_awkward_moment(way):
 @pytest.mark.parametrize("way, why", [
     ("no-exec", "Operation not permitted"),
     ("killed-exec", "does not answer"),
+    ("no-memory-file", "memfd: Operation not permitted"),
     ("process-namespace", "Operation not permitted"),
 ])
 def test_where_no_keeper_can_be_had_one_line_says_why(way, why):
