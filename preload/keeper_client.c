@@ -248,7 +248,21 @@ static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *pl
     return NO_KEEPER;
 }
 
-int needed_keeper(const struct identity *identity, enum cause cause) {
+/* A keeper that can't be the owner is this user's, who can say why nothing is punched: one
+ * suffices. */
+static struct identity within_reach(const struct identity *identity) {
+    struct identity reached = *identity;
+    uid_t real, effective, saved;
+    if (getresuid(&real, &effective, &saved) == 0 && effective != 0 && real != identity->owner &&
+        effective != identity->owner && saved != identity->owner)
+        reached.owner = effective;
+    return reached;
+}
+
+int needed_keeper(const struct identity *socket, enum cause cause) {
+    struct identity reached = *socket, *identity = &reached;
+    if (known_keeper(socket) == NO_KEEPER)
+        reached = within_reach(socket);
     int keeper = known_keeper(identity);
     if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !starting_begin())
         return keeper;

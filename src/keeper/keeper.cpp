@@ -305,6 +305,10 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
             registry_.forget(socket.cookie);
             return ENOENT;
         }
+    // Another user's is refused, and said, once it listens; till then its name must not be taken:
+    // it is free again only some time after.
+    if (socket.accepts() && !socket.is_ready() && socket.owner != geteuid())
+        return ENOENT;
     // Known once, it shares its port with us, and no more tells by itself that there was room.
     const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;
