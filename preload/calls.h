@@ -6,10 +6,16 @@
  * accept, accept4  a punched connection comes out in place of its bell
  * recvfrom, __recvfrom_chk (its _FORTIFY_SOURCE entry point), recvmsg, recvmmsg
  *                  a UDP socket that came to be without our bind(); which peers are heard
+ * recv, __recv_chk, read, __read_chk
+ *                  the same, by a server that asks for no peer's address
  * sendto, sendmsg, sendmmsg
  *                  what a UDP server sends renews its hole
  * epoll_ctl, poll, __poll_chk, ppoll, __ppoll_chk, select, pselect
  *                  a listener that came to be without our listen(): a parent's, systemd's, inetd's
+ * chroot, setuid, setreuid, setresuid, setrlimit64, prlimit64 (and setrlimit, prlimit)
+ *                  what the keeper needs may be out of reach afterwards
+ * execve, execv, execvp, execvpe, fexecve, posix_spawn, posix_spawnp
+ *                  said where a listener goes to a program that will not have the library
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
@@ -35,6 +41,10 @@
     CALL(int, recvmmsg,                                                                            \
          (int fd, struct mmsghdr *messages, unsigned int count, int flags,                         \
           struct timespec *timeout))                                                               \
+    CALL(ssize_t, recv, (int fd, void *buffer, size_t size, int flags))                            \
+    CALL(ssize_t, __recv_chk, (int fd, void *buffer, size_t size, size_t room, int flags))         \
+    CALL(ssize_t, read, (int fd, void *buffer, size_t size))                                       \
+    CALL(ssize_t, __read_chk, (int fd, void *buffer, size_t size, size_t room))                    \
     CALL(ssize_t, sendto,                                                                          \
          (int fd, const void *data, size_t size, int flags, const struct sockaddr *address,        \
           socklen_t length))                                                                       \
@@ -55,6 +65,25 @@
     CALL(int, pselect,                                                                             \
          (int count, fd_set *reading, fd_set *writing, fd_set *exceptional,                        \
           const struct timespec *timeout, const sigset_t *mask))                                   \
+    CALL(int, chroot, (const char *path))                                                          \
+    CALL(int, setuid, (uid_t user))                                                                \
+    CALL(int, setreuid, (uid_t real, uid_t effective))                                             \
+    CALL(int, setresuid, (uid_t real, uid_t effective, uid_t saved))                               \
+    CALL(int, setrlimit64, (__rlimit_resource_t which, const struct rlimit64 *limit))              \
+    CALL(int, prlimit64,                                                                           \
+         (pid_t process, enum __rlimit_resource which, const struct rlimit64 *limit,               \
+          struct rlimit64 *old))                                                                   \
+    CALL(int, execve, (const char *path, char *const words[], char *const environment[]))          \
+    CALL(int, execv, (const char *path, char *const words[]))                                      \
+    CALL(int, execvp, (const char *name, char *const words[]))                                     \
+    CALL(int, execvpe, (const char *name, char *const words[], char *const environment[]))         \
+    CALL(int, fexecve, (int fd, char *const words[], char *const environment[]))                   \
+    CALL(int, posix_spawn,                                                                         \
+         (pid_t * child, const char *path, const posix_spawn_file_actions_t *actions,              \
+          const posix_spawnattr_t *attributes, char *const words[], char *const environment[]))    \
+    CALL(int, posix_spawnp,                                                                        \
+         (pid_t * child, const char *name, const posix_spawn_file_actions_t *actions,              \
+          const posix_spawnattr_t *attributes, char *const words[], char *const environment[]))    \
     CALL(pid_t, fork, (void))                                                                      \
     CALL(int, daemon, (int keeps_directory, int keeps_output))                                     \
     CALL(int, close, (int fd))                                                                     \

@@ -23,6 +23,7 @@
 #include <netinet/tcp.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -434,6 +435,33 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags
     return result;
 }
 
+/* Without an address only a socket that was there at the start may concern us; and no call of our
+ * own later, which a server may have forbidden itself. */
+static inline void before_reading(int fd) {
+    if (concerns_us() && is_passed_at_start(fd))
+        before_waiting();
+}
+
+ssize_t recv(int fd, void *buffer, size_t size, int flags) {
+    before_reading(fd);
+    return libc.recv(fd, buffer, size, flags);
+}
+
+ssize_t __recv_chk(int fd, void *buffer, size_t size, size_t room, int flags) {
+    before_reading(fd);
+    return libc.__recv_chk(fd, buffer, size, room, flags);
+}
+
+ssize_t read(int fd, void *buffer, size_t size) {
+    before_reading(fd);
+    return libc.read(fd, buffer, size);
+}
+
+ssize_t __read_chk(int fd, void *buffer, size_t size, size_t room) {
+    before_reading(fd);
+    return libc.__read_chk(fd, buffer, size, room);
+}
+
 /* Descriptors that came along, from a process that may have none of our hooks. */
 static void meet_passed(const struct cmsghdr *passed) {
     size_t count = (passed->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -598,6 +626,122 @@ int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
     if (concerns_us())
         before_sleeping();
     return libc.pselect(count, reading, writing, exceptional, timeout, mask);
+}
+
+/* The last moment for what was left to this process, too. */
+__attribute__((cold, noinline)) static void before_giving_up(void (*get_ready)(void)) {
+    before_waiting();
+    ASIDE(get_ready());
+}
+
+int chroot(const char *path) {
+    if (concerns_us())
+        before_giving_up(have_free_keeper);
+    return libc.chroot(path);
+}
+
+int setuid(uid_t user) {
+    if (concerns_us() && user != geteuid())
+        before_giving_up(be_ready_for_another_user);
+    return libc.setuid(user);
+}
+
+int setreuid(uid_t real, uid_t effective) {
+    if (concerns_us() && real != (uid_t)-1)
+        before_giving_up(be_ready_for_another_user);
+    return libc.setreuid(real, effective);
+}
+
+int setresuid(uid_t real, uid_t effective, uid_t saved) {
+    if (concerns_us() && saved != (uid_t)-1)
+        before_giving_up(be_ready_for_another_user);
+    return libc.setresuid(real, effective, saved);
+}
+
+/* Whether a keeper could not be started any more, or would have no room. Where the server may still
+ * raise it, so may the keeper. */
+static int leaves_no_room(__rlimit_resource_t which, const void *limit) {
+    enum { DESCRIPTORS_NEEDED = 64, BYTES_NEEDED = 64 << 20 };
+    struct rlimit64 next;
+    if (readable_bytes(limit, sizeof next) != sizeof next)
+        return 0;
+    memcpy(&next, limit, sizeof next);
+    return which == RLIMIT_NPROC    ? next.rlim_max < DESCRIPTORS_NEEDED
+           : which == RLIMIT_NOFILE ? next.rlim_max < DESCRIPTORS_NEEDED
+           : which == RLIMIT_AS     ? next.rlim_max < BYTES_NEEDED
+                                    : 0;
+}
+
+static inline void before_limiting(__rlimit_resource_t which, const void *limit) {
+    if (concerns_us() && limit && leaves_no_room(which, limit))
+        before_giving_up(have_free_keeper);
+}
+
+int setrlimit64(__rlimit_resource_t which, const struct rlimit64 *limit) {
+    before_limiting(which, limit);
+    return libc.setrlimit64(which, limit);
+}
+
+int prlimit64(pid_t process, enum __rlimit_resource which, const struct rlimit64 *limit,
+              struct rlimit64 *old) {
+    if (process == 0 || process == getpid())
+        before_limiting(which, limit);
+    return libc.prlimit64(process, which, limit, old);
+}
+
+#ifdef __LP64__
+/* There, these are the same; but headers that make everything 64 bits wide have no declaration of
+ * these symbols. */
+extern __typeof(setrlimit64) plain_setrlimit __asm__("setrlimit")
+    __attribute__((alias("setrlimit64"), nothrow, leaf));
+extern __typeof(prlimit64) plain_prlimit __asm__("prlimit")
+    __attribute__((alias("prlimit64"), nothrow, leaf));
+#endif
+
+/* (A child by vfork() says nothing: most programs are executed that way, and few get a listener.)
+ */
+static inline void before_executing(char *const environment[]) {
+    if (concerns_us())
+        ASIDE(program_is_executed(environment));
+}
+
+int execve(const char *path, char *const words[], char *const environment[]) {
+    before_executing(environment);
+    return libc.execve(path, words, environment);
+}
+
+int execv(const char *path, char *const words[]) {
+    before_executing(environ);
+    return libc.execv(path, words);
+}
+
+int execvp(const char *name, char *const words[]) {
+    before_executing(environ);
+    return libc.execvp(name, words);
+}
+
+int execvpe(const char *name, char *const words[], char *const environment[]) {
+    before_executing(environment);
+    return libc.execvpe(name, words, environment);
+}
+
+int fexecve(int fd, char *const words[], char *const environment[]) {
+    before_executing(environment);
+    return libc.fexecve(fd, words, environment);
+}
+
+int posix_spawn(pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,
+                const posix_spawnattr_t *attributes, char *const words[],
+                char *const environment[]) {
+    before_executing(environment);
+    return libc.posix_spawn(child, path, actions, attributes, words, environment);
+}
+
+int posix_spawnp(pid_t *child, const char *name, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const words[],
+                 char *const environment[]) {
+    before_executing(environment);
+    return libc.posix_spawnp(child, name, actions, attributes, words, environment);
 }
 
 /* A keeper must know of the child before it can find that the parent has ended. */

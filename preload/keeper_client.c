@@ -63,7 +63,9 @@ int identify(int fd, struct identity *identity) {
 int known_keeper(const struct identity *identity) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_page *page = keeper_page(i);
-        if (!synergy_is_over(page) && page->user == identity->owner &&
+        if (!synergy_is_over(page) &&
+            (__atomic_load_n(&page->user, __ATOMIC_ACQUIRE) == identity->owner ||
+             __atomic_load_n(&page->suits_any_user, __ATOMIC_ACQUIRE)) &&
             (page->network == 0 || identity->network == 0 || page->network == identity->network))
             return i;
     }
@@ -214,9 +216,9 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
 
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
  * starting_begin(). */
-static int started_keeper(int is_asked, struct synergy_page *place) {
+static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *place) {
     const char *why;
-    int connection = start_keeper(is_asked, &why);
+    int connection = start_keeper(cause, owner, &why);
     if (connection < 0) {
         /* What is short now may be had later. */
         int is_short = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EAGAIN;
@@ -255,16 +257,52 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     return NO_KEEPER;
 }
 
-int needed_keeper(const struct identity *identity, int is_asked) {
+/* A keeper that can't be the owner is this user's, who can say why nothing is punched: one
+ * suffices. */
+static struct identity within_reach(const struct identity *identity) {
+    struct identity reached = *identity;
+    uid_t real, effective, saved;
+    if (getresuid(&real, &effective, &saved) == 0 && effective != 0 && real != identity->owner &&
+        effective != identity->owner && saved != identity->owner)
+        reached.owner = effective;
+    return reached;
+}
+
+int needed_keeper(const struct identity *socket, enum cause cause) {
+    struct identity reached = *socket, *identity = &reached;
+    if (known_keeper(socket) == NO_KEEPER)
+        reached = within_reach(socket);
     int keeper = known_keeper(identity);
-    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !may_begin() || !starting_begin())
+    if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !may_begin() ||
+        !starting_begin())
         return keeper;
     /* Another thread may have been first. */
     keeper = known_keeper(identity);
-    if (keeper == NO_KEEPER && (!is_given_up || is_asked))
-        keeper = started_keeper(is_asked, NULL);
+    if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
+        keeper = started_keeper(cause, identity->owner, NULL);
     starting_end();
     return keeper;
+}
+
+static int is_any_free(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        if (!synergy_is_over(keeper_page(i)) &&
+            __atomic_load_n(&keeper_page(i)->suits_any_user, __ATOMIC_ACQUIRE))
+            return 1;
+    return 0;
+}
+
+void have_free_keeper(void) {
+    struct identity own = {.owner = geteuid()};
+    if (own.owner != 0) {
+        needed_keeper(&own, RIGHTS_GO); /* it can be no other user's */
+        return;
+    }
+    if (is_given_up || is_any_free() || !starting_begin())
+        return;
+    if (!is_any_free())
+        started_keeper(RIGHTS_GO, geteuid(), NULL);
+    starting_end();
 }
 
 void replace_keeper(int keeper) {
@@ -281,7 +319,9 @@ void replace_keeper(int keeper) {
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         synergy_set_over(page);
         if (!is_given_up && may_begin())
-            started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
+            started_keeper(__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED
+                                                                                  : SOCKET_IS_THERE,
+                           page->user, page);
     }
     starting_end();
     if (is_ours_to_do)
@@ -393,6 +433,16 @@ static int noted(int keeper, int error) {
     return error;
 }
 
+static int is_in_network_of(const struct synergy_page *page) {
+    struct identity identity = {.network = page->network};
+    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0) {
+        identify(fd, &identity);
+        syscall(SYS_close, fd);
+    }
+    return identity.network == page->network;
+}
+
 static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
                                    struct synergy_answer *answer) {
     if (rests(keeper))
@@ -411,6 +461,10 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass,
         replace_keeper(keeper);
         if (opens)
             error = exchange(page, request, pass, answer);
+    }
+    if (opens && error == ECONNREFUSED && !is_in_network_of(page)) {
+        COMPLAIN_ONCE("this process is in another network namespace than its socket", 0);
+        return error;
     }
     /* What else could not be asked the keeper finds out by itself, or rings again. */
     if (opens && error != 0) {

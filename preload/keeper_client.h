@@ -9,6 +9,7 @@
 #pragma once
 
 #include "descriptors.h"
+#include "keeper_start.h"
 #include "wire.h"
 
 #include <sys/types.h>
@@ -43,7 +44,11 @@ int identify(int fd, struct identity *identity);
 int known_keeper(const struct identity *identity);
 
 /* The same, started if there is none yet; NO_KEEPER: nothing is to be had (said once). */
-int needed_keeper(const struct identity *identity, int is_asked);
+int needed_keeper(const struct identity *identity, enum cause cause);
+
+/* One that keeps nothing yet, and will suit whoever makes the first socket, started if there is
+ * none. */
+void have_free_keeper(void);
 
 /* Whoever keeps the socket already, found by its cookie; NO_KEEPER. The answer tells what the
  * socket is to it. */

@@ -62,7 +62,8 @@ void find_keeper(void) {
 /* What the two children are told, and what they found. They write into this memory. */
 struct start {
     int connection; /* the keeper's end */
-    int is_asked;
+    enum cause cause;
+    uid_t owner;
     int error; /* of exec */
 };
 
@@ -128,6 +129,21 @@ static void arrange_descriptors(int connection) {
         move(stderr_path, SYNERGY_STDERR_FD);
 }
 
+/* Who made a listener alone can bind beside it (socket(7), SO_REUSEPORT): that is another user
+ * where the server has changed its own in between, or for the moment. And it is to be that user in
+ * every way: a program that is executed with real and effective user apart ignores its environment.
+ */
+static void become(uid_t owner) {
+    uid_t real, effective, saved;
+    gid_t group = getegid();
+    if (getresuid(&real, &effective, &saved) == 0 && real == owner && effective == owner &&
+        getgid() == group)
+        return;
+    prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    syscall(SYS_setresgid, group, group, group);
+    syscall(SYS_setresuid, owner, owner, owner);
+}
+
 /* A user's capability does not outlive exec unless it is ambient (capabilities(7)); a server may
  * have it to bind a port below 1024, and the keeper binds beside. */
 static void keep_capability(void) {
@@ -147,8 +163,12 @@ static void keep_capability(void) {
 static int run_keeper(void *argument) {
     struct start *start = argument;
     setsid();
-    char name[] = "synergy-keeper", asked[] = SYNERGY_KEEPER_ASKED;
-    char *words[] = {name, start->is_asked ? asked : NULL, NULL};
+    char name[] = "synergy-keeper", asked[] = SYNERGY_KEEPER_ASKED, early[] = SYNERGY_KEEPER_EARLY;
+    char *words[] = {name,
+                     start->cause == IS_ASKED    ? asked
+                     : start->cause == RIGHTS_GO ? early
+                                                 : NULL,
+                     NULL};
     /* Told when all have failed, since an exec that succeeds ends the writing here. */
     int error = ENOENT;
     for (const char *const *place = places; *place; place++) {
@@ -166,6 +186,7 @@ static int run_keeper(void *argument) {
 static int start_child(void *argument) {
     struct start *start = argument;
     arrange_descriptors(start->connection);
+    become(start->owner);
     keep_capability();
     if (clone(run_keeper, inner_stack + sizeof inner_stack,
               CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, start) < 0)
@@ -183,12 +204,12 @@ static int would_begin_a_namespace(void) {
             own.st_ino != childrens.st_ino);
 }
 
-int start_keeper(int is_asked, const char **why) {
+int start_keeper(enum cause cause, uid_t owner, const char **why) {
     int ends[2];
     *why = "can't be connected to";
     if (syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         return -1;
-    struct start start = {.connection = ends[1], .is_asked = is_asked};
+    struct start start = {.connection = ends[1], .cause = cause, .owner = owner};
     int child = -1;
     *why = "can't be started";
     if (would_begin_a_namespace())

@@ -185,7 +185,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
-        keeper = needed_keeper(&identity, 0);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
         if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
@@ -220,7 +220,7 @@ struct preparation socket_will_listen(int fd) {
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port))
             return preparation;
-        keeper = needed_keeper(&identity, 0);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, TCP, port, 0))
         return preparation;
@@ -284,7 +284,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
-        needed_keeper(&identity, 0);
+        needed_keeper(&identity, SOCKET_IS_THERE);
 }
 
 void socket_has_key(int fd, int option, const void *key, socklen_t length) {
@@ -293,7 +293,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
     if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
         (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
         return;
-    int keeper = needed_keeper(&identity, 0);
+    int keeper = needed_keeper(&identity, SOCKET_IS_THERE);
     if (keeper == NO_KEEPER)
         return;
     struct synergy_request request = {
@@ -424,14 +424,14 @@ static int number_of(const char *name) {
     return number;
 }
 
-void take_stock(void) {
-    enum { FEW = 64 };
+static void for_each_descriptor(void (*visit)(int)) {
+    enum { FEW = 1024 };
     /* (Not `self`: its first thread may have ended.) */
     int directory = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/fd",
                                  O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) {
         for (int fd = 0; fd < FEW; fd++)
-            meet(fd);
+            visit(fd);
         return;
     }
     _Alignas(struct entry) char entries[1024];
@@ -441,11 +441,61 @@ void take_stock(void) {
             const struct entry *entry = (const struct entry *)(entries + at);
             int fd = number_of(entry->name);
             if (fd >= 0 && fd != directory)
-                meet(fd);
+                visit(fd);
             at += entry->size;
         }
     syscall(SYS_close, directory);
     forget_descriptor(directory);
+}
+
+void take_stock(void) {
+    for_each_descriptor(meet);
+}
+
+static void be_ready_for(int fd) {
+    struct stat status;
+    struct identity identity;
+    if (mark_of(fd) != SYNERGY_UNKNOWN || fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) ||
+        transport_of(fd) == NEITHER || port_of(fd) != 0)
+        return;
+    int domain = option(fd, SO_DOMAIN);
+    if ((domain == AF_INET || domain == AF_INET6) && identify(fd, &identity))
+        needed_keeper(&identity, RIGHTS_GO);
+}
+
+void be_ready_for_another_user(void) {
+    for_each_descriptor(be_ready_for);
+}
+
+/* Whether the descriptor is still what was noted of it, and goes on through exec. */
+static int is_passed_on(int fd, struct descriptor descriptor) {
+    struct identity identity;
+    int flags = (int)syscall(SYS_fcntl, fd, F_GETFD);
+    return flags >= 0 && !(flags & FD_CLOEXEC) && identify(fd, &identity) &&
+           identity.cookie == descriptor.cookie;
+}
+
+static void executed_without_library(int keeper, uint64_t cookie) {
+    struct synergy_request request = {.kind = SYNERGY_EXECUTED_WITHOUT, .cookie = cookie};
+    if (keeper != NO_KEEPER && !synergy_is_over(keeper_page(keeper)))
+        ask_keeper(keeper, &request, -1, NULL);
+}
+
+void program_is_executed(char *const environment[]) {
+    /* (The loader trusts nothing in it then.) */
+    if (getuid() != geteuid() || getgid() != getegid()) {
+        struct identity own = {.owner = geteuid()};
+        executed_without_library(needed_keeper(&own, RIGHTS_GO), 0);
+        return;
+    }
+    if (readable_bytes(environment, sizeof *environment) != sizeof *environment ||
+        is_library_in(environment))
+        return;
+    for (int fd = 0, last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED); fd <= last; fd++) {
+        struct descriptor descriptor = descriptor_of(fd);
+        if (is_ours(descriptor.mark) && is_passed_on(fd, descriptor))
+            executed_without_library((int)descriptor.keeper, descriptor.cookie);
+    }
 }
 
 void socket_is_closed(const struct descriptor *descriptor) {
@@ -478,7 +528,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     }
     if (!identify(fd, &identity))
         return errno;
-    int keeper = needed_keeper(&identity, 1);
+    int keeper = needed_keeper(&identity, IS_ASKED);
     if (keeper == NO_KEEPER)
         return ELIBACC;
     if (transport != UDP && option(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))

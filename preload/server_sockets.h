@@ -36,6 +36,14 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter);
 /* Meets all that was left to this process. */
 void take_stock(void);
 
+/* A keeper is started if there are sockets that may be bound after the server has changed its user:
+ * then it will not be the one who made them, who alone can bind beside them. */
+void be_ready_for_another_user(void);
+
+/* Another program takes this process's place, or a child's: the keeper says so where that will have
+ * a listener and not the library, so that connections would be given to nobody. */
+void program_is_executed(char *const environment[]);
+
 /* What the entry was made for is closed, or takes no more peers. */
 void socket_is_closed(const struct descriptor *descriptor);
 

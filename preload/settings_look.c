@@ -108,7 +108,8 @@ static int has_variables(char **environment) {
     return 0;
 }
 
-/* A port at the beginning of the text, which goes on behind it; 0: there is none. */
+/* A port, or another number as small, at the beginning of the text, which goes on behind it; 0:
+ * there is none. */
 static uint16_t port_at(const char **text) {
     unsigned long port = 0;
     for (; **text >= '0' && **text <= '9'; ++*text)
@@ -136,7 +137,21 @@ static int read_ranges(const char *text) {
     return count > 0 ? count : ANY;
 }
 
+int passed_at_start;
+
+static int names_library(const char *preload) {
+    return preload && strstr(preload, "libsynergy.so");
+}
+
+/* Or else it is named in /etc/ld.so.preload, or linked. */
+static int is_named_by_environment;
+
+int is_library_in(char *const environment[]) {
+    return !is_named_by_environment || names_library(variable((char **)environment, "LD_PRELOAD"));
+}
+
 void look_for_settings(char **environment) {
+    is_named_by_environment = names_library(variable(environment, "LD_PRELOAD"));
     if (!is_trusted())
         environment = NULL;
     int is_set = has_variables(environment);
@@ -150,6 +165,8 @@ void look_for_settings(char **environment) {
         if (ports && !has_file && !variable(environment, "SYNERGY_CONFIG"))
             range_count = read_ranges(ports);
         found = keep(environment);
+        const char *passed = variable(environment, "LISTEN_FDS");
+        passed_at_start = passed ? 3 + port_at(&passed) : 0;
     }
     __atomic_store_n(&concern, found ? SOMETHING : NOTHING, __ATOMIC_RELEASE);
 }

@@ -32,6 +32,16 @@ static inline int is_concerned(void) {
 /* Whether SYNERGY_PORTS lets this local port have peers. Yes where that can't be told here. */
 int settings_mean_port(uint16_t port);
 
+/* Whether the process may have got the descriptor with its program: from inetd(8) as 0, from
+ * systemd as LISTEN_FDS says (sd_listen_fds(3)). */
+extern int passed_at_start;
+static inline int is_passed_at_start(int fd) {
+    return fd == 0 || (fd > 2 && fd < passed_at_start);
+}
+
+/* Whether a program that is executed with this environment has the library as this one has it. */
+int is_library_in(char *const environment[]);
+
 /* Whether SYNERGY_LOG lets nothing be said. */
 int settings_want_silence(void);
 

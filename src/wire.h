@@ -35,6 +35,9 @@ enum {
 /* The keeper's only argument, where it is synergy_to() that starts it: it stays though no peers are
  * set. */
 #define SYNERGY_KEEPER_ASKED "asked"
+/* ... and where there is no socket yet, and the server gives up what a start takes: the keeper ends
+ * if none comes. */
+#define SYNERGY_KEEPER_EARLY "early"
 
 struct synergy_secret {
     uint8_t bytes[16];
@@ -88,6 +91,9 @@ enum synergy_kind {
     /* What has become of each hole: a memfd with a JSON document comes back
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
+    /* The process executes a program that will have the socket with `cookie` and not the library;
+     * 0: that will be in secure execution. To be logged. No answer. */
+    SYNERGY_EXECUTED_WITHOUT,
 };
 
 /* As synergy_to() has it. */
@@ -153,8 +159,9 @@ struct synergy_page {
     uint32_t now;
     struct synergy_address keeper;
     struct synergy_secret secret;
-    synergy_u64 network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
-    uint32_t user;       /* whose sockets it can bind beside */
+    synergy_u64 network;     /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
+    uint32_t user;           /* whose sockets it can bind beside */
+    uint32_t suits_any_user; /* or whoever's the first one is: it has none yet, and may choose */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell

@@ -37,12 +37,14 @@ bool exert(Capabilities sets, std::uint32_t mask) {
 }
 
 /// capabilities(7): all but these leave every set.
-bool keep_capabilities(bool looks_into_processes, const std::function<bool()> &can_punch) {
+bool keep_capabilities(bool looks_into_processes, bool may_change_user,
+                       const std::function<bool()> &can_punch) {
     Capabilities sets{};
     if (syscall(SYS_capget, &capability_header, sets.data()) != 0)
         return false;
-    std::uint32_t kept =
-        1U << CAP_NET_BIND_SERVICE | (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0);
+    std::uint32_t kept = 1U << CAP_NET_BIND_SERVICE |
+                         (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0) |
+                         (may_change_user ? 1U << CAP_SETUID : 0);
     constexpr std::uint32_t raw = 1U << CAP_NET_RAW, admin = 1U << CAP_NET_ADMIN;
     for (const std::uint32_t more : {0U, raw, admin, raw | admin})
         if (exert(sets, kept | more) && can_punch()) {
@@ -123,7 +125,9 @@ constexpr std::array system_calls{
     "sched_getparam", "sched_getscheduler",
     // who one is; others' end is waited for by pidfd_open(2), and nothing sent to them
     "getegid", "geteuid", "getgid", "getpid", "getppid", "gettid", "getuid", "pidfd_open",
-    "getresuid", "getresgid", "getgroups", "sysinfo", "arch_prctl"};
+    "getresuid", "getresgid", "getgroups", "sysinfo", "arch_prctl",
+    // become_user(), which takes a capability
+    "setresuid", "capget", "capset"};
 
 /// seccomp(2), for all threads.
 bool keep_system_calls() {
@@ -150,6 +154,7 @@ bool keep_system_calls() {
     // abort(3) signals itself.
     allow_with(SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(getpid())));
     allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+    allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_KEEPCAPS));
     // Questions alone: TIOCSTI would type into the terminal that the log goes to.
     for (const unsigned long request :
          {static_cast<unsigned long>(FIONREAD), static_cast<unsigned long>(TCGETS),
@@ -165,8 +170,22 @@ bool keep_system_calls() {
 
 } // namespace
 
+bool become_user(uid_t user) {
+    if (user != geteuid() &&
+        (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0 || setresuid(user, user, user) != 0))
+        return false;
+    Capabilities sets{};
+    if (syscall(SYS_capget, &capability_header, sets.data()) != 0)
+        return false;
+    for (auto &set : sets)
+        set.permitted &= &set != sets.data() ? 0
+                         : user == 0         ? ~(1U << CAP_SETUID)
+                                             : 1U << CAP_NET_BIND_SERVICE;
+    return exert(sets, ~0U);
+}
+
 std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
-                                 const std::function<bool()> &can_punch) {
+                                 const std::function<bool()> &can_punch, bool may_change_user) {
     std::vector<std::string> missing;
     // Whether it was done, tried where that may be the end.
     const auto take = [&](const char *what, const auto &step) {
@@ -178,7 +197,8 @@ std::vector<std::string> confine(const std::vector<std::string> &written, bool l
         if (!is_done)
             missing.push_back(why(what));
     };
-    take("capabilities", [&] { return keep_capabilities(looks_into_processes, can_punch); });
+    take("capabilities",
+         [&] { return keep_capabilities(looks_into_processes, may_change_user, can_punch); });
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         missing.push_back(why("no_new_privs"));
     if (!looks_into_processes)

@@ -21,8 +21,13 @@ namespace synergy {
 ///
 /// `can_punch`: whether what has to be done can be done, with the rights of the moment at which it
 /// is asked. Where that takes CAP_NET_RAW or CAP_NET_ADMIN (the options of listeners: socket(7)),
-/// it is kept.
+/// it is kept. `may_change_user`: become_user() is still to come.
 std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
-                                 const std::function<bool()> &can_punch);
+                                 const std::function<bool()> &can_punch,
+                                 bool may_change_user = false);
+
+/// Goes on as this user, for good, and if that is not root with no capability but the one to bind
+/// beside listeners. False if that can't be.
+bool become_user(uid_t user);
 
 } // namespace synergy

@@ -301,7 +301,7 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         if (reply.show != message.passed.fd())
             message.passed.reset();
     }
-    if (request.kind != SYNERGY_HERE)
+    if (request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT)
         tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);
     return is_servers ? Served::done : Served::refused;
 }

@@ -24,6 +24,9 @@ using std::chrono::seconds;
 /// A server that closes its last listener may listen again.
 constexpr Duration rest_without_socket = seconds(3);
 
+/// Who gives rights up need not be a server.
+constexpr Duration time_for_a_socket = std::chrono::minutes(10);
+
 /// A server that is told to end may close its sockets long before it does end, and what replaces it
 /// needs the port.
 constexpr Duration between_looks = milliseconds(10);
@@ -117,8 +120,11 @@ void end_real_time() {
 
 } // namespace
 
-void Keeper::answer_start(Socket connection, pid_t starter) {
+void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
     processes_.add(starter);
+    is_early_ = is_early;
+    suits_any_user_ = is_early && geteuid() == 0;
+    __atomic_store_n(&page_->suits_any_user, suits_any_user_ ? 1 : 0, __ATOMIC_RELEASE);
     // It may have died meanwhile, or have lost its patience.
     if (!Control::tell(connection, {}, page_.memory().fd()) || processes_.are_gone()) {
         end();
@@ -131,6 +137,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
         return processes_.has(silent) && (silent == starter || !processes_.has(starter));
     });
+    if (is_early)
+        rest_for(time_for_a_socket);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
         end_real_time();
         registry_.follow_settings();
@@ -139,9 +147,23 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     });
 }
 
+/// Who made the first socket is not known when a server gives its rights up before, and that user
+/// alone can bind beside it (socket(7), SO_REUSEPORT).
+bool Keeper::become_ready_for(uid_t owner) {
+    if (!std::exchange(suits_any_user_, false))
+        return false;
+    __atomic_store_n(&page_->suits_any_user, 0, __ATOMIC_RELEASE);
+    const bool is_another = owner != geteuid();
+    if (!become_user(owner) || !is_another)
+        return false;
+    __atomic_store_n(&page_->user, owner, __ATOMIC_RELEASE);
+    return true;
+}
+
 void Keeper::give_up_rights() const {
     const auto can_punch = [this] { return registry_.can_give_options(); };
-    for (const std::string &missing : confine(written_, registry_.holds_duplicates(), can_punch))
+    for (const std::string &missing :
+         confine(written_, registry_.holds_duplicates(), can_punch, suits_any_user_))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
@@ -213,6 +235,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_MEET:
             meet(call, reply);
             break;
+        case SYNERGY_EXECUTED_WITHOUT:
+            executed_without_library(call);
+            break;
         case SYNERGY_KEY:
             keep_key(call, reply);
             break;
@@ -255,7 +280,9 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
 }
 
 void Keeper::open(const Call &call, Reply &reply) {
-    const auto socket = describe_passed(call);
+    auto socket = describe_passed(call);
+    if (socket && become_ready_for(socket->owner))
+        socket = describe_passed(call); // to another user it may be another thing
     if (!socket) {
         reply.answer.result = errno;
         reply.answer.mark = SYNERGY_UNTOUCHED;
@@ -304,6 +331,10 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
             registry_.forget(socket.cookie);
             return ENOENT;
         }
+    // Another user's is refused, and said, once it listens; till then its name must not be taken:
+    // it is free again only some time after.
+    if (socket.accepts() && !socket.is_ready() && socket.owner != geteuid())
+        return ENOENT;
     // Known once, it shares its port with us, and no more tells by itself that there was room.
     const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;
@@ -428,6 +459,24 @@ void Keeper::meet(const Call &call, Reply &reply) {
     reply.show = page_.memory().fd();
 }
 
+/// Most programs that a server executes have no use for its sockets, so it is said once of each.
+void Keeper::executed_without_library(const Call &call) {
+    const std::uint64_t cookie = call.request.cookie;
+    const ServerSocket *socket = registry_.find(cookie);
+    if ((cookie != 0 && socket == nullptr) || !said_.insert(cookie).second)
+        return;
+    if (cookie == 0)
+        log::warn("process {} executes a program with its real and effective user apart: the "
+                  "loader gives that no library but those in /etc/ld.so.preload, and there the "
+                  "library heeds nothing but {}/synergy/synergy.toml",
+                  call.process, SYNERGY_SYSCONFDIR);
+    else
+        log::warn("{} {}: process {} executes a program that gets this socket, and has no "
+                  "LD_PRELOAD in its environment: what that accepts is no peer's connection "
+                  "(`env LD_PRELOAD=...` before the program's name gives it the library)",
+                  name(socket->transport), socket->local.text(), call.process);
+}
+
 void Keeper::status(Reply &reply) {
     reply.hand_over =
         in_memory(status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
@@ -457,16 +506,21 @@ void Keeper::look_for_the_end() {
             end();
         return;
     }
-    if (registry_.is_empty())
-        rest_.set(Clock::now() + rest_without_socket, [this] {
-            // From here on it is asked in vain, and another is started; who has asked is served.
-            synergy_set_over(&*page_);
-            control_.serve_waiting();
-            if (registry_.is_empty())
-                end();
-            else
-                synergy_unset_over(&*page_);
-        });
+    // Where there was no socket at the start, no other keeper may be to be had.
+    if (registry_.is_empty() && !is_early_)
+        rest_for(rest_without_socket);
+}
+
+void Keeper::rest_for(Duration time) {
+    rest_.set(Clock::now() + time, [this] {
+        // From here on it is asked in vain, and another is started; who has asked is served.
+        synergy_set_over(&*page_);
+        control_.serve_waiting();
+        if (registry_.is_empty())
+            end();
+        else
+            synergy_unset_over(&*page_);
+    });
 }
 
 void Keeper::end() {

@@ -9,6 +9,7 @@
 #include "server/socket_diag.h"
 
 #include <map>
+#include <unordered_set>
 
 namespace synergy {
 
@@ -20,7 +21,7 @@ class Keeper {
 
     /// Tells the process that started the keeper, at the other end of this connection, where the
     /// page is, and serves its requests from then on.
-    void answer_start(Socket connection, pid_t starter);
+    void answer_start(Socket connection, pid_t starter, bool is_early);
     /// Until the server has no process any more, or no socket.
     void run();
     /// What is due now or within `longest`, once.
@@ -40,14 +41,19 @@ class Keeper {
                                      const std::optional<Target> &target);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
+    void executed_without_library(const Call &call);
     void keep_key(const Call &call, Reply &reply);
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
     void look_for_the_end();
+    /// Ends after that time if no socket has come by then.
+    void rest_for(Duration time);
     void end();
     void take_signals();
     void look_often_until(Time end);
+    /// True where that changed something.
+    bool become_ready_for(uid_t owner);
     void tell_time();
     void give_up_rights() const;
 
@@ -66,6 +72,9 @@ class Keeper {
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
     Timer telling_time_;
+    bool is_early_ = false;
+    bool suits_any_user_ = false;
+    std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
     std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
     bool is_over_ = false;
 };

@@ -43,6 +43,11 @@ void reset_resources() {
             limit == RLIMIT_STACK ? std::min<rlim_t>(value.rlim_max, 8UL << 20) : value.rlim_max;
         setrlimit(limit, &value);
     }
+    // A server may have left itself next to none. As root more can be had.
+    constexpr rlimit enough{.rlim_cur = 4096, .rlim_max = 4096};
+    rlimit descriptors{};
+    if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0 && descriptors.rlim_max < enough.rlim_max)
+        setrlimit(RLIMIT_NOFILE, &enough);
 }
 
 /// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
@@ -107,7 +112,7 @@ std::vector<std::string> written_places(const Settings &settings, const std::str
     return places;
 }
 
-int keep(bool is_asked) {
+int keep(std::string_view cause) {
     Socket start(SYNERGY_START_FD);
     const auto starter = peer_credentials(start);
     if (!starter) {
@@ -130,7 +135,7 @@ int keep(bool is_asked) {
         // Of a file without a single setting nobody expects anything.
         const bool may_gain =
             settings.follows_file && (!settings.is_file_blank || settings.has_peer_directory);
-        if (!is_asked && !settings.has_peers() && !may_gain)
+        if (cause != SYNERGY_KEEPER_ASKED && !settings.has_peers() && !may_gain)
             return refuse(ENOENT);
         const int directory = chdir("/");
         static_cast<void>(directory);
@@ -138,7 +143,7 @@ int keep(bool is_asked) {
         if (geteuid() == 0 && !learned_file.empty()) // it is confined to what is there
             static_cast<void>(make_place_for(learned_file));
         Keeper keeper(settings, learned_file, written_places(settings, learned_file));
-        keeper.answer_start(std::move(start), starter->pid);
+        keeper.answer_start(std::move(start), starter->pid, cause == SYNERGY_KEEPER_EARLY);
         keeper.run();
         return 0;
     } catch (const std::system_error &error) {
@@ -159,5 +164,5 @@ int keep(bool is_asked) {
 int main(int argc, char **argv) {
     reset_inherited();
     sort_descriptors();
-    return keep(argc > 1 && std::strcmp(argv[1], SYNERGY_KEEPER_ASKED) == 0);
+    return keep(argc > 1 ? argv[1] : "");
 }

@@ -25,7 +25,12 @@ PACKAGES = {
     "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
     "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",
     "tc": "iproute2", "sctp_darn": "lksctp-tools", "traceroute": "traceroute",
-    "apache2": "apache2",
+    "apache2": "apache2", "slapd": "slapd", "squid": "squid", "varnishd": "varnish",
+    "kamailio": "kamailio", "postfix": "postfix", "haproxy": "haproxy",
+    "dovecot": "dovecot-imapd", "exim4": "exim4-daemon-light", "iperf3": "iperf3",
+    "vsftpd": "vsftpd", "curl": "curl", "openvpn": "openvpn", "inetd": "openbsd-inetd",
+    "inetutils-inetd": "inetutils-inetd", "tcpserver": "ucspi-tcp-ipv6",
+    "systemd-socket-activate": "systemd",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

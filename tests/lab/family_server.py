@@ -11,8 +11,12 @@ back after "ADDRESS PORT PID ", the peer's as the server sees it and the serving
                                               wait is accept, poll, select or epoll
     family_server.py PORT start PROGRAM...    listens, and starts a program with the listener as
                                               LISTEN_FDS says; see the next
+    family_server.py PORT start-udp PROGRAM...
+                                              the same with a UDP socket
     family_server.py PORT activated HOW       serves on descriptor 3
     family_server.py PORT inetd               serves on descriptor 0
+    family_server.py PORT inetd-nowait        serves the connection that descriptor 0 is
+    family_server.py PORT inetd-udp           answers datagrams on descriptor 0
 """
 
 import os
@@ -58,6 +62,12 @@ def serve(listener, how="accept"):
         threading.Thread(target=echo, args=(connection, peer), daemon=True).start()
 
 
+def serve_datagrams(sock):
+    while True:
+        data, peer = sock.recvfrom(65536)
+        sock.sendto(f"{peer[0]} {peer[1]} {os.getpid()} ".encode() + data, peer)
+
+
 def fork_and_leave():
     if os.fork() != 0:
         os._exit(0)
@@ -69,10 +79,19 @@ def main():
         serve(socket.socket(fileno=3), *rest)
     if mode == "inetd":
         serve(socket.socket(fileno=0))
-    listener = socket.socket(socket.AF_INET6)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if mode == "inetd-nowait":
+        connection = socket.socket(fileno=0)
+        echo(connection, connection.getpeername())
+        return
+    if mode == "inetd-udp":
+        serve_datagrams(socket.socket(fileno=0))
+    is_udp = mode == "start-udp"
+    listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM)
+    if not is_udp:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("::", port))
-    listener.listen(100)
+    if not is_udp:
+        listener.listen(100)
     if mode == "nobody":
         os.setgroups([])
         os.setgid(65534)
@@ -97,7 +116,7 @@ def main():
                 serve(listener, *rest)
         while True:
             signal.pause()
-    elif mode == "start":
+    elif mode in ("start", "start-udp"):
         # systemd.socket(5): Accept=no; inetd(8): wait
         descriptor = 0 if rest[-1] == "inetd" else 3
         os.dup2(listener.fileno(), descriptor)
