@@ -8,6 +8,14 @@
 
 #include <sys/socket.h>
 
+/* listen() is about to be called. What comes back is for socket_does_not_listen(), if it fails. */
+struct preparation {
+    int keeper; /* NO_KEEPER: nothing was done */
+    int lets_others_in, shares_port;
+};
+struct preparation socket_will_listen(int fd);
+void socket_does_not_listen(int fd, const struct preparation *preparation);
+
 /* listen() and bind() have succeeded. */
 void socket_listens(int fd);
 void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);

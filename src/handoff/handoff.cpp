@@ -132,6 +132,9 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
         if (heard == Heard::by_the_server)
             return nullptr;
     }
+    // Before listen() nobody hears it, wherever it is bound to.
+    if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
+        return nullptr;
     return heard == Heard::by_nobody ? bound_to_device : anothers;
 }
 
@@ -383,6 +386,18 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     silence(offer);
     offers_.erase(id);
     return fetched;
+}
+
+bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
+    return std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
+        return entry.second->listener.cookie == listener && entry.second->peer == peer;
+    });
+}
+
+void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
+    for (auto &entry : offers_)
+        if (entry.second->listener.cookie == before)
+            entry.second->listener = now;
 }
 
 void Handoff::withdraw(std::uint64_t listener) {

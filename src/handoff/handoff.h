@@ -48,6 +48,9 @@ class Handoff {
     /// peer gets a reset.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
 
+    /// Whether one of this peer's waits to be fetched.
+    [[nodiscard]] bool has_waiting(std::uint64_t listener, const Endpoint &peer) const;
+
     struct Fetched {
         Socket connection;
         Endpoint peer;
@@ -58,13 +61,16 @@ class Handoff {
     /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
+    /// The port has another listener now, which gets the connections that wait for the one with
+    /// this cookie.
+    void listens_again(std::uint64_t before, const ServerSocket &now);
     /// The listener with this cookie is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener);
 
   private:
     struct Offer {
-        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, const ServerSocket &at)
-            : connection(std::move(what)), peer(from), listener(at), timer(scheduler) {}
+        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, ServerSocket at)
+            : connection(std::move(what)), peer(from), listener(std::move(at)), timer(scheduler) {}
         /// What was not fetched is reset, as the kernel does with what nobody accepts any more.
         ~Offer();
         Offer(const Offer &) = delete;

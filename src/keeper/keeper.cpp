@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <csignal>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <system_error>
@@ -69,22 +70,26 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
-      registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.locate = [this](ServerSocket &socket) { return locate(socket); },
-                 .dropped =
-                     [this](std::uint64_t cookie) {
-                         control_.release(cookie);
-                         look_for_the_end();
-                     },
-                 .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
+      registry_(
+          scheduler_, settings, learned_file, handoff_, traffic_,
+          {.locate = [this](ServerSocket &socket) { return locate(socket); },
+           .is_port_taken =
+               [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                      const ServerSocket &socket) { return is_port_taken(connections, socket); },
+           .dropped =
+               [this](std::uint64_t cookie) {
+                   control_.release(cookie);
+                   look_for_the_end();
+               },
+           .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
       control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
       processes_(scheduler_,
                  [this] {
-                     registry_.give_way();
+                     registry_.look_for_closed();
                      look_for_the_end();
                  }),
       looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
-      afterwards_(scheduler_) {
+      afterwards_(scheduler_), telling_time_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -99,6 +104,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     }
     control_.serve_starter(std::move(connection), starter);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -154,6 +161,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             processes_.add(call.process);
         switch (call.request.kind) {
         case SYNERGY_OPEN:
+        case SYNERGY_PREPARE:
             open(call, reply);
             break;
         case SYNERGY_OPEN_TOWARD:
@@ -217,7 +225,9 @@ void Keeper::open(const Call &call, Reply &reply) {
         reply.answer.mark = SYNERGY_UNTOUCHED;
         return;
     }
-    if (socket->transport != Transport::udp && !socket->listens) {
+    const bool is_to_listen =
+        call.request.kind == SYNERGY_PREPARE && socket->accepts() && !socket->listens;
+    if (socket->transport != Transport::udp && !socket->listens && !is_to_listen) {
         reply.answer.result = EINVAL;
         reply.answer.mark = SYNERGY_UNKNOWN;
         return;
@@ -251,8 +261,10 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       obstacle);
+            if (socket.is_ready())
+                log::error("{} {}: nothing is punched: {}", name(socket.transport),
+                           socket.local.text(), obstacle);
+            registry_.forget(socket.cookie);
             return ENOENT;
         }
     // Known once, it shares its port with us, and no more tells by itself that there was room.
@@ -271,11 +283,22 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
-    if (registry_.has(socket.cookie))
+    if (registry_.has(socket.cookie)) {
         rest_.cancel();
-    else
+        tell_time();
+    } else {
         control_.release(socket.cookie);
+    }
     return result;
+}
+
+/// For as long as there are datagrams to be noted.
+void Keeper::tell_time() {
+    if (!registry_.has_datagrams())
+        return;
+    const Time now = Clock::now();
+    page_.show_time(now);
+    telling_time_.set(now + seconds(1), [this] { tell_time(); });
 }
 
 void Keeper::open_toward(const Call &call, Reply &reply) {
@@ -375,12 +398,23 @@ void Keeper::status(Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
-    if (!socket.punches_itself()) {
+    if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
     return processes_.locate(socket);
+}
+
+/// Whether the port of a listener that is gone is free for nobody: since a connection still has it,
+/// and not since another listener does.
+bool Keeper::is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                           const ServerSocket &socket) const {
+    return std::any_of(connections.begin(), connections.end(),
+                       [this](const auto &ends) {
+                           return socket_diag_.has_connection(ends.first, ends.second);
+                       }) &&
+           !socket_diag_.has_listener(socket.local);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a
@@ -396,17 +430,17 @@ void Keeper::look_for_the_end() {
     if (registry_.is_empty())
         rest_.set(Clock::now() + rest_without_socket, [this] {
             // From here on it is asked in vain, and another is started; who has asked is served.
-            __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+            synergy_set_over(&*page_);
             control_.serve_waiting();
             if (registry_.is_empty())
                 end();
             else
-                __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+                synergy_unset_over(&*page_);
         });
 }
 
 void Keeper::end() {
-    __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+    synergy_set_over(&*page_);
     is_over_ = true;
 }
 

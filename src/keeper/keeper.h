@@ -42,10 +42,13 @@ class Keeper {
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
+    [[nodiscard]] bool is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                                     const ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();
     void look_often_until(Time end);
+    void tell_time();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -62,6 +65,7 @@ class Keeper {
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
+    Timer telling_time_;
     bool is_over_ = false;
 };
 

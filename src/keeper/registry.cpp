@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <unistd.h>
 #include <unordered_set>
 
@@ -18,6 +19,28 @@ namespace {
 
 /// For sockets that may listen one day.
 constexpr std::size_t expected_max = 4096;
+
+/// A server that closes its listener for each connection listens again at once, or when it is
+/// through with that. Who calls meanwhile does not wait for longer.
+constexpr Duration time_to_listen_again = std::chrono::seconds(3);
+/// In between, whether the port has become free.
+constexpr Duration between_looks = std::chrono::milliseconds(10);
+
+/// What a peer has been told already. (The rest is given with the connection.)
+std::vector<OptionValue> early_options(const ServerSocket &socket) {
+    std::vector<OptionValue> early;
+    std::copy_if(socket.chosen.begin(), socket.chosen.end(), std::back_inserter(early),
+                 [](const OptionValue &option) { return option.is_early; });
+    return early;
+}
+
+/// Whether a punching socket made for one listener does for the other.
+bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
+    return one.transport == other.transport && one.local == other.local &&
+           one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
+           one.not_to_be_given == nullptr && other.not_to_be_given == nullptr &&
+           early_options(one) == early_options(other);
+}
 
 } // namespace
 
@@ -56,10 +79,9 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .find_round_trip =
+               .find_dying_hop =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
-                                                          hop_limit);
+                       return hop_finder_.find_dying_hop(hole.peer, source_toward(hole), hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -68,7 +90,8 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .too_high =
                    [this](const Hole &hole, int hop_limit) {
                        hop_finder_.too_high(hole.peer, source_toward(hole), hop_limit);
-                   }} {}
+                   }},
+      parking_(scheduler) {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
@@ -85,6 +108,11 @@ bool Registry::holds_duplicates() const {
                        [](const auto &entry) { return bool(entry.second.duplicate); });
 }
 
+bool Registry::has_datagrams() const {
+    return std::any_of(servers_.begin(), servers_.end(),
+                       [](const auto &entry) { return !entry.second.socket.accepts(); });
+}
+
 bool Registry::can_give_options() const {
     return std::all_of(servers_.begin(), servers_.end(), [](const auto &entry) {
         const ServerSocket &socket = entry.second.socket;
@@ -99,7 +127,9 @@ bool Registry::can_give_options() const {
 
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
-        look_for_closed();
+        look_from_time_to_time();
+    if (!has(socket.cookie))
+        take_up_parked(socket);
     Server &server = servers_[socket.cookie];
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
@@ -161,6 +191,7 @@ void Registry::declare(Server &server) {
 /// What is new opens, and what is no longer there ends.
 void Registry::settings_changed() {
     owner_.settings_changed();
+    forget_parked();
     for (auto &entry : servers_) {
         Server &server = entry.second;
         declare(server);
@@ -184,16 +215,17 @@ void Registry::settings_changed() {
 int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
     std::vector<Target> expected;
-    if (auto found = expected_.find(socket.cookie); found != expected_.end()) {
-        expected = std::move(found->second);
-        expected_.erase(found);
-    }
+    if (auto found = expected_.find(socket.cookie); found != expected_.end())
+        expected = found->second;
+    // (A listen() that fails may be tried again.)
+    if (socket.is_ready())
+        expected_.erase(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
     if (socket.accepts() && socket.owner != geteuid()) {
         // SO_REUSEPORT (socket(7)) is for sockets of one user.
-        if (is_declared || !expected.empty())
+        if (socket.is_ready() && (is_declared || !expected.empty()))
             log::error("{} {}: nothing is punched: user {} made this listener, and no other user "
                        "(this process is user {}) can bind beside it",
                        name(socket.transport), socket.local.text(), socket.owner, geteuid());
@@ -289,7 +321,7 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
 bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
-        return false;
+        return parked_.contains(socket.cookie);
     if (owner_.locate(found->second.socket))
         return !found->second.socket.accepts() || handoff_.check_imitable(found->second.socket);
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
@@ -298,11 +330,18 @@ bool Registry::check_alive(const ServerSocket &socket) {
     return false;
 }
 
-void Registry::drop(std::uint64_t cookie) {
-    if (!has(cookie))
+void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
+    auto server = servers_.extract(cookie);
+    if (server.empty())
         return;
-    handoff_.withdraw(cookie);
-    servers_.erase(cookie);
+    if (may_listen_again && may_park(server.mapped())) {
+        server.mapped().parked_until = Clock::now() + time_to_listen_again;
+        parked_.insert(std::move(server));
+        look_at_parked();
+    } else {
+        handoff_.withdraw(cookie);
+    }
+    server = {};
     forget_ways();
     if (servers_.empty()) {
         looking_.cancel();
@@ -311,28 +350,83 @@ void Registry::drop(std::uint64_t cookie) {
     owner_.dropped(cookie);
 }
 
+void Registry::forget(std::uint64_t cookie) {
+    drop(cookie, false);
+}
+
+/// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
+/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
+/// that firewalls know, if that keeps the port from nobody, and so do the connections that have
+/// come. They are in the way of who would have
+/// it for himself, as is any connection that the server still has there.
+bool Registry::may_park(const Server &server) const {
+    if (server.socket.transport != Transport::tcp || !server.socket.listens)
+        return false;
+    std::vector<std::pair<Endpoint, Endpoint>> connections;
+    for (const auto &[peer, punch] : server.punches)
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
+            connections.emplace_back(punch->connected_from(), peer);
+    return !connections.empty() && owner_.is_port_taken(connections, server.socket);
+}
+
+void Registry::look_at_parked() {
+    std::erase_if(parked_, [this](const auto &entry) {
+        if (Clock::now() < entry.second.parked_until && may_park(entry.second))
+            return false;
+        handoff_.withdraw(entry.first);
+        return true;
+    });
+    if (!parked_.empty())
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(); });
+}
+
+/// What was made for the one listener is the other's: the holes know it by its place here.
+void Registry::take_up_parked(const ServerSocket &socket) {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        return is_same_to_peers(entry.second.socket, socket);
+    });
+    if (found == parked_.end())
+        return;
+    auto server = parked_.extract(found);
+    handoff_.listens_again(server.key(), socket);
+    server.key() = socket.cookie;
+    server.mapped().asked.clear();
+    servers_.insert(std::move(server));
+}
+
+void Registry::forget_parked() {
+    for (const auto &entry : parked_)
+        handoff_.withdraw(entry.first);
+    parked_.clear();
+}
+
 /// Toward whom no hole is left, nothing is to be measured either.
 void Registry::forget_ways() {
     std::unordered_set<Endpoint> wanted;
-    for (const auto &entry : servers_)
-        for (const auto *targets : {&entry.second.declared, &entry.second.asked})
-            for (const Target &target : *targets)
-                wanted.insert(target.peer.with_port(0));
+    for (const auto *servers : {&servers_, &parked_})
+        for (const auto &entry : *servers)
+            for (const auto *targets : {&entry.second.declared, &entry.second.asked})
+                for (const Target &target : *targets)
+                    wanted.insert(target.peer.with_port(0));
     hop_finder_.keep_only([&](const Endpoint &peer) { return wanted.contains(peer); });
 }
 
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.locate(found->second.socket))
+    if (found == servers_.end())
+        return;
+    if (!found->second.socket.is_ready())
+        forget(cookie);
+    else if (!owner_.locate(found->second.socket))
         drop(cookie);
 }
 
 /// Where there is nothing to punch for, no punch finds out that the server's socket is gone.
-void Registry::look_for_closed() {
+void Registry::look_from_time_to_time() {
     looking_.set(Clock::now() + context_.settings.refresh, [this] {
+        look_from_time_to_time();
         look_for_closed();
-        give_way();
     });
 }
 
@@ -398,14 +492,26 @@ std::vector<Registry::SocketStatus> Registry::status() const {
     return all;
 }
 
-bool Registry::give_way() {
+std::vector<std::uint64_t> Registry::closed_ones() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
         if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
-    for (std::uint64_t cookie : gone)
+    return gone;
+}
+
+void Registry::look_for_closed() {
+    for (const std::uint64_t cookie : closed_ones())
         drop(cookie);
-    return !gone.empty();
+}
+
+bool Registry::give_way() {
+    const std::vector<std::uint64_t> gone = closed_ones();
+    for (const std::uint64_t cookie : gone)
+        forget(cookie);
+    const std::size_t parked = parked_.size();
+    look_at_parked();
+    return !gone.empty() || parked_.size() < parked;
 }
 
 } // namespace synergy

@@ -91,11 +91,11 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     if (getpeername(fd, any, &length) == 0)
         socket.connected = Endpoint::from(any, length);
     constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
+    socket.has_device = get_option(fd, SOL_SOCKET, bind_to_interface) != 0;
     socket.has_room_beside = socket.transport == Transport::udp && socket.connected.empty() &&
                              socket.owner == geteuid() &&
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
-                             get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
-                             get_option(fd, SOL_SOCKET, SO_MARK) == 0;
+                             !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
     if (socket.transport == Transport::tcp)
         add_choices(socket, IPPROTO_TCP, keys);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)

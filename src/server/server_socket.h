@@ -16,9 +16,10 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;    ///< whom it is connected to, if at all
-    bool listens = false;  ///< SO_ACCEPTCONN
-    bool takes_v4 = false; ///< AF_INET6 without IPV6_V6ONLY
+    Endpoint connected;      ///< whom it is connected to, if at all
+    bool listens = false;    ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
+    bool has_device = false; ///< bound to one (SO_BINDTODEVICE)
+    bool takes_v4 = false;   ///< AF_INET6 without IPV6_V6ONLY
     /// What it hands down to its connections, of TCP and one-to-one SCTP.
     std::vector<OptionValue> chosen;
     /// What it has that a connection made beside it can't be given, as text for the log; nullptr:
@@ -37,6 +38,8 @@ struct ServerSocket {
     /// Whether peers come out of accept(), so that other sockets punch beside it; or else they are
     /// heard by the socket itself.
     [[nodiscard]] bool accepts() const { return transport != Transport::udp && !one_to_many; }
+    /// Whether it takes peers; or else it is a listener to be.
+    [[nodiscard]] bool is_ready() const { return listens || !accepts(); }
     /// Whether punches leave from the socket itself, so that a duplicate of it is kept.
     [[nodiscard]] bool punches_itself() const { return !accepts() && !has_room_beside; }
 };

@@ -193,6 +193,17 @@ std::optional<SocketDiag::Listener> SocketDiag::find(Transport transport, const 
     return look_for(transport, local, cookie).socket;
 }
 
+bool SocketDiag::has_connection(const Endpoint &from, const Endpoint &to) {
+    const auto found = who_hears(to, from, 0);
+    return found && !found->listens;
+}
+
+bool SocketDiag::has_listener(const Endpoint &local) {
+    Question question = about(Transport::tcp, local.family(), NLM_F_DUMP, ++sequence_);
+    question.request.id.idiag_sport = htons(local.port());
+    return netlink_ && !ask(&question, sizeof question, sequence_).sockets.empty();
+}
+
 std::optional<SocketDiag::Listener> SocketDiag::who_hears(const Endpoint &from, const Endpoint &to,
                                                           unsigned interface) {
     if (!netlink_ || from.family() != to.family()) {

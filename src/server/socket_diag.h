@@ -47,6 +47,11 @@ class SocketDiag {
     [[nodiscard]] std::optional<Listener> who_hears(const Endpoint &from, const Endpoint &to,
                                                     unsigned interface);
 
+    /// Whether there is a TCP connection with these ends, in whatever state.
+    [[nodiscard]] bool has_connection(const Endpoint &from, const Endpoint &to);
+    /// Whether anybody listens for TCP at this port. False where the kernel can't say.
+    [[nodiscard]] bool has_listener(const Endpoint &local);
+
   private:
     struct Reply {
         int error = 0; ///< 0, or the errno that the kernel answers with

@@ -1,7 +1,6 @@
 /* Stands in front of a program, and of any other preloaded library, and writes down what the
  * program sees of its connections: a line for each call, without addresses of memory, into the file
  * that SEEN names. */
-#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
