@@ -275,12 +275,21 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
 
 } // namespace
 
-std::vector<OptionValue> chosen_options(int listener, int fresh) {
+std::vector<std::optional<OptionValue>> all_options(int fd) {
+    std::vector<std::optional<OptionValue>> values;
+    values.reserve(handed_down.size());
+    for (const Option &option : handed_down)
+        values.push_back(read(fd, option));
+    return values;
+}
+
+std::vector<OptionValue> chosen_options(int listener, int fresh,
+                                        const std::vector<std::optional<OptionValue>> &values) {
     std::vector<OptionValue> chosen;
     add_buffers(listener, fresh, true, chosen);
-    for (const Option &option : handed_down)
-        if (auto wanted = read(listener, option))
-            if (auto present = read(fresh, option); present && *present != *wanted)
+    for (std::size_t i = 0; i < handed_down.size(); i++)
+        if (values[i])
+            if (auto wanted = read(listener, handed_down[i]); wanted && *wanted != *values[i])
                 chosen.push_back(*wanted);
     return chosen;
 }
@@ -331,7 +340,7 @@ const char *copy_inherited_options(int from, int to) {
 namespace {
 
 constexpr const char *a_filter = "a socket filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)";
-constexpr const char *keys = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
+constexpr const char *keys_or_headers = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
 constexpr const char *saved_syn = "TCP_SAVE_SYN: nobody keeps the SYN of a peer that meets a punch";
 constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUTH_CHUNK)";
 
@@ -429,7 +438,7 @@ const char *inimitable(int fd, int other) {
     if (has_filter(fd))
         return a_filter;
     if (option_memory_of(fd) != option_memory_of(other))
-        return keys;
+        return keys_or_headers;
     if (get_option(fd, IPPROTO_TCP, TCP_SAVE_SYN) != 0)
         return saved_syn;
     return authenticates_chunks(fd) ? sctp_keys : nullptr;
