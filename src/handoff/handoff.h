@@ -69,8 +69,8 @@ class Handoff {
 
   private:
     struct Offer {
-        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, const ServerSocket &at)
-            : connection(std::move(what)), peer(from), listener(at), timer(scheduler) {}
+        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, ServerSocket at)
+            : connection(std::move(what)), peer(from), listener(std::move(at)), timer(scheduler) {}
         /// What was not fetched is reset, as the kernel does with what nobody accepts any more.
         ~Offer();
         Offer(const Offer &) = delete;

@@ -315,7 +315,10 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         return ENOENT;
     const bool is_punched = target || has_declared(registry_.settings(), socket);
     if (is_punched && socket.not_to_be_given != nullptr) {
-        if (registry_.has(socket.cookie))
+        // One that does not listen yet may be given something else before it does.
+        if (!socket.is_ready())
+            registry_.forget(socket.cookie);
+        else if (registry_.has(socket.cookie))
             handoff_.check_imitable(socket);
         else
             log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),

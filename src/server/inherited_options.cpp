@@ -63,7 +63,7 @@ struct Option {
 // (SCTP_PEER_ADDR_PARAMS: its heartbeats keep firewalls open), or what makes room beside it
 // (SO_REUSEADDR, SO_REUSEPORT, which the listener has as well). Buffers are below, and what can't
 // be read is at the end.
-constexpr std::array options{
+constexpr std::array handed_down{
     SYNERGY_OPTION(SOL_SOCKET, so_bindtoifindex, early),
     SYNERGY_OPTION(SOL_SOCKET, SO_MARK, early),
     SYNERGY_OPTION(SOL_SOCKET, SO_DEBUG, late),
@@ -277,8 +277,8 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
 
 std::vector<std::optional<OptionValue>> all_options(int fd) {
     std::vector<std::optional<OptionValue>> values;
-    values.reserve(options.size());
-    for (const Option &option : options)
+    values.reserve(handed_down.size());
+    for (const Option &option : handed_down)
         values.push_back(read(fd, option));
     return values;
 }
@@ -287,9 +287,9 @@ std::vector<OptionValue> chosen_options(int listener, int fresh,
                                         const std::vector<std::optional<OptionValue>> &values) {
     std::vector<OptionValue> chosen;
     add_buffers(listener, fresh, true, chosen);
-    for (std::size_t i = 0; i < options.size(); i++)
+    for (std::size_t i = 0; i < handed_down.size(); i++)
         if (values[i])
-            if (auto wanted = read(listener, options[i]); wanted && *wanted != *values[i])
+            if (auto wanted = read(listener, handed_down[i]); wanted && *wanted != *values[i])
                 chosen.push_back(*wanted);
     return chosen;
 }
@@ -326,7 +326,7 @@ const char *copy_inherited_options(int from, int to) {
     add_buffers(from, to, false, wanted_buffers);
     missing = give_options(wanted_buffers, to, When::ever);
     // Read only now what is to be given, since one may change another.
-    for (const Option &option : options) {
+    for (const Option &option : handed_down) {
         if (option.kind == Kind::first)
             continue;
         const auto wanted = read(from, option);
@@ -339,8 +339,8 @@ const char *copy_inherited_options(int from, int to) {
 
 namespace {
 
-constexpr const char *filter = "a socket filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)";
-constexpr const char *keys = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
+constexpr const char *a_filter = "a socket filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)";
+constexpr const char *keys_or_headers = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
 constexpr const char *saved_syn = "TCP_SAVE_SYN: nobody keeps the SYN of a peer that meets a punch";
 constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUTH_CHUNK)";
 
@@ -408,15 +408,19 @@ bool add_key(std::vector<OptionValue> &keys, const OptionValue &key) {
         std::memcpy(&fields, value.bytes.data(), sizeof fields);
         return fields;
     };
-    // For whom it is.
+    const tcp_md5sig one = signature(key);
+    const auto address_of = [](const tcp_md5sig &of) {
+        return Endpoint::from(reinterpret_cast<const sockaddr *>(&of.tcpm_addr),
+                              sizeof of.tcpm_addr);
+    };
     const auto is_for_the_same = [&](const OptionValue &other) {
-        const tcp_md5sig one = signature(key), two = signature(other);
+        const tcp_md5sig two = signature(other);
         return key.name == other.name && one.tcpm_flags == two.tcpm_flags &&
                one.tcpm_prefixlen == two.tcpm_prefixlen && one.tcpm_ifindex == two.tcpm_ifindex &&
-               std::memcmp(&one.tcpm_addr, &two.tcpm_addr, sizeof one.tcpm_addr) == 0;
+               address_of(one).same_address(address_of(two));
     };
     std::erase_if(keys, is_for_the_same);
-    if (signature(key).tcpm_keylen == 0)
+    if (one.tcpm_keylen == 0)
         return true;
     if (keys.size() >= most)
         return false;
@@ -432,9 +436,9 @@ std::string not_to_be_given(const char *what) {
 
 const char *inimitable(int fd, int other) {
     if (has_filter(fd))
-        return filter;
+        return a_filter;
     if (option_memory_of(fd) != option_memory_of(other))
-        return keys;
+        return keys_or_headers;
     if (get_option(fd, IPPROTO_TCP, TCP_SAVE_SYN) != 0)
         return saved_syn;
     return authenticates_chunks(fd) ? sctp_keys : nullptr;

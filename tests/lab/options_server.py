@@ -9,6 +9,7 @@ call that no library sees. The latter two are set when a line comes on standard 
 and the value of every option by "level/name", in hexadecimal, or what errno says.
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -94,8 +95,9 @@ def main():
             with connection:
                 answer = json.dumps({"peer": peer[:2], "options": options_of(connection)}) + "\n"
                 # In pieces, since SCTP may have been told not to divide messages.
-                for at in range(0, len(answer), 500):
-                    connection.sendall(answer[at:at + 500].encode())
+                with contextlib.suppress(ConnectionError):  # it has heard enough
+                    for at in range(0, len(answer), 500):
+                        connection.sendall(answer[at:at + 500].encode())
 
 
 main()
