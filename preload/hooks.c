@@ -705,6 +705,13 @@ static inline void before_executing(char *const environment[]) {
         ASIDE(program_is_executed(environment));
 }
 
+/* (What becomes of the descriptors on the way nobody but libc can read from `actions`.) */
+static inline void before_spawning(const posix_spawn_file_actions_t *actions,
+                                   char *const environment[]) {
+    if (!actions)
+        before_executing(environment);
+}
+
 int execve(const char *path, char *const words[], char *const environment[]) {
     before_executing(environment);
     return libc.execve(path, words, environment);
@@ -733,14 +740,14 @@ int fexecve(int fd, char *const words[], char *const environment[]) {
 int posix_spawn(pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,
                 const posix_spawnattr_t *attributes, char *const words[],
                 char *const environment[]) {
-    before_executing(environment);
+    before_spawning(actions, environment);
     return libc.posix_spawn(child, path, actions, attributes, words, environment);
 }
 
 int posix_spawnp(pid_t *child, const char *name, const posix_spawn_file_actions_t *actions,
                  const posix_spawnattr_t *attributes, char *const words[],
                  char *const environment[]) {
-    before_executing(environment);
+    before_spawning(actions, environment);
     return libc.posix_spawnp(child, name, actions, attributes, words, environment);
 }
 

@@ -466,7 +466,8 @@ void Keeper::meet(const Call &call, Reply &reply) {
 void Keeper::executed_without_library(const Call &call) {
     const std::uint64_t cookie = call.request.cookie;
     const ServerSocket *socket = registry_.find(cookie);
-    if ((cookie != 0 && socket == nullptr) || !said_.insert(cookie).second)
+    const bool is_listener = socket != nullptr && socket->accepts();
+    if ((cookie != 0 && !is_listener) || !said_.insert(cookie).second)
         return;
     if (cookie == 0)
         log::warn("process {} executes a program with its real and effective user apart: the "

@@ -267,7 +267,7 @@ class Game {
     synergy_request request() {
         synergy_request request{};
         request.version = SYNERGY_WIRE_VERSION;
-        request.kind = input_.below(12);
+        request.kind = input_.below(14);
         request.hop_limit = static_cast<std::int8_t>(input_.byte());
         request.process = ::getpid();
         request.secret = secret_;
@@ -335,7 +335,9 @@ class Game {
         const bool is_right = size == sizeof request && request.version == SYNERGY_WIRE_VERSION &&
                               passed.size() <= 1 && !is_damaged() &&
                               std::memcmp(&request.secret, &secret_, sizeof secret_) == 0;
-        if (is_right && request.kind != SYNERGY_HERE && !is_answered)
+        const bool wants_answer =
+            request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT;
+        if (is_right && wants_answer && !is_answered)
             fail("a good request without an answer");
         if (input_.below(8) == 0 && callers_.size() < most)
             callers_.push_back(std::move(caller));

@@ -51,3 +51,10 @@ CALL(int, close, (int fd), SYS_close, fd)
 CALL(int, dup2, (int fd, int number), SYS_dup2, fd, number)
 CALL(int, dup3, (int fd, int number, int flags), SYS_dup3, fd, number, flags)
 CALL(int, shutdown, (int fd, int how), SYS_shutdown, fd, how)
+CALL(ssize_t, read, (int fd, void *data, size_t size), SYS_read, fd, data, size)
+CALL(ssize_t, recv, (int fd, void *data, size_t size, int flags), SYS_recvfrom, fd, data, size,
+     flags, NULL, NULL)
+CALL(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length),
+     SYS_setsockopt, fd, level, name, value, length)
+CALL(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length), SYS_getsockopt,
+     fd, level, name, value, length)
