@@ -69,7 +69,7 @@ int is_punched(int fd) {
            descriptor.cookie == cookie_of(fd);
 }
 
-void show_own_address(int fd, int level, void *value, socklen_t *length) {
+void show_own_address(int fd, int level, void *value, const socklen_t *length) {
     struct end own = {.length = sizeof own.address};
     if (getsockname(fd, &own.address.any, &own.length) != 0)
         return;

@@ -28,4 +28,4 @@ int is_punched(int fd);
 
 /* Where this host tracks connections, its tracker has seen a punch go to the peer, and not the peer
  * come: SO_ORIGINAL_DST says the peer's address. Puts there whom the peer has called. */
-void show_own_address(int fd, int level, void *value, socklen_t *length);
+void show_own_address(int fd, int level, void *value, const socklen_t *length);

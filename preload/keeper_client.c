@@ -229,6 +229,8 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     struct synergy_answer answer = {0};
     int memory = -1, keeper = NO_KEEPER;
     int error = receive_answer(connection, &answer, &memory, 0, NULL);
+    /* A keeper that refuses has said why. */
+    int is_said = error == 0 && answer.result != 0;
     if (error == 0)
         error = answer.result;
     if (error == 0 && memory < 0)
@@ -247,7 +249,7 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     is_given_up = error != EMFILE;
     if (error == ENOENT && !knows_keepers())
         stop_caring();
-    else if (error != ENOENT)
+    else if (!is_said)
         COMPLAIN_ONCE("synergy-keeper does not answer", error);
     return NO_KEEPER;
 }

@@ -18,10 +18,11 @@
 
 enum { PATH_SIZE = 1024, STACK_SIZE = 16384 };
 
-/* The places where the keeper may lie: beside this library, in the build directory, installed. */
-static char beside[PATH_SIZE], in_build[PATH_SIZE];
+/* The places where the keeper may lie, the first three seen from where this library does: beside
+ * it, in the build directory, and where it is installed. */
+static char beside[PATH_SIZE], in_build[PATH_SIZE], in_prefix[PATH_SIZE];
 static const char *library = "";
-static const char *const places[] = {beside, in_build, SYNERGY_KEEPER, NULL};
+static const char *const places[] = {beside, in_build, in_prefix, SYNERGY_KEEPER, NULL};
 
 static void append(char *path, const char *directory, size_t length, const char *name) {
     size_t size = strlen(name) + 1;
@@ -55,6 +56,7 @@ void find_keeper(void) {
     size_t directory = name ? (size_t)(name - real) : 0;
     append(beside, real, directory, "/synergy-keeper");
     append(in_build, real, directory, "/../src/synergy-keeper");
+    append(in_prefix, real, directory, "/" SYNERGY_KEEPER_FROM_LIBRARY);
 }
 
 /* What the two children are told, and what they found. They write into this memory. */

@@ -79,7 +79,8 @@ enum synergy_kind {
     SYNERGY_MEET,
     /* A TCP socket of the server's is about to listen: punch for it now, since where a hole is open
      * from before, the listener would answer a peer's SYN with a number of its own, which closes
-     * the hole. A duplicate comes along. OPEN follows when it listens; if it can't, CLOSED. */
+     * the hole. A duplicate comes along, and in `flags` whether the server itself has set
+     * SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
     SYNERGY_PREPARE,
     /* The socket that comes along has been given a key (TCP_MD5SIG), which nobody can read again:
      * if it listens, now or later, its punches are signed. */

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <ctime>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <system_error>
+#include <unistd.h>
 
 namespace synergy {
 
@@ -69,11 +72,18 @@ void Scheduler::run_once(Duration longest) {
             std::clamp(timers_.begin()->first.first - Clock::now(), Duration::zero(), longest);
     if (!rest_.empty())
         longest = std::min(longest, between_looks);
-    // Rounded up: a timer must not be looked at a fraction of a millisecond too early.
-    auto wait = std::chrono::ceil<milliseconds>(longest).count();
     std::array<epoll_event, 64> events{};
-    int count = epoll_wait(epoll_.fd(), events.data(), static_cast<int>(events.size()),
-                           static_cast<int>(wait));
+    int count = -1;
+#ifdef SYS_epoll_pwait2 // Linux 5.11
+    const auto whole = std::chrono::floor<std::chrono::seconds>(longest);
+    const timespec exactly{.tv_sec = whole.count(), .tv_nsec = (longest - whole).count()};
+    count = static_cast<int>(syscall(SYS_epoll_pwait2, epoll_.fd(), events.data(), events.size(),
+                                     &exactly, nullptr, std::size_t{0}));
+    if (count < 0 && (errno == ENOSYS || errno == EPERM))
+#endif
+        // Rounded up: a timer must not be looked at a fraction of a millisecond too early.
+        count = epoll_wait(epoll_.fd(), events.data(), static_cast<int>(events.size()),
+                           static_cast<int>(std::chrono::ceil<milliseconds>(longest).count()));
     run_timers();
     for (int i = 0; i < count; i++) {
         const epoll_event &event = events[static_cast<std::size_t>(i)];
@@ -112,7 +122,7 @@ void Scheduler::look_at_rest() {
 void Scheduler::run_timers() {
     Time now = Clock::now();
     while (!timers_.empty() && timers_.begin()->first.first <= now) {
-        // What came before it has taken its time, too. (Whole milliseconds are waited for.)
+        // What came before it has taken its time, too.
         constexpr int memory = 32;
         const Duration late = Clock::now() - timers_.begin()->first.first;
         lateness_ = std::max(late, lateness_ - lateness_ / memory);

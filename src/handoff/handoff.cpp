@@ -135,6 +135,9 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
         heard = would_hear(listener, to.with_port(port), to);
         if (heard == Heard::by_the_server)
             return nullptr;
+        // From whatever port.
+        if (heard == Heard::by_nobody)
+            break;
     }
     // Before listen() nobody hears it, wherever it is bound to.
     if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)

@@ -74,9 +74,14 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
       registry_(
           scheduler_, settings, learned_file, handoff_, traffic_,
           {.locate = [this](ServerSocket &socket) { return locate(socket); },
-           .is_port_taken =
-               [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                      const ServerSocket &socket) { return is_port_taken(connections, socket); },
+           .has_connection =
+               [this](const std::vector<std::pair<Endpoint, Endpoint>> &all) {
+                   return std::any_of(all.begin(), all.end(), [this](const auto &ends) {
+                       return socket_diag_.has_connection(ends.first, ends.second);
+                   });
+               },
+           .has_listener =
+               [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
            .dropped =
                [this](std::uint64_t cookie) {
                    control_.release(cookie);
@@ -208,17 +213,23 @@ Keeper::Reply Keeper::answer(const Call &call) {
         log::error("{}", error.what());
         reply.answer.result = EIO;
     }
+    passed_ = 0;
     return reply;
 }
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
-std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
+    const std::uint64_t cookie = cookie_of(call.passed.fd());
+    passed_ = cookie;
+    const auto keys = keys_.find(cookie);
+    const ServerSocket *known = registry_.find(cookie);
     auto socket =
-        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second,
+                 known != nullptr && !known->is_ready() ? known : nullptr);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
+    socket->lets_others_in = call.request.kind == SYNERGY_PREPARE && call.request.flags != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {
         errno = EXDEV;
@@ -408,23 +419,14 @@ void Keeper::status(Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
+    if (socket.cookie == passed_)
+        return true;
     if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
     return processes_.locate(socket);
-}
-
-/// Whether the port of a listener that is gone is free for nobody: since a connection still has it,
-/// and not since another listener does.
-bool Keeper::is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                           const ServerSocket &socket) const {
-    return std::any_of(connections.begin(), connections.end(),
-                       [this](const auto &ends) {
-                           return socket_diag_.has_connection(ends.first, ends.second);
-                       }) &&
-           !socket_diag_.has_listener(socket.local);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a

@@ -33,7 +33,7 @@ class Keeper {
     Reply answer(const Call &call);
     void open(const Call &call, Reply &reply);
     void open_toward(const Call &call, Reply &reply);
-    [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call) const;
+    [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call);
     [[nodiscard]] bool is_for_others(const ServerSocket &socket) const;
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
@@ -44,8 +44,6 @@ class Keeper {
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
-    [[nodiscard]] bool is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                                     const ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();
@@ -68,6 +66,7 @@ class Keeper {
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
     Timer telling_time_;
+    std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
     bool is_over_ = false;
 };
 

@@ -123,7 +123,10 @@ int keep(bool is_asked) {
     try {
         const Settings settings = load_settings(variable);
         configure_log(settings, starter->pid);
-        if (!is_asked && !settings.has_peers() && !settings.follows_file)
+        // Of a file without a single setting nobody expects anything.
+        const bool may_gain =
+            settings.follows_file && (!settings.is_file_blank || settings.has_peer_directory);
+        if (!is_asked && !settings.has_peers() && !may_gain)
             return refuse(ENOENT);
         const int directory = chdir("/");
         static_cast<void>(directory);

@@ -23,8 +23,11 @@ constexpr std::size_t expected_max = 4096;
 /// A server that closes its listener for each connection listens again at once, or when it is
 /// through with that. Who calls meanwhile does not wait for longer.
 constexpr Duration time_to_listen_again = std::chrono::seconds(3);
+/// Where nothing else keeps the port from others, one that sets SO_REUSEADDR has so long: less than
+/// another preloaded server's bind() waits.
+constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
 /// In between, whether the port has become free.
-constexpr Duration between_looks = std::chrono::milliseconds(10);
+constexpr Duration between_looks = std::chrono::milliseconds(5);
 
 /// What a peer has been told already. (The rest is given with the connection.)
 std::vector<OptionValue> early_options(const ServerSocket &socket) {
@@ -134,11 +137,14 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
     const bool had_room = server.socket.has_room_beside;
+    // And what the server has set, before we did.
+    const bool let_others_in = server.socket.lets_others_in;
     // What has left without them is of no use to a listener that has other options now.
     if (!begin_alike(server.socket.chosen, socket.chosen))
         server.punches.clear();
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
+    server.socket.lets_others_in |= let_others_in;
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
     return server;
@@ -334,10 +340,10 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     auto server = servers_.extract(cookie);
     if (server.empty())
         return;
-    if (may_listen_again && may_park(server.mapped())) {
-        server.mapped().parked_until = Clock::now() + time_to_listen_again;
+    server.mapped().parked_at = Clock::now();
+    if (may_listen_again && may_park(server.mapped(), false)) {
         parked_.insert(std::move(server));
-        look_at_parked();
+        look_at_parked(false);
     } else {
         handoff_.withdraw(cookie);
     }
@@ -356,28 +362,32 @@ void Registry::forget(std::uint64_t cookie) {
 
 /// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
 /// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
-/// that firewalls know, if that keeps the port from nobody, and so do the connections that have
-/// come. They are in the way of who would have
-/// it for himself, as is any connection that the server still has there.
-bool Registry::may_park(const Server &server) const {
-    if (server.socket.transport != Transport::tcp || !server.socket.listens)
+/// that firewalls know, and so do the connections that have come. They are in the way of who would
+/// have the port for himself, as is any connection that the server still has there; where it has
+/// none, they stay for a moment only.
+bool Registry::may_park(const Server &server, bool is_for_others) const {
+    const ServerSocket &socket = server.socket;
+    const Duration parked = Clock::now() - server.parked_at;
+    if (socket.transport != Transport::tcp || !socket.listens || parked >= time_to_listen_again)
         return false;
+    if (socket.lets_others_in && !is_for_others && parked < time_to_listen_again_at_once)
+        return !owner_.has_listener(socket);
     std::vector<std::pair<Endpoint, Endpoint>> connections;
     for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(socket.cookie, peer))
             connections.emplace_back(punch->connected_from(), peer);
-    return !connections.empty() && owner_.is_port_taken(connections, server.socket);
+    return owner_.has_connection(connections) && !owner_.has_listener(socket);
 }
 
-void Registry::look_at_parked() {
-    std::erase_if(parked_, [this](const auto &entry) {
-        if (Clock::now() < entry.second.parked_until && may_park(entry.second))
+void Registry::look_at_parked(bool is_for_others) {
+    std::erase_if(parked_, [&](const auto &entry) {
+        if (may_park(entry.second, is_for_others))
             return false;
         handoff_.withdraw(entry.first);
         return true;
     });
     if (!parked_.empty())
-        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(); });
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
 }
 
 /// What was made for the one listener is the other's: the holes know it by its place here.
@@ -510,7 +520,7 @@ bool Registry::give_way() {
     for (const std::uint64_t cookie : gone)
         forget(cookie);
     const std::size_t parked = parked_.size();
-    look_at_parked();
+    look_at_parked(true);
     return !gone.empty() || parked_.size() < parked;
 }
 

@@ -20,11 +20,10 @@ class Registry {
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
         std::function<bool(ServerSocket &)> locate;
-        /// Whether any of these connections, by its ends here and there, still has the port of this
-        /// listener that is gone, and no other listener has it.
-        std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                           const ServerSocket &socket)>
-            is_port_taken;
+        /// Whether any of these connections is there, by its ends here and there.
+        std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &)> has_connection;
+        /// Whether anybody listens at the port of this listener, which is gone.
+        std::function<bool(const ServerSocket &)> has_listener;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -98,7 +97,7 @@ class Registry {
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-        Time parked_until{}; ///< of a listener that is closed
+        Time parked_at{}; ///< when the listener was closed
     };
 
     void declare(Server &server);
@@ -111,8 +110,9 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    [[nodiscard]] bool may_park(const Server &server) const;
-    void look_at_parked();
+    [[nodiscard]] bool may_park(const Server &server, bool is_for_others) const;
+    /// `is_for_others`: somebody wants the port for himself.
+    void look_at_parked(bool is_for_others);
     void take_up_parked(const ServerSocket &socket);
     void forget_parked();
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;

@@ -24,21 +24,24 @@ namespace {
 /// How long the error of a punch may take where that has not been measured.
 constexpr Duration error_window = milliseconds(150);
 /// A router may be slower than it was when it was asked, and so may we.
-constexpr Duration margin = milliseconds(10);
+constexpr Duration margin = milliseconds(8);
 
 /// An error that comes late widens the window; many in a row are about something else.
 constexpr unsigned few_failures = 4;
 
-/// IPV6_MINHOPCOUNT is compared with the hop limit of what comes in. Nearly all routers send their
-/// errors with 64: this keeps them out, and hears the peers that start above (Windows has 128).
+/// The least hop limit of what is heard: IPV6_MINHOPCOUNT, IP_MINTTL.
+constexpr int hears_all = 0;
+/// Nearly all routers send their errors with 64: this keeps them out, and hears the peers that
+/// start above (Windows has 128).
 constexpr int deaf_to_most = 65;
 /// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
-/// else from beyond the link. For routers that send their errors with 255.
+/// else from beyond the link. Where routers send their errors with 255, and for as long as a SYN is
+/// awaited with the hop limit low: who was heard then would get an answer that dies on its way.
 constexpr int deaf_to_all = 255;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_min_ttl = 2;
+constexpr int v4_hears_all = 2;
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -49,15 +52,17 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-/// Whether a packet of the peer's has come while the socket was deaf: SK_MEMINFO_DROPS of
-/// SO_MEMINFO counts what was meant for it and not taken. (The ICMP error is not among that.)
-bool has_missed_peer(const Socket &socket) {
+/// How many packets have come while the socket was deaf to them: SK_MEMINFO_DROPS of SO_MEMINFO
+/// counts what was meant for it and not taken. (The ICMP error is not among that.)
+std::uint32_t missed_by(const Socket &socket) {
     constexpr int so_meminfo = 55;           // asm-generic/socket.h
     constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
     return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
-           length > meminfo_drops * sizeof values[0] && values[meminfo_drops] != 0;
+                   length > meminfo_drops * sizeof values[0]
+               ? values[meminfo_drops]
+               : 0;
 }
 
 tcp_info info_of(const Socket &socket) {
@@ -79,11 +84,11 @@ SynTimer timer_of(const tcp_info &info) {
 
 /// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
 int hears(const ServerSocket &server, bool is_v4) {
-    return is_v4 ? std::max(v4_min_ttl, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+    return is_v4 ? std::max(v4_hears_all, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
                  : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
 }
 
-bool set_guard(const Socket &socket, bool is_v4, int least_hop_limit) {
+bool hear(const Socket &socket, bool is_v4, int least_hop_limit) {
     return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
                  : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
 }
@@ -100,7 +105,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), least_hop_limit_(deaf_to_most),
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), deaf_hop_limit_(deaf_to_most),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
              stagger_of(hole_.peer.port())),
       timer_(context.scheduler) {}
@@ -138,21 +143,28 @@ void TcpPunch::set_user_timeout(Duration timeout) {
 /// Sets the socket as the guard wants it, which wanted it another way `before`. Deaf before low and
 /// low until deaf no more: in between, the peer's SYN would get an answer that dies on its way.
 void TcpPunch::follow_guard(Guard::Phase before) {
-    if (guard_.phase() == before)
+    const Guard::Phase phase = guard_.phase();
+    if (phase == before)
         return;
-    if (guard_.phase() == Guard::Phase::low) {
+    if (phase == Guard::Phase::low) {
+        hear_from(guard_.is_awaiting() ? deaf_to_all : deaf_hop_limit_);
         next_hop_limit();
-        follow_dying_hop();
-        if (!is_v4_)
-            set_guard(socket_, is_v4_, std::max(least_hop_limit_, hears(hole_.server, is_v4_)));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
-    } else {
-        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
-        if (!is_v4_)
-            set_guard(socket_, is_v4_, hears(hole_.server, is_v4_));
+        follow_dying_hop();
+        return;
     }
+    if (before == Guard::Phase::low)
+        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
+}
+
+void TcpPunch::hear_from(int least_hop_limit) {
+    // With IPv4 the error is told from the peer's SYN by its own TTL.
+    if (is_v4_ && !guard_.is_awaiting())
+        least_hop_limit = hears_all;
+    hear(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_)));
 }
 
 namespace {
@@ -167,7 +179,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (!set_guard(socket, is_v4, hears(server, is_v4)))
+    if (!hear(socket, is_v4, hears(server, is_v4)))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
@@ -180,6 +192,7 @@ int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
         guard_.begin();
+        missed_ = 0;
         return 0;
     }
     const int error = errno;
@@ -239,9 +252,9 @@ void TcpPunch::follow_dying_hop() {
     is_round_trip_known_ = hop.has_value();
     if (!hop)
         return;
-    guard_.expect_error_within(hop->round_trip * 3 / 2 + margin);
+    guard_.expect_error_within(hop->round_trip * 5 / 4 + margin);
     if (hop->answer_hop_limit >= deaf_to_most)
-        least_hop_limit_ = deaf_to_all;
+        deaf_hop_limit_ = deaf_to_all;
 }
 
 void TcpPunch::schedule() {
@@ -259,9 +272,9 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (has_missed_peer(socket_)) {
+    if (has_missed_peer()) {
         if (guard_.phase() == Guard::Phase::open || open_in_time()) {
-            answer_peer();
+            answer_peer(false);
             return;
         }
         info = info_of(socket_);
@@ -275,17 +288,49 @@ void TcpPunch::tick() {
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
-    if (guard_.phase() == Guard::Phase::low && before == Guard::Phase::open &&
-        !context_.check_alive(hole_.server))
-        return;
+    if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low) {
+        if (!context_.check_alive(hole_.server))
+            return;
+        if (leaves_from_elsewhere()) {
+            log::info("{}: punched from another address now", hole_.text());
+            context_.scheduler.unwatch(socket_.fd());
+            socket_.reset();
+            punch();
+            return;
+        }
+    }
     follow_guard(before);
-    if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
-        answer_peer();
-        return;
+    if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
+        if (guard_.is_in_step()) {
+            answer_peer(false);
+            return;
+        }
+        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
     }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+/// Whether this host has another address toward the peer than when the socket connected: peers call
+/// that one, or will.
+bool TcpPunch::leaves_from_elsewhere() const {
+    const Endpoint &local = hole_.server.local;
+    if (!local.is_wildcard() || !context_.settings.local_for(is_v4_ ? AF_INET : AF_INET6).empty())
+        return false;
+    const Socket asking = Socket::open(local.family(), SOCK_DGRAM);
+    if (!asking)
+        return false;
+    if (local.family() == AF_INET6) {
+        asking.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+        asking.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    }
+    return ::connect(asking.fd(), hole_.peer.data(), hole_.peer.length()) == 0 &&
+           !asking.local().same_address(socket_.local());
+}
+
+bool TcpPunch::has_missed_peer() const {
+    return missed_by(socket_) != missed_;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -305,15 +350,22 @@ bool TcpPunch::open_in_time() {
 /// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
-void TcpPunch::answer_peer() {
+/// (Linux's MPTCP clients do not notice that a SYN of ours has connected them.)
+void TcpPunch::answer_peer(bool was_heard) {
+    const Time now = Clock::now();
     const Guard::Phase before = guard_.phase();
-    guard_.peer_called();
+    if (was_heard)
+        guard_.peer_was_heard(now);
+    else
+        guard_.peer_called();
     follow_guard(before);
     set_user_timeout(Duration::zero());
     if (busy_until_ == Time{})
-        busy_until_ = Clock::now() + handshake_time;
-    if (Clock::now() < busy_until_)
-        timer_.set(Clock::now() + milliseconds(200), [this] { tick(); });
+        busy_until_ = now + handshake_time;
+    const Time look = now + milliseconds(200);
+    if (now < busy_until_)
+        timer_.set(guard_.phase() == Guard::Phase::deaf ? std::min(guard_.next(), look) : look,
+                   [this] { tick(); });
     else
         failed(ETIMEDOUT);
 }
@@ -325,7 +377,7 @@ void TcpPunch::happened() {
         return;
     case state_syn_received:
         // The peer's SYN has come.
-        answer_peer();
+        answer_peer(true);
         return;
     default:
         break;
@@ -353,8 +405,8 @@ void TcpPunch::failed(int error) {
         failed_by("a reset came back: the hop limit is too high, or a firewall answers "
                   "for the peer",
                   error);
-    else if (error == EHOSTUNREACH && guard_.phase() == Guard::Phase::low)
-        least_hop_limit_ = deaf_to_all; // the punch's own error, which that keeps out
+    else if (error == EHOSTUNREACH && guard_.phase() != Guard::Phase::open)
+        deaf_hop_limit_ = deaf_to_all; // the punch's own error, which that keeps out
     else if (error == EHOSTUNREACH && failures_ < few_failures)
         guard_.error_came(Clock::now()); // the same, after the window
     else if (error == ETIMEDOUT && is_too_early)

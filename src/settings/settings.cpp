@@ -84,6 +84,7 @@ class Loader {
         : environment_(environment), file_(std::move(file)) {
         settings_.follows_file = follows_file;
         settings_.file = file_.path;
+        settings_.is_file_blank = file_.is_blank;
         settings_.problems = std::move(file_.problems);
         sound_ = file_.sound;
     }

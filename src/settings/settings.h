@@ -94,6 +94,7 @@ struct Settings {
     /// variable says who they are.
     bool follows_file = false;
     bool has_peer_directory = false; ///< peers.d is there
+    bool is_file_blank = false;      ///< nothing but comments, as an example has it
     std::vector<Problem> problems;
     /// The addresses (port 0) of peers that are host names, as far as they are known.
     std::map<std::string, std::vector<Endpoint>> addresses;

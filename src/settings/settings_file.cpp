@@ -174,6 +174,7 @@ class Reader {
     [[nodiscard]] bool is_sound() const { return sound_; }
 
     void read(const toml::table &root, ConfigFile &file) {
+        file.is_blank = root.empty();
         name_unknown(root, {"peers", "hops", "hops_min", "hops_max", "local", "refresh", "log",
                             "log_file", "listen"});
         file.peers = list(root, "peers");

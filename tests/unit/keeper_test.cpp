@@ -285,6 +285,24 @@ TEST_CASE("keeper: without peers it says so and ends, unless it is asked for a p
     CHECK(mistaken.log().find("SYNERGY_HOPS: 'x': expected") != std::string::npos);
 }
 
+TEST_CASE("keeper: a file without a single setting is no settings") {
+    const harness::Directory directory;
+    const std::string variable = "SYNERGY_CONFIG=" + directory.path("synergy.toml");
+    for (const char *content : {"", "# peers = ['192.0.2.1:1']\n\n#hops = 3\n"}) {
+        directory.write("synergy.toml", content);
+        Kept kept({variable});
+        CHECK(kept.started.answer.result == ENOENT);
+        CHECK(kept.ends_within(seconds(2)));
+        CHECK(kept.log() == "");
+    }
+    // With one, or with a place for peers, it is the beginning of more.
+    directory.write("synergy.toml", "hops = 3\n");
+    CHECK(Kept({variable}).started.answer.result == 0);
+    directory.write("synergy.toml", "");
+    std::filesystem::create_directory(directory.path("peers.d"));
+    CHECK(Kept({variable}).started.answer.result == 0);
+}
+
 TEST_CASE("keeper: the page tells what the shim needs to know") {
     Kept kept({some_peer, hops, "SYNERGY_PORTS=1 7-9 4444,65535"});
     REQUIRE(kept.started.answer.result == 0);

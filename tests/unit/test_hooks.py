@@ -379,6 +379,7 @@ def test_an_awkward_moment(way):
 @pytest.mark.parametrize("way, why", [
     ("no-exec", "Operation not permitted"),
     ("killed-exec", "does not answer"),
+    ("no-memory-file", "memfd: Operation not permitted"),
     ("no-processes", "Resource temporarily unavailable"),
     ("process-namespace", "Operation not permitted"),
 ])
