@@ -124,7 +124,7 @@ enum accepted answer_bell(int keeper, int *fd, int flags, const struct caller_ad
     }
     /* The keeper rings again, for as long as it takes where there is no room for the connection. */
     if (error == EMFILE || error == ENFILE)
-        __atomic_add_fetch(&page->without_room, 1, __ATOMIC_RELEASE);
+        say_starved(keeper);
     if (bell >= 0)
         syscall(SYS_close, bell);
     return NO_ONE;

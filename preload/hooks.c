@@ -90,6 +90,17 @@ static inline void before_waiting(void) {
         take_stock_once();
 }
 
+__attribute__((cold, noinline)) static void say_left_out(void) {
+    ASIDE(say_left_out_port());
+}
+
+/* When a server waits for its clients it has opened what it is for. */
+static inline void before_sleeping(void) {
+    before_waiting();
+    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
+        say_left_out();
+}
+
 /* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
 enum { SO_ORIGINAL_DST = 80 };
 
@@ -107,6 +118,8 @@ int listen(int fd, int backlog) {
         ASIDE(socket_does_not_listen(fd, &preparation));
     else if (mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
+    else if (result == 0)
+        ASIDE(left_out_listens(fd));
     before_waiting();
     return result;
 }
@@ -221,6 +234,12 @@ static int is_for_caller(const struct accepting *accepting, int *got) {
     return 1;
 }
 
+__attribute__((cold, noinline)) static void is_starved(int listener) {
+    struct descriptor descriptor = descriptor_of(listener);
+    if (descriptor.mark == SYNERGY_LISTENER && is_ringing((int)descriptor.keeper))
+        say_starved((int)descriptor.keeper);
+}
+
 static int call_accept(const struct accepting *accepting) {
     const struct caller_address *caller = &accepting->caller;
     return accepting->flags ? libc.accept4(accepting->listener, caller->address, caller->length,
@@ -233,6 +252,8 @@ static int call_accept(const struct accepting *accepting) {
  * caller who knew of somebody until somebody else comes: that one is told, as of a connection that
  * has gone. */
 static int for_caller(const struct accepting *accepting, int got) {
+    if (got < 0 && (errno == EMFILE || errno == ENFILE))
+        is_starved(accepting->listener);
     while (got >= 0) {
         note_connection(got);
         if (is_for_caller(accepting, &got))
@@ -326,13 +347,22 @@ __attribute__((noinline)) static int accept4_looking(int fd, struct sockaddr *ad
                : got;
 }
 
+/* Where no keeper is known. */
+static inline int is_left_to_libc(int listener) {
+    if (mark_of(listener) != SYNERGY_UNTOUCHED)
+        return 0;
+    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
+        say_left_out();
+    return 1;
+}
+
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
     if (!concerns_us())
         return libc.accept(fd, address, length);
     if (knows_keepers())
         return accept_looking(fd, address, length);
-    return mark_of(fd) == SYNERGY_UNTOUCHED ? libc.accept(fd, address, length)
-                                            : accept_apart(fd, address, length, NULL);
+    return is_left_to_libc(fd) ? libc.accept(fd, address, length)
+                               : accept_apart(fd, address, length, NULL);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
@@ -340,8 +370,8 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
         return libc.accept4(fd, address, length, flags);
     if (knows_keepers())
         return accept4_looking(fd, address, length, flags);
-    return mark_of(fd) == SYNERGY_UNTOUCHED ? libc.accept4(fd, address, length, flags)
-                                            : accept4_apart(fd, address, length, flags);
+    return is_left_to_libc(fd) ? libc.accept4(fd, address, length, flags)
+                               : accept4_apart(fd, address, length, flags);
 }
 
 /* What is known of the descriptor if what is received there is to be noted; 0 if not. */
@@ -527,46 +557,46 @@ SEND_MESSAGES(sendmmsg)
 
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.epoll_ctl(epoll, operation, fd, event);
 }
 
 int poll(struct pollfd *fds, nfds_t count, int timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.poll(fds, count, timeout);
 }
 
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__poll_chk(fds, count, timeout, room);
 }
 
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.ppoll(fds, count, timeout, mask);
 }
 
 int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                 const sigset_t *mask, size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__ppoll_chk(fds, count, timeout, mask, room);
 }
 
 int select(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
            struct timeval *timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.select(count, reading, writing, exceptional, timeout);
 }
 
 int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
             const struct timespec *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.pselect(count, reading, writing, exceptional, timeout, mask);
 }
 
@@ -615,6 +645,7 @@ static int daemon_and_tell(int keeps_directory, int keeps_output) {
         dup2(nothing, fd);
     if (nothing > STDERR_FILENO)
         close(nothing);
+    ASIDE(note_stderr());
     return 0;
 }
 
@@ -731,6 +762,8 @@ int dup2(int fd, int number) {
     int result = libc.dup2(fd, number);
     if (result >= 0 && fd != number)
         after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
     return result;
 }
 
@@ -740,6 +773,8 @@ int dup3(int fd, int number, int flags) {
     int result = libc.dup3(fd, number, flags);
     if (result >= 0)
         after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
     return result;
 }
 

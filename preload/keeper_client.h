@@ -60,6 +60,15 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass,
 int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
                       struct synergy_answer *answer, int *received);
 
+/* accept() has no descriptor left for a connection, or for fetching it: the keeper waits. */
+static inline void say_starved(int keeper) {
+    __atomic_add_fetch(&keeper_page(keeper)->starved, 1, __ATOMIC_RELEASE);
+}
+
+/* Where this process's stderr is /dev/null, as daemons leave it, the keepers are to say elsewhere
+ * what they have to say. */
+void note_stderr(void);
+
 /* Every keeper is told of this process (0), or of its child. */
 void keepers_hear_of(pid_t child);
 

@@ -88,6 +88,7 @@ static void admit_others(int fd) {
 static int is_shortage(int error) {
     return error == EMFILE || error == ENFILE;
 }
+static int is_anything_open;
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
 static int hand_over(int fd, const struct identity *identity, int keeper,
@@ -112,7 +113,65 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
              request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
     set_descriptor(fd, descriptor);
+    if (is_ours(descriptor.mark))
+        __atomic_store_n(&is_anything_open, 1, __ATOMIC_RELAXED);
     return error ? error : answer.result;
+}
+
+/* Nothing comes of it but what the keeper says, if there is nothing else that it punches for. */
+static void tell_of_left_out(int fd, const struct identity *identity, int keeper) {
+    struct synergy_request request = {.kind = SYNERGY_OPEN,
+                                      .hop_limit = SYNERGY_AUTOMATIC_HOPS,
+                                      .fd = fd,
+                                      .cookie = identity->cookie};
+    struct synergy_answer answer = {0};
+    ask_keeper(keeper, &request, fd, &answer);
+}
+
+uint32_t left_out_port;
+
+/* The last socket that was bound to a port of which SYNERGY_PORTS says nothing. */
+static struct {
+    int fd;
+    uint16_t port;
+} left_out = {.fd = -1};
+
+static int is_loopback(const struct sockaddr *address) {
+    union synergy_endpoint endpoint = {0};
+    /* (Of IPv6 the caller has checked no more than that there is room for IPv4.) */
+    memcpy(&endpoint, address, sizeof endpoint.v4);
+    if (endpoint.any.sa_family == AF_INET)
+        return ntohl(endpoint.v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    memcpy(&endpoint, address, sizeof endpoint.v6);
+    return IN6_IS_ADDR_LOOPBACK(&endpoint.v6.sin6_addr);
+}
+
+/* Nothing is asked of the kernel, which such a server must not feel. */
+static void leave_out(int fd, const struct sockaddr *address, uint16_t port) {
+    if (is_loopback(address))
+        return;
+    left_out.fd = fd;
+    left_out.port = port;
+}
+
+void left_out_listens(int fd) {
+    if (fd == left_out.fd && !knows_keepers())
+        __atomic_store_n(&left_out_port, left_out.port, __ATOMIC_RELAXED);
+}
+
+void say_left_out_port(void) {
+    static int is_said;
+    unsigned port = __atomic_exchange_n(&left_out_port, 0, __ATOMIC_RELAXED);
+    const char *ports = settings_variable("SYNERGY_PORTS");
+    if (port == 0 || knows_keepers() || !ports || !settings_variable("SYNERGY_PEERS") ||
+        __atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
+        return;
+    char text[] = "00000", *digits = text + sizeof text - 1;
+    do
+        *--digits = (char)('0' + port % 10);
+    while (port /= 10);
+    SAY("synergy: warning: nothing is punched: port ", digits,
+        " is not among those of SYNERGY_PORTS: ", ports);
 }
 
 /* Has the socket punched for if there are peers for its port, or may come to be. */
@@ -129,6 +188,8 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         keeper = needed_keeper(&identity, 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
+        if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
+            tell_of_left_out(fd, &identity, keeper);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
@@ -208,6 +269,8 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     uint16_t port = port_in(address);
     /* Told by the port alone where possible, so that other servers don't see a single call more. */
     if (port != 0 && !settings_mean_port(port) && !knows_keepers()) {
+        if (length >= sizeof(struct sockaddr_in6) || address->sa_family == AF_INET)
+            leave_out(fd, address, port);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }

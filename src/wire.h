@@ -160,9 +160,10 @@ struct synergy_page {
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
      * is to ring. */
     uint32_t is_deaf;
-    /* Counts the bells that were closed since the server had no descriptor left for what they stand
-     * for. */
-    uint32_t without_room;
+    int32_t silent; /* the process of the server whose stderr is /dev/null now; 0: none */
+    /* Goes up when a process of the server's has no descriptor left for a connection, or for
+     * fetching it: the bell rings again when there is room. */
+    uint32_t starved;
     uint32_t ringing;         /* how many bells ring: 0 is all that an accept() needs to see */
     uint8_t bells[65536 / 8]; /* a bit for each port of this host that a bell rings from */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0

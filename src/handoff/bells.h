@@ -25,10 +25,6 @@ class Bells {
     [[nodiscard]] bool are_unheard() const {
         return __atomic_load_n(&page_.is_deaf, __ATOMIC_ACQUIRE) != 0;
     }
-    /// Changes when the server has closed a bell for want of a descriptor.
-    [[nodiscard]] std::uint32_t without_room() const {
-        return __atomic_load_n(&page_.without_room, __ATOMIC_ACQUIRE);
-    }
 
   private:
     static std::uint8_t bit(std::uint16_t port) {

@@ -1,6 +1,7 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "server/inherited_options.h"
 
 #include <algorithm>
@@ -24,12 +25,6 @@ int protocol_of(const ServerSocket &listener) {
     return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
 }
 
-bool can_be_bound(const Endpoint &address) {
-    const Socket probe = Socket::open(address.family(), SOCK_DGRAM);
-    const Endpoint any = address.with_port(0);
-    return !probe || ::bind(probe.fd(), any.data(), any.length()) == 0 || errno != EADDRNOTAVAIL;
-}
-
 /// Where a bell reaches the listener from this host.
 Endpoint bell_address(const ServerSocket &listener) {
     const Endpoint &local = listener.local;
@@ -42,7 +37,7 @@ Endpoint bell_address(const ServerSocket &listener) {
         return v4.mapped();
     const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
     // Containers often have no IPv6 on their loopback interface.
-    return !listener.takes_v4 || can_be_bound(v6) ? v6 : v4.mapped();
+    return !listener.takes_v4 || is_own_address(v6) ? v6 : v4.mapped();
 }
 
 /// By which interface a bell comes in. To an IPv6 address it comes by the one that has the address,
@@ -128,7 +123,7 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
     if (!is_loopback_up())
         return "the loopback interface is down";
     const Endpoint to = bell_address(listener);
-    if (listener.local.is_wildcard() && !can_be_bound(to))
+    if (listener.local.is_wildcard() && !is_own_address(to))
         return "this host has no loopback address of its family";
     Heard heard{};
     for (std::uint16_t port = 1; port <= ports_tried; port++) {
@@ -254,9 +249,9 @@ void Handoff::ring(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
-        if (++offer.unanswered % 100 == 1)
-            log::warn("connection from {}: can't ring at {}: {}", offer.peer.text(),
-                      offer.listener.local.text(), strerrordesc_np(error));
+        log::warn_once(
+            std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+            ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
         ring_again(id, milliseconds(100));
         return;
     }
@@ -268,7 +263,7 @@ void Handoff::ring(Id id) {
         return;
     }
     by_port_[offer.port] = id;
-    offer.bells_without_room = bells_.without_room();
+    offer.starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.listener.transport == Transport::tcp) {
@@ -277,6 +272,18 @@ void Handoff::ring(Id id) {
         offer.accepted_at = {};
         look_after(id);
     }
+}
+
+/// The server has found no descriptor free for the connection: that passes.
+bool Handoff::is_starved(const Offer &offer) const {
+    const std::uint32_t starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
+    if (starved == offer.starved)
+        return false;
+    log::warn_once(
+        std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+        ": a peer's connection waits: the server has no descriptor left for it. Raise its "
+        "limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)");
+    return true;
 }
 
 void Handoff::look_after(Id id) {
@@ -290,6 +297,7 @@ void Handoff::look(Id id) {
     tcp_info info{};
     socklen_t length = sizeof info;
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
+    static_cast<void>(is_starved(offer));
     const Endpoint to = bell_address(offer.listener);
     const auto end = socket_diag_.who_hears(offer.doorbell.local(), to, interface_of(to));
     if (info.tcpi_state == TCP_SYN_SENT) {
@@ -350,16 +358,14 @@ void Handoff::happened(Id id, std::uint32_t events) {
         ring_again(id, milliseconds(10));
         return;
     }
-    if (bells_.without_room() != offer.bells_without_room) {
-        if (!std::exchange(offer.is_waiting_said, true))
-            log::warn("connection from {}: waits, since the server has no descriptor left for it",
-                      offer.peer.text());
+    if (is_starved(offer)) {
         ring_again(id, until_there_is_room);
-    } else if (++offer.unanswered > unanswered_most) {
-        give_up(offer.listener, not_intercepted);
-    } else {
-        ring_again(id, milliseconds(20) * (1 << offer.unanswered));
+        return;
     }
+    if (++offer.unanswered > unanswered_most)
+        give_up(offer.listener, not_intercepted);
+    else
+        ring_again(id, milliseconds(20) * (1 << offer.unanswered));
 }
 
 void Handoff::give_up(const ServerSocket &listener, const std::string &why) {

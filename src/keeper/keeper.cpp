@@ -101,6 +101,22 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
     take_signals();
 }
 
+namespace {
+
+/// A real-time server's keeper has its policy, so that listen() waits for nobody else. What comes
+/// now is nobody's to wait for.
+void end_real_time() {
+    const auto become_ordinary = [] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+    };
+    const int policy = sched_getscheduler(0);
+    if ((policy == SCHED_FIFO || policy == SCHED_RR) && survives(become_ordinary))
+        become_ordinary();
+}
+
+} // namespace
+
 void Keeper::answer_start(Socket connection, pid_t starter) {
     processes_.add(starter);
     // It may have died meanwhile, or have lost its patience.
@@ -109,14 +125,14 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
+    // A daemon's parent ends when it has gone to the background. Children that are something else
+    // by then have a stderr of their own.
+    log::watch_stderr([this, starter] {
+        const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
+        return processes_.has(silent) && (silent == starter || !processes_.has(starter));
+    });
     afterwards_.set(Clock::now() + first_punch_time, [this] {
-        const auto be_ordinary = [] {
-            constexpr sched_param ordinary{};
-            sched_setscheduler(0, SCHED_OTHER, &ordinary);
-        };
-        // (Filters may forbid it, and most servers have no need of it.)
-        if (sched_getscheduler(0) != SCHED_OTHER && survives(be_ordinary))
-            be_ordinary();
+        end_real_time();
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -282,8 +298,9 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
             if (socket.is_ready())
-                log::error("{} {}: nothing is punched: {}", name(socket.transport),
-                           socket.local.text(), obstacle);
+                log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                               socket.local.text() +
+                                               ": nothing is punched: " + obstacle);
             registry_.forget(socket.cookie);
             return ENOENT;
         }
@@ -298,7 +315,8 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (!duplicate)
             return errno;
     }
-    if (!registry_.has(socket.cookie))
+    // (A name that was claimed and released is another's to be found by for a moment longer.)
+    if (!registry_.has(socket.cookie) && (target || registry_.may_have_peers(socket)))
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))

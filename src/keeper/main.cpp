@@ -121,8 +121,12 @@ int keep(bool is_asked) {
         return 0;
     };
     try {
-        const Settings settings = load_settings(variable);
+        const Settings settings = load_settings(variable, environ);
         configure_log(settings, starter->pid);
+        if (!settings.has_peers() && !settings.hidden_file.empty())
+            log::warn("no peers are set: whether {} has any can't be told, since user {} may not "
+                      "look into that directory",
+                      settings.hidden_file, geteuid());
         // Of a file without a single setting nobody expects anything.
         const bool may_gain =
             settings.follows_file && (!settings.is_file_blank || settings.has_peer_directory);
@@ -138,7 +142,11 @@ int keep(bool is_asked) {
         keeper.run();
         return 0;
     } catch (const std::system_error &error) {
-        log::error("nothing is punched: {}", error.what());
+        const bool is_family = error.code().value() == EAFNOSUPPORT;
+        log::error("nothing is punched: {}",
+                   is_family ? "Unix sockets are forbidden here (AF_UNIX is missing from "
+                               "RestrictAddressFamilies= of a systemd unit?)"
+                             : error.what());
         return refuse(error.code().value());
     } catch (const std::exception &error) {
         log::error("nothing is punched: {}", error.what());

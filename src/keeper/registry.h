@@ -4,15 +4,10 @@
 #include "handoff/handoff.h"
 #include "hops/hop_finder.h"
 #include "punch/punch.h"
+#include "server/reach.h"
 #include "settings/live_settings.h"
 
 namespace synergy {
-
-/// The peer as this socket can reach it (v4-mapped where it must be); empty if it can't.
-Endpoint reachable(const ServerSocket &socket, const Endpoint &peer);
-
-/// Whether the settings have a peer that the socket can reach.
-bool has_declared(const Settings &settings, const ServerSocket &socket);
 
 class Registry {
   public:
@@ -52,6 +47,8 @@ class Registry {
     int open(const ServerSocket &socket, const Target &target, Socket duplicate);
     /// The same for all peers of the settings and those that are expected. 0, or ENOENT.
     int open_all(const ServerSocket &socket, Socket duplicate);
+    /// Whether the settings, or synergy_to(), have peers for the socket or may come to have some.
+    [[nodiscard]] bool may_have_peers(const ServerSocket &socket) const;
     /// The socket may listen later: `target` is for open() then. 0, or ENOSPC.
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
@@ -90,9 +87,16 @@ class Registry {
 
   private:
     struct Server {
+        explicit Server(Scheduler &scheduler)
+            : advising(scheduler), silence(scheduler), loopback(scheduler) {}
+
         ServerSocket socket;
         Socket duplicate;
         bool is_full = false;         ///< of peers; the log says so
+        bool is_reached = false;      ///< a peer has come in
+        Timer advising;               ///< what else there is to say
+        Timer silence;                ///< nobody has come in
+        Timer loopback;               ///< of a peer on this host, too
         std::vector<Target> declared; ///< by the settings
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
@@ -115,6 +119,12 @@ class Registry {
     void look_at_parked(bool is_for_others);
     void take_up_parked(const ServerSocket &socket);
     void forget_parked();
+    void say_opened(const Hole &hole);
+    void advise(Server &server);
+    static void advise_of_loopback(const Server &server);
+    static void say_other_addresses(const Hole &hole, const Endpoint &own);
+    void say_silence(Server &server) const;
+    void say_nobody(const ServerSocket &socket);
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
     bool check_alive(const ServerSocket &socket);
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
@@ -124,6 +134,9 @@ class Registry {
     Handoff &handoff_;
     const Owner owner_;
     Timer looking_;
+    Timer nobody_;                        ///< for which socket there are any peers
+    std::vector<std::string> why_nobody_; ///< for each, a line
+    bool is_for_somebody_ = false;        ///< one has had a peer
     LiveSettings settings_;
     HopFinder hop_finder_;
     TimerWheel timers_;

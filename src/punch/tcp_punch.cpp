@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 
 #include <algorithm>
 #include <array>
@@ -39,9 +40,14 @@ constexpr int deaf_to_most = 65;
 /// awaited with the hop limit low: who was heard then would get an answer that dies on its way.
 constexpr int deaf_to_all = 255;
 
-/// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
-/// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_hears_all = 2;
+/// IP_MINTTL is compared with the TTL of the packet within the error, which is less than the
+/// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What
+/// comes from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than
+/// half of that.
+constexpr int v4_min_ttl_most = 32;
+int v4_min_ttl(int hop_limit) {
+    return std::min(hop_limit + 1, v4_min_ttl_most);
+}
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -76,15 +82,20 @@ tcp_info info_of(const Socket &socket) {
 /// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
 constexpr Duration congested_timeout = milliseconds(500);
 
+/// Whether the latest retransmission has left this host.
+bool has_left(const tcp_info &info) {
+    return info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+}
+
 SynTimer timer_of(const tcp_info &info) {
-    const bool was_queued = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
     const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
-    return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
+    return {info.tcpi_retransmits, has_left(info) ? timeout : std::min(timeout, congested_timeout)};
 }
 
 /// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
-int hears(const ServerSocket &server, bool is_v4) {
-    return is_v4 ? std::max(v4_hears_all, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+int hears(const ServerSocket &server, bool is_v4, int hop_limit) {
+    return is_v4 ? std::max(v4_min_ttl(hop_limit),
+                            chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
                  : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
 }
 
@@ -164,7 +175,7 @@ void TcpPunch::hear_from(int least_hop_limit) {
     // With IPv4 the error is told from the peer's SYN by its own TTL.
     if (is_v4_ && !guard_.is_awaiting())
         least_hop_limit = hears_all;
-    hear(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_)));
+    hear(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_, hop_limit())));
 }
 
 namespace {
@@ -179,8 +190,11 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (!hear(socket, is_v4, hears(server, is_v4)))
+    if (!hear(socket, is_v4, hears(server, is_v4, hop_limit_min)))
         return {};
+    // Who sent the error that ends the socket, and why.
+    if (!is_v4)
+        socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
     return socket;
@@ -196,7 +210,7 @@ int TcpPunch::bind_socket() {
         return 0;
     }
     const int error = errno;
-    failed_by("can't open a punching socket", error);
+    failed_here(error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
@@ -211,19 +225,27 @@ int TcpPunch::punch() {
     guard_.sending();
     follow_guard(before);
     context_.timers.sample();
+    looked_at_ = unsent_ = 0;
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
     if (error == EADDRNOTAVAIL) {
-        // The four-tuple is in use: a connection that came through it lives, or rests (RFC 9293
-        // 3.6.1). Where there was none before, there is no source address at all.
-        if (rests_++ == 0)
-            log::debug("{}: waits for an earlier connection to be over", hole_.text());
+        // The four-tuple is in use: a connection lives, or rests (RFC 9293 3.6.1), that a punch has
+        // become or that the listener itself has answered. Or there is no source address at all.
+        if (rests_++ == 0) {
+            if (has_source())
+                log::debug("{}: a connection has these ends already, or had them a moment ago: "
+                           "waits for that to be over",
+                           hole_.text());
+            else
+                failed_here(error);
+        }
         retry_at(Clock::now() + (rests_ > short_rests ? long_rest : rest));
         return 0;
     }
     if (error != 0 && error != EINPROGRESS) {
-        failed(error);
+        failed_here(error);
+        begin_again();
         return error;
     }
     rests_ = 0;
@@ -236,12 +258,39 @@ int TcpPunch::punch() {
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
-        failed(error);
+        failed_here(error);
+        begin_again();
         return error;
     }
     follow_guard(before);
     schedule();
     return 0;
+}
+
+/// Whether this host has an address to send from. Nothing is sent by connecting a UDP socket.
+bool TcpPunch::has_source() const {
+    const Socket socket = Socket::open(hole_.peer.family(), SOCK_DGRAM);
+    return !socket || ::connect(socket.fd(), hole_.peer.data(), hole_.peer.length()) == 0 ||
+           errno != EADDRNOTAVAIL;
+}
+
+/// The kernel counts what it has retransmitted apart from what it was to: where it sends none, a
+/// timer tells nothing of the clock, and the user is to know.
+void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
+    constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage
+    if (info.tcpi_retransmits == looked_at_)
+        return;
+    looked_at_ = info.tcpi_retransmits;
+    if (has_left(info)) {
+        unsent_ = 0;
+        if (info.tcpi_retransmits > 0)
+            recovered();
+    } else if (const int error = route_error(hole_.peer); error != 0) {
+        unsent_ = 1;
+        failed_here(error);
+    } else if (++unsent_ >= surely) {
+        failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
+    }
 }
 
 /// Where the punch dies, and how long that takes, as far as it is known.
@@ -280,6 +329,7 @@ void TcpPunch::tick() {
         info = info_of(socket_);
     }
     context_.timers.sample();
+    look_whether_syns_leave(info);
     guard_.expect_lateness(context_.scheduler.lateness());
     if (guard_.is_error_due() && !is_round_trip_known_)
         follow_dying_hop();
@@ -370,6 +420,20 @@ void TcpPunch::answer_peer(bool was_heard) {
         failed(ETIMEDOUT);
 }
 
+namespace {
+
+/// What an error says by itself, where the kernel does not keep who sent it (before Linux 5.16) or
+/// nobody did: a reset has no other sender than the peer's address.
+IcmpError icmp_error_of(int error) {
+    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
+    const HopAnswer answer = error == ECONNREFUSED ? HopAnswer::refused
+                             : error == EACCES     ? HopAnswer::prohibited
+                                                   : HopAnswer::none;
+    return {.answer = answer, .from = {}};
+}
+
+} // namespace
+
 /// The socket is no longer in SYN_SENT.
 void TcpPunch::happened() {
     switch (info_of(socket_).tcpi_state) {
@@ -393,26 +457,38 @@ void TcpPunch::happened() {
 void TcpPunch::failed(int error) {
     // Then the last SYN went all the way, and what came back for it says nothing about punches.
     const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
-    // The kernel's timer ran out, and we were not late.
-    const bool is_too_early =
-        !was_answering && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next();
-    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
-    if (!was_answering && (error == ECONNREFUSED || error == EACCES))
-        too_high();
+    const std::optional<IcmpError> icmp = read_icmp_error(socket_);
+    const IcmpError answer = icmp.value_or(icmp_error_of(error));
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
-    else if (error == ECONNREFUSED)
-        failed_by("a reset came back: the hop limit is too high, or a firewall answers "
-                  "for the peer",
-                  error);
-    else if (error == EHOSTUNREACH && guard_.phase() != Guard::Phase::open)
-        deaf_hop_limit_ = deaf_to_all; // the punch's own error, which that keeps out
-    else if (error == EHOSTUNREACH && failures_ < few_failures)
-        guard_.error_came(Clock::now()); // the same, after the window
-    else if (error == ETIMEDOUT && is_too_early)
+    else if (error == ETIMEDOUT)
+        timed_out();
+    else if (answer.answer != HopAnswer::none && answer.answer != HopAnswer::time_exceeded) {
+        error_came();
+        refused(answer);
+    } else if (error == EHOSTUNREACH)
+        error_came(); // the punch's own
+    else
+        failed_by(strerrordesc_np(error), error);
+    begin_again();
+}
+
+/// The window was too short, or did not keep out one that has as many hops left as that.
+void TcpPunch::error_came() {
+    if (guard_.phase() == Guard::Phase::low)
+        deaf_hop_limit_ = deaf_to_all; // which keeps it out
+    else if (failures_ < few_failures)
+        guard_.error_came(Clock::now());
+}
+
+/// The kernel's timer ran out, though we were not late. That is no sign of the clock where SYNs do
+/// not leave: then the kernel tries again by a timer of its own.
+void TcpPunch::timed_out() {
+    if (unsent_ == 0 && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next())
         context_.timers.distrust();
-    else if (error != ETIMEDOUT)
-        failed_by("can't punch", error);
+}
+
+void TcpPunch::begin_again() {
     close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
@@ -426,6 +502,9 @@ void TcpPunch::established() {
     const Guard::Phase before = guard_.phase();
     guard_.peer_called();
     follow_guard(before);
+    if (!is_v4_)
+        socket_.set(IPPROTO_IPV6, IPV6_RECVERR,
+                    chosen_number(hole_.server.chosen, IPPROTO_IPV6, IPV6_RECVERR));
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};

@@ -6,6 +6,8 @@
 #include "punch/guard.h"
 #include "punch/punch.h"
 
+struct tcp_info;
+
 namespace synergy {
 
 class TcpPunch final : public Punch {
@@ -27,6 +29,11 @@ class TcpPunch final : public Punch {
     bool open_in_time();
     void answer_peer(bool was_heard);
     void failed(int error);
+    void timed_out();
+    void error_came();
+    void begin_again();
+    [[nodiscard]] bool has_source() const;
+    void look_whether_syns_leave(const tcp_info &info);
     void established();
     void retry_at(Time time);
     void follow_dying_hop();
@@ -44,6 +51,8 @@ class TcpPunch final : public Punch {
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
     std::uint32_t missed_ = 0;   ///< packets, of which nothing more is to be made
+    unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
+    unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

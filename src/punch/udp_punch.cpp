@@ -138,7 +138,7 @@ int UdpPunch::punch() {
         punched();
     } else {
         // The datagram may have met an error that was waiting for the server's socket.
-        failed_by("can't punch", error);
+        failed_here(error);
         next = retry_delay(++failures_ + 1, next);
     }
     timer_.set(Clock::now() + next, [this] { renew(); });

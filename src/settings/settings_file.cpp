@@ -368,9 +368,13 @@ ConfigFile read_config_file(const std::vector<std::string> &places, const char *
         const int error = read_file(place, content);
         struct stat status;
         // A home that this process may not look into has no file for it.
-        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0)
+        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0) {
+            if (errno == EACCES && file.hidden.empty())
+                file.hidden = place;
             continue;
-        // Nor is root to do what somebody else writes, whose home root may have kept (su, sudo -E).
+        }
+        // Nor is root to do what somebody else writes, whose home root may have kept (su, sudo
+        // -E).
         if (named_by == nullptr && place != system_file && others_can_change(place)) {
             file.problems.push_back({unread_file, place, a_file_of_roots});
             continue;

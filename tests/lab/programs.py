@@ -265,6 +265,12 @@ class Stand:
         wait_listening(program, transport, port)
         return program
 
+    def complaints(self):
+        """What the library says at the default level, of all that was started."""
+        return [f"{program.name}: {line}" for program in self.programs if program.preload
+                for line in program.stderr().splitlines()
+                if re.match("synergy: (warning|error): ", line)]
+
     def clear(self):
         for program in self.programs:
             program.stop()

@@ -245,6 +245,7 @@ def wait_for_punches(stand, port, source_ports):
             capture.wait_for(punches_to(stand, port, [source_port]), PATIENCE, "the punches again")
 
 
+@pytest.mark.complains
 def test_router_and_address_come_back(stand):
     """The way out is gone for a while, then the address itself: reported, and recovered from."""
     source_ports = fresh_peer_ports(6)

@@ -114,6 +114,7 @@ def test_resting(stand, status):
     assert reaches(status, "resting", ports[0])["connections"] == 1
 
 
+@pytest.mark.complains
 @pytest.mark.parametrize("family", (4,))
 def test_refused(stand, status, family):
     firewall.set_profile(stand.path, "reset")
@@ -146,6 +147,7 @@ def test_udp(stand, status):
     assert reaches(status, "connected", ports[0])["last_sign_s"] < 10
 
 
+@pytest.mark.complains
 def test_failing(stand, status):
     """What the system says is shown."""
     ports = fresh_peer_ports(1)

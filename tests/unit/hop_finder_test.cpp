@@ -96,13 +96,14 @@ TEST_CASE("hop finder: what was too high is not told again" * doctest::skip(gete
               EXPECT_IN_CHILD(enter_silent_network());
               Bench bench;
               const Endpoint peer = silent_peer();
+              const IcmpError refusal{.answer = HopAnswer::refused, .from = {}};
               static_cast<void>(bench.finder.find_hops(peer, {}));
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
-              bench.finder.too_high(peer, {}, 3);
+              bench.finder.refused(peer, {}, 3, refusal);
               EXPECT_IN_CHILD(bench.found == 1);
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 2; }));
               EXPECT_IN_CHILD(bench.finder.find_hops(peer, {})->most == 2);
-              bench.finder.too_high(peer, {}, hop_limit_min); // lower there is none
+              bench.finder.refused(peer, {}, hop_limit_min, refusal); // lower there is none
               bench.run_until([] { return false; }, milliseconds(100));
               EXPECT_IN_CHILD(bench.finder.find_hops(peer, {})->most == 2);
               return "";

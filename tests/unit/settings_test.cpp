@@ -35,6 +35,12 @@ std::string lines(const std::vector<Problem> &problems) {
     return all;
 }
 
+/// What is wrong with the names of these variables.
+std::string unknown(std::vector<const char *> entries) {
+    entries.push_back(nullptr);
+    return lines(load_settings([](const char *) { return nullptr; }, entries.data()).problems);
+}
+
 /// "[2001:db8::5]:5555/3 ..." with the hop limits.
 std::string targets(const Settings &settings, Transport transport, std::uint16_t port) {
     std::string all;
@@ -1039,4 +1045,17 @@ TEST_CASE("damaged texts neither crash nor throw, and nothing unsound comes of t
         const std::string file = directory.write("synergy.toml", mutate(whole, random));
         CHECK_NOTHROW(check_sound(load({{"SYNERGY_CONFIG", file}})));
     }
+}
+
+TEST_CASE("variables that nobody knows are named, with the nearest that there is") {
+    CHECK(unknown({"SYNERGY_PEERS=x", "SYNERGY_HOPS=2", "SYNERGY_HOPS_MIN=1", "SYNERGY_CONFIG=/x",
+                   "PATH=/bin", "SYNERGIES=x", "HOME=/"}) == "");
+    CHECK(unknown({"SYNERGY_PEER=[2001:db8::5]:5555"}) ==
+          "environment: 'SYNERGY_PEER': expected SYNERGY_PEERS\n");
+    CHECK(unknown({"SYNERGY_HOP=2", "SYNERGY_LOGS=x"}) ==
+          "environment: 'SYNERGY_HOP': expected SYNERGY_HOPS\n"
+          "environment: 'SYNERGY_LOGS': expected SYNERGY_LOG\n");
+    CHECK(unknown({"SYNERGY_FROBNICATE=1"})
+              .starts_with("environment: 'SYNERGY_FROBNICATE': expected one of SYNERGY_CONFIG, "
+                           "SYNERGY_HOPS, "));
 }

@@ -81,7 +81,8 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
             output, _ = stranger.communicate(timeout=60)
             sent, idle, *_ = map(int, output.split())
             assert sent >= 3000 and idle == 1500
-            assert max(took) < 1, took
+            # (A SYN that leaves at that very moment is not heard: it is repeated after a second.)
+            assert max(took) < 1.3, took
             # (A punch for each peer whose turn is over may be open again.)
             assert wait_until(lambda: held_by(keeper) <= before, 10), (before, held_by(keeper))
             # Its own user may have as many connections there as it likes.
@@ -156,7 +157,7 @@ def check_with_few_descriptors(room, deaf_peer, tmp_path, wait_for=lambda server
         log = Path(place) / "log"
         log.touch()
         log.chmod(0o666)
-        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info",
+        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug",
                                             SYNERGY_LOG_FILE=str(log))
         environment["LD_PRELOAD"] = f"{place}/libsynergy.so"
         # (Root may pass his limits, hard ones as well.)
@@ -207,7 +208,7 @@ def leave_room(process, count):
 
 def test_a_keeper_without_a_descriptor_for_a_while_loses_no_connection(deaf_peer, tmp_path):
     log = tmp_path / "log"
-    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info",
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug",
                                         SYNERGY_LOG_FILE=str(log))
     with Waiting("tcp", environment=environment) as server:
         (keeper,) = server.keepers()
@@ -260,9 +261,9 @@ def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
     """One file, also where it is named relative to the server's directory, and where it is moved
     away (by a program that rotates logs) when root has been given up."""
     log = tmp_path / "log"
-    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info", SYNERGY_LOG_FILE="log")
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug", SYNERGY_LOG_FILE="log")
     with Waiting("tcp", "nobody", environment=environment, cwd=tmp_path) as server:
-        assert "opens" in log.read_text()
+        assert "punched" in log.read_text()
         if moment == "after":
             log.rename(tmp_path / "log.1")
         assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
@@ -328,7 +329,7 @@ def test_a_server_in_a_sandbox_is_punched_for(unit, user, deaf_peer, tmp_path):
         os.chmod(place, 0o755)
         for each in (PROGRAMS / "wait", PROGRAMS / "sandboxed", LIBRARY, KEEPER, allowed):
             shutil.copy(each, place)
-        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="info")
+        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug")
         preload = f"LD_PRELOAD={place}/libsynergy.so"
         del environment["LD_PRELOAD"]
         runner = [*as_user, f"{place}/sandboxed", action, f"{place}/allowed",
@@ -364,8 +365,8 @@ def test_a_filter_that_a_server_gives_itself_never_ends_it(name, transport, deaf
                 if name == "wide":
                     assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
                     continue
-                with deaf_peer.call(server.port) as peer:  # nobody can hand it over: it is told
-                    with pytest.raises(ConnectionError):
+                with pytest.raises(ConnectionError):  # nobody can hand it over: it is told
+                    with deaf_peer.call(server.port) as peer:
                         peer.recv(1)
                         raise ConnectionResetError
                 assert server.process.poll() is None
