@@ -1,74 +1,126 @@
 #include "doorbell.h"
 
 #include "aside.h"
+#include "descriptors.h"
 #include "keeper_client.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-struct end {
-    union synergy_endpoint address;
-    socklen_t length;
-};
+int asks_where_from(int fd) {
+    int error = errno;
+    union synergy_endpoint from = {0};
+    socklen_t length = sizeof from;
+    /* Of one that has been reset meanwhile it can't be told. */
+    int may_be =
+        getpeername(fd, &from.any, &length) == 0 ? is_from_bell_port(&from) : errno == ENOTCONN;
+    errno = error;
+    return may_be;
+}
 
-static int is_v6(const struct end *end) {
-    return end->address.any.sa_family == AF_INET6;
+static int is_v6(const union synergy_endpoint *end) {
+    return end->any.sa_family == AF_INET6;
 }
 
 /* A bell comes from the very address that it goes to: no client from elsewhere does. What SCTP
  * accepts keeps the wildcard of its listener, at which bells ring by the loopback address. */
-static int is_from_itself(const struct end *from, const struct end *to) {
-    if (from->address.any.sa_family != to->address.any.sa_family)
+static int is_from_itself(const union synergy_endpoint *from, const union synergy_endpoint *to) {
+    if (from->any.sa_family != to->any.sa_family)
         return 0;
     if (is_v6(from)) {
-        const struct in6_addr *one = &from->address.v6.sin6_addr,
-                              *other = &to->address.v6.sin6_addr;
+        const struct in6_addr *one = &from->v6.sin6_addr, *other = &to->v6.sin6_addr;
         int is_loopback = IN6_IS_ADDR_LOOPBACK(one) ||
                           (IN6_IS_ADDR_V4MAPPED(one) && one->s6_addr[12] == IN_LOOPBACKNET);
         return memcmp(one, other, sizeof *one) == 0 ||
                (is_loopback && IN6_IS_ADDR_UNSPECIFIED(other));
     }
-    uint32_t one = ntohl(from->address.v4.sin_addr.s_addr),
-             other = ntohl(to->address.v4.sin_addr.s_addr);
+    uint32_t one = ntohl(from->v4.sin_addr.s_addr), other = ntohl(to->v4.sin_addr.s_addr);
     return one == other || (one >> 24 == IN_LOOPBACKNET && other == INADDR_ANY);
 }
 
-static int is_bell(const struct synergy_page *page, int fd, struct end *from) {
-    struct end to = {.length = sizeof to.address};
-    from->length = sizeof from->address;
-    if (getpeername(fd, &from->address.any, &from->length) != 0 ||
-        (!is_v6(from) && from->address.any.sa_family != AF_INET) ||
-        !synergy_bit(page->bells, ntohs(from->address.v4.sin_port)))
+/* Whether it comes from where bells come from. One that is over has no peer any more. */
+static int comes_from_here(int fd) {
+    union synergy_endpoint from = {0}, to = {0};
+    socklen_t length = sizeof to;
+    if (getsockname(fd, &to.any, &length) != 0 || (!is_v6(&to) && to.any.sa_family != AF_INET))
         return 0;
-    return getsockname(fd, &to.address.any, &to.length) == 0 && is_from_itself(from, &to);
+    length = sizeof from;
+    if (getpeername(fd, &from.any, &length) != 0)
+        return errno == ENOTCONN;
+    return is_from_bell_port(&from) && is_from_itself(&from, &to);
+}
+
+/* Whether it says that it is a bell, which it does as soon as it is connected. */
+static int says_so(int fd) {
+    static const struct timespec soon = {.tv_nsec = 100000000};
+    enum { SIZE = sizeof SYNERGY_BELL_TEXT - 1 };
+    char text[SIZE];
+    struct pollfd said = {.fd = fd, .events = POLLIN};
+    struct timespec patience = soon;
+    syscall(SYS_ppoll, &said, 1, &patience, NULL, 0);
+    return syscall(SYS_recvfrom, fd, text, SIZE, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) == SIZE &&
+           memcmp(text, SYNERGY_BELL_TEXT, SIZE) == 0;
+}
+
+/* Asks for the connection that a bell stands for, whoever has it: the keeper that the listener is
+ * known to have, or any that is known (nothing may have been noted of the listener, or its number
+ * stood for something else when that was), or who is found by the listener alone. 0 and the
+ * connection, or an errno: ENOENT where nobody knows of such a bell. */
+static int fetch(int listener, int fd, int flags, struct synergy_answer *answer, int *connection) {
+    struct descriptor known = descriptor_of(listener);
+    int error = ESRCH;
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
+        /* (Of its own keeper the end is to be noticed.) */
+        if (known.mark == SYNERGY_LISTENER ? known.keeper != (unsigned)i
+                                           : synergy_is_over(keeper_page(i)))
+            continue;
+        int failure = ask_keeper(i, &request, fd, answer, connection);
+        error = failure == 0 ? answer->result : failure;
+        if (error == 0 || error == ETIMEDOUT)
+            return error;
+    }
+    struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
+    int failure = ask_who_keeps(listener, &request, fd, answer, connection);
+    if (failure == 0)
+        return answer->result;
+    /* (Others' keepers don't know.) */
+    return error == ENOENT && known.mark == SYNERGY_LISTENER ? ENOENT : failure;
 }
 
 /* Puts the peer's address in the place of the bell's, as accept(2) would have. */
 static void hand_down(const union synergy_endpoint *peer, const struct caller_address *caller) {
     if (!caller->address || !caller->length)
         return;
-    socklen_t size = peer->any.sa_family == AF_INET6 ? sizeof peer->v6 : sizeof peer->v4;
+    socklen_t size = is_v6(peer) ? sizeof peer->v6 : sizeof peer->v4;
     memcpy(caller->address, peer, caller->room < size ? caller->room : size);
     *caller->length = size;
 }
 
-enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller) {
-    struct end bell;
-    if (!is_bell(keeper_page(keeper), fd, &bell))
+/* What passes: another descriptor, memory or time may be had when it rings again. */
+static int may_pass(int error) {
+    return error == ENOENT || error == EMFILE || error == ENFILE || error == ENOMEM ||
+           error == ENOBUFS || error == EAGAIN || error == ETIMEDOUT || error == EPIPE ||
+           error == EBADF;
+}
+
+static void refuse(int fd, int error) {
+    struct synergy_refusal refusal = {.error = error};
+    memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
+    syscall(SYS_sendto, fd, &refusal, sizeof refusal, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
+}
+
+enum accepted answer_bell(int listener, int fd, int flags, const struct caller_address *caller) {
+    if (!comes_from_here(fd))
         return ORDINARY;
-    struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
     struct synergy_answer answer = {0};
     int connection = -1;
-    int error = ask_keeper(keeper, &request, fd, &answer, &connection);
-    if (error == 0)
-        error = answer.result;
-    /* Where there is no room for it now, the keeper rings again. Where there is no keeper, its
-     * connections have ended with it. */
-    if (error == ENOENT)
-        return ORDINARY;
+    int error = fetch(listener, fd, flags, &answer, &connection);
     if (error == 0 && connection >= 0 &&
         syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
         syscall(SYS_close, connection);
@@ -77,6 +129,10 @@ enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_add
     }
     if (connection >= 0)
         syscall(SYS_close, connection);
+    if (error != 0 && !says_so(fd))
+        return ORDINARY;
+    if (error != 0 && !may_pass(error))
+        refuse(fd, error);
     syscall(SYS_close, fd);
     return NO_ONE;
 }

@@ -179,44 +179,37 @@ struct accepting {
 
 static inline struct accepting accepting_begin(int fd, struct sockaddr *address,
                                                socklen_t *length) {
+    struct accepting accepting = {.caller = address_of_caller(address, length)};
+    if (!concerns_us())
+        return accepting;
     struct descriptor descriptor = descriptor_of(fd);
     if (descriptor.mark != SYNERGY_UNTOUCHED) {
         before_waiting();
         before_accepting(fd, descriptor);
     }
-    struct accepting accepting = {
-        .caller = address_of_caller(address, length),
-        .was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd),
-    };
+    accepting.was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd);
     return accepting;
 }
 
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
+__attribute__((cold, noinline)) static int answer(int listener, int fd, int flags,
                                                   const struct caller_address *caller) {
     struct aside aside = aside_begin();
-    enum accepted accepted = answer_bell(keeper, fd, flags, caller);
+    enum accepted accepted = answer_bell(listener, fd, flags, caller);
     aside_end(&aside);
     if (accepted == NO_ONE && caller->address && caller->length)
         *caller->length = caller->room;
     return accepted != NO_ONE;
 }
 
+/* Also where nothing is set, or nobody was known to ring at this listener: who waits at it may have
+ * got it from a server that has a keeper. */
 static inline int is_for_caller(int listener, int fd, int flags,
                                 const struct caller_address *caller) {
     /* What is accepted is a connection: no question is needed to know that it has no peers. */
-    if (mark_of(fd) == SYNERGY_UNKNOWN)
+    if (is_concerned() && mark_of(fd) == SYNERGY_UNKNOWN)
         set_mark(fd, SYNERGY_UNTOUCHED);
-    struct descriptor descriptor = descriptor_of(listener);
-    if (descriptor.mark == SYNERGY_LISTENER)
-        return !is_ringing((int)descriptor.keeper) ||
-               answer((int)descriptor.keeper, fd, flags, caller);
-    /* Of a listener that nothing could be noted of, or whose number stood for something else when
-     * that was noted, any of them may be the keeper. */
-    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
-        if (is_ringing(i) && !answer(i, fd, flags, caller))
-            return 0;
-    return 1;
+    return !may_be_bell(fd, caller) || answer(listener, fd, flags, caller);
 }
 
 /* Whether accept() is to be called again, since nobody was there. A listener that blocks would keep
@@ -234,8 +227,6 @@ static inline int is_to_go_on(int listener, int *got, int flags,
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
-        return libc.accept(fd, address, length);
     struct accepting accepting = accepting_begin(fd, address, length);
     int got;
     do
@@ -245,8 +236,6 @@ int accept(int fd, struct sockaddr *address, socklen_t *length) {
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
-        return libc.accept4(fd, address, length, flags);
     struct accepting accepting = accepting_begin(fd, address, length);
     int got;
     do

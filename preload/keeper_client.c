@@ -181,26 +181,48 @@ static int take_up(int memory) {
     return keeper;
 }
 
-int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
+/* Sends the request, and takes what comes back by the connection. What comes back must find a free
+ * number, or it is gone: one is held for it. */
+static int send_and_receive(int connection, struct synergy_request *request, int pass,
+                            struct synergy_answer *answer, int *received) {
+    int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
+    int error = received && held < 0 ? errno : send_request(connection, request, pass);
+    if (held >= 0)
+        syscall(SYS_close, held);
+    return error == 0 && answer ? receive_answer(connection, answer, received) : error;
+}
+
+static int ask_keeper_of(const struct identity *identity, struct synergy_request *request, int pass,
+                         struct synergy_answer *answer, int *received) {
     struct synergy_address address = {0};
     synergy_name_of(identity->cookie, &address);
     struct owner owner;
     int connection = connect_to(&address, &owner);
     if (connection < 0)
-        return NO_KEEPER;
-    struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
-    int memory = -1, keeper = NO_KEEPER;
-    /* Nobody else's page is to be looked into. */
+        return errno;
+    /* Nobody else's page is to be looked into, and nobody else's connections to be had. */
     int is_trusted = owner.user == 0 || owner.user == geteuid() || owner.user == identity->owner;
-    if (is_trusted && send_request(connection, &request, fd) == 0 &&
-        receive_answer(connection, answer, &memory) == 0 && memory >= 0) {
-        if (answer->result == 0)
-            keeper = take_up(memory);
-        else
-            syscall(SYS_close, memory);
-    }
+    int error = is_trusted ? send_and_receive(connection, request, pass, answer, received) : EPERM;
     syscall(SYS_close, connection);
-    return keeper;
+    return error;
+}
+
+int ask_who_keeps(int fd, struct synergy_request *request, int pass, struct synergy_answer *answer,
+                  int *received) {
+    struct identity identity;
+    return identify(fd, &identity) ? ask_keeper_of(&identity, request, pass, answer, received)
+                                   : errno;
+}
+
+int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
+    struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
+    int memory = -1;
+    if (ask_keeper_of(identity, &request, fd, answer, &memory) != 0 || memory < 0)
+        return NO_KEEPER;
+    if (answer->result == 0)
+        return take_up(memory);
+    syscall(SYS_close, memory);
+    return NO_KEEPER;
 }
 
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
@@ -285,18 +307,12 @@ static int exchange(struct synergy_page *page, struct synergy_request *request, 
     if (connection < 0)
         return errno;
     /* The name may be another's by now, who must not learn the secret. (From another process
-     * namespace the keeper's number can't be seen.) */
+     * namespace the keeper has another number, or none.) */
     int error = ECONNREFUSED;
-    if (owner.process == page->keeper.process ||
-        (owner.process == 0 && (owner.user == page->user || owner.user == geteuid()))) {
+    if (owner.process == page->keeper.process || owner.user == page->user ||
+        (owner.process == 0 && owner.user == geteuid())) {
         request->secret = page->secret;
-        /* What comes back must find a free number, or it is gone: one is held for it. */
-        int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
-        error = received && held < 0 ? errno : send_request(connection, request, pass);
-        if (held >= 0)
-            syscall(SYS_close, held);
-        if (error == 0 && answer)
-            error = receive_answer(connection, answer, received);
+        error = send_and_receive(connection, request, pass, answer, received);
     }
     syscall(SYS_close, connection);
     return error;

@@ -49,6 +49,11 @@ int needed_keeper(const struct identity *identity, int is_asked);
  * socket is to it. */
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
 
+/* Asks that one without knowing of it: 0 and the answer, or an errno of the way there. `pass` goes
+ * along, `received` takes what comes back. */
+int ask_who_keeps(int fd, struct synergy_request *request, int pass, struct synergy_answer *answer,
+                  int *received);
+
 /* 0 and the answer, or an errno of the way there. `pass`: a descriptor that goes along, or -1.
  * `received`: takes the one that comes back, or NULL. A keeper that is not there any more is
  * replaced, unless it was to be asked about what it had itself (FETCH, CLOSED, GIVE_WAY). */

@@ -18,7 +18,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 1
+#define SYNERGY_WIRE_VERSION 2
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -125,14 +125,31 @@ struct synergy_page {
     uint32_t user;    /* whose sockets it can bind beside */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
-    uint32_t ringing; /* how many bells ring: 0 is all that an accept() needs to see */
-    uint8_t bells[65536 / 8]; /* a bit for each port of this host that a bell rings from */
+    uint32_t ringing; /* how many bells ring */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
      * TCP, 1 UDP, 2 SCTP. */
     uint8_t ports[3][65536 / 8];
     /* Ports that the kernel chose count as well (UDP), since peers are set for every port. */
     uint32_t any_udp_port;
     uint64_t traffic[SYNERGY_TRAFFIC_PLACES];
+};
+
+/* What a bell is known by, to who has no page too. It comes from the very address that it goes to,
+ * by one of these ports, above what Linux gives out by itself; the keeper knows its four-tuple; and
+ * it says what it is as soon as it has been connected, for who can't reach the keeper. */
+enum { SYNERGY_FIRST_BELL_PORT = 61700, SYNERGY_BELL_PORTS = 2048 };
+#define SYNERGY_BELL_TEXT "synergy: a bell\n"
+
+static inline int synergy_is_bell_port(uint16_t port) {
+    return (uint16_t)(port - SYNERGY_FIRST_BELL_PORT) < SYNERGY_BELL_PORTS;
+}
+
+/* What who has accepted a bell says on it before closing it, if it can't have the connection that
+ * the bell stands for, now or later. */
+#define SYNERGY_REFUSAL_TEXT "synergy: refused"
+struct synergy_refusal {
+    char text[16]; /* SYNERGY_REFUSAL_TEXT, without the zero byte */
+    int32_t error; /* why the keeper can't be asked: an errno */
 };
 
 /* FUTEX_OWNER_DIED, linux/futex.h. */

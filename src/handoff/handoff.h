@@ -2,12 +2,13 @@
 //
 // The keeper connects to the listener from this host, so that the listener becomes readable by
 // itself, for poll(), epoll or a blocked accept() alike. This connection is the doorbell: whoever
-// accepts it knows it by its address, fetches the punched connection from the keeper, and puts it
-// in the doorbell's place.
+// accepts it knows it by its address and port (wire.h), fetches the punched connection from the
+// keeper, and puts it in the doorbell's place.
 #pragma once
 
 #include "base/scheduler.h"
 #include "handoff/bells.h"
+#include "server/activity.h"
 #include "server/server_socket.h"
 #include "server/socket_diag.h"
 
@@ -25,6 +26,8 @@ class Handoff {
         std::function<bool(std::uint64_t cookie)> is_ours;
         /// No bell is answered there: there is to be no further punch for the listener.
         std::function<void(std::uint64_t cookie)> out_of_reach;
+        /// What the server's processes do: who has accepted a bell may be kept from answering it.
+        std::function<Activity()> activity;
     };
     Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
         : scheduler_(scheduler), bells_(page), socket_diag_(socket_diag), owner_(std::move(owner)) {
@@ -68,7 +71,7 @@ class Handoff {
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
         unsigned refused = 0;
-        unsigned kept = 0;   ///< bells that were accepted and neither answered nor closed
+        bool has_said = false; ///< that it is a bell
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
         Timer timer;         ///< to look after the bell, or to ring again
@@ -81,7 +84,10 @@ class Handoff {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     void ring(Id id);
+    [[nodiscard]] Socket bound_doorbell(const Offer &offer, const Endpoint &to);
     Rung connect_doorbell(Offer &offer);
+    static void introduce(Offer &offer);
+    void refused(Id id);
     void happened(Id id, std::uint32_t events);
     void look_after(Id id);
     void look(Id id);
@@ -96,6 +102,7 @@ class Handoff {
     SocketDiag &socket_diag_;
     const Owner owner_;
     std::unordered_set<std::uint64_t> out_of_reach_; ///< listeners, by cookie
+    unsigned next_port_ = 0;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

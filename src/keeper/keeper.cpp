@@ -62,7 +62,8 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
     : traffic_(*page_),
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
-                .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
+                .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
+                .activity = [this] { return processes_.activity(); }}),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
                 {.lives = [this](ServerSocket &socket) { return lives(socket); },
                  .dropped =
@@ -197,6 +198,11 @@ void Keeper::open(const Call &call, Reply &reply) {
     if (!socket) {
         reply.answer.result = errno;
         reply.answer.mark = SYNERGY_UNTOUCHED;
+        if (const auto any = errno == EXDEV ? describe(call.passed.fd()) : std::nullopt;
+            any && has_declared(registry_.settings(), *any))
+            log::error("{} {}: nothing is punched: it belongs to another network namespace than "
+                       "the process that has it",
+                       name(any->transport), any->local.text());
         return;
     }
     if (socket->transport != Transport::udp && !socket->listens) {

@@ -2,6 +2,7 @@
 
 #include "server/server_descriptors.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -52,6 +53,13 @@ bool Processes::have(ServerSocket &socket) const {
         may_have |= !number && !entry.second.closed.contains(socket.cookie);
     }
     return may_have;
+}
+
+Activity Processes::activity() const {
+    Activity most = Activity::rests;
+    for (const auto &entry : watched_)
+        most = std::max(most, activity_of(entry.first));
+    return most;
 }
 
 } // namespace synergy

@@ -347,7 +347,7 @@ TEST_CASE("keeper: the first punch has left when OPEN is answered, and the conne
     REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
     CHECK(kept.page->ringing == 1);
     Socket bell(::accept(listener.fd(), nullptr, nullptr));
-    CHECK(synergy_bit(kept.page->bells, bell.remote().port()) == 1);
+    CHECK(synergy_is_bell_port(bell.remote().port()));
     // Whoever shows it needs no secret.
     synergy_request fetch = kept.request(SYNERGY_FETCH);
     fetch.secret = {};

@@ -77,11 +77,12 @@ struct Bench {
     Scheduler scheduler;
     std::unique_ptr<synergy_page> page = std::make_unique<synergy_page>();
     SocketDiag socket_diag;
-    Handoff handoff{
-        scheduler,
-        *page,
-        socket_diag,
-        {.is_ours = [](std::uint64_t) { return true; }, .out_of_reach = [](std::uint64_t) {}}};
+    Handoff handoff{scheduler,
+                    *page,
+                    socket_diag,
+                    {.is_ours = [](std::uint64_t) { return true; },
+                     .out_of_reach = [](std::uint64_t) {},
+                     .activity = {}}};
     Traffic traffic{*page};
     Settings settings;
     std::vector<std::uint64_t> dropped;
