@@ -239,7 +239,8 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
 /// (tcp(7)), and may have been given that after listen().
 void Handoff::introduce(Offer &offer) {
     constexpr std::string_view text = SYNERGY_BELL_TEXT;
-    if (!offer.has_said)
+    // (Were it refused, send() would take the error away.)
+    if (!offer.has_said && !offer.doorbell.remote().empty())
         offer.has_said =
             send(offer.doorbell.fd(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
 }
