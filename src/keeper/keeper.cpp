@@ -228,13 +228,6 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
                            const std::optional<Target> &target) {
     if (!target && is_for_others(socket))
         return ENOENT;
-    const bool is_punched = target || has_declared(registry_.settings(), socket);
-    if (is_punched && socket.accepts())
-        if (const char *obstacle = handoff_.obstacle(socket)) {
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       obstacle);
-            return ENOENT;
-        }
     // Known once, it shares its port with us, and no more tells by itself that there was room.
     const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;

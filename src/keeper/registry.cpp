@@ -101,7 +101,25 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
 int Registry::open(const ServerSocket &socket, const Target &target, Socket duplicate) {
     if (reachable(socket, target.peer).empty())
         return ENOENT;
-    return open_asked(server_for(socket, std::move(duplicate)), target);
+    const bool is_new = !has(socket.cookie);
+    Server &server = server_for(socket, std::move(duplicate));
+    if (is_new && !can_be_rung_at(handoff_, server)) {
+        servers_.erase(socket.cookie);
+        return ENOENT;
+    }
+    return open_asked(server, target);
+}
+
+/// Asked before the first of its holes opens. One that has holes is found out by ringing.
+bool Registry::can_be_rung_at(const Handoff &handoff, Server &server) {
+    const ServerSocket &socket = server.socket;
+    if (!socket.accepts() || !server.punches.empty())
+        return true;
+    const char *obstacle = handoff.obstacle(socket);
+    if (obstacle != nullptr && !std::exchange(server.is_out_of_reach, true))
+        log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                   obstacle);
+    return obstacle == nullptr;
 }
 
 /// A program may ask for the same peer as often as it likes.
@@ -162,8 +180,9 @@ void Registry::settings_changed() {
                       server.socket.local.text(), punch.first.text());
             return true;
         });
-        for (const Target &target : server.declared)
-            open_hole(server, target, false);
+        if (!server.declared.empty() && can_be_rung_at(handoff_, server))
+            for (const Target &target : server.declared)
+                open_hole(server, target, false);
     }
     forget_ways();
 }
@@ -189,10 +208,14 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     const bool is_new = !has(socket.cookie);
     Server &server = server_for(socket, std::move(duplicate));
     declare(server);
-    if (is_new && server.declared.empty() && expected.empty() && !may_gain) {
+    const bool is_wanted = !server.declared.empty() || !expected.empty();
+    const bool is_reached = !is_wanted || can_be_rung_at(handoff_, server);
+    if (is_new && !may_gain && !(is_wanted && is_reached)) {
         servers_.erase(socket.cookie);
         return ENOENT;
     }
+    if (!is_reached)
+        return 0;
     for (const Target &target : expected)
         open_asked(server, target);
     settings_.follow_names();

@@ -59,6 +59,7 @@ class Registry {
         ServerSocket socket;
         Socket duplicate;
         bool is_full = false;         ///< of peers; the log says so
+        bool is_out_of_reach = false; ///< of bells; the log says so
         std::vector<Target> declared; ///< by the settings
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
@@ -66,6 +67,7 @@ class Registry {
     };
 
     void declare(Server &server);
+    static bool can_be_rung_at(const Handoff &handoff, Server &server);
     void settings_changed();
     Server &server_for(const ServerSocket &socket, Socket duplicate);
     int open_asked(Server &server, const Target &target);
