@@ -127,7 +127,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     }
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
-    struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = -1};
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = SYNERGY_AUTOMATIC_HOPS};
     hand_over(fd, &identity, keeper, &request);
 }
 
@@ -362,7 +362,8 @@ void hand_over_again(int keeper) {
         struct identity identity;
         if (!is_ours(descriptor.mark) || descriptor.keeper != (unsigned)keeper)
             continue;
-        struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = -1};
+        struct synergy_request request = {.kind = SYNERGY_OPEN,
+                                          .hop_limit = SYNERGY_AUTOMATIC_HOPS};
         if (!is_over && identify(fd, &identity) && identity.cookie == descriptor.cookie)
             hand_over(fd, &identity, keeper, &request);
         else

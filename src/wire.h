@@ -72,7 +72,13 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
+    /* What has become of each hole: a memfd with a JSON document comes back
+     * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
+    SYNERGY_STATUS,
 };
+
+/* As synergy_to() has it. */
+enum { SYNERGY_AUTOMATIC_HOPS = -1 };
 
 struct synergy_request {
     uint32_t version; /* SYNERGY_WIRE_VERSION */
@@ -82,7 +88,7 @@ struct synergy_request {
     int32_t fd;      /* the number that the server has for the socket, for the log alone */
     int32_t process;
     int32_t flags;
-    int32_t hop_limit; /* -1: automatic */
+    int32_t hop_limit; /* or SYNERGY_AUTOMATIC_HOPS */
     union synergy_endpoint peer;
 };
 
@@ -96,8 +102,12 @@ enum synergy_mark {
 
 struct synergy_answer {
     uint32_t version;
-    int32_t result; /* 0, or an errno */
-    uint32_t mark;  /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
+    /* 0: it is done, or will be without a further word of the server's (the hop limit is still
+     * being measured). Else an errno: what synergy_to() promises; EEXIST, another keeper has the
+     * socket; ENOENT, there is nothing here for what was asked (OPEN: no peer, or no way to hand a
+     * connection over, GIVE_WAY: nothing has ended, FETCH, MEET: unknown). */
+    int32_t result;
+    uint32_t mark; /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
     union synergy_endpoint
         peer; /* FETCH: whose connection it is. A v4-mapped one where the listener is AF_INET6 */
 };
@@ -189,6 +199,10 @@ static inline uint64_t synergy_traffic_key(enum synergy_way way, uint64_t cookie
     hash ^= hash >> 32;
     return hash * 0x94d049bb133111ebU;
 }
+
+/* Every keeper listens under an abstract name that begins like this, by which they are all found;
+ * what follows is random. */
+#define SYNERGY_KEEPER_NAME "synergy-keeper/"
 
 /* By which abstract name the keeper of a socket is found by who has only the socket: "synergy/" and
  * the cookie, 16 hexadecimal digits. */

@@ -95,7 +95,7 @@ constexpr Duration fetch_time = milliseconds(800);
 /// One that is waiting for a processor gets this long.
 constexpr Duration busy_time = milliseconds(1600);
 constexpr unsigned refused_most = 4;
-constexpr unsigned patience = 8;
+constexpr unsigned unanswered_most = 8;
 
 void reset(const Socket &connection) {
     const linger at_once{.l_onoff = 1, .l_linger = 0};
@@ -356,8 +356,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
     const int refusal = refusal_on(offer.doorbell);
     silence(offer);
     if (refusal != 0) {
-        const std::string why = std::string(cant_reach_us) + ": " + strerrordesc_np(refusal);
-        give_up(offer.listener, why.c_str());
+        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
         return;
     }
     if (is_about_firewalls(error)) {
@@ -368,17 +367,17 @@ void Handoff::happened(Id id, std::uint32_t events) {
         refused(id);
         return;
     }
-    if (++offer.unanswered > patience)
+    if (++offer.unanswered > unanswered_most)
         give_up(offer.listener, not_intercepted);
     else
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
 }
 
-void Handoff::give_up(const ServerSocket &listener, const char *why) {
+void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
     const std::uint64_t cookie = listener.cookie;
     log::error("{} {}: nothing is punched any more: {}", name(listener.transport),
                listener.local.text(), why);
-    out_of_reach_.insert(cookie);
+    out_of_reach_[cookie] = why;
     forget(cookie);
     // Not here: it may be a punch's own connection that could not be handed over.
     scheduler_.at(Clock::now(), [this, cookie] { owner_.out_of_reach(cookie); });
@@ -403,7 +402,9 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     copy_inherited_options(accepted.fd(), offer.connection.fd());
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
-    Fetched fetched{.connection = std::move(offer.connection), .peer = offer.peer};
+    Fetched fetched{.connection = std::move(offer.connection),
+                    .peer = offer.peer,
+                    .listener = offer.listener.cookie};
     silence(offer);
     offers_.erase(id);
     return fetched;

@@ -14,7 +14,8 @@
 
 #include <functional>
 #include <optional>
-#include <unordered_set>
+#include <string>
+#include <unordered_map>
 
 namespace synergy {
 
@@ -36,7 +37,11 @@ class Handoff {
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
     [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
-    /// Whether it was found out by ringing that no bell is answered at the listener.
+    /// Why no bell is answered at the listener, if that was found out by ringing; or nullptr.
+    [[nodiscard]] const char *why_out_of_reach(std::uint64_t listener) const {
+        const auto found = out_of_reach_.find(listener);
+        return found == out_of_reach_.end() ? nullptr : found->second.c_str();
+    }
     [[nodiscard]] bool is_out_of_reach(std::uint64_t listener) const {
         return out_of_reach_.contains(listener);
     }
@@ -47,6 +52,7 @@ class Handoff {
     struct Fetched {
         Socket connection;
         Endpoint peer;
+        std::uint64_t listener = 0; ///< by cookie
     };
     /// The connection whose doorbell's other end this is, with all that it would have inherited
     /// from the listener: only who accepted the doorbell can have it.
@@ -93,7 +99,7 @@ class Handoff {
     void look(Id id);
     void ring_again(Id id, Duration delay);
     [[nodiscard]] bool is_there(const ServerSocket &listener) const;
-    void give_up(const ServerSocket &listener, const char *why);
+    void give_up(const ServerSocket &listener, const std::string &why);
     void forget(std::uint64_t listener);
     void silence(Offer &offer);
 
@@ -101,7 +107,7 @@ class Handoff {
     Bells bells_;
     SocketDiag &socket_diag_;
     const Owner owner_;
-    std::unordered_set<std::uint64_t> out_of_reach_; ///< listeners, by cookie
+    std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by listener's cookie
     unsigned next_port_ = 0;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;

@@ -28,19 +28,33 @@ bool fits(const LearnedHops &learned, const Path &path) {
 
 } // namespace
 
+/// Of both addresses; the source's is left out where it is the kernel's choice.
+std::string HopFinder::key_of(const Endpoint &peer, const Endpoint &source) {
+    const bool is_chosen = source.empty() || source.is_wildcard();
+    return peer.unmapped().address_text() + " " +
+           (is_chosen ? "" : source.unmapped().address_text());
+}
+
 HopFinder::Way &HopFinder::way_to(const Endpoint &peer, const Endpoint &source) {
-    Endpoint to = peer.unmapped().with_port(0);
-    Endpoint from = source.is_wildcard() ? Endpoint{} : source.unmapped().with_port(0);
-    auto &way = ways_[to.address_text() + " " + (from.empty() ? "" : from.address_text())];
+    auto &way = ways_[key_of(peer, source)];
     if (!way) {
         way = std::make_unique<Way>(scheduler_);
-        way->peer = to;
-        way->source = from;
+        way->peer = peer.unmapped().with_port(0);
+        if (!source.is_wildcard())
+            way->source = source.unmapped().with_port(0);
     }
     return *way;
 }
 
-std::optional<HopRange> HopFinder::hops_toward(const Endpoint &peer, const Endpoint &source) {
+Endpoint HopFinder::dies_at(const Endpoint &peer, const Endpoint &source, int hops) const {
+    const auto way = ways_.find(key_of(peer, source));
+    if (way == ways_.end())
+        return {};
+    const auto hop = way->second->dying_hops.find(hops);
+    return hop == way->second->dying_hops.end() ? Endpoint{} : hop->second.from;
+}
+
+std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoint &source) {
     Way &way = way_to(peer, source);
     way.is_wanted = true;
     // (While one hop is looked at, the way is measured after that.)
@@ -154,7 +168,7 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
     }
     if (way.is_wanted && !way.hops) {
         way.next.set(Clock::now(), [this, &way] {
-            if (hops_toward(way.peer, way.source))
+            if (find_hops(way.peer, way.source))
                 found_(way.peer);
         });
         return;
@@ -204,8 +218,8 @@ void HopFinder::too_high(const Endpoint &peer, const Endpoint &source, int hops)
     use(way, within(way, *way.hops));
 }
 
-std::optional<Duration> HopFinder::round_trip(const Endpoint &peer, const Endpoint &source,
-                                              int hops) {
+std::optional<Duration> HopFinder::find_round_trip(const Endpoint &peer, const Endpoint &source,
+                                                   int hops) {
     Way &way = way_to(peer, source);
     auto found = way.dying_hops.find(hops);
     if (found != way.dying_hops.end())

@@ -2,7 +2,7 @@
 // and measured anew when the way changes. Also how long the error of a punch may take.
 #pragma once
 
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "hops/learned_hops.h"
 #include "hops/path_probe.h"
 
@@ -16,7 +16,7 @@ namespace synergy {
 
 class HopFinder {
   public:
-    /// `found` is called by the scheduler when there is another answer to hops_toward() for an
+    /// `found` is called by the scheduler when there is another answer to find_hops() for an
     /// address, port 0. `learned_file`: see learned_hops.h; empty: nothing is remembered.
     /// `bounds` are looked at whenever there is something to choose.
     HopFinder(Scheduler &scheduler, const HopBounds &bounds, std::string learned_file,
@@ -24,16 +24,19 @@ class HopFinder {
         : scheduler_(scheduler), bounds_(bounds), learned_file_(std::move(learned_file)),
           found_(std::move(found)) {}
 
-    /// The hop limits for punches from `source` (or, if it is empty, the kernel's choice). Nothing
-    /// yet: `found` will be called, within a second. Ports don't matter.
-    std::optional<HopRange> hops_toward(const Endpoint &peer, const Endpoint &source);
+    /// The hop limits for punches from `source` (or, if it is empty, the kernel's choice), which
+    /// are measured from here on. Nothing yet: `found` will be called, within a second. Ports don't
+    /// matter.
+    std::optional<HopRange> find_hops(const Endpoint &peer, const Endpoint &source);
     /// The peer has come in through a hole that such a punch opened last.
     void proved(const Endpoint &peer, const Endpoint &source, int hops);
     /// A reset or a prohibition came back for such a punch.
     void too_high(const Endpoint &peer, const Endpoint &source, int hops);
-    /// How long the error takes to come back from where a punch with this hop limit dies, as far
-    /// as it has been measured.
-    std::optional<Duration> round_trip(const Endpoint &peer, const Endpoint &source, int hops);
+    /// How long the error takes to come back from where a punch with this hop limit dies. Nothing
+    /// yet: it is being measured.
+    std::optional<Duration> find_round_trip(const Endpoint &peer, const Endpoint &source, int hops);
+    /// The router where such a punch dies; empty: nobody answered there, or nobody has asked.
+    [[nodiscard]] Endpoint dies_at(const Endpoint &peer, const Endpoint &source, int hops) const;
     /// Forgets the ways to all other peers, and looks at them no more.
     void keep_only(const std::function<bool(const Endpoint &peer)> &is_wanted);
 
@@ -59,6 +62,7 @@ class HopFinder {
         Timer telling; ///< of another answer
     };
 
+    [[nodiscard]] static std::string key_of(const Endpoint &peer, const Endpoint &source);
     Way &way_to(const Endpoint &peer, const Endpoint &source);
     void measure(Way &way);
     void measured(Way &way, const Path &path);

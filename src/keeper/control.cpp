@@ -4,11 +4,13 @@
 #include "base/close_apart.h"
 #include "base/log.h"
 
+#include <fmt/format.h>
+
 #include <array>
-#include <cstddef>
 #include <cstring>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/un.h>
 #include <system_error>
 #include <unistd.h>
@@ -37,6 +39,13 @@ bool is_equal(const synergy_secret &one, const synergy_secret &other) {
     for (std::size_t i = 0; i < sizeof one.bytes; i++)
         difference |= static_cast<unsigned>(one.bytes[i] ^ other.bytes[i]);
     return difference == 0;
+}
+
+std::string random_name() {
+    std::uint64_t number = 0;
+    if (getrandom(&number, sizeof number, 0) != sizeof number)
+        throw std::system_error(errno, std::generic_category(), "getrandom");
+    return fmt::format(SYNERGY_KEEPER_NAME "{:012x}", number >> 16);
 }
 
 /// Who could harm this process anyway.
@@ -95,18 +104,15 @@ struct Control::Message {
 Control::Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler)
     : scheduler_(scheduler), secret_(secret), handler_(std::move(handler)), burial_(scheduler) {
     Socket listener = Socket::open(AF_UNIX, SOCK_SEQPACKET);
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    // A bind() of the family alone has the kernel choose a free abstract name (unix(7)).
-    if (!listener ||
-        ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&name), sizeof(sa_family_t)) != 0 ||
+    const std::string own = random_name();
+    sockaddr_un name;
+    const socklen_t length = abstract_address(name, own);
+    if (!listener || ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&name), length) != 0 ||
         ::listen(listener.fd(), backlog) != 0)
         throw std::system_error(errno, std::generic_category(), "Unix socket");
-    socklen_t length = sizeof name;
-    getsockname(listener.fd(), reinterpret_cast<sockaddr *>(&name), &length);
     address_.process = getpid();
-    address_.length = static_cast<std::uint8_t>(length - offsetof(sockaddr_un, sun_path) - 1);
-    std::memcpy(address_.name, name.sun_path + 1, address_.length);
+    address_.length = static_cast<std::uint8_t>(own.size());
+    std::memcpy(address_.name, own.data(), own.size());
     listen_at(std::move(listener));
 }
 
@@ -270,13 +276,15 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     const bool knows_secret = is_starter || is_equal(request.secret, secret_);
     const bool shows_proof =
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
-    if (!knows_secret && !shows_proof)
+    const bool is_trusted = is_starter || is_trusted_user(caller.user);
+    const bool asks_status = request.kind == SYNERGY_STATUS && is_trusted;
+    if (!knows_secret && !shows_proof && !asks_status)
         return Served::refused;
     // The connection would be lost with the answer; so the bell rings again.
     if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
-    Reply reply = handler_({request, caller.process, knows_secret, message.passed});
-    const bool is_servers = knows_secret || reply.is_proof;
+    Reply reply = handler_({request, caller.process, is_trusted, knows_secret, message.passed});
+    const bool is_servers = knows_secret || reply.is_proof || asks_status;
     if (is_servers) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.

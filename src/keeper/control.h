@@ -24,7 +24,8 @@ class Control {
     struct Call {
         const synergy_request &request;
         pid_t process;     ///< who asks, as it was when it connected
-        bool knows_secret; ///< is of the server's family; others have only what they show
+        bool is_trusted;   ///< its user could harm this process anyway
+        bool knows_secret; ///< is one of the server's processes; others have only what they show
         const Socket &passed;
     };
     struct Reply {
@@ -35,8 +36,9 @@ class Control {
     };
     using Handler = std::function<Reply(const Call &)>;
 
-    /// Listens under a name of the kernel's choice. `handler` is asked for whoever knows the
-    /// secret, and for FETCH and MEET of anybody. Throws std::system_error.
+    /// Listens under a name that nobody can know before. `handler` is asked for whoever knows the
+    /// secret, for FETCH and MEET of anybody, and for STATUS of the keeper's user and root. Throws
+    /// std::system_error.
     Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler);
     ~Control();
     Control(const Control &) = delete;

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "keeper/confinement.h"
+#include "keeper/status.h"
 
 #include <algorithm>
 #include <csignal>
@@ -26,7 +27,8 @@ constexpr Duration rest_without_socket = seconds(3);
 constexpr Duration between_looks = milliseconds(10);
 constexpr Duration time_to_end = seconds(90);
 
-constexpr Duration settling_time = milliseconds(50);
+/// What can wait does so for as long: the server's listen(), and the first punch.
+constexpr Duration first_punch_time = milliseconds(50);
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -34,10 +36,12 @@ synergy_mark mark_of(const ServerSocket &socket) {
 
 /// Whom synergy_to() names; 0, or the errno that it promises.
 int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
-    const int hop_limit = request.hop_limit;
-    if (hop_limit != -1 && (hop_limit < hop_limit_min || hop_limit > hop_limit_max))
-        return EINVAL;
-    target.hops = hop_limit == -1 ? 0 : hop_limit;
+    if (request.hop_limit != SYNERGY_AUTOMATIC_HOPS) {
+        const auto hops = HopLimit::from(request.hop_limit);
+        if (!hops)
+            return EINVAL;
+        target.hops = *hops;
+    }
     const int family = request.peer.any.sa_family;
     if (family == AF_UNSPEC) {
         if (socket.connected.empty())
@@ -65,7 +69,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
                 .activity = [this] { return processes_.activity(); }}),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.lives = [this](ServerSocket &socket) { return lives(socket); },
+                {.locate = [this](ServerSocket &socket) { return locate(socket); },
                  .dropped =
                      [this](std::uint64_t cookie) {
                          control_.release(cookie);
@@ -78,7 +82,8 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                      registry_.give_way();
                      look_for_the_end();
                  }),
-      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)), settling_(scheduler_) {
+      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
+      afterwards_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -92,8 +97,7 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
-    // Its listen() waits for the first punch, and not for this.
-    settling_.set(Clock::now() + settling_time, [this] {
+    afterwards_.set(Clock::now() + first_punch_time, [this] {
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -168,6 +172,12 @@ Keeper::Reply Keeper::answer(const Call &call) {
             break;
         case SYNERGY_MEET:
             meet(call, reply);
+            break;
+        case SYNERGY_STATUS:
+            if (call.is_trusted)
+                status(reply);
+            else
+                reply.answer.result = EPERM;
             break;
         default:
             reply.answer.result = EINVAL;
@@ -293,6 +303,7 @@ void Keeper::fetch(const Call &call, Reply &reply) {
         reply.answer.result = ENOENT;
         return;
     }
+    registry_.handed_over(fetched->listener, fetched->peer);
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
@@ -311,14 +322,21 @@ void Keeper::meet(const Call &call, Reply &reply) {
     reply.show = page_.memory().fd();
 }
 
+void Keeper::status(Reply &reply) {
+    reply.hand_over =
+        in_memory(status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
+    if (!reply.hand_over)
+        reply.answer.result = errno;
+}
+
 /// The kernel says so of sockets that we don't hold, and of others the processes.
-bool Keeper::lives(ServerSocket &socket) const {
+bool Keeper::locate(ServerSocket &socket) const {
     if (!socket.punches_itself()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
-    return processes_.have(socket);
+    return processes_.locate(socket);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a

@@ -36,8 +36,9 @@ class Keeper {
                                      const std::optional<Target> &target);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
+    void status(Reply &reply);
 
-    bool lives(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();
@@ -56,7 +57,7 @@ class Keeper {
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
-    Timer settling_;
+    Timer afterwards_; ///< what can wait until the server's first listen() has returned
     bool is_over_ = false;
 };
 

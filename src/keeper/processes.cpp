@@ -37,12 +37,20 @@ void Processes::add(pid_t process, pid_t parent) {
     watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
 }
 
+std::vector<pid_t> Processes::all() const {
+    std::vector<pid_t> all;
+    for (const auto &entry : watched_)
+        all.push_back(entry.first);
+    std::sort(all.begin(), all.end());
+    return all;
+}
+
 void Processes::closed(pid_t process, std::uint64_t cookie) {
     if (const auto found = watched_.find(process); found != watched_.end())
         found->second.closed.insert(cookie);
 }
 
-bool Processes::have(ServerSocket &socket) const {
+bool Processes::locate(ServerSocket &socket) const {
     bool may_have = is_any_unwatched_;
     for (const auto &entry : watched_) {
         const std::optional<int> number = find_descriptor(entry.first, socket.inode, socket.fd);

@@ -9,6 +9,7 @@
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 namespace synergy {
 
@@ -28,11 +29,14 @@ class Processes {
 
     [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
 
+    /// Those that are watched, in ascending order.
+    [[nodiscard]] std::vector<pid_t> all() const;
+
     /// The process says that it has closed the socket with this cookie.
     void closed(pid_t process, std::uint64_t cookie);
     /// Whether any of them still has the socket, by its descriptor table, or where that can't be
     /// read by what it has said. Corrects the number that the server has for it.
-    bool have(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const;
 
     /// Of several, the last in the order of its values.
     [[nodiscard]] Activity activity() const;

@@ -51,14 +51,15 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .timers = timers_,
                .settings = settings_.now(),
                .traffic = traffic,
-               .is_alive = [this](const ServerSocket &socket) { return is_alive(socket); },
+               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .round_trip =
+               .find_round_trip =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.round_trip(hole.peer, source_toward(hole), hop_limit);
+                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
+                                                          hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -115,11 +116,11 @@ bool Registry::can_be_rung_at(const Handoff &handoff, Server &server) {
     const ServerSocket &socket = server.socket;
     if (!socket.accepts() || !server.punches.empty())
         return true;
-    const char *obstacle = handoff.obstacle(socket);
-    if (obstacle != nullptr && !std::exchange(server.is_out_of_reach, true))
+    const char *before = std::exchange(server.obstacle, handoff.obstacle(socket));
+    if (server.obstacle != nullptr && server.obstacle != before)
         log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                   obstacle);
-    return obstacle == nullptr;
+                   server.obstacle);
+    return server.obstacle == nullptr;
 }
 
 /// A program may ask for the same peer as often as it likes.
@@ -142,10 +143,7 @@ void Registry::declare(Server &server) {
     Endpoint looked_up;
     std::optional<Route> route;
     std::erase_if(server.declared, [&](const Target &target) {
-        Hole hole{.transport = socket.transport,
-                  .server = socket,
-                  .peer = reachable(socket, target.peer),
-                  .hops = {}};
+        const Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
         if (hole.peer.empty())
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
@@ -230,7 +228,7 @@ void Registry::hops_found(const Endpoint &peer) {
         Server &server = entry.second;
         for (const auto *targets : {&server.asked, &server.declared})
             for (const Target &target : *targets)
-                if (target.hops == 0 && target.peer.same_address(peer))
+                if (target.hops.is_automatic() && target.peer.same_address(peer))
                     open_hole(server, target);
     }
 }
@@ -245,23 +243,22 @@ Endpoint Registry::source_toward(const Hole &hole) const {
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
-    if (handoff_.is_out_of_reach(socket.cookie))
+    if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
-    Hole hole{.transport = socket.transport,
-              .server = socket,
-              .peer = reachable(socket, target.peer),
-              .hops = HopRange::only(target.hops)};
+    Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty())
-        return 0;
-    if (target.hops == 0) {
-        auto hops = hop_finder_.hops_toward(hole.peer, source_toward(hole));
+        return ENOENT;
+    if (target.hops.is_automatic()) {
+        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
+    } else {
+        hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
     auto present = server.punches.find(peer);
-    if (present != server.punches.end() && present->second->takes(hole.hops))
+    if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch ? present->second->open() : 0;
     if (hole.hops.least == hole.hops.most)
         log::info("{}: opens, hop limit {}", hole.text(), hole.hops.best);
@@ -295,11 +292,11 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
-bool Registry::is_alive(const ServerSocket &socket) {
+bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return false;
-    if (owner_.lives(found->second.socket))
+    if (owner_.locate(found->second.socket))
         return true;
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
@@ -333,7 +330,7 @@ void Registry::forget_ways() {
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.lives(found->second.socket))
+    if (found != servers_.end() && !owner_.locate(found->second.socket))
         drop(cookie);
 }
 
@@ -350,10 +347,69 @@ void Registry::end_holes(std::uint64_t cookie) {
         found->second.punches.clear();
 }
 
+void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
+    const auto found = servers_.find(cookie);
+    if (found == servers_.end())
+        return;
+    // A listener of IPv4 alone, and one of both, have different names for the same peer.
+    for (const Endpoint &name : {peer.unmapped(), peer.mapped()})
+        if (const auto punch = found->second.punches.find(name);
+            punch != found->second.punches.end()) {
+            punch->second->handed_over();
+            return;
+        }
+}
+
+std::string Registry::why_unpunched(const Server &server, const Target &target) const {
+    if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
+        return why;
+    if (server.obstacle != nullptr)
+        return server.obstacle;
+    if (reachable(server.socket, target.peer).empty())
+        return "this socket can't reach a peer of that address family";
+    if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
+        return "the peer is on the same link, with no firewall between";
+    return target.hops.is_automatic() ? "the hop limit is being measured" : "";
+}
+
+std::vector<Registry::SocketStatus> Registry::status() const {
+    std::vector<SocketStatus> all;
+    for (const auto &entry : servers_) {
+        const Server &server = entry.second;
+        SocketStatus &status =
+            all.emplace_back(SocketStatus{.socket = server.socket, .holes = {}, .unpunched = {}});
+        // The ports of a range share the way.
+        Endpoint looked_up, source;
+        for (const auto &[peer, punch] : server.punches) {
+            const Hole &hole = punch->hole();
+            if (looked_up.empty() || !looked_up.same_address(peer)) {
+                looked_up = peer;
+                const auto route = route_to(peer.unmapped(), source_toward(hole));
+                source = route ? route->source : Endpoint{};
+            }
+            status.holes.push_back({.hole = hole,
+                                    .record = punch->record(),
+                                    .source = source,
+                                    .router = hop_finder_.dies_at(peer, source_toward(hole),
+                                                                  punch->record().hop_limit),
+                                    .is_in_use = punch->is_in_use()});
+        }
+        const auto targets =
+            context_.settings.targets_for(server.socket.transport, server.socket.local.port());
+        for (const Target &target : targets) {
+            const Endpoint peer = reachable(server.socket, target.peer);
+            if (peer.empty() || !server.punches.contains(peer))
+                status.unpunched.push_back(
+                    {.peer = target.peer, .reason = why_unpunched(server, target)});
+        }
+    }
+    return all;
+}
+
 bool Registry::give_way() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
-        if (!owner_.lives(entry.second.socket))
+        if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
     for (std::uint64_t cookie : gone)
         drop(cookie);

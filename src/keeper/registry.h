@@ -19,7 +19,7 @@ class Registry {
     /// What the registry asks its owner, and tells it.
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
-        std::function<bool(ServerSocket &)> lives;
+        std::function<bool(ServerSocket &)> locate;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -53,16 +53,38 @@ class Registry {
     void end_holes(std::uint64_t cookie);
     /// Ends the holes of sockets that the server no longer has. True if there were any.
     bool give_way();
+    /// A connection of this peer's has come out of the listener's accept().
+    void handed_over(std::uint64_t cookie, const Endpoint &peer);
+
+    /// A peer that is declared and has no hole.
+    struct Unpunched {
+        Endpoint peer;
+        std::string reason; ///< in words, a clause without full stop
+    };
+    struct HoleStatus {
+        const Hole &hole;
+        const HoleRecord &record;
+        Endpoint source; ///< port 0; empty: there is no route
+        Endpoint router; ///< where punches die; empty: not known
+        bool is_in_use = false;
+    };
+    struct SocketStatus {
+        const ServerSocket &socket;
+        std::vector<HoleStatus> holes;
+        std::vector<Unpunched> unpunched;
+    };
+    /// What there is at this moment: what it refers to may go with the next event.
+    [[nodiscard]] std::vector<SocketStatus> status() const;
 
   private:
     struct Server {
         ServerSocket socket;
         Socket duplicate;
-        bool is_full = false;         ///< of peers; the log says so
-        bool is_out_of_reach = false; ///< of bells; the log says so
-        std::vector<Target> declared; ///< by the settings
-        std::vector<Target> on_link;  ///< of them, not punched; the log says so
-        std::vector<Target> asked;    ///< by synergy_to()
+        bool is_full = false;           ///< of peers; the log says so
+        const char *obstacle = nullptr; ///< what keeps bells from it; the log says so
+        std::vector<Target> declared;   ///< by the settings
+        std::vector<Target> on_link;    ///< of them, not punched; the log says so
+        std::vector<Target> asked;      ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
     };
 
@@ -73,11 +95,12 @@ class Registry {
     int open_asked(Server &server, const Target &target);
     int open_hole(Server &server, const Target &target, bool is_to_punch = true);
     [[nodiscard]] std::unique_ptr<Punch> make_punch(const Server &server, Hole hole) const;
+    [[nodiscard]] std::string why_unpunched(const Server &server, const Target &target) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_for_closed();
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
-    bool is_alive(const ServerSocket &socket);
+    bool check_alive(const ServerSocket &socket);
     void drop(std::uint64_t cookie);
 
     Scheduler &scheduler_;

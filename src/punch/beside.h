@@ -15,7 +15,7 @@ Socket open_beside(const ServerSocket &server, int protocol);
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4);
 
-/// The system's hop limit (ipv6(7), ip(7)), for set_hop_limit().
+/// The system's hop limit, as the kernel has it (ipv6(7), ip(7)).
 constexpr int ordinary_hop_limit = -1;
 
 void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit);

@@ -47,11 +47,9 @@ void Guard::left(Time now) {
     not_before_ = retransmission_;
     if (window_ > Duration::zero()) {
         step_ = Step::error_due;
-        phase_ = Phase::low;
         next_ = now + window_;
     } else {
         step_ = Step::hearing;
-        phase_ = Phase::open;
         next_ = retransmission_ - lead;
     }
 }
@@ -69,7 +67,7 @@ void Guard::error_came(Time now) {
 }
 
 void Guard::tick(Time now, SynTimer timer) {
-    if (timer.retransmits != seen_) {
+    if (!knows_all(timer)) {
         seen_ = timer.retransmits;
         // Where the kernel's own interval is the shorter one, it shall not retransmit unless told.
         Time left_at = now < retransmission_ ? not_before_ : std::max(not_before_, retransmission_);
@@ -80,12 +78,10 @@ void Guard::tick(Time now, SynTimer timer) {
     }
     if (step_ == Step::error_due && now >= last_sent_ + window_) {
         step_ = Step::hearing;
-        phase_ = Phase::open;
         next_ = retransmission_ - lead;
     }
     if (step_ == Step::hearing && now >= retransmission_ - lead) {
         step_ = Step::awaiting;
-        phase_ = Phase::low;
         not_before_ = now;
         deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
         next_ = std::max(now, retransmission_ - last_look);

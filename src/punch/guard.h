@@ -24,6 +24,7 @@ struct SynTimer {
 
 class Guard {
   public:
+    /// How the socket is to be set: the guard alone knows.
     enum class Phase {
         low, ///< the punch's hop limit, and deaf: a SYN may leave, or its error come back
         open ///< the ordinary hop limit: the peer's SYN is welcome
@@ -61,6 +62,10 @@ class Guard {
     Guard(Duration window, Duration refresh, const TimerWheel &wheel)
         : window_(window), refresh_(refresh), wheel_(wheel) {}
 
+    /// There is a new socket, set as every socket is.
+    void begin() { step_ = Step::idle; }
+    /// The first SYN is about to leave.
+    void sending() { step_ = Step::sending; }
     /// The first SYN has left, not before `asked`. `is_again`: there was a connection with these
     /// endpoints before.
     void sent(Time asked, Time now, bool is_again = false);
@@ -71,19 +76,27 @@ class Guard {
     void error_came(Time now);
     /// To be called at next() with what the kernel said at `now` or later.
     void tick(Time now, SynTimer timer);
+    /// The peer has called: what leaves from now on is the answer.
+    void peer_called() { step_ = Step::answering; }
+    /// The SYN that was to be the answer had left before.
+    void called_too_late() { step_ = Step::awaiting; }
 
-    [[nodiscard]] Phase phase() const { return phase_; }
-    /// The next SYN is about to leave, and by what the kernel says has not left.
-    [[nodiscard]] bool is_awaiting(SynTimer timer) const {
-        return step_ == Step::awaiting && timer.retransmits == seen_;
+    [[nodiscard]] Phase phase() const {
+        const bool is_open =
+            step_ == Step::idle || step_ == Step::hearing || step_ == Step::answering;
+        return is_open ? Phase::open : Phase::low;
     }
+    /// The next SYN is about to leave.
+    [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
+    /// By what the kernel says, no SYN has left that the guard has not been told of.
+    [[nodiscard]] bool knows_all(SynTimer timer) const { return timer.retransmits == seen_; }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
     /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.
     [[nodiscard]] Duration user_timeout() const { return deadline_ - first_sent_; }
 
   private:
-    enum class Step { error_due, hearing, awaiting };
+    enum class Step { idle, sending, error_due, hearing, awaiting, answering };
 
     void left(Time now);
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits) const;
@@ -92,8 +105,7 @@ class Guard {
     Duration least_window_{}; ///< an error has come as late as that
     Duration refresh_;
     const TimerWheel &wheel_;
-    Phase phase_ = Phase::low;
-    Step step_ = Step::error_due;
+    Step step_ = Step::idle;
     Time next_{};
     Time first_sent_{};
     Time hole_began_{}; ///< when the SYN left that the firewalls count from

@@ -8,7 +8,7 @@
 namespace synergy {
 
 std::string Hole::text() const {
-    return std::string(name(transport)) + " " + server.local.text() + " <- " + peer.text();
+    return std::string(name(server.transport)) + " " + server.local.text() + " <- " + peer.text();
 }
 
 void Punch::next_hop_limit() {
@@ -18,11 +18,37 @@ void Punch::next_hop_limit() {
     auto width = static_cast<unsigned>(hops.most - hops.least + 1);
     unsigned turn = punches_ < at_first ? 0 : punches_ - at_first + 1;
     turn += static_cast<unsigned>(hops.best - hops.least);
-    hop_limit_ = hops.least + static_cast<int>(turn % width);
+    record_.hop_limit = hops.least + static_cast<int>(turn % width);
+    record_.punched = Clock::now();
     punches_++;
 }
 
-bool Punch::takes(const HopRange &hops) {
+void Punch::punched() {
+    if (record_.first_punched == Time{})
+        record_.first_punched = record_.punched;
+    record_.error = 0;
+    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+}
+
+void Punch::proved() {
+    record_.connections++;
+    record_.heard = Clock::now();
+    record_.refused_at = 0;
+    record_.error = 0;
+    context_.proved(hole_, hop_limit());
+}
+
+void Punch::too_high() {
+    record_.refused_at = hop_limit();
+    context_.too_high(hole_, hop_limit());
+}
+
+void Punch::failed_by(const char *what, int error) {
+    record_.error = error;
+    failure_log_.failed(hole_, what, error);
+}
+
+bool Punch::adopt(const HopRange &hops) {
     if (hops.best < hole_.hops.least || hops.best > hole_.hops.most)
         return false;
     hole_.hops = hops;

@@ -3,7 +3,7 @@
 
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
 #include "settings/settings.h"
@@ -14,9 +14,8 @@ namespace synergy {
 
 /// A hole as firewalls keep it, and the hop limits of what opens it.
 struct Hole {
-    Transport transport = Transport::tcp;
-    ServerSocket server; ///< whose local endpoint it is
-    Endpoint peer;       ///< of the family that the server's socket speaks (v4-mapped if need be)
+    const ServerSocket &server; ///< whose local endpoint it is; outlives the hole
+    Endpoint peer; ///< of the family that the server's socket speaks (v4-mapped if need be)
     HopRange hops;
 
     /// On the wire: also a v4-mapped peer of an AF_INET6 socket.
@@ -31,17 +30,42 @@ struct PunchContext {
     TimerWheel &timers;       ///< the kernel's
     const Settings &settings; ///< as they are now
     const Traffic &traffic;   ///< of the server's datagram sockets
-    /// Asked before anything is sent: false if the server no longer has the socket.
-    std::function<bool(const ServerSocket &)> is_alive;
+    /// Asked before anything is sent: false if the server no longer has the socket, whose holes
+    /// end then.
+    std::function<bool(const ServerSocket &)> check_alive;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
-    /// How long the error takes to come back from where a punch with this hop limit dies.
-    std::function<std::optional<Duration>(const Hole &, int hop_limit)> round_trip;
+    /// How long the error takes to come back from where a punch with this hop limit dies. What is
+    /// not known is measured, for the next time.
+    std::function<std::optional<Duration>(const Hole &, int hop_limit)> find_round_trip;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
     /// A reset or a prohibition came back for a punch with this hop limit.
     std::function<void(const Hole &, int hop_limit)> too_high;
+};
+
+/// Whether a failure of a system call when punching is worth more than a debug line: once for each
+/// new errno.
+class FailureLog {
+  public:
+    void failed(const Hole &hole, const char *what, int error);
+    void recovered() { last_ = 0; }
+
+  private:
+    int last_ = 0;
+};
+
+/// What has become of a hole so far, for who asks.
+struct HoleRecord {
+    Time first_punched{}; ///< zero: never
+    Time punched{};
+    Time heard{}; ///< when a connection came through it
+    unsigned connections = 0;
+    unsigned handed_over = 0; ///< of them, to the server's accept()
+    int hop_limit = 0;        ///< of the latest punch
+    int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
+    int error = 0;            ///< the errno with which the latest punch failed
 };
 
 /// Keeps one hole open for as long as it lives; one class for each transport.
@@ -56,37 +80,41 @@ class Punch {
     /// once more where that does any good. 0, or the errno of a failure, after which it tries
     /// again.
     virtual int open() = 0;
-    /// Whether these hop limits are the hole's from here on. Not so if the best is none of those
-    /// that it has had: that takes another punch.
-    [[nodiscard]] bool takes(const HopRange &hops);
+    /// Makes these hop limits the hole's. False, and it stays as it is, if the best is none of
+    /// those that it has had: that takes another punch.
+    [[nodiscard]] bool adopt(const HopRange &hops);
+
+    [[nodiscard]] const Hole &hole() const { return hole_; }
+    [[nodiscard]] const HoleRecord &record() const { return record_; }
+    /// A connection that came through it is the server's now.
+    void handed_over() { record_.handed_over++; }
+    /// Whether what came through the hole has its four-tuple, or had it a moment ago.
+    [[nodiscard]] virtual bool is_in_use() const { return false; }
 
   protected:
     /// Of the latest punch.
-    [[nodiscard]] int hop_limit() const { return hop_limit_; }
+    [[nodiscard]] int hop_limit() const { return record_.hop_limit; }
     /// To be called before each punch: its hop limit is the next of the range.
     void next_hop_limit();
+    /// What has become of it.
+    void punched();
+    void proved();
+    void too_high();
+    /// The log says so once.
+    void failed_by(const char *what, int error);
+    void recovered() { failure_log_.recovered(); }
 
     const PunchContext &context_;
     Hole hole_;
 
   private:
-    int hop_limit_ = 0;
+    HoleRecord record_;
+    FailureLog failure_log_;
     unsigned punches_ = 0;
 };
 
 /// The delay before trying again after `failures` in a row: none at first, since an error may have
 /// closed the hole that the peer is about to use, then longer, up to `most`.
 Duration retry_delay(unsigned failures, Duration most);
-
-/// Whether a failure of a system call when punching is worth more than a debug line: once for each
-/// new errno.
-class FailureLog {
-  public:
-    void failed(const Hole &hole, const char *what, int error);
-    void recovered() { last_ = 0; }
-
-  private:
-    int last_ = 0;
-};
 
 } // namespace synergy

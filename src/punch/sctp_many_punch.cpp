@@ -1,6 +1,7 @@
 #include "punch/sctp_many_punch.h"
 
 #include "base/log.h"
+#include "punch/beside.h"
 #include "server/sctp_socket.h"
 
 #include <algorithm>
@@ -54,11 +55,11 @@ class Borrowed {
     bool is_set_ = false;
 };
 
-/// The hop limit that the server chose; -1 if it is the system's, as in every new socket.
+/// The hop limit that the server chose, or ordinary_hop_limit if it is that of every new socket.
 int chosen_hop_limit(int fd, bool is_v4, int level, int option) {
     int value = get_option(fd, level, option);
     Socket fresh = Socket::open(is_v4 ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
-    return fresh.get(level, option, value) == value ? -1 : value;
+    return fresh.get(level, option, value) == value ? ordinary_hop_limit : value;
 }
 
 } // namespace
@@ -75,6 +76,10 @@ int SctpManyPunch::open() {
     return association_ != 0 ? 0 : punch();
 }
 
+bool SctpManyPunch::is_in_use() const {
+    return association_ != 0 && sctp::state_of(fd_, association_) >= SCTP_ESTABLISHED;
+}
+
 /// Begins the association, and leaves the server's socket as it was. What its other associations
 /// send within these few microseconds may be lost on the way, and is sent again as always.
 int SctpManyPunch::begin() {
@@ -89,11 +94,11 @@ int SctpManyPunch::begin() {
     // connect() must not wait, and O_NONBLOCK would end calls of the server's that wait for a peer.
     // A negative SO_SNDTIMEO is no time at all to the kernel (sock_set_timeout(), which logs the
     // first ten since it booted), and is felt only by who sends into a full buffer at this moment.
-    timeval patience{};
-    socklen_t length = sizeof patience;
-    getsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &patience, &length);
+    timeval timeout{};
+    socklen_t length = sizeof timeout;
+    getsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, &length);
     constexpr timeval none{.tv_sec = -1, .tv_usec = 0};
-    Borrowed no_waiting(fd_, SOL_SOCKET, SO_SNDTIMEO, patience, none);
+    Borrowed no_waiting(fd_, SOL_SOCKET, SO_SNDTIMEO, timeout, none);
     if (!late_repetition || !no_waiting)
         return errno;
 
@@ -135,7 +140,7 @@ void SctpManyPunch::take_back() {
 
 int SctpManyPunch::punch() {
     association_ = 0;
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     int error = begin();
     if (error == EISCONN || error == EALREADY) {
@@ -144,15 +149,15 @@ int SctpManyPunch::punch() {
         return 0;
     }
     if (error != 0) {
-        failure_log_.failed(hole_, "can't punch", error);
+        failed_by("can't punch", error);
         timer_.set(Clock::now() + retry_delay(++failures_ + 1, context_.settings.refresh),
                    [this] { punch(); });
         return error;
     }
     failures_ = 0;
-    failure_log_.recovered();
+    recovered();
     begun_ = Clock::now();
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     timer_.set(begun_ + glance, [this] { await_peer(); });
     return 0;
 }
@@ -162,7 +167,7 @@ void SctpManyPunch::await_peer() {
     int state = sctp::state_of(fd_, association_);
     if (state >= SCTP_ESTABLISHED) {
         log::info("{}: connected", hole_.text());
-        context_.proved(hole_, hop_limit());
+        proved();
         sctp::keep_alive(fd_, association_);
         await_end();
         return;
@@ -178,7 +183,7 @@ void SctpManyPunch::await_peer() {
             timer_.set(now + glance, [this] { await_peer(); });
             return;
         }
-        if (!context_.is_alive(hole_.server))
+        if (!context_.check_alive(hole_.server))
             return;
         // The server itself calls this peer: it is the server's association from now on, and its
         // INIT goes all the way.
@@ -196,7 +201,7 @@ void SctpManyPunch::await_peer() {
 void SctpManyPunch::await_end() {
     if (sctp::state_of(fd_, association_) == SCTP_EMPTY)
         punch();
-    else if (context_.is_alive(hole_.server))
+    else if (context_.check_alive(hole_.server))
         timer_.set(Clock::now() + rest, [this] { await_end(); });
 }
 

@@ -16,6 +16,7 @@ class SctpManyPunch final : public Punch {
     ~SctpManyPunch() override;
 
     int open() override;
+    [[nodiscard]] bool is_in_use() const override;
 
   private:
     int punch();
@@ -31,7 +32,6 @@ class SctpManyPunch final : public Punch {
     Time begun_{};
     Timer timer_;
     unsigned failures_ = 0;
-    FailureLog failure_log_;
 };
 
 } // namespace synergy

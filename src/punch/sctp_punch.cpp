@@ -65,7 +65,7 @@ int SctpPunch::punch() {
         context_.scheduler.unwatch(socket_.fd());
         socket_.reset();
     }
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     // Other than TCP, the kernel would allow a second one of the same two ends, and give it what is
     // meant for the first.
@@ -87,7 +87,7 @@ int SctpPunch::punch() {
         return failed("can't punch", errno);
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
     clock_.sent(Clock::now());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed("can't punch", errno);
@@ -96,13 +96,13 @@ int SctpPunch::punch() {
 }
 
 /// The kernel keeps the error that an INIT died with for who asks, and does nothing else about it.
-bool SctpPunch::took_error() const {
+bool SctpPunch::take_error() const {
     return socket_.get(SOL_SOCKET, SO_ERROR, 0) != 0;
 }
 
 void SctpPunch::await_first_error() {
     Time now = Clock::now();
-    if (took_error()) {
+    if (take_error()) {
         clock_.first_error_came(now);
     } else if (now < clock_.from() - InitClock::period + longest_round_trip) {
         timer_.set(now + glance, [this] { await_first_error(); });
@@ -118,18 +118,18 @@ void SctpPunch::await_repetition() {
             punch();
             return;
         }
-        if (!context_.is_alive(hole_.server))
+        if (!context_.check_alive(hole_.server))
             return;
         next_hop_limit();
         set_hop_limit(socket_, is_v4_, hop_limit());
-        static_cast<void>(took_error()); // one that came too late to tell anything
+        static_cast<void>(take_error()); // one that came too late to tell anything
         look_for_repetition(Clock::now());
     });
 }
 
 void SctpPunch::look_for_repetition(Time asked) {
     Time now = Clock::now();
-    if (took_error()) {
+    if (take_error()) {
         clock_.error_came(asked, now);
     } else if (now < clock_.until()) {
         timer_.set(now + glance, [this, now] { look_for_repetition(now); });
@@ -153,10 +153,10 @@ void SctpPunch::happened(std::uint32_t events) {
 
 int SctpPunch::failed(const char *what, int error) {
     if (error == ECONNREFUSED) {
-        context_.too_high(hole_, hop_limit());
+        too_high();
         what = "an abort came back: the hop limit is too high, or a firewall answers for the peer";
     }
-    failure_log_.failed(hole_, what, error);
+    failed_by(what, error);
     if (socket_)
         context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
@@ -172,11 +172,11 @@ void SctpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
     sctp::keep_alive(socket_.fd(), 0);
-    static_cast<void>(took_error()); // the punch's, and not the server's
+    static_cast<void>(take_error()); // the punch's, and not the server's
     failures_ = 0;
-    failure_log_.recovered();
+    recovered();
     log::info("{}: connected", hole_.text());
-    context_.proved(hole_, hop_limit());
+    proved();
     Socket connection = std::move(socket_);
     if (associations_.find(hole_.server.local, hole_.peer))
         retry_at(Clock::now() + rest);

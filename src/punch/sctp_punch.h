@@ -16,11 +16,12 @@ class SctpPunch final : public Punch {
     ~SctpPunch() override;
 
     int open() override;
+    [[nodiscard]] bool is_in_use() const override { return rests_; }
 
   private:
     [[nodiscard]] bool try_bind();
     int punch();
-    [[nodiscard]] bool took_error() const;
+    [[nodiscard]] bool take_error() const;
     void await_first_error();
     void await_repetition();
     void look_for_repetition(Time asked);
@@ -36,7 +37,6 @@ class SctpPunch final : public Punch {
     Timer timer_;
     unsigned failures_ = 0;
     bool rests_ = false; ///< an earlier association is still there
-    FailureLog failure_log_;
 };
 
 } // namespace synergy

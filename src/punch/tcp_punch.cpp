@@ -35,7 +35,7 @@ constexpr int hears_all = 0;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_guard = 2;
+constexpr int v4_min_ttl = 2;
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -106,13 +106,12 @@ void TcpPunch::set_user_timeout(Duration timeout) {
     socket_.set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(count));
 }
 
-/// Deaf before low and low until deaf no more: in between, the peer's SYN would get an answer that
-/// dies on its way.
-void TcpPunch::enter(Guard::Phase phase) {
-    if (phase == phase_)
+/// Sets the socket as the guard wants it, which wanted it another way `before`. Deaf before low and
+/// low until deaf no more: in between, the peer's SYN would get an answer that dies on its way.
+void TcpPunch::follow_guard(Guard::Phase before) {
+    if (guard_.phase() == before)
         return;
-    phase_ = phase;
-    if (phase == Guard::Phase::low) {
+    if (guard_.phase() == Guard::Phase::low) {
         if (!is_v4_)
             socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
         next_hop_limit();
@@ -141,7 +140,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_guard))
+    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_min_ttl))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
@@ -153,22 +152,24 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
-        phase_ = Guard::Phase::open;
+        guard_.begin();
         return 0;
     }
     const int error = errno;
-    failure_log_.failed(hole_, "can't open a punching socket", error);
+    failed_by("can't open a punching socket", error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
 
 int TcpPunch::punch() {
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
             return error;
-    enter(Guard::Phase::low);
+    Guard::Phase before = guard_.phase();
+    guard_.sending();
+    follow_guard(before);
     context_.timers.sample();
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
@@ -187,16 +188,17 @@ int TcpPunch::punch() {
     }
     rests_ = 0;
     Time now = Clock::now();
+    before = guard_.phase();
     guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
-    log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed(error);
         return error;
     }
-    enter(guard_.phase());
+    follow_guard(before);
     schedule();
     return 0;
 }
@@ -204,7 +206,7 @@ int TcpPunch::punch() {
 void TcpPunch::follow_round_trip() {
     if (is_v4_)
         return;
-    if (auto measured = context_.round_trip(hole_, hop_limit()))
+    if (auto measured = context_.find_round_trip(hole_, hop_limit()))
         guard_.expect_error_within(2 * *measured + margin);
 }
 
@@ -220,7 +222,7 @@ void TcpPunch::tick() {
         return;
     }
     if (has_missed_peer(socket_)) {
-        if (phase_ == Guard::Phase::open || opens_in_time()) {
+        if (guard_.phase() == Guard::Phase::open || open_in_time()) {
             answer_peer();
             return;
         }
@@ -228,13 +230,14 @@ void TcpPunch::tick() {
     }
     context_.timers.sample();
     const Duration timeout = guard_.user_timeout();
+    const Guard::Phase before = guard_.phase();
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
-    if (guard_.phase() == Guard::Phase::low && phase_ == Guard::Phase::open &&
-        !context_.is_alive(hole_.server))
+    if (guard_.phase() == Guard::Phase::low && before == Guard::Phase::open &&
+        !context_.check_alive(hole_.server))
         return;
-    enter(guard_.phase());
+    follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
         answer_peer();
         return;
@@ -246,13 +249,15 @@ void TcpPunch::tick() {
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
 /// the way. False if it has left after all.
-bool TcpPunch::opens_in_time() {
-    if (!guard_.is_awaiting(timer_of(info_of(socket_))))
+bool TcpPunch::open_in_time() {
+    if (!guard_.is_awaiting() || !guard_.knows_all(timer_of(info_of(socket_))))
         return false;
-    enter(Guard::Phase::open);
-    if (guard_.is_awaiting(timer_of(info_of(socket_))))
+    guard_.peer_called();
+    follow_guard(Guard::Phase::low);
+    if (guard_.knows_all(timer_of(info_of(socket_))))
         return true;
-    enter(Guard::Phase::low);
+    guard_.called_too_late();
+    follow_guard(Guard::Phase::open);
     return false;
 }
 
@@ -260,6 +265,9 @@ bool TcpPunch::opens_in_time() {
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
 void TcpPunch::answer_peer() {
+    const Guard::Phase before = guard_.phase();
+    guard_.peer_called();
+    follow_guard(before);
     set_user_timeout(Duration::zero());
     if (busy_until_ == Time{})
         busy_until_ = Clock::now() + handshake_time;
@@ -275,8 +283,7 @@ void TcpPunch::happened() {
     case state_syn_sent:
         return;
     case state_syn_received:
-        // The peer's SYN has come. What leaves from now on is for the peer.
-        enter(Guard::Phase::open);
+        // The peer's SYN has come.
         answer_peer();
         return;
     default:
@@ -295,23 +302,22 @@ void TcpPunch::failed(int error) {
     const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
     // The kernel's timer ran out, and we were not late.
     const bool is_too_early =
-        !was_answering && phase_ == Guard::Phase::open && Clock::now() < guard_.next();
+        !was_answering && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next();
     // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
     if (!was_answering && (error == ECONNREFUSED || error == EACCES))
-        context_.too_high(hole_, hop_limit());
+        too_high();
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ECONNREFUSED)
-        failure_log_.failed(hole_,
-                            "a reset came back: the hop limit is too high, or a firewall answers "
-                            "for the peer",
-                            error);
+        failed_by("a reset came back: the hop limit is too high, or a firewall answers "
+                  "for the peer",
+                  error);
     else if (error == EHOSTUNREACH && failures_ < few_failures)
         guard_.error_came(Clock::now()); // the punch's own error, after the window
     else if (error == ETIMEDOUT && is_too_early)
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
-        failure_log_.failed(hole_, "can't punch", error);
+        failed_by("can't punch", error);
     context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
@@ -323,15 +329,17 @@ void TcpPunch::retry_at(Time time) {
 
 void TcpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
-    enter(Guard::Phase::open);
+    const Guard::Phase before = guard_.phase();
+    guard_.peer_called();
+    follow_guard(before);
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};
     was_connected_ = true;
-    failure_log_.recovered();
+    recovered();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
-    context_.proved(hole_, hop_limit());
+    proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
     context_.deliver(std::move(connection), peer, hole_.server);

@@ -14,6 +14,7 @@ class TcpPunch final : public Punch {
     ~TcpPunch() override;
 
     int open() override;
+    [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
     [[nodiscard]] bool is_punching() const;
@@ -21,26 +22,24 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
-    bool opens_in_time();
+    bool open_in_time();
     void answer_peer();
     void failed(int error);
     void established();
     void retry_at(Time time);
     void follow_round_trip();
-    void enter(Guard::Phase phase);
+    void follow_guard(Guard::Phase before);
     void set_user_timeout(Duration timeout);
     void schedule();
 
     bool is_v4_;
     Socket socket_;
     Guard guard_;
-    Guard::Phase phase_ = Guard::Phase::open;
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
-    FailureLog failure_log_;
 };
 
 } // namespace synergy

@@ -114,7 +114,7 @@ void UdpPunch::renew() {
     if (!is_heard_ && last(SYNERGY_RECEIVED)) {
         is_heard_ = true;
         log::info("{}: the peer is heard", hole_.text());
-        context_.proved(hole_, hop_limit());
+        proved();
     }
     // RFC 4787 REQ-6: what goes out "MUST" refresh a hole; whether what comes in does is the
     // firewall's choice.
@@ -126,18 +126,18 @@ void UdpPunch::renew() {
 }
 
 int UdpPunch::punch() {
-    if (!context_.is_alive(hole_.server))
+    if (!context_.check_alive(hole_.server))
         return EBADF;
     Duration next = context_.settings.refresh;
     next_hop_limit();
     int error = send();
     if (error == 0) {
         failures_ = 0;
-        failure_log_.recovered();
-        log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+        recovered();
+        punched();
     } else {
         // The datagram may have met an error that was waiting for the server's socket.
-        failure_log_.failed(hole_, "can't punch", error);
+        failed_by("can't punch", error);
         next = retry_delay(++failures_ + 1, next);
     }
     timer_.set(Clock::now() + next, [this] { renew(); });

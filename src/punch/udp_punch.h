@@ -25,7 +25,6 @@ class UdpPunch final : public Punch {
 
     int fd_;
     Timer timer_;
-    FailureLog failure_log_;
     unsigned failures_ = 0;
     bool is_heard_ = false;
     bool is_group_told_ = false; ///< see send()

@@ -14,7 +14,8 @@ namespace {
 
 // The kernel's numbers for the states of sockets (include/net/tcp_states.h), as bits.
 constexpr std::uint32_t established = 1U << 1; // a connected UDP socket
-constexpr std::uint32_t closed = 1U << 7;      // any other UDP socket
+constexpr std::uint32_t time_wait = 1U << 6;
+constexpr std::uint32_t closed = 1U << 7; // any other UDP socket
 constexpr std::uint32_t listens = 1U << 10;
 
 struct Question {
@@ -116,6 +117,7 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                                      .inode = found->idiag_inode,
                                      .user = found->idiag_uid,
                                      .listens = listens == 1U << found->idiag_state,
+                                     .rests = time_wait == 1U << found->idiag_state,
                                      .waiting = found->idiag_rqueue,
                                      .room = found->idiag_wqueue});
             if (!is_dump)

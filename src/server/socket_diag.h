@@ -32,6 +32,7 @@ class SocketDiag {
         std::uint32_t inode = 0;
         uid_t user = 0;
         bool listens = false;
+        bool rests = false;        ///< TIME_WAIT
         std::uint32_t waiting = 0; ///< in a listener's queue, to be accepted
         std::uint32_t room = 0;    ///< in that queue: listen(2)'s backlog
     };

@@ -15,7 +15,7 @@ namespace synergy {
 namespace {
 
 /// Whoever saves a file does so in steps: writes another, moves the old one away, and so on.
-constexpr Duration settling_time = std::chrono::milliseconds(100);
+constexpr Duration saving_time = std::chrono::milliseconds(100);
 /// How often to look for the directory while it is gone.
 constexpr Duration missing_time = std::chrono::seconds(1);
 
@@ -86,7 +86,7 @@ void ConfigWatch::take_events() {
         }
     }
     if (is_any_complete && !std::exchange(is_due_, true))
-        look_at(Clock::now() + settling_time);
+        look_at(Clock::now() + saving_time);
 }
 
 void ConfigWatch::look_at(Time time) {

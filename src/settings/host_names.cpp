@@ -20,7 +20,8 @@ namespace {
 /// getaddrinfo(3) takes as long as the network makes it, so that each name has a thread to wait in.
 constexpr std::size_t at_once = 8;
 
-constexpr Duration settling_time = std::chrono::milliseconds(50);
+/// Answers to many questions come at once.
+constexpr Duration gathering_time = std::chrono::milliseconds(50);
 
 /// Enough to tell one order of the same addresses from another set of them.
 bool is_before(const Endpoint &one, const Endpoint &other) {
@@ -186,9 +187,8 @@ void HostNames::take(const Answer &answer) {
         return;
     known = answer.found.addresses;
     log::info("{} is {}", answer.host, text(known));
-    // Many may be answered at once.
     if (!std::exchange(is_due_, true))
-        due_.set(Clock::now() + settling_time, [this] {
+        due_.set(Clock::now() + gathering_time, [this] {
             is_due_ = false;
             changed_();
         });

@@ -275,8 +275,8 @@ class Loader {
         read(text.section.protocol, a_protocol, parse_protocol, file.protocol);
         if (text.section.peers)
             file.peers = read_peers(*text.section.peers);
-        if (int hops = 0; text.section.hops && !variable("SYNERGY_HOPS") &&
-                          read(text.section.hops, some_hops, parse_hops, hops))
+        if (HopLimit hops; text.section.hops && !variable("SYNERGY_HOPS") &&
+                           read(text.section.hops, some_hops, parse_hops, hops))
             file.hops = hops;
         file.is_right = settings_.problems.size() == others;
         if (!file.is_right)
@@ -334,14 +334,14 @@ std::string Problem::line() const {
 std::vector<Target> Settings::targets_for(Transport transport, std::uint16_t port) const {
     std::vector<Target> targets;
     std::unordered_set<Endpoint> seen;
-    const auto add_ports = [&](const Peer &peer, const Endpoint &address, int limit) {
+    const auto add_ports = [&](const Peer &peer, const Endpoint &address, HopLimit limit) {
         for (unsigned p = peer.first_port; p <= peer.last_port; ++p) {
             const Endpoint endpoint = address.with_port(static_cast<std::uint16_t>(p));
             if (targets.size() < targets_max && seen.insert(endpoint).second)
                 targets.push_back({endpoint, limit});
         }
     };
-    const auto add = [&](const std::vector<Peer> &peers, int limit) {
+    const auto add = [&](const std::vector<Peer> &peers, HopLimit limit) {
         for (const Peer &peer : peers) {
             if (peer.host.empty())
                 add_ports(peer, peer.address, limit);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "base/hop_limit.h"
 #include "base/log_level.h"
 
 #include <chrono>
@@ -14,13 +15,6 @@
 #include <vector>
 
 namespace synergy {
-
-/// Used for `auto` until the path says better: the last local firewall is rarely further than two
-/// hops away, the first remote one rarely nearer than four.
-constexpr int hop_limit_guess = 3;
-constexpr int hop_limit_min = 1;
-/// 255 would be no limit at all: it is the most that the field can hold (RFC 8200 3).
-constexpr int hop_limit_max = 254;
 
 /// A setting that can't be used: where it stands, what stands there and what was expected.
 struct Problem {
@@ -45,7 +39,7 @@ struct Rule {
     std::vector<PortRange> ports;      ///< empty: every port
     std::optional<Transport> protocol; ///< empty: every transport
     std::vector<Peer> peers;
-    int hops = 0; ///< hop limit; 0: automatic
+    HopLimit hops;
 
     bool operator==(const Rule &) const = default;
 };
@@ -61,7 +55,7 @@ struct HopBounds {
 /// One hole that a socket should have.
 struct Target {
     Endpoint peer;
-    int hops = 0; ///< hop limit; 0: automatic
+    HopLimit hops;
 
     bool operator==(const Target &) const = default;
 };
@@ -72,7 +66,7 @@ struct PeerFile {
     std::vector<PortRange> ports;      ///< empty: those that there are rules for
     std::optional<Transport> protocol; ///< empty: every transport
     std::vector<Peer> peers;           ///< none if there is anything wrong with the file
-    std::optional<int> hops;           ///< as in Rule; empty: the rule's, or else the common one
+    std::optional<HopLimit> hops;      ///< empty: the rule's, or else the common one
     bool is_right = true;
 
     bool operator==(const PeerFile &) const = default;
@@ -86,7 +80,7 @@ struct Settings {
     bool is_sound = true;
     /// The first that matches a socket is the one that counts. Empty if not sound.
     std::vector<Rule> rules;
-    int hops = 0; ///< where no rule says it
+    HopLimit hops; ///< where no rule says it
     std::vector<PeerFile> peer_files;
     std::vector<Endpoint> local; ///< source addresses for wildcard sockets, at most one a family
     HopBounds hop_bounds;

@@ -152,12 +152,15 @@ Expected parse_peer(std::string_view text, Peer &peer) {
     return parse_ports(ports.substr(1), peer.first_port, peer.last_port);
 }
 
-Expected parse_hops(std::string_view text, int &hops) {
-    if (text == "auto") {
-        hops = 0;
-        return nullptr;
-    }
-    return parse_number(text, hop_limit_min, hop_limit_max, hops) ? nullptr : some_hops;
+Expected parse_hops(std::string_view text, HopLimit &hops) {
+    int number = 0;
+    if (text == "auto")
+        hops = HopLimit();
+    else if (parse_number(text, hop_limit_min, hop_limit_max, number))
+        hops = HopLimit::from(number).value();
+    else
+        return some_hops;
+    return nullptr;
 }
 
 Expected parse_bound(std::string_view text, int &bound) {

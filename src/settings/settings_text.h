@@ -36,8 +36,7 @@ Expected parse_peer(std::string_view text, Peer &peer);
 /// Nullptr if a peer may have this address.
 Expected check_host(const Endpoint &address);
 Expected parse_ports(std::string_view text, std::uint16_t &first, std::uint16_t &last);
-/// 0 for "auto".
-Expected parse_hops(std::string_view text, int &hops);
+Expected parse_hops(std::string_view text, HopLimit &hops);
 Expected parse_bound(std::string_view text, int &bound);
 /// Adds to those that are there.
 Expected parse_local(std::string_view text, std::vector<Endpoint> &local);

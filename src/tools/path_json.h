@@ -1,7 +1,7 @@
 // A measured path as a JSON document, for other programs.
 #pragma once
 
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 
 #include <map>
 #include <string>

@@ -1,6 +1,6 @@
 #include "tools/probe_command.h"
 
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "tools/path_picture.h"
 

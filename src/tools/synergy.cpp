@@ -1,7 +1,9 @@
-// The `synergy` command: runs other programs with libsynergy.so in front, and measures paths.
+// The `synergy` command: runs other programs with libsynergy.so in front, shows what has become of
+// their holes, and measures paths.
 #include "settings/settings_file.h"
 #include "tools/preloadable.h"
 #include "tools/probe_command.h"
+#include "tools/status_command.h"
 
 #include <CLI/CLI.hpp>
 
@@ -188,6 +190,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
 
     ProbeOptions probe;
     CLI::App *probe_command = add_probe_command(app, probe);
+    StatusOptions status;
+    CLI::App *status_command = add_status_command(app, status);
 
     // CLI11 would parse what comes after "--" itself, and take the command's options for ours.
     std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
@@ -201,6 +205,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     }
     if (probe_command->parsed())
         return run_probe(probe);
+    if (status_command->parsed())
+        return run_status(status);
     if (!run_command->parsed())
         return refuse("nothing to do: see synergy --help");
     options.command = run_command->remaining();

@@ -49,11 +49,11 @@ Endpoint silent_peer() {
 
 TEST_CASE("hop finder: told when it is found, and the same from then on") {
     Bench bench;
-    CHECK_FALSE(bench.finder.hops_toward(here, {}));
+    CHECK_FALSE(bench.finder.find_hops(here, {}));
     CHECK(bench.found == 0);
     CHECK(bench.run_until([&] { return bench.found == 1; }));
-    CHECK(bench.finder.hops_toward(here, {}));
-    CHECK(bench.finder.hops_toward(here.with_port(1), {}) == bench.finder.hops_toward(here, {}));
+    CHECK(bench.finder.find_hops(here, {}));
+    CHECK(bench.finder.find_hops(here.with_port(1), {}) == bench.finder.find_hops(here, {}));
     bench.run_until([] { return false; }, milliseconds(300));
     CHECK(bench.found == 1);
 }
@@ -61,10 +61,10 @@ TEST_CASE("hop finder: told when it is found, and the same from then on") {
 TEST_CASE("hop finder: a hop limit of the user's and an automatic one toward the same peer") {
     Bench bench;
     // The round trip of the first is being measured when the other is asked for.
-    CHECK_FALSE(bench.finder.round_trip(here, {}, 3));
-    CHECK_FALSE(bench.finder.hops_toward(here, {}));
+    CHECK_FALSE(bench.finder.find_round_trip(here, {}, 3));
+    CHECK_FALSE(bench.finder.find_hops(here, {}));
     CHECK(bench.run_until([&] { return bench.found == 1; }));
-    CHECK(bench.finder.hops_toward(here, {}));
+    CHECK(bench.finder.find_hops(here, {}));
 }
 
 TEST_CASE("hop finder: what has proved right is what is told, to all" *
@@ -73,14 +73,14 @@ TEST_CASE("hop finder: what has proved right is what is told, to all" *
               EXPECT_IN_CHILD(enter_silent_network());
               Bench bench;
               const Endpoint peer = silent_peer();
-              EXPECT_IN_CHILD(!bench.finder.hops_toward(peer, {}));
+              EXPECT_IN_CHILD(!bench.finder.find_hops(peer, {}));
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
-              const auto guess = bench.finder.hops_toward(peer, {});
+              const auto guess = bench.finder.find_hops(peer, {});
               EXPECT_IN_CHILD(guess && guess->least < guess->most);
               bench.finder.proved(peer, {}, guess->most);
               // Not from within: the punch that says so is one of those that change.
               EXPECT_IN_CHILD(bench.found == 1);
-              EXPECT_IN_CHILD(bench.finder.hops_toward(peer, {}) == HopRange::only(guess->most));
+              EXPECT_IN_CHILD(bench.finder.find_hops(peer, {}) == HopRange::only(guess->most));
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 2; }));
               // Known already.
               bench.finder.proved(peer, {}, guess->most);
@@ -95,15 +95,15 @@ TEST_CASE("hop finder: what was too high is not told again" * doctest::skip(gete
               EXPECT_IN_CHILD(enter_silent_network());
               Bench bench;
               const Endpoint peer = silent_peer();
-              static_cast<void>(bench.finder.hops_toward(peer, {}));
+              static_cast<void>(bench.finder.find_hops(peer, {}));
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
               bench.finder.too_high(peer, {}, 3);
               EXPECT_IN_CHILD(bench.found == 1);
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 2; }));
-              EXPECT_IN_CHILD(bench.finder.hops_toward(peer, {})->most == 2);
+              EXPECT_IN_CHILD(bench.finder.find_hops(peer, {})->most == 2);
               bench.finder.too_high(peer, {}, hop_limit_min); // lower there is none
               bench.run_until([] { return false; }, milliseconds(100));
-              EXPECT_IN_CHILD(bench.finder.hops_toward(peer, {})->most == 2);
+              EXPECT_IN_CHILD(bench.finder.find_hops(peer, {})->most == 2);
               return "";
           }) == "");
 }
@@ -112,16 +112,16 @@ TEST_CASE("hop finder: ways that nobody wants are forgotten, in whatever state")
     const auto before = harness::open_descriptors();
     {
         Bench bench;
-        static_cast<void>(bench.finder.hops_toward(here, {}));
+        static_cast<void>(bench.finder.find_hops(here, {}));
         bench.finder.keep_only([](const Endpoint &) { return false; });
         bench.run_until([] { return false; }, milliseconds(50));
         CHECK(bench.found == 0);
-        static_cast<void>(bench.finder.hops_toward(here, {}));
+        static_cast<void>(bench.finder.find_hops(here, {}));
         bench.run_until([&] { return bench.found == 1; });
         bench.finder.proved(here, {}, 1);
         bench.finder.keep_only([](const Endpoint &) { return false; });
         bench.run_until([] { return false; }, milliseconds(50));
-        CHECK_FALSE(bench.finder.hops_toward(here, {}));
+        CHECK_FALSE(bench.finder.find_hops(here, {}));
     }
     CHECK(harness::open_descriptors() == before);
 }

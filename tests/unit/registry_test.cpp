@@ -39,6 +39,10 @@ ServerSocket server(const Endpoint &local, bool takes_v4 = false) {
     return socket;
 }
 
+HopLimit hops(int number) {
+    return HopLimit::from(number).value();
+}
+
 const Endpoint v6_peer = v6("2001:db8:b::5", 5555);
 const Endpoint v4_peer = v4("198.51.100.5", 5555);
 
@@ -92,7 +96,7 @@ struct Bench {
                       "",
                       handoff,
                       traffic,
-                      {.lives =
+                      {.locate =
                            [this](ServerSocket &socket) {
                                return socket_diag.life(socket.transport, socket.local,
                                                        socket.cookie) == SocketDiag::Life::lives;
@@ -147,7 +151,7 @@ TEST_CASE("registry: a socket without a peer in reach has no hole") {
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    CHECK(bench.registry.open(*socket, {v6_peer, 3}, Socket()) == ENOENT);
+    CHECK(bench.registry.open(*socket, {v6_peer, hops(3)}, Socket()) == ENOENT);
     CHECK(bench.registry.open_all(*socket, Socket()) == ENOENT);
     CHECK(harness::open_descriptors() == before);
 }
@@ -158,10 +162,10 @@ TEST_CASE("registry: one punching socket a peer, and close() ends it at once") {
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    CHECK(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
+    CHECK(bench.registry.open(*socket, {bench.peer(), hops(3)}, Socket()) == 0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
     // The same again: nothing new.
-    CHECK(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
+    CHECK(bench.registry.open(*socket, {bench.peer(), hops(3)}, Socket()) == 0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
     // It is said to be closed, and is not: another descriptor is there.
     bench.registry.closed(socket->cookie);
@@ -185,7 +189,7 @@ TEST_CASE("registry: holes stay as long as any descriptor of the socket's does")
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    REQUIRE(bench.registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
+    REQUIRE(bench.registry.open(*socket, {bench.peer(), hops(3)}, Socket()) == 0);
     {
         Socket copy(dup(listener.fd()));
         listener.reset();
@@ -213,7 +217,8 @@ TEST_CASE("registry: a UDP socket is sent from by its duplicate") {
     auto socket = describe(server_socket.fd());
     REQUIRE(socket);
     auto before = harness::open_descriptors();
-    CHECK(bench.registry.open(*socket, {peer.local(), 7}, Socket(dup(server_socket.fd()))) == 0);
+    CHECK(bench.registry.open(*socket, {peer.local(), hops(7)}, Socket(dup(server_socket.fd()))) ==
+          0);
     CHECK(harness::open_descriptors().size() == before.size() + 1);
 
     // On loopback no router counts it down, so it arrives: empty, from the server's own port, with
@@ -271,7 +276,7 @@ TEST_CASE("registry: holes come and go with the config file") {
     directory.write("peers.d/other.toml", other);
     CHECK(come_to(2));
     // The program's own wish outlives the file's.
-    CHECK(registry.open(*socket, {bench.peer(), 3}, Socket()) == 0);
+    CHECK(registry.open(*socket, {bench.peer(), hops(3)}, Socket()) == 0);
     directory.write("synergy.toml", "");
     harness::run_until(
         bench.scheduler, [] { return false; }, milliseconds(300));
@@ -328,13 +333,13 @@ TEST_CASE("registry: a peer that is named before listen() is punched at listen()
     auto socket = describe(listener.fd());
     REQUIRE(socket);
     CHECK(bench.registry.open_all(*socket, Socket()) == ENOENT);
-    CHECK(bench.registry.expect(socket->cookie, {bench.peer(), 3}) == 0);
-    CHECK(bench.registry.expect(socket->cookie, {bench.peer(), 3}) == 0);
+    CHECK(bench.registry.expect(socket->cookie, {bench.peer(), hops(3)}) == 0);
+    CHECK(bench.registry.expect(socket->cookie, {bench.peer(), hops(3)}) == 0);
     CHECK(bench.registry.open_all(*socket, Socket()) == 0);
     CHECK(punching() == 1);
     // Or it never listens.
     Bench other;
-    CHECK(other.registry.expect(socket->cookie, {other.peer(), 3}) == 0);
+    CHECK(other.registry.expect(socket->cookie, {other.peer(), hops(3)}) == 0);
     other.registry.closed(socket->cookie);
     CHECK(other.registry.open_all(*socket, Socket()) == ENOENT);
     CHECK(punching() == 1);

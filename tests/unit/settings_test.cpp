@@ -39,7 +39,8 @@ std::string lines(const std::vector<Problem> &problems) {
 std::string targets(const Settings &settings, Transport transport, std::uint16_t port) {
     std::string all;
     for (const Target &target : settings.targets_for(transport, port))
-        all += (all.empty() ? "" : " ") + target.peer.text() + "/" + std::to_string(target.hops);
+        all += (all.empty() ? "" : " ") + target.peer.text() + "/" +
+               (target.hops.is_automatic() ? "auto" : std::to_string(target.hops.number()));
     return all;
 }
 
@@ -294,7 +295,7 @@ TEST_CASE("each endpoint is a target once") {
 
 TEST_CASE("a range up to the last port ends") {
     const Settings settings = load({{"SYNERGY_PEERS", "192.0.2.1:65534-65535"}});
-    CHECK(targets(settings, Transport::udp, 1) == "192.0.2.1:65534/0 192.0.2.1:65535/0");
+    CHECK(targets(settings, Transport::udp, 1) == "192.0.2.1:65534/auto 192.0.2.1:65535/auto");
 }
 
 TEST_CASE("everything from the environment") {
@@ -360,7 +361,7 @@ TEST_CASE("a variable that is empty is not set") {
                                     {"SYNERGY_LOG", ""},
                                     {"SYNERGY_LOG_FILE", ""}});
     CHECK(lines(settings.problems) == "");
-    CHECK(targets(settings, Transport::tcp, 9) == "[2001:db8::5]:5555/0");
+    CHECK(targets(settings, Transport::tcp, 9) == "[2001:db8::5]:5555/auto");
     CHECK(settings.log_file == "stderr");
 }
 
@@ -459,7 +460,7 @@ TEST_CASE("a list of one may be written without brackets") {
     const Settings settings =
         load_file("peers = '192.0.2.1:5'\nlocal = '192.0.2.11'\nhops = 'auto'\n");
     CHECK(lines(settings.problems) == "");
-    CHECK(targets(settings, Transport::udp, 1) == "192.0.2.1:5/0");
+    CHECK(targets(settings, Transport::udp, 1) == "192.0.2.1:5/auto");
     CHECK(settings.local.size() == 1);
 }
 
@@ -492,14 +493,14 @@ TEST_CASE("sections: the first that fits counts, what it lacks is taken from abo
     CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.1:1/9");
     CHECK(targets(settings, Transport::udp, 80) == "192.0.2.1:1/9");
     CHECK(targets(settings, Transport::tcp, 5010) == "192.0.2.1:1/9");
-    CHECK(targets(settings, Transport::tcp, 5011) == "192.0.2.1:1/0");
+    CHECK(targets(settings, Transport::tcp, 5011) == "192.0.2.1:1/auto");
     CHECK(targets(settings, Transport::tcp, 81) == "");
 }
 
 TEST_CASE("the environment wins over the file") {
     const Settings by_peers = load_file(sections, {{"SYNERGY_PEERS", "192.0.2.3:3"}});
     CHECK(targets(by_peers, Transport::udp, 4444) == "192.0.2.3:3/2");
-    CHECK(targets(by_peers, Transport::tcp, 5011) == "192.0.2.3:3/0");
+    CHECK(targets(by_peers, Transport::tcp, 5011) == "192.0.2.3:3/auto");
     CHECK(targets(by_peers, Transport::tcp, 81) == "");
 
     const Settings by_hops = load_file(sections, {{"SYNERGY_HOPS", "5"}});
@@ -537,7 +538,7 @@ TEST_CASE("a section may be without peers") {
                                         "[[listen]]\nport = '1-65535'\n");
     CHECK(lines(settings.problems) == "");
     CHECK(targets(settings, Transport::tcp, 80) == "");
-    CHECK(targets(settings, Transport::tcp, 81) == "192.0.2.1:1/0");
+    CHECK(targets(settings, Transport::tcp, 81) == "192.0.2.1:1/auto");
 }
 
 TEST_CASE("mistakes in the file are named by line and column") {
@@ -778,8 +779,8 @@ void check_sound(const std::vector<Peer> &list) {
 void check_sound(const Settings &settings) {
     for (const Rule &rule : settings.rules) {
         check_sound(rule.peers);
-        CHECK(rule.hops >= 0);
-        CHECK(rule.hops <= hop_limit_max);
+        if (!rule.hops.is_automatic())
+            CHECK(HopLimit::from(rule.hops.number()) == rule.hops);
     }
     CHECK(settings.targets_for(Transport::tcp, 4444).size() <= 4096);
     CHECK(settings.local.size() <= 2);
@@ -878,8 +879,8 @@ TEST_CASE("peers.d: a file with a mistake is none, and doesn't keep the others o
     edited.write("peers.d/d.toml", "peers = ['192.0.2.6:1']\npeer = 0");
     edited.write("peers.d/e.toml", "peers = ['192.0.2.7:1']");
     const std::string said = edited.reload();
-    CHECK(
-        said.starts_with("192.0.2.1:1/0 192.0.2.7:1/0\nDIR/peers.d/a.toml:1:25: '192.0.2.3:x': "));
+    CHECK(said.starts_with(
+        "192.0.2.1:1/auto 192.0.2.7:1/auto\nDIR/peers.d/a.toml:1:25: '192.0.2.3:x': "));
     CHECK(said.find("DIR/peers.d/b.toml:1:") != std::string::npos);
     CHECK(said.find("DIR/peers.d/c.toml:2:8: '0': expected a port") != std::string::npos);
     CHECK(said.find("DIR/peers.d/d.toml:2:1: 'peer': expected one of the keys port, protocol, "
@@ -888,13 +889,13 @@ TEST_CASE("peers.d: a file with a mistake is none, and doesn't keep the others o
     edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1', '192.0.2.3:3']");
     for (const char *name : {"b", "c", "d"})
         edited.remove(std::string("peers.d/") + name + ".toml");
-    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.2:1/0 192.0.2.3:3/0 192.0.2.7:1/0");
+    CHECK(edited.reload() == "192.0.2.1:1/auto 192.0.2.2:1/auto 192.0.2.3:3/auto 192.0.2.7:1/auto");
     // What was right once stays until it is right again, or gone.
     edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1', '192.0.2.3:y']");
-    CHECK(edited.reload().starts_with(
-        "192.0.2.1:1/0 192.0.2.2:1/0 192.0.2.3:3/0 192.0.2.7:1/0\nDIR/peers.d/a.toml:1:25: "));
+    CHECK(edited.reload().starts_with("192.0.2.1:1/auto 192.0.2.2:1/auto 192.0.2.3:3/auto "
+                                      "192.0.2.7:1/auto\nDIR/peers.d/a.toml:1:25: "));
     edited.remove("peers.d/a.toml");
-    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.7:1/0");
+    CHECK(edited.reload() == "192.0.2.1:1/auto 192.0.2.7:1/auto");
 }
 
 TEST_CASE("peers.d: nothing is punched for its peers either where a setting is wrong") {
@@ -903,22 +904,22 @@ TEST_CASE("peers.d: nothing is punched for its peers either where a setting is w
         edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1']\nport = 4444");
         CHECK(edited.reload().starts_with("\n"));
         edited.write("synergy.toml", "");
-        CHECK(edited.reload().starts_with(wrong.empty() ? "192.0.2.2:1/0" : "\n"));
+        CHECK(edited.reload().starts_with(wrong.empty() ? "192.0.2.2:1/auto" : "\n"));
     }
 }
 
 TEST_CASE("peers.d: where it can't be read, what was in it stays") {
     Edited edited("peers = ['192.0.2.1:1']");
     edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1']");
-    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.2:1/0");
+    CHECK(edited.reload() == "192.0.2.1:1/auto 192.0.2.2:1/auto");
     edited.remove("peers.d");
     edited.link("peers.d", "peers.d"); // to itself
-    CHECK(edited.reload() ==
-          "192.0.2.1:1/0 192.0.2.2:1/0\nconfig directory: 'DIR/peers.d': expected a directory that "
-          "can be read: Too many levels of symbolic links");
+    CHECK(edited.reload() == "192.0.2.1:1/auto 192.0.2.2:1/auto\nconfig directory: 'DIR/peers.d': "
+                             "expected a directory that "
+                             "can be read: Too many levels of symbolic links");
     edited.remove("peers.d");
     edited.write("peers.d", "no directory");
-    CHECK(edited.reload() == "192.0.2.1:1/0");
+    CHECK(edited.reload() == "192.0.2.1:1/auto");
 }
 
 TEST_CASE("a broken edit keeps what the file said before") {
@@ -926,25 +927,25 @@ TEST_CASE("a broken edit keeps what the file said before") {
     for (const char *broken : {"peers = ['192.0.2.2:1', 'x']", "peers = ['192.0.2.2:1'",
                                "peers = ['192.0.2.2:1']\nhops = 0", "[[[", "pears = []"}) {
         edited.write("synergy.toml", broken);
-        CHECK(edited.reload().starts_with("192.0.2.1:1/0\nDIR/synergy.toml:"));
+        CHECK(edited.reload().starts_with("192.0.2.1:1/auto\nDIR/synergy.toml:"));
         CHECK(edited.settings.refresh == std::chrono::seconds(9));
     }
     // And peers.d goes on.
     edited.write("peers.d/a.toml", "peers = ['192.0.2.3:1']");
-    CHECK(edited.reload().starts_with("192.0.2.1:1/0 192.0.2.3:1/0\nDIR/synergy.toml:"));
+    CHECK(edited.reload().starts_with("192.0.2.1:1/auto 192.0.2.3:1/auto\nDIR/synergy.toml:"));
     edited.remove("synergy.toml");
-    CHECK(edited.reload() == "192.0.2.1:1/0 192.0.2.3:1/0\nconfig file: 'DIR/synergy.toml': "
+    CHECK(edited.reload() == "192.0.2.1:1/auto 192.0.2.3:1/auto\nconfig file: 'DIR/synergy.toml': "
                              "expected a file that can be read: No such file or directory");
     edited.write("synergy.toml", "peers = ['192.0.2.2:1']");
-    CHECK(edited.reload() == "192.0.2.2:1/0 192.0.2.3:1/0");
+    CHECK(edited.reload() == "192.0.2.2:1/auto 192.0.2.3:1/auto");
     edited.write("synergy.toml", "");
-    CHECK(edited.reload() == "192.0.2.3:1/0");
+    CHECK(edited.reload() == "192.0.2.3:1/auto");
 }
 
 TEST_CASE("a mistake in the environment doesn't keep the file from being read again") {
     Edited edited("peers = ['192.0.2.1:1']", {{"SYNERGY_LOG", "loud"}});
     edited.write("synergy.toml", "peers = ['192.0.2.2:1']");
-    CHECK(edited.reload().starts_with("192.0.2.2:1/0\nSYNERGY_LOG: 'loud': "));
+    CHECK(edited.reload().starts_with("192.0.2.2:1/auto\nSYNERGY_LOG: 'loud': "));
 }
 
 TEST_CASE("a file that a variable overrules is not followed, nor is one that can't change") {
@@ -953,7 +954,7 @@ TEST_CASE("a file that a variable overrules is not followed, nor is one that can
     static_cast<void>(directory.write("peers.d/a.toml", "peers = ['192.0.2.2:1']"));
     const Settings settings = load({{"SYNERGY_CONFIG", file}, {"SYNERGY_PEERS", "192.0.2.3:1"}});
     CHECK_FALSE(settings.follows_file);
-    CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.3:1/0");
+    CHECK(targets(settings, Transport::tcp, 4444) == "192.0.2.3:1/auto");
     CHECK_FALSE(settings.may_gain(Transport::tcp, 4444));
     CHECK_FALSE(load({}).follows_file);
 }

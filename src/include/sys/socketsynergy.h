@@ -44,7 +44,8 @@ extern "C" {
  *                   is too short, or the socket is bound to a loopback address
  *   ENOTCONN        there is no peer: NULL, and the socket is not connected
  *   EISCONN         the TCP or SCTP socket is connected, to another peer
- *   EADDRINUSE      the port is another user's, so that no second socket may be bound beside it
+ *   ENOENT          no connection of the peer's could be handed over to the socket; the log says
+ * why EADDRINUSE      the port is another user's, so that no second socket may be bound beside it
  *   EAGAIN, EMFILE, ENOMEM, ENETUNREACH, ...
  *                   the punch could not be sent; it is tried again while the socket is there
  */

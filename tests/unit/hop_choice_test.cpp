@@ -1,4 +1,4 @@
-#include "hops/hop_limit.h"
+#include "hops/hop_choice.h"
 
 #include <doctest/doctest.h>
 

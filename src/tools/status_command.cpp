@@ -1,0 +1,115 @@
+#include "tools/status_command.h"
+
+#include "tools/keepers.h"
+#include "tools/status_picture.h"
+
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+namespace synergy {
+
+namespace {
+
+constexpr int exit_refused = 2;
+
+constexpr const char *status_help = R"(A hole is
+  opening         not punched yet
+  open            the peer may come in
+  connected       and has
+  resting         after a connection, until the system lets its ports be used again
+  silent          open for a minute, and the peer has not come
+  refused         a reset or a prohibition came back: the punch goes too far
+and otherwise the error of the system is shown. "dies at" is the router that says so.
+The document of --json is described by status.schema.json, which is installed.)";
+
+Style style_of_terminal() {
+    Style style;
+    const char *no_color = std::getenv("NO_COLOR"); // https://no-color.org
+    const char *terminal = std::getenv("TERM");
+    style.color = isatty(STDOUT_FILENO) == 1 && terminal != nullptr &&
+                  std::strcmp(terminal, "dumb") != 0 && (no_color == nullptr || *no_color == '\0');
+    return style;
+}
+
+/// The terminal's other screen, for as long as this lives: what was on it before comes back.
+class OtherScreen {
+  public:
+    OtherScreen() { std::cout << "\x1b[?1049h\x1b[?25l" << std::flush; }
+    ~OtherScreen() { std::cout << "\x1b[?25h\x1b[?1049l" << std::flush; }
+    OtherScreen(const OtherScreen &) = delete;
+    OtherScreen &operator=(const OtherScreen &) = delete;
+
+    static void show(std::vector<std::string> lines) {
+        winsize size{};
+        constexpr std::size_t usual_rows = 24;
+        const bool is_known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 1;
+        const std::size_t rows = is_known ? size.ws_row : usual_rows;
+        if (lines.size() >= rows) {
+            lines.resize(rows - 2);
+            lines.emplace_back("...");
+        }
+        // Lines that are too long are cut by the terminal (no wrapping: DECAWM).
+        std::string text = "\x1b[?7l\x1b[H";
+        for (const std::string &line : lines)
+            text += line + "\x1b[K\n";
+        std::cout << text << "\x1b[J\x1b[?7h" << std::flush;
+    }
+};
+
+int watch() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH})
+        sigaddset(&signals, signal);
+    sigprocmask(SIG_BLOCK, &signals, nullptr);
+    const OtherScreen screen;
+    const Style style = style_of_terminal();
+    for (;;) {
+        OtherScreen::show(status_picture(ask_keepers(), style));
+        constexpr timespec second{.tv_sec = 1, .tv_nsec = 0};
+        const int signal = sigtimedwait(&signals, nullptr, &second);
+        if (signal > 0 && signal != SIGWINCH)
+            return 0;
+    }
+}
+
+} // namespace
+
+CLI::App *add_status_command(CLI::App &app, StatusOptions &options) {
+    CLI::App *command =
+        app.add_subcommand("status", "Show the holes of every preloaded server of this user (of "
+                                     "all users for root).");
+    auto *watch = command->add_flag("--watch", options.watch, "A screen that is kept up to date");
+    command->add_flag("--json", options.json, "For programs")->excludes(watch);
+    command->footer(status_help);
+    return command;
+}
+
+int run_status(const StatusOptions &options) {
+    try {
+        if (options.watch && isatty(STDOUT_FILENO) != 1) {
+            std::cerr << "synergy: --watch needs a terminal\n";
+            return exit_refused;
+        }
+        if (options.watch)
+            return watch();
+        const nlohmann::ordered_json status = ask_keepers();
+        if (options.json)
+            std::cout << status.dump(2, ' ', false,
+                                     nlohmann::ordered_json::error_handler_t::replace)
+                      << std::endl;
+        else
+            for (const std::string &line : status_picture(status, style_of_terminal()))
+                std::cout << line << '\n';
+        return 0;
+    } catch (const std::exception &error) {
+        std::cerr << "synergy: " << error.what() << '\n';
+        return exit_refused;
+    }
+}
+
+} // namespace synergy
