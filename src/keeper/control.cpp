@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/un.h>
@@ -121,6 +122,8 @@ Control::~Control() {
         scheduler_.unwatch(entry.first);
         buried_.push_back(std::move(entry.second));
     }
+    for (auto &entry : released_)
+        buried_.push_back(std::move(entry.second));
     for (auto &entry : callers_) {
         scheduler_.unwatch(entry.first);
         buried_.push_back(std::move(entry.second.connection));
@@ -144,12 +147,19 @@ void Control::serve_starter(Socket connection, pid_t process) {
 int Control::claim(std::uint64_t cookie) {
     if (names_.contains(cookie))
         return 0;
+    // A listener that was shut down listens again.
+    if (const auto released = released_.find(cookie); released != released_.end()) {
+        names_[cookie] = released->second.fd();
+        listen_at(std::move(released->second));
+        released_.erase(released);
+        return 0;
+    }
     synergy_address wanted{};
     synergy_name_of(cookie, &wanted);
     sockaddr_un address;
     const socklen_t length = abstract_address(address, text(wanted));
     // Between the two, whoever has the name may go.
-    constexpr int attempts = 10;
+    constexpr int attempts = 100;
     int error = 0;
     for (int attempt = 0; attempt < attempts; attempt++) {
         Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
@@ -166,6 +176,10 @@ int Control::claim(std::uint64_t cookie) {
         if (!holder)
             continue;
         const auto owner = peer_credentials(holder);
+        if (owner && owner->pid == getpid()) { // it is being closed (base/close_apart.h)
+            sched_yield();
+            continue;
+        }
         if (owner && is_trusted_user(owner->uid))
             return EEXIST;
         break;
@@ -186,7 +200,8 @@ void Control::release(std::uint64_t cookie) {
         return;
     const auto listener = listeners_.find(found->second);
     scheduler_.unwatch(listener->first);
-    bury(std::move(listener->second)); // with whoever waits to be accepted
+    released_[cookie] = std::move(listener->second); // with whoever waits to be accepted
+    bury({});
     listeners_.erase(listener);
     names_.erase(found);
 }
@@ -326,7 +341,12 @@ void Control::bury(Socket socket) {
     // Many at once.
     constexpr Duration shortly = milliseconds(5);
     if (buried_.empty())
-        burial_.set(Clock::now() + shortly, [this] { close_apart(std::exchange(buried_, {})); });
+        burial_.set(Clock::now() + shortly, [this] {
+            for (auto &entry : released_)
+                buried_.push_back(std::move(entry.second));
+            released_.clear();
+            close_apart(std::exchange(buried_, {}));
+        });
     buried_.push_back(std::move(socket));
 }
 

@@ -83,6 +83,7 @@ class Control {
     synergy_address address_{};
     std::unordered_map<int, Socket> listeners_; ///< by descriptor
     std::unordered_map<std::uint64_t, int> names_;
+    std::unordered_map<std::uint64_t, Socket> released_; ///< names that are about to be buried
     std::uint64_t next_id_ = 0;
     std::unordered_map<int, Caller> callers_; ///< who have not said anything yet
     std::map<uid_t, unsigned> waiting_;       ///< how many of them, by user

@@ -2,14 +2,17 @@
 that the bell stands for."""
 
 import json
+import os
+import pathlib
 import re
+import signal
 import time
 
 import pytest
 
 import clients
 import servers
-from programs import STAGE, Preload, fresh_peer_ports, fresh_port, script, wait_until
+from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script
 from topology import PEER
 from trials import PATIENCE, peers
 
@@ -28,6 +31,11 @@ def start(stand, who, source_ports):
               *who.split()], user="root")
     program.wait_for("keeps\n")
     return port, program
+
+
+def children_of(pid):
+    return [int(child) for child in
+            pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def outcome(stand, source_port, port):
@@ -71,6 +79,50 @@ def test_who_waited_before_the_keeper_came(stand, who):
         program.wait_for("nothing is punched any more: who accepts .* can't reach synergy-keeper")
         with pytest.raises(TimeoutError):  # the firewall is shut again, for who had not come yet
             clients.tcp_client(stand, 6, fresh_peer_ports(1)[0], port, 1.3)
+
+
+@pytest.mark.needs("strace")
+def test_who_is_stopped_with_a_bell_in_hand(stand):
+    """Stopped by the first system call that follows accept(), for three seconds."""
+    source_ports = fresh_peer_ports(2)
+    preload = Preload(peers=peers(6, *source_ports), hops=stand.path.hops)
+    given = [word for pair in preload.environment().items() for word in ("-E", "=".join(pair))]
+    port = fresh_port()
+    program = stand.serve(
+        ["strace", "-qq", "-o", "/dev/null", "-e", "trace=getpeername",
+         "-e", "inject=getpeername:signal=SIGSTOP:when=1", *given,
+         *servers.own_tcp("::").command(port)], "tcp", port, user="root")
+    time.sleep(SETTLING)
+    (server,) = children_of(program.pid)
+    with clients.tcp_client(stand, 6, source_ports[0], port, PATIENCE) as client:
+        client.send("hello\n")
+        with pytest.raises(TimeoutError):
+            client.receive_until("hello\n", 3)
+        os.kill(server, signal.SIGCONT)
+        assert client.receive_until("hello\n") == f"{PEER[6]} {source_ports[0]} hello\n"
+    with clients.tcp_client(stand, 6, source_ports[1], port, PATIENCE) as client:
+        client.send("hello\n")
+        client.receive_until("hello\n")
+    program.stop()
+    assert program.stderr() == ""
+
+
+def test_a_listener_that_is_shut_down_and_listens_again(stand):
+    """At once, later, and what was shut down for good is not connected to."""
+    source_ports = fresh_peer_ports(6)
+    port = fresh_port()
+    program = stand.serve([servers.PYTHON, script("again_listening.py"), port], "tcp", port,
+                          preload=Preload(peers=peers(6, source_ports[0], source_ports[-1]),
+                                          hops=stand.path.hops))
+    for index, source_port in enumerate(source_ports[:5]):
+        assert outcome(stand, source_port, port) == "served"
+        program.write(f"{0.2 * (index % 2)}\n")
+        program.wait_for(f"listens again {index}\n")
+        time.sleep(SETTLING)
+    program.write("for good\n")
+    program.wait_for("does not listen\n")
+    with pytest.raises((ConnectionRefusedError, TimeoutError)):
+        clients.tcp_client(stand, 6, source_ports[5], port, 1.5)
 
 
 @pytest.mark.other_users

@@ -528,6 +528,40 @@ TEST_CASE("handoff: who accepts and does not answer, keeps nobody waiting") {
     }
 }
 
+TEST_CASE("handoff: who is kept from answering has all the time that it is kept for") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    for (const auto &[activity, is_waited_for] :
+         {std::pair{Activity::stopped, true}, std::pair{Activity::rests, false}}) {
+        CAPTURE(is_waited_for);
+        Bench bench;
+        bench.activity = activity;
+        auto [ours, theirs] = harness::tcp_pair();
+        bench.offer(punched(std::move(ours)), some_peer, listener);
+        REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+        const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+        CHECK(harness::is_readable(theirs.fd(), milliseconds(2500)) != is_waited_for);
+        bench.activity = Activity::rests;
+        CHECK(bench.fetch(bell, true).has_value() == is_waited_for);
+        CHECK(harness::wait_until([&] { return (bench.given_up == 0) == is_waited_for; }));
+    }
+}
+
+TEST_CASE("handoff: who says that it can't fetch is not waited for") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    Socket bell(::accept(listener.fd(), nullptr, nullptr));
+    synergy_refusal refusal{};
+    std::memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
+    refusal.error = 12345; // is no errno
+    CHECK(::send(bell.fd(), &refusal, sizeof refusal, MSG_NOSIGNAL) == sizeof refusal);
+    bell.reset();
+    CHECK(is_reset(theirs, milliseconds(300)));
+    CHECK(harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }));
+}
+
 TEST_CASE("handoff: many connections at once, each comes out once") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 64);
     Bench bench;
