@@ -86,6 +86,9 @@ class Guard {
             step_ == Step::idle || step_ == Step::hearing || step_ == Step::answering;
         return is_open ? Phase::open : Phase::low;
     }
+    [[nodiscard]] Duration window() const { return window_; }
+    /// The error of the last SYN may still come.
+    [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
     /// The next SYN is about to leave.
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.

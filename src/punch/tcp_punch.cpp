@@ -46,15 +46,21 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-/// Whether a packet of the peer's has come while the socket was deaf: SK_MEMINFO_DROPS of
-/// SO_MEMINFO counts what was meant for it and not taken. (The ICMP error is not among that.)
-bool has_missed_peer(const Socket &socket) {
+/// A reset comes back for one SYN after the other. A call that was not heard comes again when it
+/// is, unless the socket is deaf for long: then that may take one more.
+constexpr unsigned resets_enough = 2;
+constexpr Duration long_deaf = milliseconds(200);
+
+/// How many packets have come while the socket was deaf: SK_MEMINFO_DROPS of SO_MEMINFO counts what
+/// was meant for it and not taken, calls of the peer's and resets. (The ICMP error is not among
+/// that.)
+std::uint32_t unheard_by(const Socket &socket) {
     constexpr int so_meminfo = 55;           // asm-generic/socket.h
     constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
-    return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
-           length > meminfo_drops * sizeof values[0] && values[meminfo_drops] != 0;
+    getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length);
+    return length > meminfo_drops * sizeof values[0] ? values[meminfo_drops] : 0;
 }
 
 tcp_info info_of(const Socket &socket) {
@@ -152,6 +158,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
+        unheard_ = resets_ = 0;
         guard_.begin();
         return 0;
     }
@@ -183,7 +190,9 @@ int TcpPunch::punch() {
         return 0;
     }
     if (error != 0 && error != EINPROGRESS) {
-        failed(error);
+        // This host does not let it out: no route, one that prohibits, a rule of its firewall.
+        failed_by("can't punch", error);
+        begin_again();
         return error;
     }
     rests_ = 0;
@@ -221,12 +230,20 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (has_missed_peer(socket_)) {
-        if (guard_.phase() == Guard::Phase::open || open_in_time()) {
+    if (busy_until_ != Time{}) {
+        answer_peer();
+        return;
+    }
+    if (guard_.is_awaiting() && unheard_by(socket_) != unheard_) {
+        // Not an answer to the last SYN, which would be very late: it is a call.
+        if (open_in_time()) {
             answer_peer();
             return;
         }
         info = info_of(socket_);
+    } else if (guard_.is_error_due() && now >= guard_.next() && comes_back_refused()) {
+        failed(ECONNREFUSED);
+        return;
     }
     context_.timers.sample();
     const Duration timeout = guard_.user_timeout();
@@ -238,13 +255,18 @@ void TcpPunch::tick() {
         !context_.check_alive(hole_.server))
         return;
     follow_guard(before);
-    if (guard_.phase() == Guard::Phase::open && has_missed_peer(socket_)) {
-        answer_peer();
-        return;
-    }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+/// Whether what came unheard behind the last SYN was a reset. A single one may have been a call,
+/// which is heard when it comes again; an answer to that, with the ordinary hop limit, would be a
+/// SYN for whatever sends resets.
+bool TcpPunch::comes_back_refused() {
+    const std::uint32_t all = unheard_by(socket_);
+    resets_ = std::exchange(unheard_, all) != all ? resets_ + 1 : 0;
+    return resets_ >= resets_enough + (guard_.window() > long_deaf ? 1 : 0);
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -318,6 +340,10 @@ void TcpPunch::failed(int error) {
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
         failed_by("can't punch", error);
+    begin_again();
+}
+
+void TcpPunch::begin_again() {
     context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));

@@ -24,7 +24,9 @@ class TcpPunch final : public Punch {
     void tick();
     bool open_in_time();
     void answer_peer();
+    bool comes_back_refused();
     void failed(int error);
+    void begin_again();
     void established();
     void retry_at(Time time);
     void follow_round_trip();
@@ -38,6 +40,8 @@ class TcpPunch final : public Punch {
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
+    std::uint32_t unheard_ = 0;  ///< packets that came while it was deaf
+    unsigned resets_ = 0;        ///< SYNs in a row that brought one back, unheard
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };
