@@ -1,12 +1,16 @@
 """A bell is no client: no program that has the library sees one, whatever becomes of the connection
 that the bell stands for."""
 
+import collections
+import concurrent.futures
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import time
+import traceback
 
 import pytest
 
@@ -14,22 +18,24 @@ import clients
 import servers
 from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script
 from topology import PEER
-from trials import PATIENCE, peers
+from trials import PATIENCE, at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
 WITHIN = 2.0  # seconds to a reset, where nobody can serve
+SIDE_BY_SIDE = 3
 
 
-def start(stand, who, source_ports):
-    port = fresh_port()
-    settings = Preload(peers=peers(6, source_ports[0], source_ports[-1]),
+def start(stand, source_ports, acceptors, listener=(), keeper=()):
+    """passed_listener.py, with these words."""
+    port, family = fresh_port(), 4 if "v4" in listener else 6
+    settings = Preload(peers=peers(family, source_ports[0], source_ports[-1]),
                        hops=stand.path.hops).environment()
-    library = settings.pop("LD_PRELOAD")
+    case = {"port": port, "library": settings.pop("LD_PRELOAD"), "settings": settings,
+            "listener": listener, "keeper": keeper, "acceptors": acceptors}
     program = stand.start(
-        "A", [servers.PYTHON, script("passed_listener.py"), port, library, json.dumps(settings),
-              *who.split()], user="root")
-    program.wait_for("keeps\n")
+        "A", [servers.PYTHON, script("passed_listener.py"), json.dumps(case)], user="root")
+    program.wait_for("keeps\n", PATIENCE)
     return port, program
 
 
@@ -38,15 +44,16 @@ def children_of(pid):
             pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
-def outcome(stand, source_port, port):
+def outcome(stand, source_port, port, family=6):
     """`served`, or `refused` after so many seconds."""
     began = None
     try:
-        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+        with clients.tcp_client(stand, family, source_port, port, PATIENCE) as client:
             began = time.monotonic()  # before, its call may have met a deaf socket
             client.send("hello\n")
             said = client.receive_until("hello\n").split()
-            assert said[:2] == [PEER[6], str(source_port)]
+            assert said[:2] in ([PEER[family], str(source_port)],
+                                [f"::ffff:{PEER[family]}", str(source_port)])
             return "served"
     except ConnectionError:
         assert not began or time.monotonic() - began < WITHIN
@@ -54,7 +61,7 @@ def outcome(stand, source_port, port):
 
 
 def seen_by(program):
-    return re.findall(r"client (.*)", program.stdout())
+    return re.findall(r"client \w+ (.*)", program.stdout())
 
 
 SERVING = ("set address", "set", "bare address", "bare", "set nobody", "bare nobody address",
@@ -67,7 +74,7 @@ REFUSING = ("set network", "bare network address", "bare network", "bare landloc
 @pytest.mark.parametrize("who", SERVING + REFUSING)
 def test_who_waited_before_the_keeper_came(stand, who):
     source_ports = fresh_peer_ports(3)
-    port, program = start(stand, who, source_ports)
+    port, program = start(stand, source_ports, [who.split()])
     outcomes = [outcome(stand, source_port, port) for source_port in source_ports[:1]]
     if who in SERVING:
         outcomes += [outcome(stand, source_port, port) for source_port in source_ports[1:]]
@@ -129,7 +136,76 @@ def test_a_listener_that_is_shut_down_and_listens_again(stand):
 def test_who_has_no_library_sees_a_bell(stand):
     """The control, and the limit: it is refused, and that is said."""
     (source_port,) = fresh_peer_ports(1)
-    port, program = start(stand, "none address", [source_port])
+    port, program = start(stand, [source_port], [["none", "address"]])
     assert outcome(stand, source_port, port) == "refused"
     assert {client.split()[0] for client in seen_by(program)} == {"::1"}
     program.wait_for("nothing is punched any more: connections were accepted by a call")
+
+
+CHOICES = {
+    "listener": (("", "v4"), ("", "here"), ("", "nobody's"), ("", "shared"), ("", "deferred"),
+                 ("", "hurried"), ("", "", "narrow"), ("", "tuned")),
+    "keeper": (("", "", "", "nobody"), ("", "busy")),
+    "acceptor": (("set", "set", "bare", "bare", "bare", "none"), ("exec", "fork", "rights", "late"),
+                 ("", "", "nobody"), ("", "", "", "", "network"), ("", "", "process"),
+                 ("", "", "", "", "landlock"), ("", "", "chroot"), ("", "address"), ("", "poll")),
+}
+PEERS_OF_EACH = 5
+
+
+def chosen(chance, what):
+    return [word for word in map(chance.choice, CHOICES[what]) if word]
+
+
+def try_at_random(stand, chance):
+    """Some listener with some processes. What is wrong with it, in words."""
+    source_ports = fresh_peer_ports(PEERS_OF_EACH)
+    listener, keeper = chosen(chance, "listener"), chosen(chance, "keeper")
+    acceptors = [chosen(chance, "acceptor") for _ in range(chance.choice((1, 1, 2)))]
+    case = f"listener {listener}, keeper {keeper}, acceptors {acceptors}"
+    port, program = start(stand, source_ports, acceptors, listener, keeper)
+    family = 4 if "v4" in listener else 6
+
+    def one(source_port):
+        time.sleep(delays[source_port])
+        try:
+            return outcome(stand, source_port, port, family)
+        except TimeoutError as error:
+            return "never connected" if "connect" in traceback.format_exc() else repr(error)
+        except AssertionError as error:
+            return repr(error)
+    delays = {source_port: chance.random() for source_port in source_ports}
+    outcomes = at_once(one, source_ports)
+    is_said = "nothing is punched" in program.stderr()
+    served = [f"{PEER[family]} {source_port}" for source_port, result
+              in zip(source_ports, outcomes) if result == "served"]
+    seen = re.findall(r"client (\w+) (?:::ffff:)?(.*)", program.stdout())
+    wrong = [result for result in outcomes
+             if result != "served" and not (is_said and result in ("refused", "never connected"))]
+    # Who has no library sees bells; and may see who was reset before it had a look.
+    wrong += [f"saw {client}" for what, client in seen
+              if what != "none" and client.split()[0] != PEER[family]]
+    wrong += [f"{client} came out {sum(client == other for _, other in seen)} times"
+              for client in served if sum(client == other for _, other in seen) != 1]
+    # What must be served, lest refusals hide what is broken.
+    if not any({"none", "network", "landlock"} & set(what) for what in acceptors) and \
+            ("nobody's" in listener) == ("nobody" in keeper) and outcomes != ["served"] * len(outcomes):
+        wrong.append(f"{outcomes}")
+    program.stop()
+    return [f"{case}: {each}\n{program.stderr()}" for each in wrong], outcomes
+
+
+@pytest.mark.other_users
+def test_at_random(stand):
+    """Each peer is served with its own address, or refused soon, and that is said; no program that has
+    the library sees a client that is none. SYNERGY_RANDOM_PEERS=500 SYNERGY_RANDOM_SEED=... for
+    more than a suite has time for."""
+    count = int(os.environ.get("SYNERGY_RANDOM_PEERS", "60")) // PEERS_OF_EACH
+    seed = int(os.environ.get("SYNERGY_RANDOM_SEED", random.randrange(1 << 32)))
+    stand.say(f"SYNERGY_RANDOM_SEED={seed}")
+    chances = [random.Random(f"{seed} {index}") for index in range(count)]
+    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        results = list(pool.map(lambda chance: try_at_random(stand, chance), chances))
+    stand.say(collections.Counter(outcome for _, outcomes in results for outcome in outcomes))
+    wrong = [line for lines, _ in results for line in lines]
+    assert not wrong, f"{len(wrong)} with seed {seed}:\n" + "\n".join(wrong)
