@@ -46,11 +46,6 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-/// A reset comes back for one SYN after the other. A call that was not heard comes again when it
-/// is, unless the socket is deaf for long: then that may take one more.
-constexpr unsigned resets_enough = 2;
-constexpr Duration long_deaf = milliseconds(200);
-
 /// How many packets have come while the socket was deaf: SK_MEMINFO_DROPS of SO_MEMINFO counts what
 /// was meant for it and not taken, calls of the peer's and resets. (The ICMP error is not among
 /// that.)
@@ -88,9 +83,10 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers),
-      timer_(context.scheduler) {}
+      timer_(context.scheduler), probe_timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
+    stop_asking();
     if (socket_)
         context_.scheduler.unwatch(socket_.fd());
 }
@@ -158,7 +154,8 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
-        unheard_ = resets_ = 0;
+        unheard_ = 0;
+        has_called_ = false;
         guard_.begin();
         return 0;
     }
@@ -234,16 +231,18 @@ void TcpPunch::tick() {
         answer_peer();
         return;
     }
-    if (guard_.is_awaiting() && unheard_by(socket_) != unheard_) {
-        // Not an answer to the last SYN, which would be very late: it is a call.
-        if (open_in_time()) {
+    if (guard_.is_awaiting() && unheard_by(socket_) != unheard_)
+        has_called_ = true; // no answer to the last SYN would be so late
+    if (has_called_) {
+        if (guard_.phase() == Guard::Phase::open || (guard_.is_awaiting() && open_in_time())) {
             answer_peer();
             return;
         }
         info = info_of(socket_);
-    } else if (guard_.is_error_due() && now >= guard_.next() && comes_back_refused()) {
-        failed(ECONNREFUSED);
-        return;
+    } else if (guard_.is_error_due() && now >= guard_.next()) {
+        const std::uint32_t all = unheard_by(socket_);
+        if (std::exchange(unheard_, all) != all)
+            ask_what_came();
     }
     context_.timers.sample();
     const Duration timeout = guard_.user_timeout();
@@ -255,18 +254,56 @@ void TcpPunch::tick() {
         !context_.check_alive(hole_.server))
         return;
     follow_guard(before);
+    if (guard_.phase() == Guard::Phase::open && has_called_) {
+        answer_peer();
+        return;
+    }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
 }
 
-/// Whether what came unheard behind the last SYN was a reset. A single one may have been a call,
-/// which is heard when it comes again; an answer to that, with the ordinary hop limit, would be a
-/// SYN for whatever sends resets.
-bool TcpPunch::comes_back_refused() {
-    const std::uint32_t all = unheard_by(socket_);
-    resets_ = std::exchange(unheard_, all) != all ? resets_ + 1 : 0;
-    return resets_ >= resets_enough + (guard_.window() > long_deaf ? 1 : 0);
+/// Something has come unheard behind the last SYN: a call, or a reset, which must not be answered
+/// by a SYN that goes all the way. One from another port, with the hop limit of that punch, tells,
+/// since what comes back for it is heard.
+void TcpPunch::ask_what_came() {
+    if (probe_)
+        return;
+    probe_ = Socket::open(hole_.server.local.family(), SOCK_STREAM, IPPROTO_TCP);
+    set_hop_limit(probe_, is_v4_, hop_limit());
+    const Endpoint from = socket_.local().with_port(0);
+    if (!probe_ || ::bind(probe_.fd(), from.data(), from.length()) != 0 ||
+        (::connect(probe_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
+         errno != EINPROGRESS) ||
+        !context_.scheduler.watch(probe_.fd(), EPOLLOUT, [this](std::uint32_t) {
+            know_what_came(probe_.get(SOL_SOCKET, SO_ERROR, 0));
+        })) {
+        probe_.reset();
+        has_called_ = true;
+        return;
+    }
+    probe_timer_.set(Clock::now() + guard_.window(), [this] { know_what_came(ETIMEDOUT); });
+}
+
+void TcpPunch::know_what_came(int error) {
+    stop_asking();
+    if (!is_punching())
+        return;
+    // Its own error has come, or nothing at all.
+    const bool was_call = error == EHOSTUNREACH || error == ETIMEDOUT;
+    if (was_call) {
+        has_called_ = true;
+        tick();
+    } else {
+        failed(ECONNREFUSED);
+    }
+}
+
+void TcpPunch::stop_asking() {
+    probe_timer_.cancel();
+    if (probe_)
+        context_.scheduler.unwatch(probe_.fd());
+    probe_.reset();
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all

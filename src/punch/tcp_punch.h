@@ -24,7 +24,9 @@ class TcpPunch final : public Punch {
     void tick();
     bool open_in_time();
     void answer_peer();
-    bool comes_back_refused();
+    void ask_what_came();
+    void know_what_came(int error);
+    void stop_asking();
     void failed(int error);
     void begin_again();
     void established();
@@ -41,7 +43,9 @@ class TcpPunch final : public Punch {
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
     std::uint32_t unheard_ = 0;  ///< packets that came while it was deaf
-    unsigned resets_ = 0;        ///< SYNs in a row that brought one back, unheard
+    bool has_called_ = false;    ///< the peer, unheard
+    Socket probe_;               ///< asks what has come unheard
+    Timer probe_timer_;
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

@@ -17,7 +17,7 @@ import pytest
 import clients
 import servers
 from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script
-from topology import PEER
+from topology import PEER, SERVER
 from trials import PATIENCE, at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -209,3 +209,49 @@ def test_at_random(stand):
     stand.say(collections.Counter(outcome for _, outcomes in results for outcome in outcomes))
     wrong = [line for lines, _ in results for line in lines]
     assert not wrong, f"{len(wrong)} with seed {seed}:\n" + "\n".join(wrong)
+
+
+def share(stand, transport, port, how, preload, address="::"):
+    return stand.start("A", [servers.PYTHON, script("sharing_server.py"), transport, address, port,
+                             how], preload=preload)
+
+
+@pytest.mark.parametrize("address", ("::", SERVER[6]))
+def test_two_servers_that_share_a_port(stand, address):
+    """Whoever a connection comes to, it is a peer's."""
+    source_ports = fresh_peer_ports(20)
+    port = fresh_port()
+    preload = Preload(peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops)
+    sharing = [share(stand, "tcp", port, "shared", preload, address) for _ in range(2)]
+    for program in sharing:
+        program.wait_for("has its port\n")
+    time.sleep(SETTLING)
+
+    def ask(source_port):
+        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+            client.send("hello\n")
+            return client.receive_until("hello\n").split()[:2]
+    assert at_once(ask, source_ports) == [[PEER[6], str(port)] for port in source_ports]
+    assert [program.stderr() for program in sharing] == ["", ""]
+
+
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+@pytest.mark.parametrize("address", ("::", SERVER[6]))
+def test_a_port_that_is_not_shared(stand, transport, address):
+    """Though the keeper's sockets are bound beside the server's, another program that has the library
+    can't bind there; where it could without, it can."""
+    source_ports = fresh_peer_ports(2)
+    port = fresh_port()
+    preload = Preload(peers=peers(6, *source_ports), hops=stand.path.hops)
+    alone = share(stand, transport, port, "alone", preload, address)
+    alone.wait_for("has its port\n")
+    time.sleep(SETTLING)
+    for where, is_free in ((address, False), ("::", False), (SERVER[6], False),
+                           ("127.0.0.1", address != "::"), ("::1", address != "::")):
+        other = share(stand, transport, port, "shared", preload, where)
+        other.wait_for("has its port\n" if is_free else "can't bind: Address already in use")
+        other.stop()
+    alone.stop()
+    again = share(stand, transport, port, "shared", preload, address)
+    again.wait_for("has its port\n")
+    share(stand, transport, port, "shared", preload, address).wait_for("has its port\n")
