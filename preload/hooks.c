@@ -97,6 +97,12 @@ int listen(int fd, int backlog) {
 int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
+    int is_in_use = 0;
+    ASIDE(is_in_use = is_taken(fd, address, length));
+    if (is_in_use) {
+        errno = EADDRINUSE;
+        return -1;
+    }
     int result = libc.bind(fd, address, length);
     if (result != 0 && errno == EADDRINUSE) {
         struct aside aside = aside_begin();

@@ -192,19 +192,33 @@ static int send_and_receive(int connection, struct synergy_request *request, int
     return error == 0 && answer ? receive_answer(connection, answer, received) : error;
 }
 
+/* Asks the keeper of this name, if it is `owner`'s, ours or root's: nobody else's page is to be
+ * looked into, and nobody else's connections to be had. */
+static int ask_keeper_at(const struct synergy_address *address, uid_t owner,
+                         struct synergy_request *request, int pass, struct synergy_answer *answer,
+                         int *received) {
+    struct owner found;
+    int connection = connect_to(address, &found);
+    if (connection < 0)
+        return errno;
+    int is_trusted = found.user == 0 || found.user == geteuid() || found.user == owner;
+    int error = is_trusted ? send_and_receive(connection, request, pass, answer, received) : EPERM;
+    syscall(SYS_close, connection);
+    return error;
+}
+
 static int ask_keeper_of(const struct identity *identity, struct synergy_request *request, int pass,
                          struct synergy_answer *answer, int *received) {
     struct synergy_address address = {0};
     synergy_name_of(identity->cookie, &address);
-    struct owner owner;
-    int connection = connect_to(&address, &owner);
-    if (connection < 0)
-        return errno;
-    /* Nobody else's page is to be looked into, and nobody else's connections to be had. */
-    int is_trusted = owner.user == 0 || owner.user == geteuid() || owner.user == identity->owner;
-    int error = is_trusted ? send_and_receive(connection, request, pass, answer, received) : EPERM;
-    syscall(SYS_close, connection);
-    return error;
+    return ask_keeper_at(&address, identity->owner, request, pass, answer, received);
+}
+
+int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
+                     struct synergy_answer *answer) {
+    struct synergy_address address = {0};
+    synergy_port_name(transport, port, &address);
+    return ask_keeper_at(&address, geteuid(), request, pass, answer, NULL);
 }
 
 int ask_who_keeps(int fd, struct synergy_request *request, int pass, struct synergy_answer *answer,

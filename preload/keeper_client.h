@@ -54,6 +54,11 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
 int ask_who_keeps(int fd, struct synergy_request *request, int pass, struct synergy_answer *answer,
                   int *received);
 
+/* Asks who keeps a socket on this port that its server does not share: 0 and the answer, or an
+ * errno of the way there. */
+int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
+                     struct synergy_answer *answer);
+
 /* 0 and the answer, or an errno of the way there. `pass`: a descriptor that goes along, or -1.
  * `received`: takes the one that comes back, or NULL. A keeper that is not there any more is
  * replaced, unless it was to be asked about what it had itself (FETCH, CLOSED, GIVE_WAY). */

@@ -1,5 +1,6 @@
 #include "server_sockets.h"
 
+#include "aside.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
 #include "process.h"
@@ -83,6 +84,11 @@ static void admit_others(int fd) {
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
+/* To be asked before that. */
+static int flags_of(int fd) {
+    return option(fd, SO_REUSEPORT) == 1 ? SYNERGY_SHARES : 0;
+}
+
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
 static int hand_over(int fd, const struct identity *identity, int keeper,
                      struct synergy_request *request) {
@@ -125,9 +131,10 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN, .flags = flags_of(fd), .hop_limit = SYNERGY_AUTOMATIC_HOPS};
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
-    struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = SYNERGY_AUTOMATIC_HOPS};
     hand_over(fd, &identity, keeper, &request);
 }
 
@@ -165,6 +172,25 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
         needed_keeper(&identity, 0);
+}
+
+int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
+    struct synergy_request request = {.kind = SYNERGY_BIND};
+    socklen_t size = length < sizeof request.peer ? length : sizeof request.peer;
+    if (size < sizeof request.peer.v4 || readable_bytes(address, size) < size)
+        return 0;
+    memcpy(&request.peer, address, size);
+    uint16_t port = ntohs(request.peer.v4.sin_port);
+    int family = request.peer.any.sa_family;
+    if ((family != AF_INET && (family != AF_INET6 || size < sizeof request.peer.v6)) ||
+        length > sizeof(struct sockaddr_storage) || port == 0 || !settings_mean_port(port) ||
+        option(fd, SO_REUSEPORT) != 1 || option(fd, SO_DOMAIN) != family || port_of(fd) != 0)
+        return 0;
+    enum transport transport = transport_of(fd);
+    struct synergy_answer answer = {0};
+    request.flags = transport;
+    return transport != NEITHER && ask_who_has_port(transport, port, &request, fd, &answer) == 0 &&
+           answer.result == EADDRINUSE;
 }
 
 static void wait_a_millisecond(void) {
@@ -347,10 +373,10 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     int keeper = needed_keeper(&identity, 1);
     if (keeper == NO_KEEPER)
         return ELIBACC;
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN_TOWARD, .flags = flags_of(fd), .hop_limit = hop_limit, .peer = *peer};
     if (transport != UDP && option(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
         admit_others(fd);
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN_TOWARD, .hop_limit = hop_limit, .peer = *peer};
     return hand_over(fd, &identity, keeper, &request);
 }
 

@@ -75,7 +75,14 @@ enum synergy_kind {
     /* What has become of each hole: a memfd with a JSON document comes back
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
+    /* The socket that comes along is to be bound to `peer`, and has SO_REUSEPORT: EADDRINUSE where
+     * a server's socket is in the way, and its SO_REUSEPORT is not the server's but ours. For the
+     * keeper's own user and root; needs no secret. */
+    SYNERGY_BIND,
 };
+
+/* `flags` of OPEN: the server itself lets others share the port, by SO_REUSEPORT. */
+enum { SYNERGY_SHARES = 1 };
 
 /* As synergy_to() has it. */
 enum { SYNERGY_AUTOMATIC_HOPS = -1 };
@@ -212,6 +219,18 @@ static inline void synergy_name_of(uint64_t cookie, struct synergy_address *addr
     for (int i = 0; i < 16; i++)
         address->name[8 + i] = digits[(cookie >> (60 - 4 * i)) & 15];
     address->length = 24;
+}
+
+/* By which abstract name a keeper is found that has a socket on this port whose server does not
+ * share it: "synergy/port/", the transport as in ports[], and four hexadecimal digits. */
+static inline void synergy_port_name(int transport, uint16_t port,
+                                     struct synergy_address *address) {
+    static const char digits[] = "0123456789abcdef";
+    memcpy(address->name, "synergy/port/", 13);
+    address->name[13] = digits[transport & 15];
+    for (int i = 0; i < 4; i++)
+        address->name[14 + i] = digits[(port >> (12 - 4 * i)) & 15];
+    address->length = 18;
 }
 
 #ifdef __cplusplus

@@ -194,7 +194,26 @@ int Control::claim(std::uint64_t cookie) {
     return 0;
 }
 
+void Control::claim_port(std::uint64_t cookie, int transport, std::uint16_t port) {
+    synergy_address wanted{};
+    synergy_port_name(transport, port, &wanted);
+    sockaddr_un address;
+    const socklen_t length = abstract_address(address, text(wanted));
+    Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
+    if (!name || ::bind(name.fd(), reinterpret_cast<sockaddr *>(&address), length) != 0 ||
+        ::listen(name.fd(), backlog) != 0)
+        return;
+    ports_[cookie] = name.fd();
+    listen_at(std::move(name));
+}
+
 void Control::release(std::uint64_t cookie) {
+    if (const auto port = ports_.find(cookie); port != ports_.end()) {
+        scheduler_.unwatch(port->second);
+        bury(std::move(listeners_.at(port->second)));
+        listeners_.erase(port->second);
+        ports_.erase(port);
+    }
     const auto found = names_.find(cookie);
     if (found == names_.end())
         return;
@@ -293,13 +312,14 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
     const bool is_trusted = is_starter || is_trusted_user(caller.user);
     const bool asks_status = request.kind == SYNERGY_STATUS && is_trusted;
-    if (!knows_secret && !shows_proof && !asks_status)
+    const bool asks_to_bind = request.kind == SYNERGY_BIND && is_trusted && message.passed;
+    if (!knows_secret && !shows_proof && !asks_status && !asks_to_bind)
         return Served::refused;
     // The connection would be lost with the answer; so the bell rings again.
     if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
     Reply reply = handler_({request, caller.process, is_trusted, knows_secret, message.passed});
-    const bool is_servers = knows_secret || reply.is_proof || asks_status;
+    const bool is_servers = knows_secret || reply.is_proof || asks_status || asks_to_bind;
     if (is_servers) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.

@@ -5,6 +5,7 @@
 #include "keeper/status.h"
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -170,6 +171,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_HERE:
             processes_.add(call.request.process, call.process);
             break;
+        case SYNERGY_BIND:
+            bind(call, reply);
+            break;
         case SYNERGY_MEET:
             meet(call, reply);
             break;
@@ -195,6 +199,7 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
+    socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {
         errno = EXDEV;
@@ -249,11 +254,15 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (!duplicate)
             return errno;
     }
-    if (!registry_.has(socket.cookie))
+    const bool is_new = !registry_.has(socket.cookie);
+    if (is_new)
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
+    if (const ServerSocket *kept = registry_.find(socket.cookie);
+        is_new && kept != nullptr && !kept->is_shared)
+        control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
     if (registry_.has(socket.cookie))
         rest_.cancel();
     else
@@ -307,6 +316,20 @@ void Keeper::fetch(const Call &call, Reply &reply) {
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
+}
+
+void Keeper::bind(const Call &call, Reply &reply) const {
+    constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
+    constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
+    const auto transport = static_cast<std::size_t>(call.request.flags);
+    const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
+    const int fd = call.passed.fd();
+    const bool takes_v4 =
+        address.family() == AF_INET6 && get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
+    if (transport < transports.size() && !address.empty() &&
+        get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
+        registry_.is_taken(transports[transport], address, takes_v4))
+        reply.answer.result = EADDRINUSE;
 }
 
 void Keeper::meet(const Call &call, Reply &reply) {

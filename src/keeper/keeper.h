@@ -36,6 +36,7 @@ class Keeper {
                                      const std::optional<Target> &target);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
+    void bind(const Call &call, Reply &reply) const;
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;

@@ -19,6 +19,18 @@ namespace {
 /// For sockets that may listen one day.
 constexpr std::size_t expected_max = 4096;
 
+/// Whether two local addresses have an address in common; a wildcard of IPv6 may take IPv4 as well.
+bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool other_takes_v4) {
+    const auto has_v4 = [](const Endpoint &local, bool takes_v4) {
+        return local.unmapped().family() == AF_INET || (local.is_wildcard() && takes_v4);
+    };
+    const auto has_v6 = [](const Endpoint &local) { return local.unmapped().family() == AF_INET6; };
+    if (!one.is_wildcard() && !other.is_wildcard())
+        return one.unmapped().same_address(other.unmapped());
+    return (has_v4(one, one_takes_v4) && has_v4(other, other_takes_v4)) ||
+           (has_v6(one) && has_v6(other));
+}
+
 } // namespace
 
 Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
@@ -94,6 +106,9 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     const bool had_room = server.socket.has_room_beside;
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
+    if (!socket.is_shared)
+        unshared_.insert(socket.cookie);
+    server.socket.is_shared = !unshared_.contains(socket.cookie);
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
     return server;
@@ -339,6 +354,15 @@ void Registry::look_for_closed() {
     looking_.set(Clock::now() + context_.settings.refresh, [this] {
         look_for_closed();
         give_way();
+    });
+}
+
+bool Registry::is_taken(Transport transport, const Endpoint &address, bool takes_v4) const {
+    return std::any_of(servers_.begin(), servers_.end(), [&](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        return !socket.is_shared && socket.transport == transport &&
+               socket.local.port() == address.port() &&
+               overlap(socket.local, socket.takes_v4, address, takes_v4);
     });
 }
 

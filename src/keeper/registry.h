@@ -6,6 +6,8 @@
 #include "punch/punch.h"
 #include "settings/live_settings.h"
 
+#include <unordered_set>
+
 namespace synergy {
 
 /// The peer as this socket can reach it (v4-mapped where it must be); empty if it can't.
@@ -51,6 +53,8 @@ class Registry {
     void closed(std::uint64_t cookie);
     /// No connection can be handed over to this socket: it has no holes from here on.
     void end_holes(std::uint64_t cookie);
+    /// Whether a socket of the server's that is not to be shared is in the way of another one.
+    [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4) const;
     /// Ends the holes of sockets that the server no longer has. True if there were any.
     bool give_way();
     /// A connection of this peer's has come out of the listener's accept().
@@ -113,6 +117,7 @@ class Registry {
     PunchContext context_;
     std::unordered_map<std::uint64_t, Server> servers_;               ///< by cookie
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
+    std::unordered_set<std::uint64_t> unshared_; ///< by cookie: as they were when they were new
 };
 
 } // namespace synergy

@@ -830,7 +830,8 @@ TEST_CASE("keeper: garbage is no request, and costs nothing") {
             // Without the secret nobody is heard who has nothing to show.
             request.secret.bytes[15] ^= 1;
             CHECK(answered(&request, sizeof request, {passed}) ==
-                  (kind == SYNERGY_FETCH || kind == SYNERGY_MEET || kind == SYNERGY_STATUS));
+                  (kind == SYNERGY_FETCH || kind == SYNERGY_MEET || kind == SYNERGY_STATUS ||
+                   kind == SYNERGY_BIND));
             request.secret = good.secret;
             request.version++;
             CHECK_FALSE(answered(&request, sizeof request, {passed}));
