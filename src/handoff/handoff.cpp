@@ -284,12 +284,10 @@ void Handoff::ring(Id id) {
     by_port_[offer.port] = id;
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
-    if (offer.listener.transport == Transport::tcp) {
-        if (offer.without_room == Time{})
-            offer.without_room = Clock::now();
-        offer.accepted_at = {};
-        look_after(id);
-    }
+    if (offer.without_room == Time{})
+        offer.without_room = Clock::now();
+    offer.accepted_at = {};
+    look_after(id);
 }
 
 void Handoff::look_after(Id id) {
@@ -304,8 +302,13 @@ void Handoff::look(Id id) {
     socklen_t length = sizeof info;
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
     const Endpoint to = bell_address(offer.listener);
-    const auto end = socket_diag_.who_hears(offer.doorbell.local(), to, interface_of(to));
-    if (info.tcpi_state == TCP_SYN_SENT) {
+    const Transport transport = offer.listener.transport;
+    const auto end =
+        socket_diag_.who_hears(offer.doorbell.local(), to, interface_of(to), transport);
+    const bool is_accepted =
+        end && end->inode != 0 &&
+        (transport == Transport::tcp ? !end->listens : end->cookie != offer.listener.cookie);
+    if (transport == Transport::tcp && info.tcpi_state == TCP_SYN_SENT) {
         // Half full is too full: between two looks it may have had no room.
         if (!end || !end->listens || end->waiting * 2 > end->room)
             offer.without_room = now;
@@ -313,7 +316,7 @@ void Handoff::look(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
-    } else if (end && !end->listens && end->inode != 0) {
+    } else if (is_accepted) {
         if (offer.accepted_at == Time{})
             offer.accepted_at = now;
         const Activity activity =

@@ -6,7 +6,7 @@
 `keeper` is a process that starts a keeper for the listener, by listening again, and accepts nobody.
 It comes when the others wait already. Words say what each of these is:
 
-    listener    v4, here (one address instead of all), nobody's (another user made it), shared
+    listener    sctp (instead of TCP), v4, here (one address instead of all), nobody's (another user made it), shared
                 (SO_REUSEPORT), deferred, hurried (does not block), narrow (a queue for one), tuned
                 (options that do no harm)
     keeper      nobody (another user), busy (tells the listener's options first)
@@ -155,7 +155,8 @@ def listener_of(port, what):
     family = 4 if "v4" in what else 6
     if "nobody's" in what:
         os.seteuid(NOBODY)
-    listener = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+    listener = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_STREAM,
+                             socket.IPPROTO_SCTP if "sctp" in what else 0)
     if "nobody's" in what:
         os.seteuid(0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,6 +15,7 @@ import traceback
 import pytest
 
 import clients
+import sctp
 import servers
 from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script
 from topology import PEER, SERVER
@@ -44,11 +45,11 @@ def children_of(pid):
             pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
-def outcome(stand, source_port, port, family=6):
+def outcome(stand, source_port, port, family=6, client_of=clients.tcp_client):
     """`served`, or `refused` after so many seconds."""
     began = None
     try:
-        with clients.tcp_client(stand, family, source_port, port, PATIENCE) as client:
+        with client_of(stand, family, source_port, port, PATIENCE) as client:
             began = time.monotonic()  # before, its call may have met a deaf socket
             client.send("hello\n")
             said = client.receive_until("hello\n").split()
@@ -209,6 +210,19 @@ def test_at_random(stand):
     stand.say(collections.Counter(outcome for _, outcomes in results for outcome in outcomes))
     wrong = [line for lines, _ in results for line in lines]
     assert not wrong, f"{len(wrong)} with seed {seed}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("who, expected", (("bare address", "served"), ("bare", "served"),
+                                           ("bare network", "refused"), ("none address", "refused")))
+def test_sctp(stand, who, expected):
+    sctp.skip_if_missing()
+    (source_port,) = fresh_peer_ports(1)
+    port, program = start(stand, [source_port], [who.split()], ["sctp", "here"])
+    assert outcome(stand, source_port, port, 6, clients.sctp_client) == expected
+    if expected == "refused":
+        program.wait_for("nothing is punched any more")
+    if who != "none address":
+        assert seen_by(program) == [f"{PEER[6]} {source_port}"] * (expected == "served")
 
 
 def share(stand, transport, port, how, preload, address="::"):
