@@ -368,7 +368,8 @@ bool Registry::is_taken(Transport transport, const Endpoint &address, bool takes
 
 void Registry::end_holes(std::uint64_t cookie) {
     if (const auto found = servers_.find(cookie); found != servers_.end())
-        found->second.punches.clear();
+        std::erase_if(found->second.punches,
+                      [](const auto &punch) { return !punch.second->let_end(); });
 }
 
 void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {

@@ -51,7 +51,8 @@ class Registry {
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
     void closed(std::uint64_t cookie);
-    /// No connection can be handed over to this socket: it has no holes from here on.
+    /// No connection can be handed over to this socket: its holes are not renewed from here on, and
+    /// whoever still comes by one is refused.
     void end_holes(std::uint64_t cookie);
     /// Whether a socket of the server's that is not to be shared is in the way of another one.
     [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4) const;

@@ -55,6 +55,7 @@ class Guard {
     /// little more. No SYN prolongs that: the first one after it opens the hole anew, and so one is
     /// to come right then.
     static constexpr Duration hole_lifetime = std::chrono::milliseconds(120200);
+    static constexpr Duration last_moment = std::chrono::milliseconds(200);
 
     /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
     /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
@@ -86,6 +87,8 @@ class Guard {
             step_ == Step::idle || step_ == Step::hearing || step_ == Step::answering;
         return is_open ? Phase::open : Phase::low;
     }
+    /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
+    [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
     [[nodiscard]] Duration window() const { return window_; }
     /// The error of the last SYN may still come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }

@@ -98,6 +98,13 @@ bool TcpPunch::is_punching() const {
     return state == state_syn_sent || state == state_syn_received;
 }
 
+/// The listener would answer with a sequence number that no firewall expects: the peer would be
+/// connected to nobody.
+bool TcpPunch::let_end() {
+    is_ending_ = true;
+    return is_punching();
+}
+
 int TcpPunch::open() {
     // Renewing by hand would be a SYN with another sequence number (guard.h).
     return is_punching() ? 0 : punch();
@@ -166,6 +173,8 @@ int TcpPunch::bind_socket() {
 }
 
 int TcpPunch::punch() {
+    if (is_ending_)
+        return 0;
     if (!context_.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
@@ -229,6 +238,10 @@ void TcpPunch::tick() {
     }
     if (busy_until_ != Time{}) {
         answer_peer();
+        return;
+    }
+    if (is_ending_ && now >= guard_.hole_ends()) {
+        begin_again(); // which it does not
         return;
     }
     if (guard_.is_awaiting() && unheard_by(socket_) != unheard_)

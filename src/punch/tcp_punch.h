@@ -14,6 +14,7 @@ class TcpPunch final : public Punch {
     ~TcpPunch() override;
 
     int open() override;
+    bool let_end() override;
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
@@ -44,6 +45,7 @@ class TcpPunch final : public Punch {
     bool was_connected_ = false; ///< since the last punch
     std::uint32_t unheard_ = 0;  ///< packets that came while it was deaf
     bool has_called_ = false;    ///< the peer, unheard
+    bool is_ending_ = false;     ///< with its hole
     Socket probe_;               ///< asks what has come unheard
     Timer probe_timer_;
     unsigned failures_ = 0;

@@ -147,7 +147,11 @@ def keep(descriptor, what):
 def waits(pid):
     """Whether it, or whoever goes on in its place, has come so far."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    call = pathlib.Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()[0]
+    try:
+        call = pathlib.Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()[0]
+    except FileNotFoundError:  # a kernel that does not say
+        time.sleep(5)
+        return True
     return call in WAITING or any(waits(child) for child in children)
 
 
