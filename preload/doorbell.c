@@ -3,6 +3,8 @@
 #include "aside.h"
 #include "descriptors.h"
 #include "keeper_client.h"
+#include "libc_calls.h"
+#include "settings_look.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,6 +104,35 @@ static void hand_down(const union synergy_endpoint *peer, const struct caller_ad
     *caller->length = size;
 }
 
+static uint64_t cookie_of(int fd) {
+    uint64_t cookie = 0;
+    socklen_t length = sizeof cookie;
+    return libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
+}
+
+int is_punched(int fd) {
+    struct descriptor descriptor = descriptor_of(fd);
+    return descriptor.mark == SYNERGY_UNTOUCHED && descriptor.cookie != 0 &&
+           descriptor.cookie == cookie_of(fd);
+}
+
+void show_own_address(int fd, int level, void *value, socklen_t *length) {
+    union synergy_endpoint own = {0};
+    socklen_t size = sizeof own;
+    if (getsockname(fd, &own.any, &size) != 0)
+        return;
+    if (level == IPPROTO_IPV6 && is_v6(&own) && *length >= sizeof own.v6)
+        memcpy(value, &own.v6, sizeof own.v6);
+    if (level != IPPROTO_IP || *length < sizeof own.v4)
+        return;
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = own.v4.sin_port};
+    if (is_v6(&own))
+        memcpy(&v4.sin_addr, &own.v6.sin6_addr.s6_addr[12], sizeof v4.sin_addr);
+    else
+        v4.sin_addr = own.v4.sin_addr;
+    memcpy(value, &v4, sizeof v4);
+}
+
 /* What passes: another descriptor, memory or time may be had when it rings again. */
 static int may_pass(int error) {
     return error == ENOENT || error == EMFILE || error == ENFILE || error == ENOMEM ||
@@ -124,6 +155,10 @@ enum accepted answer_bell(int listener, int fd, int flags, const struct caller_a
     if (error == 0 && connection >= 0 &&
         syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
         syscall(SYS_close, connection);
+        /* It has no peers, and is known again. */
+        if (is_concerned())
+            set_descriptor(fd,
+                           (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(fd)});
         hand_down(&answer.peer, caller);
         return REPLACED;
     }

@@ -44,3 +44,11 @@ static inline int may_be_bell(int fd, const struct caller_address *caller) {
 /* What accept() at `listener` has given as `fd`, where may_be_bell() says so. Within aside_begin()
  * only. */
 enum accepted answer_bell(int listener, int fd, int flags, const struct caller_address *caller);
+
+/* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
+ */
+int is_punched(int fd);
+
+/* Where this host tracks connections, its tracker has seen a punch go to the peer, and not the peer
+ * come: SO_ORIGINAL_DST says the peer's address. Puts there whom the peer has called. */
+void show_own_address(int fd, int level, void *value, socklen_t *length);

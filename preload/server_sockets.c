@@ -23,7 +23,7 @@ enum transport { TCP, UDP, SCTP, NEITHER = -1 };
 static int option(int fd, int name) {
     int value = 0;
     socklen_t length = sizeof value;
-    return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+    return libc.getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */
@@ -80,8 +80,8 @@ static int has_peers(int keeper, enum transport transport, uint16_t port, int is
 /* So that the keeper's sockets may be bound beside it (socket(7)). */
 static void admit_others(int fd) {
     static const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
 /* To be asked before that. */
@@ -136,6 +136,53 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
     hand_over(fd, &identity, keeper, &request);
+}
+
+static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
+    struct synergy_request request = {.kind = kind, .cookie = cookie};
+    struct synergy_answer answer;
+    if (!synergy_is_over(keeper_page((int)keeper)))
+        ask_keeper((int)keeper, &request, -1, &answer, NULL);
+}
+
+static void set_option(int fd, int name, int value) {
+    setsockopt(fd, SOL_SOCKET, name, &value, sizeof value);
+}
+
+struct preparation socket_will_listen(int fd) {
+    struct preparation preparation = {.keeper = NO_KEEPER};
+    struct identity identity;
+    uint16_t port = transport_of(fd) == TCP ? port_of(fd) : 0;
+    if (port == 0 || option(fd, SO_ACCEPTCONN) == 1 || !identify(fd, &identity))
+        return preparation;
+    int keeper = known_keeper(&identity);
+    if (!is_asked_for(keeper)) {
+        if (!settings_mean_port(port))
+            return preparation;
+        keeper = needed_keeper(&identity, 0);
+    }
+    if (keeper == NO_KEEPER || !has_peers(keeper, TCP, port, 0))
+        return preparation;
+    preparation = (struct preparation){.keeper = keeper,
+                                       .lets_others_in = option(fd, SO_REUSEADDR),
+                                       .shares_port = option(fd, SO_REUSEPORT)};
+    admit_others(fd);
+    struct synergy_request request = {
+        .kind = SYNERGY_PREPARE, .cookie = identity.cookie, .fd = fd, .hop_limit = -1};
+    struct synergy_answer answer;
+    ask_keeper(keeper, &request, fd, &answer, NULL);
+    /* Whether a second listener may have the port too is for listen() to say, as without us. */
+    set_option(fd, SO_REUSEPORT, preparation.shares_port);
+    return preparation;
+}
+
+void socket_does_not_listen(int fd, const struct preparation *preparation) {
+    struct identity identity;
+    if (preparation->keeper == NO_KEEPER)
+        return;
+    set_option(fd, SO_REUSEADDR, preparation->lets_others_in);
+    if (identify(fd, &identity))
+        tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
 }
 
 void socket_listens(int fd) {
@@ -193,6 +240,22 @@ int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
            answer.result == EADDRINUSE;
 }
 
+void socket_has_key(int fd, int option, const void *key, socklen_t length) {
+    struct identity identity;
+    uint16_t port = port_of(fd);
+    if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
+        (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
+        return;
+    int keeper = needed_keeper(&identity, 0);
+    if (keeper == NO_KEEPER)
+        return;
+    struct synergy_request request = {
+        .kind = SYNERGY_KEY, .cookie = identity.cookie, .key_option = option, .key_length = length};
+    struct synergy_answer answer;
+    memcpy(request.key, key, length);
+    ask_keeper(keeper, &request, fd, &answer, NULL);
+}
+
 static void wait_a_millisecond(void) {
     static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
     syscall(SYS_nanosleep, &millisecond, NULL);
@@ -211,6 +274,17 @@ static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t
     return is_free;
 }
 
+static int do_keepers_give_way(void) {
+    int is_any = 0;
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+        struct synergy_answer answer;
+        is_any |= !synergy_is_over(keeper_page(i)) &&
+                  ask_keeper(i, &request, -1, &answer, NULL) == 0 && answer.result == 0;
+    }
+    return is_any;
+}
+
 int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
     if (length < sizeof(struct sockaddr_in) ||
@@ -218,29 +292,27 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
         errno = EADDRINUSE;
         return -1;
     }
-    int is_own = process_is_own();
-    for (int i = 0; is_own && i < KEEPERS && keeper_page(i); i++) {
-        struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
-        struct synergy_answer answer;
-        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer, NULL) == 0 &&
-            answer.result == 0 && libc.bind(fd, address, length) == 0)
-            return 0;
-    }
-    int result = -1;
-    errno = EADDRINUSE;
     uint16_t port = port_in(address);
-    if (port == 0 || !settings_mean_port(port))
-        return -1;
     enum transport transport = transport_of(fd);
-    /* A datagram socket that is about to go can't be told from one that stays. */
-    int patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
-                   : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
-                                                              : 0;
-    errno = EADDRINUSE;
-    for (int waited = 0; result != 0 && errno == EADDRINUSE && waited < patience; waited++) {
-        wait_a_millisecond();
+    int patience = 0, has_way_been_given = 0, result, error;
+    for (int waited = 0;; waited++) {
+        has_way_been_given |= do_keepers_give_way();
         result = libc.bind(fd, address, length);
+        error = errno;
+        /* A datagram socket that is about to go can't be told from one that stays. */
+        if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
+            settings_mean_port(port))
+            patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
+                       : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
+                                                                  : 0;
+        if (result == 0 || error != EADDRINUSE || waited == patience)
+            break;
+        wait_a_millisecond();
     }
+    if (result == 0 && has_way_been_given)
+        /* What has gone stood there for a listener that was closed: at once again. */
+        socket_will_listen(fd);
+    errno = error;
     return result;
 }
 
@@ -334,19 +406,13 @@ void take_stock(void) {
     forget_descriptor(directory);
 }
 
-static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
-    struct synergy_request request = {.kind = kind, .cookie = cookie};
-    struct synergy_answer answer;
-    if (!synergy_is_over(keeper_page((int)keeper)))
-        ask_keeper((int)keeper, &request, -1, &answer, NULL);
-}
-
 void socket_is_closed(const struct descriptor *descriptor) {
     tell(descriptor->keeper, SYNERGY_CLOSED, descriptor->cookie);
 }
 
 void sockets_are_closed(unsigned first, unsigned last) {
-    unsigned known = (unsigned)(last_descriptor() + 1), concerned = 0;
+    unsigned known = (unsigned)(__atomic_load_n(&last_descriptor, __ATOMIC_RELAXED) + 1),
+             concerned = 0;
     if (!process_is_own())
         return;
     for (unsigned fd = first; fd <= last && fd < known; fd++) {
@@ -381,7 +447,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
 }
 
 void hand_over_again(int keeper) {
-    int last = last_descriptor();
+    int last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
     int is_over = synergy_is_over(keeper_page(keeper));
     for (int fd = 0; fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);

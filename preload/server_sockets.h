@@ -8,6 +8,14 @@
 
 #include <sys/socket.h>
 
+/* listen() is about to be called. What comes back is for socket_does_not_listen(), if it fails. */
+struct preparation {
+    int keeper; /* NO_KEEPER: nothing was done */
+    int lets_others_in, shares_port;
+};
+struct preparation socket_will_listen(int fd);
+void socket_does_not_listen(int fd, const struct preparation *preparation);
+
 /* listen() and bind() have succeeded. */
 void socket_listens(int fd);
 void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);
@@ -15,6 +23,8 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);
 /* bind() is about to be called. Whether it is to find the address in use, though the kernel, who
  * takes our SO_REUSEPORT for the server's, would say otherwise. */
 int is_taken(int fd, const struct sockaddr *address, socklen_t length);
+/* setsockopt() has given it a key (TCP_MD5SIG, TCP_MD5SIG_EXT). */
+void socket_has_key(int fd, int option, const void *key, socklen_t length);
 
 /* bind() found its address in use: what the last call says, after those that stood in the way for
  * us have gone. Sets errno as bind() does. */

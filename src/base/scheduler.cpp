@@ -66,6 +66,10 @@ void Scheduler::run_once(Duration longest) {
 void Scheduler::run_timers() {
     Time now = Clock::now();
     while (!timers_.empty() && timers_.begin()->first.first <= now) {
+        // What came before it has taken its time, too. (Whole milliseconds are waited for.)
+        constexpr int memory = 32;
+        const Duration late = Clock::now() - timers_.begin()->first.first;
+        lateness_ = std::max(late, lateness_ - lateness_ / memory);
         Task task = std::move(timers_.begin()->second);
         timers_.erase(timers_.begin());
         task();

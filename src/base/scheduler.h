@@ -36,6 +36,9 @@ class Scheduler {
     TimerId at(Time time, Task task);
     void cancel(TimerId timer);
 
+    /// How late timers have been of late: the most of it, which is forgotten by and by.
+    [[nodiscard]] Duration lateness() const { return lateness_; }
+
     /// Waits for the next event or timer, `longest` at most, and does all that is due.
     void run_once(Duration longest);
 
@@ -52,6 +55,7 @@ class Scheduler {
     std::unordered_map<int, Watched> watched_;
     std::uint64_t next_timer_ = 0;
     std::map<TimerId, Task> timers_;
+    Duration lateness_{};
 };
 
 /// A task that is cancelled with its owner: at most one is pending.

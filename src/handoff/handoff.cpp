@@ -1,7 +1,7 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
-#include "handoff/inherited_options.h"
+#include "server/inherited_options.h"
 
 #include <algorithm>
 #include <cstring>
@@ -152,12 +152,28 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
         if (heard == Heard::by_the_server)
             return nullptr;
     }
+    // Before listen() nobody hears it, wherever it is bound to.
+    if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
+        return nullptr;
     return heard == Heard::by_nobody ? bound_to_device : anothers;
+}
+
+bool Handoff::check_imitable(const ServerSocket &listener) {
+    if (is_out_of_reach(listener.cookie))
+        return false;
+    const char *what = listener.not_to_be_given;
+    if (what == nullptr)
+        if (const auto found =
+                socket_diag_.find(listener.transport, listener.local, listener.cookie))
+            what = found->option_memory == listener.option_memory ? nullptr : what_takes_memory;
+    if (what != nullptr)
+        give_up(listener, not_to_be_given(what));
+    return what == nullptr;
 }
 
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
     auto made = std::make_unique<Offer>(scheduler_, std::move(connection), peer, listener);
-    if (is_out_of_reach(listener.cookie))
+    if (!check_imitable(listener))
         return;
     const Id id = next_id_++;
     offers_[id] = std::move(made);
@@ -191,6 +207,10 @@ Socket Handoff::bound_doorbell(const Offer &offer, const Endpoint &to) {
     doorbell.set(IPPROTO_IP, IP_TTL, 255);
     if (to.family() == AF_INET6)
         doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
+    // A key may be for everybody.
+    for (const OptionValue &value : offer.listener.chosen)
+        if (is_key(value))
+            ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(), value.length);
     for (int i = 0; i < SYNERGY_BELL_PORTS; i++) {
         const Endpoint from = to.with_port(bell_port(next_port_++));
         // A port may be taken by another doorbell, on another address.
@@ -402,7 +422,14 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                              accepted.local() == offer.listener.local); // SCTP's wildcard
     if (!is_its_end)
         return std::nullopt;
-    copy_inherited_options(accepted.fd(), offer.connection.fd());
+    const ServerSocket listener = offer.listener;
+    const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
+    if (what == nullptr)
+        what = inimitable(accepted.fd(), accepted.fd());
+    if (what != nullptr)
+        give_up(listener, not_to_be_given(what));
+    if (what != nullptr || !check_imitable(listener))
+        return Fetched{};
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
     Fetched fetched{.connection = std::move(offer.connection),
@@ -411,6 +438,18 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     silence(offer);
     offers_.erase(id);
     return fetched;
+}
+
+bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
+    return std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
+        return entry.second->listener.cookie == listener && entry.second->peer == peer;
+    });
+}
+
+void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
+    for (auto &entry : offers_)
+        if (entry.second->listener.cookie == before)
+            entry.second->listener = now;
 }
 
 void Handoff::withdraw(std::uint64_t listener) {

@@ -37,7 +37,7 @@ class Handoff {
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
     [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
-    /// Why no bell is answered at the listener, if that was found out by ringing; or nullptr.
+    /// Why nothing can be handed over to the listener, if that was found out later; or nullptr.
     [[nodiscard]] const char *why_out_of_reach(std::uint64_t listener) const {
         const auto found = out_of_reach_.find(listener);
         return found == out_of_reach_.end() ? nullptr : found->second.c_str();
@@ -45,9 +45,15 @@ class Handoff {
     [[nodiscard]] bool is_out_of_reach(std::uint64_t listener) const {
         return out_of_reach_.contains(listener);
     }
+    /// Whether a connection can be given all that the listener has, as far as the kernel tells. If
+    /// not, nothing is offered to it any more.
+    bool check_imitable(const ServerSocket &listener);
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
     /// peer gets a reset.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
+
+    /// Whether one of this peer's waits to be fetched.
+    [[nodiscard]] bool has_waiting(std::uint64_t listener, const Endpoint &peer) const;
 
     struct Fetched {
         Socket connection;
@@ -55,9 +61,13 @@ class Handoff {
         std::uint64_t listener = 0; ///< by cookie
     };
     /// The connection whose doorbell's other end this is, with all that it would have inherited
-    /// from the listener: only who accepted the doorbell can have it.
+    /// from the listener: only who accepted the doorbell can have it. Empty where it could not be
+    /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
+    /// The port has another listener now, which gets the connections that wait for the one with
+    /// this cookie.
+    void listens_again(std::uint64_t before, const ServerSocket &now);
     /// The listener with this cookie is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener);
 

@@ -218,12 +218,12 @@ void HopFinder::too_high(const Endpoint &peer, const Endpoint &source, int hops)
     use(way, within(way, *way.hops));
 }
 
-std::optional<Duration> HopFinder::find_round_trip(const Endpoint &peer, const Endpoint &source,
-                                                   int hops) {
+std::optional<Hop> HopFinder::find_dying_hop(const Endpoint &peer, const Endpoint &source,
+                                             int hops) {
     Way &way = way_to(peer, source);
     auto found = way.dying_hops.find(hops);
     if (found != way.dying_hops.end())
-        return found->second.round_trip;
+        return found->second;
     // Once; from then on it is asked again from time to time, also where no router answers.
     if (!way.hops && !way.probe && way.asked.insert(hops).second)
         check(way, hops);

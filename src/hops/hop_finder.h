@@ -34,7 +34,7 @@ class HopFinder {
     void too_high(const Endpoint &peer, const Endpoint &source, int hops);
     /// How long the error takes to come back from where a punch with this hop limit dies. Nothing
     /// yet: it is being measured.
-    std::optional<Duration> find_round_trip(const Endpoint &peer, const Endpoint &source, int hops);
+    std::optional<Hop> find_dying_hop(const Endpoint &peer, const Endpoint &source, int hops);
     /// The router where such a punch dies; empty: nobody answered there, or nobody has asked.
     [[nodiscard]] Endpoint dies_at(const Endpoint &peer, const Endpoint &source, int hops) const;
     /// Forgets the ways to all other peers, and looks at them no more.

@@ -89,7 +89,7 @@ HopAnswer answer_of(const sock_extended_err &error) {
 }
 
 /// Reads one error off the socket's queue (ip(7), IP_RECVERR). False if there is none.
-bool read_error(const Socket &socket, HopAnswer &answer, Endpoint &from) {
+bool read_error(const Socket &socket, HopAnswer &answer, Endpoint &from, int &hop_limit) {
     alignas(cmsghdr) std::array<char, 512> control{};
     msghdr message{};
     message.msg_control = control.data();
@@ -99,6 +99,8 @@ bool read_error(const Socket &socket, HopAnswer &answer, Endpoint &from) {
     answer = HopAnswer::none;
     for (cmsghdr *each = CMSG_FIRSTHDR(&message); each != nullptr;
          each = CMSG_NXTHDR(&message, each)) {
+        if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_HOPLIMIT)
+            std::memcpy(&hop_limit, CMSG_DATA(each), sizeof hop_limit);
         const bool is_v6 = each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_RECVERR;
         const bool is_v4 = each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_RECVERR;
         const std::size_t length = each->cmsg_len - CMSG_LEN(0);
@@ -207,6 +209,7 @@ int PathProbe::emit(Probe &probe) const {
     const bool is_set =
         family == AF_INET6
             ? socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1) &&
+                  socket.set(IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1) &&
                   socket.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, probe.limit) &&
                   socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC)
             : socket.set(IPPROTO_IP, IP_RECVERR, 1) && socket.set(IPPROTO_IP, IP_TTL, probe.limit);
@@ -233,8 +236,9 @@ int PathProbe::emit(Probe &probe) const {
 void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
     HopAnswer answer = HopAnswer::none;
     Endpoint from = path_.peer;
+    int hop_limit = 0;
     bool is_over = true;
-    if (!read_error(probe->socket, answer, from)) {
+    if (!read_error(probe->socket, answer, from, hop_limit)) {
         // Nothing on the queue: it is the other end itself that spoke.
         const int error = probe->socket.get(SOL_SOCKET, SO_ERROR, 0);
         if (error == ECONNREFUSED)
@@ -245,7 +249,7 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
             is_over = false;
     }
     if (answer != HopAnswer::none)
-        record(*probe, answer, from);
+        record(*probe, answer, from, hop_limit);
     if (!is_over)
         return;
     // A connection that came about is broken off: nothing of it is to linger here.
@@ -259,7 +263,7 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
         timer_.set(Clock::now(), [this] { finish(); });
 }
 
-void PathProbe::record(const Probe &probe, HopAnswer answer, const Endpoint &from) {
+void PathProbe::record(const Probe &probe, HopAnswer answer, const Endpoint &from, int hop_limit) {
     const Endpoint source = probe.socket.local().with_port(0);
     // This host has given its neighbour up: that says nothing of the path.
     if (answer == HopAnswer::unreachable && from.same_address(source))
@@ -272,6 +276,7 @@ void PathProbe::record(const Probe &probe, HopAnswer answer, const Endpoint &fro
     hop.answer = answer;
     hop.from = from.with_port(0);
     hop.by = probe.by;
+    hop.answer_hop_limit = hop_limit;
     hop.round_trip =
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - probe.sent);
     if (per_hop_)

@@ -53,7 +53,7 @@ class PathProbe {
     void send(int limit, Transport by);
     int emit(Probe &probe) const;
     void hear(Probes::iterator probe, std::uint32_t events);
-    void record(const Probe &probe, HopAnswer answer, const Endpoint &from);
+    void record(const Probe &probe, HopAnswer answer, const Endpoint &from, int hop_limit);
     [[nodiscard]] bool is_complete() const;
     [[nodiscard]] int end_limit() const;
     [[nodiscard]] Duration patience() const;

@@ -8,6 +8,7 @@
 #include <array>
 #include <csignal>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <system_error>
@@ -30,6 +31,8 @@ constexpr Duration time_to_end = seconds(90);
 
 /// What can wait does so for as long: the server's listen(), and the first punch.
 constexpr Duration first_punch_time = milliseconds(50);
+
+constexpr std::size_t sockets_with_keys_max = 256;
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -69,22 +72,26 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
                 .activity = [this] { return processes_.activity(); }}),
-      registry_(scheduler_, settings, learned_file, handoff_, traffic_,
-                {.locate = [this](ServerSocket &socket) { return locate(socket); },
-                 .dropped =
-                     [this](std::uint64_t cookie) {
-                         control_.release(cookie);
-                         look_for_the_end();
-                     },
-                 .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
+      registry_(
+          scheduler_, settings, learned_file, handoff_, traffic_,
+          {.locate = [this](ServerSocket &socket) { return locate(socket); },
+           .is_port_taken =
+               [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                      const ServerSocket &socket) { return is_port_taken(connections, socket); },
+           .dropped =
+               [this](std::uint64_t cookie) {
+                   control_.release(cookie);
+                   look_for_the_end();
+               },
+           .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
       control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
       processes_(scheduler_,
                  [this] {
-                     registry_.give_way();
+                     registry_.look_for_closed();
                      look_for_the_end();
                  }),
       looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
-      afterwards_(scheduler_) {
+      afterwards_(scheduler_), telling_time_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -99,6 +106,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     }
     control_.serve_starter(std::move(connection), starter);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -106,7 +115,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
 }
 
 void Keeper::give_up_rights() const {
-    for (const std::string &missing : confine(written_, registry_.holds_duplicates()))
+    const auto can_punch = [this] { return registry_.can_give_options(); };
+    for (const std::string &missing : confine(written_, registry_.holds_duplicates(), can_punch))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
@@ -153,6 +163,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             processes_.add(call.process);
         switch (call.request.kind) {
         case SYNERGY_OPEN:
+        case SYNERGY_PREPARE:
             open(call, reply);
             break;
         case SYNERGY_OPEN_TOWARD:
@@ -177,6 +188,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_MEET:
             meet(call, reply);
             break;
+        case SYNERGY_KEY:
+            keep_key(call, reply);
+            break;
         case SYNERGY_STATUS:
             if (call.is_trusted)
                 status(reply);
@@ -195,7 +209,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
 std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    auto socket = describe(call.passed.fd());
+    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+    auto socket =
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
@@ -220,7 +236,9 @@ void Keeper::open(const Call &call, Reply &reply) {
                        name(any->transport), any->local.text());
         return;
     }
-    if (socket->transport != Transport::udp && !socket->listens) {
+    const bool is_to_listen =
+        call.request.kind == SYNERGY_PREPARE && socket->accepts() && !socket->listens;
+    if (socket->transport != Transport::udp && !socket->listens && !is_to_listen) {
         reply.answer.result = EINVAL;
         reply.answer.mark = SYNERGY_UNKNOWN;
         return;
@@ -243,6 +261,23 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
                            const std::optional<Target> &target) {
     if (!target && is_for_others(socket))
         return ENOENT;
+    const bool is_punched = target || has_declared(registry_.settings(), socket);
+    if (is_punched && socket.not_to_be_given != nullptr) {
+        if (registry_.has(socket.cookie))
+            handoff_.check_imitable(socket);
+        else
+            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                       not_to_be_given(socket.not_to_be_given));
+        return ENOENT;
+    }
+    if (is_punched && socket.accepts())
+        if (const char *obstacle = handoff_.obstacle(socket)) {
+            if (socket.is_ready())
+                log::error("{} {}: nothing is punched: {}", name(socket.transport),
+                           socket.local.text(), obstacle);
+            registry_.forget(socket.cookie);
+            return ENOENT;
+        }
     // Known once, it shares its port with us, and no more tells by itself that there was room.
     const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;
@@ -263,11 +298,22 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (const ServerSocket *kept = registry_.find(socket.cookie);
         is_new && kept != nullptr && !kept->is_shared)
         control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
-    if (registry_.has(socket.cookie))
+    if (registry_.has(socket.cookie)) {
         rest_.cancel();
-    else
+        tell_time();
+    } else {
         control_.release(socket.cookie);
+    }
     return result;
+}
+
+/// For as long as there are datagrams to be noted.
+void Keeper::tell_time() {
+    if (!registry_.has_datagrams())
+        return;
+    const Time now = Clock::now();
+    page_.show_time(now);
+    telling_time_.set(now + seconds(1), [this] { tell_time(); });
 }
 
 void Keeper::open_toward(const Call &call, Reply &reply) {
@@ -312,13 +358,17 @@ void Keeper::fetch(const Call &call, Reply &reply) {
         reply.answer.result = ENOENT;
         return;
     }
+    if (!fetched->connection) {
+        reply.answer.result = ECONNABORTED;
+        return;
+    }
     registry_.handed_over(fetched->listener, fetched->peer);
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
 }
 
-void Keeper::bind(const Call &call, Reply &reply) const {
+void Keeper::bind(const Call &call, Reply &reply) {
     constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
     constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
     const auto transport = static_cast<std::size_t>(call.request.flags);
@@ -330,6 +380,29 @@ void Keeper::bind(const Call &call, Reply &reply) const {
         get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
         registry_.is_taken(transports[transport], address, takes_v4))
         reply.answer.result = EADDRINUSE;
+}
+
+/// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
+void Keeper::keep_key(const Call &call, Reply &reply) {
+    const std::uint64_t cookie = call.passed ? cookie_of(call.passed.fd()) : 0;
+    const auto key = key_value(call.request.key_option, call.request.key, call.request.key_length);
+    if (cookie == 0 || !key) {
+        reply.answer.result = EINVAL;
+        return;
+    }
+    // A client's sockets have keys as well, one after the other.
+    while (keys_.size() >= sockets_with_keys_max && !keys_.contains(cookie)) {
+        auto oldest = keys_.begin();
+        while (oldest != keys_.end() && registry_.has(oldest->first))
+            ++oldest;
+        if (oldest == keys_.end()) {
+            reply.answer.result = ENOSPC;
+            return;
+        }
+        keys_.erase(oldest);
+    }
+    if (!add_key(keys_[cookie], *key))
+        reply.answer.result = ENOSPC;
 }
 
 void Keeper::meet(const Call &call, Reply &reply) {
@@ -354,12 +427,23 @@ void Keeper::status(Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
-    if (!socket.punches_itself()) {
+    if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
     return processes_.locate(socket);
+}
+
+/// Whether the port of a listener that is gone is free for nobody: since a connection still has it,
+/// and not since another listener does.
+bool Keeper::is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                           const ServerSocket &socket) const {
+    return std::any_of(connections.begin(), connections.end(),
+                       [this](const auto &ends) {
+                           return socket_diag_.has_connection(ends.first, ends.second);
+                       }) &&
+           !socket_diag_.has_listener(socket.local);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a
@@ -375,17 +459,17 @@ void Keeper::look_for_the_end() {
     if (registry_.is_empty())
         rest_.set(Clock::now() + rest_without_socket, [this] {
             // From here on it is asked in vain, and another is started; who has asked is served.
-            __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+            synergy_set_over(&*page_);
             control_.serve_waiting();
             if (registry_.is_empty())
                 end();
             else
-                __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+                synergy_unset_over(&*page_);
         });
 }
 
 void Keeper::end() {
-    __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+    synergy_set_over(&*page_);
     is_over_ = true;
 }
 

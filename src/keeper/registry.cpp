@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <unistd.h>
 #include <unordered_set>
 
@@ -29,6 +30,28 @@ bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool
         return one.unmapped().same_address(other.unmapped());
     return (has_v4(one, one_takes_v4) && has_v4(other, other_takes_v4)) ||
            (has_v6(one) && has_v6(other));
+}
+
+/// A server that closes its listener for each connection listens again at once, or when it is
+/// through with that. Who calls meanwhile does not wait for longer.
+constexpr Duration time_to_listen_again = std::chrono::seconds(3);
+/// In between, whether the port has become free.
+constexpr Duration between_looks = std::chrono::milliseconds(10);
+
+/// What a peer has been told already. (The rest is given with the connection.)
+std::vector<OptionValue> early_options(const ServerSocket &socket) {
+    std::vector<OptionValue> early;
+    std::copy_if(socket.chosen.begin(), socket.chosen.end(), std::back_inserter(early),
+                 [](const OptionValue &option) { return option.is_early; });
+    return early;
+}
+
+/// Whether a punching socket made for one listener does for the other.
+bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
+    return one.transport == other.transport && one.local == other.local &&
+           one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
+           one.not_to_be_given == nullptr && other.not_to_be_given == nullptr &&
+           early_options(one) == early_options(other);
 }
 
 } // namespace
@@ -68,10 +91,9 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
                    },
-               .find_round_trip =
+               .find_dying_hop =
                    [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.find_round_trip(hole.peer, source_toward(hole),
-                                                          hop_limit);
+                       return hop_finder_.find_dying_hop(hole.peer, source_toward(hole), hop_limit);
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
@@ -80,7 +102,8 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .too_high =
                    [this](const Hole &hole, int hop_limit) {
                        hop_finder_.too_high(hole.peer, source_toward(hole), hop_limit);
-                   }} {}
+                   }},
+      parking_(scheduler) {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
@@ -97,13 +120,35 @@ bool Registry::holds_duplicates() const {
                        [](const auto &entry) { return bool(entry.second.duplicate); });
 }
 
+bool Registry::has_datagrams() const {
+    return std::any_of(servers_.begin(), servers_.end(),
+                       [](const auto &entry) { return !entry.second.socket.accepts(); });
+}
+
+bool Registry::can_give_options() const {
+    return std::all_of(servers_.begin(), servers_.end(), [](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        if (socket.chosen.empty() || socket.not_to_be_given != nullptr)
+            return true;
+        const Socket fresh =
+            Socket::open(socket.local.family(), SOCK_STREAM,
+                         socket.transport == Transport::tcp ? IPPROTO_TCP : IPPROTO_SCTP);
+        return give_options(socket.chosen, fresh.fd(), When::ever) == nullptr;
+    });
+}
+
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
-        look_for_closed();
+        look_from_time_to_time();
+    if (!has(socket.cookie))
+        take_up_parked(socket);
     Server &server = servers_[socket.cookie];
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
     const bool had_room = server.socket.has_room_beside;
+    // What has left without them is of no use to a listener that has other options now.
+    if (!begin_alike(server.socket.chosen, socket.chosen))
+        server.punches.clear();
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     if (!socket.is_shared)
@@ -117,13 +162,7 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
 int Registry::open(const ServerSocket &socket, const Target &target, Socket duplicate) {
     if (reachable(socket, target.peer).empty())
         return ENOENT;
-    const bool is_new = !has(socket.cookie);
-    Server &server = server_for(socket, std::move(duplicate));
-    if (is_new && !can_be_rung_at(handoff_, server)) {
-        servers_.erase(socket.cookie);
-        return ENOENT;
-    }
-    return open_asked(server, target);
+    return open_asked(server_for(socket, std::move(duplicate)), target);
 }
 
 /// Asked before the first of its holes opens. One that has holes is found out by ringing.
@@ -179,6 +218,7 @@ void Registry::declare(Server &server) {
 /// What is new opens, and what is no longer there ends.
 void Registry::settings_changed() {
     owner_.settings_changed();
+    forget_parked();
     for (auto &entry : servers_) {
         Server &server = entry.second;
         declare(server);
@@ -203,16 +243,17 @@ void Registry::settings_changed() {
 int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
     std::vector<Target> expected;
-    if (auto found = expected_.find(socket.cookie); found != expected_.end()) {
-        expected = std::move(found->second);
-        expected_.erase(found);
-    }
+    if (auto found = expected_.find(socket.cookie); found != expected_.end())
+        expected = found->second;
+    // (A listen() that fails may be tried again.)
+    if (socket.is_ready())
+        expected_.erase(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
     if (socket.accepts() && socket.owner != geteuid()) {
         // SO_REUSEPORT (socket(7)) is for sockets of one user.
-        if (is_declared || !expected.empty())
+        if (socket.is_ready() && (is_declared || !expected.empty()))
             log::error("{} {}: nothing is punched: user {} made this listener, and no other user "
                        "(this process is user {}) can bind beside it",
                        name(socket.transport), socket.local.text(), socket.owner, geteuid());
@@ -221,19 +262,17 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     const bool is_new = !has(socket.cookie);
     Server &server = server_for(socket, std::move(duplicate));
     declare(server);
-    const bool is_wanted = !server.declared.empty() || !expected.empty();
-    const bool is_reached = !is_wanted || can_be_rung_at(handoff_, server);
-    if (is_new && !may_gain && !(is_wanted && is_reached)) {
+    if (is_new && server.declared.empty() && expected.empty() && !may_gain) {
         servers_.erase(socket.cookie);
         return ENOENT;
     }
-    if (!is_reached)
-        return 0;
     for (const Target &target : expected)
         open_asked(server, target);
     settings_.follow_names();
     for (const Target &target : server.declared)
         open_hole(server, target);
+    for (const Target &target : server.asked)
+        open_hole(server, target, false);
     return 0;
 }
 
@@ -261,7 +300,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
-    if (hole.peer.empty())
+    if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
         return ENOENT;
     if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
@@ -310,20 +349,28 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
 bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
-        return false;
+        return parked_.contains(socket.cookie);
     if (owner_.locate(found->second.socket))
-        return true;
+        return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
+               handoff_.check_imitable(found->second.socket);
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
     scheduler_.at(Clock::now(), [this, cookie = socket.cookie] { drop(cookie); });
     return false;
 }
 
-void Registry::drop(std::uint64_t cookie) {
-    if (!has(cookie))
+void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
+    auto server = servers_.extract(cookie);
+    if (server.empty())
         return;
-    handoff_.withdraw(cookie);
-    servers_.erase(cookie);
+    if (may_listen_again && may_park(server.mapped())) {
+        server.mapped().parked_until = Clock::now() + time_to_listen_again;
+        parked_.insert(std::move(server));
+        look_at_parked();
+    } else {
+        handoff_.withdraw(cookie);
+    }
+    server = {};
     forget_ways();
     if (servers_.empty()) {
         looking_.cancel();
@@ -332,37 +379,92 @@ void Registry::drop(std::uint64_t cookie) {
     owner_.dropped(cookie);
 }
 
+void Registry::forget(std::uint64_t cookie) {
+    drop(cookie, false);
+}
+
+/// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
+/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
+/// that firewalls know, if that keeps the port from nobody, and so do the connections that have
+/// come. They are in the way of who would have
+/// it for himself, as is any connection that the server still has there.
+bool Registry::may_park(const Server &server) const {
+    if (server.socket.transport != Transport::tcp || !server.socket.listens)
+        return false;
+    std::vector<std::pair<Endpoint, Endpoint>> connections;
+    for (const auto &[peer, punch] : server.punches)
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
+            connections.emplace_back(punch->connected_from(), peer);
+    return !connections.empty() && owner_.is_port_taken(connections, server.socket);
+}
+
+void Registry::look_at_parked() {
+    std::erase_if(parked_, [this](const auto &entry) {
+        if (Clock::now() < entry.second.parked_until && may_park(entry.second))
+            return false;
+        handoff_.withdraw(entry.first);
+        return true;
+    });
+    if (!parked_.empty())
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(); });
+}
+
+/// What was made for the one listener is the other's: the holes know it by its place here.
+void Registry::take_up_parked(const ServerSocket &socket) {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        return is_same_to_peers(entry.second.socket, socket);
+    });
+    if (found == parked_.end())
+        return;
+    auto server = parked_.extract(found);
+    handoff_.listens_again(server.key(), socket);
+    server.key() = socket.cookie;
+    server.mapped().asked.clear();
+    servers_.insert(std::move(server));
+}
+
+void Registry::forget_parked() {
+    for (const auto &entry : parked_)
+        handoff_.withdraw(entry.first);
+    parked_.clear();
+}
+
 /// Toward whom no hole is left, nothing is to be measured either.
 void Registry::forget_ways() {
     std::unordered_set<Endpoint> wanted;
-    for (const auto &entry : servers_)
-        for (const auto *targets : {&entry.second.declared, &entry.second.asked})
-            for (const Target &target : *targets)
-                wanted.insert(target.peer.with_port(0));
+    for (const auto *servers : {&servers_, &parked_})
+        for (const auto &entry : *servers)
+            for (const auto *targets : {&entry.second.declared, &entry.second.asked})
+                for (const Target &target : *targets)
+                    wanted.insert(target.peer.with_port(0));
     hop_finder_.keep_only([&](const Endpoint &peer) { return wanted.contains(peer); });
 }
 
 void Registry::closed(std::uint64_t cookie) {
     expected_.erase(cookie);
     const auto found = servers_.find(cookie);
-    if (found != servers_.end() && !owner_.locate(found->second.socket))
+    if (found == servers_.end())
+        return;
+    if (!found->second.socket.is_ready())
+        forget(cookie);
+    else if (!owner_.locate(found->second.socket))
         drop(cookie);
 }
 
 /// Where there is nothing to punch for, no punch finds out that the server's socket is gone.
-void Registry::look_for_closed() {
+void Registry::look_from_time_to_time() {
     looking_.set(Clock::now() + context_.settings.refresh, [this] {
+        look_from_time_to_time();
         look_for_closed();
-        give_way();
     });
 }
 
-bool Registry::is_taken(Transport transport, const Endpoint &address, bool takes_v4) const {
-    return std::any_of(servers_.begin(), servers_.end(), [&](const auto &entry) {
-        const ServerSocket &socket = entry.second.socket;
+bool Registry::is_taken(Transport transport, const Endpoint &address, bool takes_v4) {
+    return std::any_of(servers_.begin(), servers_.end(), [&](auto &entry) {
+        ServerSocket &socket = entry.second.socket;
         return !socket.is_shared && socket.transport == transport &&
                socket.local.port() == address.port() &&
-               overlap(socket.local, socket.takes_v4, address, takes_v4);
+               overlap(socket.local, socket.takes_v4, address, takes_v4) && owner_.locate(socket);
     });
 }
 
@@ -431,14 +533,26 @@ std::vector<Registry::SocketStatus> Registry::status() const {
     return all;
 }
 
-bool Registry::give_way() {
+std::vector<std::uint64_t> Registry::closed_ones() {
     std::vector<std::uint64_t> gone;
     for (auto &entry : servers_)
         if (!owner_.locate(entry.second.socket))
             gone.push_back(entry.first);
-    for (std::uint64_t cookie : gone)
+    return gone;
+}
+
+void Registry::look_for_closed() {
+    for (const std::uint64_t cookie : closed_ones())
         drop(cookie);
-    return !gone.empty();
+}
+
+bool Registry::give_way() {
+    const std::vector<std::uint64_t> gone = closed_ones();
+    for (const std::uint64_t cookie : gone)
+        forget(cookie);
+    const std::size_t parked = parked_.size();
+    look_at_parked();
+    return !gone.empty() || parked_.size() < parked;
 }
 
 } // namespace synergy

@@ -22,6 +22,11 @@ class Registry {
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
         std::function<bool(ServerSocket &)> locate;
+        /// Whether any of these connections, by its ends here and there, still has the port of this
+        /// listener that is gone, and no other listener has it.
+        std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
+                           const ServerSocket &socket)>
+            is_port_taken;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -39,6 +44,9 @@ class Registry {
     [[nodiscard]] const ServerSocket *find(std::uint64_t cookie) const;
     [[nodiscard]] bool is_empty() const { return servers_.empty(); }
     [[nodiscard]] bool holds_duplicates() const;
+    [[nodiscard]] bool has_datagrams() const;
+    /// Whether connections can be given what their listeners have, with the rights of this moment.
+    [[nodiscard]] bool can_give_options() const;
 
     /// Opens a hole of a server's socket toward one peer, or punches again if there is one.
     /// `duplicate` is the socket itself where punches must leave from it (UDP, one-to-many SCTP).
@@ -55,8 +63,13 @@ class Registry {
     /// whoever still comes by one is refused.
     void end_holes(std::uint64_t cookie);
     /// Whether a socket of the server's that is not to be shared is in the way of another one.
-    [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4) const;
-    /// Ends the holes of sockets that the server no longer has. True if there were any.
+    [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4);
+    /// No more of this socket.
+    void forget(std::uint64_t cookie);
+    /// Ends the holes of sockets that the server no longer has, but for those that wait for the
+    /// server to listen again.
+    void look_for_closed();
+    /// Ends them all. True if there were any.
     bool give_way();
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
@@ -91,6 +104,7 @@ class Registry {
         std::vector<Target> on_link;    ///< of them, not punched; the log says so
         std::vector<Target> asked;      ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
+        Time parked_until{}; ///< of a listener that is closed
     };
 
     void declare(Server &server);
@@ -103,10 +117,15 @@ class Registry {
     [[nodiscard]] std::string why_unpunched(const Server &server, const Target &target) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();
-    void look_for_closed();
+    void look_from_time_to_time();
+    [[nodiscard]] bool may_park(const Server &server) const;
+    void look_at_parked();
+    void take_up_parked(const ServerSocket &socket);
+    void forget_parked();
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
     bool check_alive(const ServerSocket &socket);
-    void drop(std::uint64_t cookie);
+    [[nodiscard]] std::vector<std::uint64_t> closed_ones();
+    void drop(std::uint64_t cookie, bool may_listen_again = true);
 
     Scheduler &scheduler_;
     Handoff &handoff_;
@@ -119,6 +138,9 @@ class Registry {
     std::unordered_map<std::uint64_t, Server> servers_;               ///< by cookie
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
     std::unordered_set<std::uint64_t> unshared_; ///< by cookie: as they were when they were new
+    /// Of listeners that are closed, for when the server listens again: by the old cookie.
+    std::unordered_map<std::uint64_t, Server> parked_;
+    Timer parking_;
 };
 
 } // namespace synergy

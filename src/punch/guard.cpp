@@ -1,15 +1,17 @@
 #include "punch/guard.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace synergy {
 
 using std::chrono::milliseconds;
+using std::chrono::seconds;
 
 namespace {
 
 /// How long before the kernel's timer runs out whoever has called meanwhile is looked for.
-constexpr Duration last_look = milliseconds(5);
+constexpr Duration last_look = milliseconds(2);
 
 /// Not so wide that the next SYN leaves no time to hear the peer.
 constexpr Duration widest = milliseconds(450);
@@ -17,20 +19,26 @@ constexpr Duration widest = milliseconds(450);
 } // namespace
 
 /// For when to set the timer so that the SYN comes in time that follows one which leaves at `syn`.
-Time Guard::next_after(Time syn, unsigned retransmits) const {
+Time Guard::next_after(Time syn, unsigned retransmits) {
     Time began = syn >= hole_began_ + hole_lifetime ? syn : hole_began_;
     Time reopening = std::max(began + hole_lifetime, syn + out_of_step);
     // Less than a number of whole seconds, to stay out of step.
     Duration longest = std::max(refresh_ * 15 / 16, out_of_step);
-    Time renewal = retransmits == 1            ? wheel_.due_from(syn, syn + out_of_step_first)
-                   : retransmits < short_ones_ ? wheel_.due_from(syn, syn + out_of_step)
-                                               : wheel_.due_until(syn, syn + longest);
+    Duration interval = longest;
+    if (retransmits < short_ones_)
+        interval = retransmits == 1 ? out_of_step_first : out_of_step;
+    else if (!std::exchange(is_staggered_, true))
+        // From here on each hole goes its own way. (The kernel's own intervals are no shorter.)
+        interval = out_of_step + std::chrono::duration_cast<Duration>(stagger_ * seconds(1));
+    Time renewal = interval < longest ? wheel_.due_from(syn, syn + interval)
+                                      : wheel_.due_until(syn, syn + longest);
     return std::min(renewal, wheel_.due_from(syn, reopening));
 }
 
 void Guard::sent(Time asked, Time now, bool is_again) {
     short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
+    is_staggered_ = false;
     first_sent_ = hole_began_ = now;
     // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is. Were it late by
     // less than is believed, a SYN would slip out: nothing is believed of it.
@@ -55,8 +63,15 @@ void Guard::left(Time now) {
 }
 
 void Guard::expect_error_within(Duration window) {
-    if (window_ > Duration::zero())
-        window_ = std::clamp(window, least_window_, widest);
+    if (window_ == Duration::zero())
+        return;
+    window_ = std::clamp(window, least_window_, widest);
+    if (step_ == Step::error_due)
+        next_ = last_sent_ + window_;
+}
+
+void Guard::expect_lateness(Duration lateness) {
+    lead_ = std::clamp(3 * lateness, least_lead, lead);
 }
 
 void Guard::error_came(Time now) {
@@ -81,6 +96,11 @@ void Guard::tick(Time now, SynTimer timer) {
         next_ = retransmission_ - lead;
     }
     if (step_ == Step::hearing && now >= retransmission_ - lead) {
+        // By now it is known best how late the thread may be.
+        if (now < retransmission_ - lead_now()) {
+            next_ = retransmission_ - lead_now();
+            return;
+        }
         step_ = Step::awaiting;
         not_before_ = now;
         deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
@@ -91,7 +111,7 @@ void Guard::tick(Time now, SynTimer timer) {
         not_before_ = now;
         // Where nothing is known of the wheel, timers of seconds are this late.
         bool is_overdue = now > retransmission_ + milliseconds(500);
-        next_ = now + (is_overdue ? milliseconds(100) : milliseconds(4));
+        next_ = now + (is_overdue ? milliseconds(100) : milliseconds(2));
     }
 }
 

@@ -30,16 +30,21 @@ class Guard {
         open ///< the ordinary hop limit: the peer's SYN is welcome
     };
 
-    /// The thread must have run by this long before the kernel may retransmit. The kernel's timers
-    /// run late, never early, and ours by less than this on a busy machine.
+    /// The thread must have run by this long before the kernel may retransmit for the first time,
+    /// or the SYN would slip out. The kernel's timers run late, never early, and ours by less than
+    /// this on a busy machine.
     static constexpr Duration lead = std::chrono::milliseconds(60);
+    /// From then on a late thread costs no more than the socket: the lead is what this machine
+    /// needs, and not less than this.
+    static constexpr Duration least_lead = std::chrono::milliseconds(4);
 
     /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
     /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.
     static constexpr Duration first_timeout = std::chrono::seconds(1);
 
-    /// Between the first SYNs. Were it a second, a client whose SYN came while the socket was deaf
-    /// would find it deaf again each time that it tries, both keeping the same intervals.
+    /// Between the first SYNs. Were it a second, which is what the kernel would make it, a client
+    /// whose SYN came while the socket was deaf would find it deaf again each time that it tries,
+    /// both keeping the same intervals.
     /// The first differs, so that neither the second nor the third second after a SYN is deaf
     /// again.
     static constexpr Duration out_of_step_first = std::chrono::milliseconds(700);
@@ -49,6 +54,7 @@ class Guard {
     /// And after a connection that the peer may have ended by a reset: for 10 s
     /// (nf_conntrack_tcp_timeout_close), Linux takes a SYN of ours for none.
     /// That and a little more than the intervals of the peer's client, 1, 2, 4 and 8 s.
+    /// (pf takes the first one after a connection for the end of that; the second counts.)
     static constexpr unsigned short_intervals_again = 20;
 
     /// How long a Linux firewall keeps a hole (nf_conntrack_tcp_timeout_syn_sent, 120 s), and a
@@ -60,8 +66,10 @@ class Guard {
     /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
     /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
     /// `wheel` says when the kernel's timers run out; it has to outlive the guard.
-    Guard(Duration window, Duration refresh, const TimerWheel &wheel)
-        : window_(window), refresh_(refresh), wheel_(wheel) {}
+    /// `stagger`, from 0 to 1: another for each hole of a listener, lest they all be deaf at the
+    /// same moments.
+    Guard(Duration window, Duration refresh, const TimerWheel &wheel, double stagger = 0)
+        : window_(window), refresh_(refresh), wheel_(wheel), stagger_(stagger) {}
 
     /// There is a new socket, set as every socket is.
     void begin() { step_ = Step::idle; }
@@ -70,8 +78,10 @@ class Guard {
     /// The first SYN has left, not before `asked`. `is_again`: there was a connection with these
     /// endpoints before.
     void sent(Time asked, Time now, bool is_again = false);
-    /// What the error of the next SYN is expected to take. Less than errors have taken before is
-    /// not believed.
+    /// How late the thread may be.
+    void expect_lateness(Duration lateness);
+    /// What the error of a SYN is expected to take. Less than errors have taken before is not
+    /// believed.
     void expect_error_within(Duration window);
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
@@ -90,7 +100,7 @@ class Guard {
     /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
     [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
     [[nodiscard]] Duration window() const { return window_; }
-    /// The error of the last SYN may still come.
+    /// The error of a SYN that has left is to come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
     /// The next SYN is about to leave.
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
@@ -105,12 +115,16 @@ class Guard {
     enum class Step { idle, sending, error_due, hearing, awaiting, answering };
 
     void left(Time now);
-    [[nodiscard]] Time next_after(Time syn, unsigned retransmits) const;
+    [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
+    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? lead : lead_; }
 
     Duration window_;
     Duration least_window_{}; ///< an error has come as late as that
     Duration refresh_;
     const TimerWheel &wheel_;
+    double stagger_;
+    bool is_staggered_ = false;
+    Duration lead_ = lead;
     Step step_ = Step::idle;
     Time next_{};
     Time first_sent_{};

@@ -36,9 +36,9 @@ struct PunchContext {
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;
-    /// How long the error takes to come back from where a punch with this hop limit dies. What is
-    /// not known is measured, for the next time.
-    std::function<std::optional<Duration>(const Hole &, int hop_limit)> find_round_trip;
+    /// How the error comes back from where a punch with this hop limit dies. What is not known is
+    /// measured, for the next time.
+    std::function<std::optional<Hop>(const Hole &, int hop_limit)> find_dying_hop;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
     /// A reset or a prohibition came back for a punch with this hop limit.
@@ -94,6 +94,9 @@ class Punch {
     void handed_over() { record_.handed_over++; }
     /// Whether what came through the hole has its four-tuple, or had it a moment ago.
     [[nodiscard]] virtual bool is_in_use() const { return false; }
+    /// The own address of the connection that came through the hole last; empty: there was none, or
+    /// its four-tuple is free again.
+    [[nodiscard]] const Endpoint &connected_from() const { return connected_from_; }
 
   protected:
     /// Of the latest punch.
@@ -110,6 +113,7 @@ class Punch {
 
     const PunchContext &context_;
     Hole hole_;
+    Endpoint connected_from_;
 
   private:
     HoleRecord record_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -23,15 +24,17 @@ namespace {
 /// How long the error of a punch may take where that has not been measured.
 constexpr Duration error_window = milliseconds(150);
 /// A router may be slower than it was when it was asked, and so may we.
-constexpr Duration margin = milliseconds(20);
+constexpr Duration margin = milliseconds(10);
 
 /// An error that comes late widens the window; many in a row are about something else.
 constexpr unsigned few_failures = 4;
 
-/// GTSM (RFC 5082): IPV6_MINHOPCOUNT 255 takes only what no router has forwarded, so neither the
-/// ICMP error nor anything else from beyond the link.
-constexpr int deaf = 255;
-constexpr int hears_all = 0;
+/// IPV6_MINHOPCOUNT is compared with the hop limit of what comes in. Nearly all routers send their
+/// errors with 64: this keeps them out, and hears the peers that start above (Windows has 128).
+constexpr int deaf_to_most = 65;
+/// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
+/// else from beyond the link. For routers that send their errors with 255.
+constexpr int deaf_to_all = 255;
 
 /// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
 /// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
@@ -75,39 +78,65 @@ SynTimer timer_of(const tcp_info &info) {
     return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
 }
 
+/// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
+int hears(const ServerSocket &server, bool is_v4) {
+    return is_v4 ? std::max(v4_min_ttl, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+                 : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
+}
+
+bool set_guard(const Socket &socket, bool is_v4, int least_hop_limit) {
+    return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
+                 : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
+}
+
+/// From 0 to 1, far apart for ports that are near each other (multiples of the golden ratio are).
+double stagger_of(std::uint16_t port) {
+    const double turns = port * 0.6180339887;
+    return turns - std::floor(turns);
+}
+
 // RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
 enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_received = 3 };
 
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
-      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers),
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), least_hop_limit_(deaf_to_most),
+      guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
+             stagger_of(hole_.peer.port())),
       timer_(context.scheduler), probe_timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
     stop_asking();
-    if (socket_)
-        context_.scheduler.unwatch(socket_.fd());
+    close_socket();
 }
 
-bool TcpPunch::is_punching() const {
+/// At once: after a SYN of the peer's, close() alone would begin to take leave of it (RFC 9293
+/// 3.10.4), and be at that for minutes if it is gone, with the port and the hole taken. The reset
+/// that goes instead is for nobody.
+void TcpPunch::close_socket() {
     if (!socket_)
-        return false;
-    auto state = info_of(socket_).tcpi_state;
-    return state == state_syn_sent || state == state_syn_received;
+        return;
+    context_.scheduler.unwatch(socket_.fd());
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    set_hop_limit(socket_, is_v4_, hop_limit_min);
+    socket_.reset();
 }
 
 /// The listener would answer with a sequence number that no firewall expects: the peer would be
 /// connected to nobody.
 bool TcpPunch::let_end() {
     is_ending_ = true;
-    return is_punching();
+    return bool(socket_);
 }
 
 int TcpPunch::open() {
     // Renewing by hand would be a SYN with another sequence number (guard.h).
-    return is_punching() ? 0 : punch();
+    if (!socket_ || rests_ > 0)
+        return punch();
+    happened();
+    return 0;
 }
 
 void TcpPunch::set_user_timeout(Duration timeout) {
@@ -121,17 +150,17 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     if (guard_.phase() == before)
         return;
     if (guard_.phase() == Guard::Phase::low) {
-        if (!is_v4_)
-            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, deaf);
         next_hop_limit();
+        follow_dying_hop();
+        if (!is_v4_)
+            set_guard(socket_, is_v4_, std::max(least_hop_limit_, hears(hole_.server, is_v4_)));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
-        follow_round_trip();
     } else {
         set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
         if (!is_v4_)
-            socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, hears_all);
+            set_guard(socket_, is_v4_, hears(hole_.server, is_v4_));
     }
 }
 
@@ -144,12 +173,10 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
         return {};
     // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
     socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
-    if (server.max_segment != 0)
-        socket.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_min_ttl))
+    if (!set_guard(socket, is_v4, hears(server, is_v4)))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
@@ -202,6 +229,7 @@ int TcpPunch::punch() {
         return error;
     }
     rests_ = 0;
+    connected_from_ = {};
     Time now = Clock::now();
     before = guard_.phase();
     guard_.sent(asked, now, was_connected_);
@@ -218,15 +246,25 @@ int TcpPunch::punch() {
     return 0;
 }
 
-void TcpPunch::follow_round_trip() {
+/// Where the punch dies, and how long that takes, as far as it is known.
+void TcpPunch::follow_dying_hop() {
     if (is_v4_)
         return;
-    if (auto measured = context_.find_round_trip(hole_, hop_limit()))
-        guard_.expect_error_within(2 * *measured + margin);
+    const auto hop = context_.find_dying_hop(hole_, hop_limit());
+    is_round_trip_known_ = hop.has_value();
+    if (!hop)
+        return;
+    guard_.expect_error_within(hop->round_trip * 3 / 2 + margin);
+    if (hop->answer_hop_limit >= deaf_to_most)
+        least_hop_limit_ = deaf_to_all;
 }
 
 void TcpPunch::schedule() {
-    timer_.set(guard_.next(), [this] { tick(); });
+    constexpr Duration shortly = milliseconds(10);
+    // The first punch goes before the way is known.
+    const bool is_to_be_known = !is_v4_ && !is_round_trip_known_ && guard_.is_error_due();
+    timer_.set(is_to_be_known ? std::min(guard_.next(), Clock::now() + shortly) : guard_.next(),
+               [this] { tick(); });
 }
 
 void TcpPunch::tick() {
@@ -258,6 +296,9 @@ void TcpPunch::tick() {
             ask_what_came();
     }
     context_.timers.sample();
+    guard_.expect_lateness(context_.scheduler.lateness());
+    if (guard_.is_error_due() && !is_round_trip_known_)
+        follow_dying_hop();
     const Duration timeout = guard_.user_timeout();
     const Guard::Phase before = guard_.phase();
     guard_.tick(now, timer_of(info));
@@ -300,7 +341,7 @@ void TcpPunch::ask_what_came() {
 
 void TcpPunch::know_what_came(int error) {
     stop_asking();
-    if (!is_punching())
+    if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
         return;
     // Its own error has come, or nothing at all.
     const bool was_call = error == EHOSTUNREACH || error == ETIMEDOUT;
@@ -384,8 +425,10 @@ void TcpPunch::failed(int error) {
         failed_by("a reset came back: the hop limit is too high, or a firewall answers "
                   "for the peer",
                   error);
+    else if (error == EHOSTUNREACH && guard_.phase() == Guard::Phase::low)
+        least_hop_limit_ = deaf_to_all; // the punch's own error, which that keeps out
     else if (error == EHOSTUNREACH && failures_ < few_failures)
-        guard_.error_came(Clock::now()); // the punch's own error, after the window
+        guard_.error_came(Clock::now()); // the same, after the window
     else if (error == ETIMEDOUT && is_too_early)
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
@@ -394,8 +437,7 @@ void TcpPunch::failed(int error) {
 }
 
 void TcpPunch::begin_again() {
-    context_.scheduler.unwatch(socket_.fd());
-    socket_.reset();
+    close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
 
@@ -413,6 +455,7 @@ void TcpPunch::established() {
     busy_until_ = {};
     was_connected_ = true;
     recovered();
+    connected_from_ = socket_.local();
     Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
     proved();

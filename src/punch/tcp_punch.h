@@ -18,8 +18,8 @@ class TcpPunch final : public Punch {
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
-    [[nodiscard]] bool is_punching() const;
     int bind_socket();
+    void close_socket();
     int punch();
     void happened();
     void tick();
@@ -32,12 +32,14 @@ class TcpPunch final : public Punch {
     void begin_again();
     void established();
     void retry_at(Time time);
-    void follow_round_trip();
+    void follow_dying_hop();
     void follow_guard(Guard::Phase before);
     void set_user_timeout(Duration timeout);
     void schedule();
 
     bool is_v4_;
+    int least_hop_limit_; ///< of what is heard while an error is to come (IPv6)
+    bool is_round_trip_known_ = false;
     Socket socket_;
     Guard guard_;
     Timer timer_;

@@ -177,20 +177,22 @@ TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the
     // Clients retransmit after 1, 2, 3 s with linear time-outs, after 1, 3, 7 s without.
     for (unsigned linear : {0U, 4U})
         for (auto refresh : {seconds(2), seconds(20)})
-            for (auto kernel_late : {milliseconds(0), milliseconds(60)}) {
-                Run run = live(Guard(milliseconds(150), refresh, unknown), linear, kernel_late,
-                               milliseconds(1), seconds(100));
-                for (Duration arrival{}; arrival < seconds(90); arrival += milliseconds(5)) {
-                    CAPTURE(std::chrono::duration_cast<milliseconds>(arrival).count());
-                    CAPTURE(linear);
-                    CAPTURE(refresh.count());
-                    bool heard = false;
-                    for (Duration retry :
-                         {seconds(0), seconds(1), seconds(linear ? 2 : 3), seconds(linear ? 3 : 7)})
-                        heard |= !is_deaf_at(run, arrival + retry);
-                    CHECK(heard);
+            for (double stagger : {0.0, 0.3, 0.62, 1.0})
+                for (auto kernel_late : {milliseconds(0), milliseconds(60)}) {
+                    CAPTURE(stagger);
+                    Run run = live(Guard(milliseconds(150), refresh, unknown, stagger), linear,
+                                   kernel_late, milliseconds(1), seconds(100));
+                    for (Duration arrival{}; arrival < seconds(90); arrival += milliseconds(5)) {
+                        CAPTURE(std::chrono::duration_cast<milliseconds>(arrival).count());
+                        CAPTURE(linear);
+                        CAPTURE(refresh.count());
+                        bool heard = false;
+                        for (Duration retry : {seconds(0), seconds(1), seconds(linear ? 2 : 3),
+                                               seconds(linear ? 3 : 7)})
+                            heard |= !is_deaf_at(run, arrival + retry);
+                        CHECK(heard);
+                    }
                 }
-            }
 }
 
 TEST_CASE("a socket that can tell the error from a SYN is never deaf longer than a timer is late") {

@@ -61,7 +61,7 @@ TEST_CASE("hop finder: told when it is found, and the same from then on") {
 TEST_CASE("hop finder: a hop limit of the user's and an automatic one toward the same peer") {
     Bench bench;
     // The round trip of the first is being measured when the other is asked for.
-    CHECK_FALSE(bench.finder.find_round_trip(here, {}, 3));
+    CHECK_FALSE(bench.finder.find_dying_hop(here, {}, 3));
     CHECK_FALSE(bench.finder.find_hops(here, {}));
     CHECK(bench.run_until([&] { return bench.found == 1; }));
     CHECK(bench.finder.find_hops(here, {}));
