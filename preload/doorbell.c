@@ -4,55 +4,114 @@
 #include "descriptors.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
+#include "settings_look.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-struct end {
-    union synergy_endpoint address;
-    socklen_t length;
-};
+int asks_where_from(int fd) {
+    int error = errno;
+    union synergy_endpoint from = {0};
+    socklen_t length = sizeof from;
+    /* Of one that has been reset meanwhile it can't be told. */
+    int may_be =
+        getpeername(fd, &from.any, &length) == 0 ? is_from_bell_port(&from) : errno == ENOTCONN;
+    errno = error;
+    return may_be;
+}
 
-static int is_v6(const struct end *end) {
-    return end->address.any.sa_family == AF_INET6;
+static int is_v6(const union synergy_endpoint *end) {
+    return end->any.sa_family == AF_INET6;
 }
 
 /* A bell comes from the very address that it goes to: no client from elsewhere does. What SCTP
  * accepts keeps the wildcard of its listener, at which bells ring by the loopback address. */
-static int is_from_itself(const struct end *from, const struct end *to) {
-    if (from->address.any.sa_family != to->address.any.sa_family)
+static int is_from_itself(const union synergy_endpoint *from, const union synergy_endpoint *to) {
+    if (from->any.sa_family != to->any.sa_family)
         return 0;
     if (is_v6(from)) {
-        const struct in6_addr *one = &from->address.v6.sin6_addr,
-                              *other = &to->address.v6.sin6_addr;
+        const struct in6_addr *one = &from->v6.sin6_addr, *other = &to->v6.sin6_addr;
         int is_loopback = IN6_IS_ADDR_LOOPBACK(one) ||
                           (IN6_IS_ADDR_V4MAPPED(one) && one->s6_addr[12] == IN_LOOPBACKNET);
         return memcmp(one, other, sizeof *one) == 0 ||
                (is_loopback && IN6_IS_ADDR_UNSPECIFIED(other));
     }
-    uint32_t one = ntohl(from->address.v4.sin_addr.s_addr),
-             other = ntohl(to->address.v4.sin_addr.s_addr);
+    uint32_t one = ntohl(from->v4.sin_addr.s_addr), other = ntohl(to->v4.sin_addr.s_addr);
     return one == other || (one >> 24 == IN_LOOPBACKNET && other == INADDR_ANY);
 }
 
-static int is_bell(const struct synergy_page *page, int fd, struct end *from) {
-    struct end to = {.length = sizeof to.address};
-    from->length = sizeof from->address;
-    if (getpeername(fd, &from->address.any, &from->length) != 0 ||
-        (!is_v6(from) && from->address.any.sa_family != AF_INET) ||
-        !synergy_bit(page->bells, ntohs(from->address.v4.sin_port)))
+/* Whether it comes from where bells come from. One that is over has no peer any more. */
+static int comes_from_here(int fd) {
+    union synergy_endpoint from = {0}, to = {0};
+    socklen_t length = sizeof to;
+    if (getsockname(fd, &to.any, &length) != 0 || (!is_v6(&to) && to.any.sa_family != AF_INET))
         return 0;
-    return getsockname(fd, &to.address.any, &to.length) == 0 && is_from_itself(from, &to);
+    length = sizeof from;
+    if (getpeername(fd, &from.any, &length) != 0)
+        return errno == ENOTCONN;
+    return is_from_bell_port(&from) && is_from_itself(&from, &to);
+}
+
+/* Whether it says that it is a bell, which it does as soon as it is connected. */
+static int says_so(int fd) {
+    static const struct timespec soon = {.tv_nsec = 100000000};
+    enum { SIZE = sizeof SYNERGY_BELL_TEXT - 1 };
+    char text[SIZE];
+    struct pollfd said = {.fd = fd, .events = POLLIN};
+    struct timespec patience = soon;
+    syscall(SYS_ppoll, &said, 1, &patience, NULL, 0);
+    return syscall(SYS_recvfrom, fd, text, SIZE, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) == SIZE &&
+           memcmp(text, SYNERGY_BELL_TEXT, SIZE) == 0;
+}
+
+/* Where the bell had to give its number away, it came back by what was received. */
+static int has_bell(int *bell, int *received) {
+    if (*received >= 0 && *bell >= 0)
+        syscall(SYS_close, *received);
+    else if (*received >= 0)
+        *bell = *received;
+    *received = -1;
+    return *bell >= 0;
+}
+
+/* Asks for the connection that a bell stands for, whoever has it: the keeper that the listener is
+ * known to have, or any that is known (nothing may have been noted of the listener, or its number
+ * stood for something else when that was), or who is found by the listener alone. 0 and the
+ * connection, or an errno: ENOENT where nobody knows of such a bell. */
+static int fetch(int listener, int *bell, int flags, struct synergy_answer *answer, int *received) {
+    struct descriptor known = descriptor_of(listener);
+    struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
+    int error = ESRCH;
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request its = request;
+        /* (Of its own keeper the end is to be noticed.) */
+        if (known.mark == SYNERGY_LISTENER ? known.keeper != (unsigned)i
+                                           : synergy_is_over(keeper_page(i)))
+            continue;
+        int failure = fetch_from_keeper(i, &its, bell, answer, received);
+        error = failure == 0 ? answer->result : failure;
+        if (error == 0 || error == ETIMEDOUT || !has_bell(bell, received))
+            return error;
+    }
+    int failure = fetch_from_who_keeps(listener, &request, bell, answer, received);
+    if (failure == 0 && answer->result != 0)
+        has_bell(bell, received);
+    if (failure == 0)
+        return answer->result;
+    /* (Others' keepers don't know.) */
+    return error == ENOENT && known.mark == SYNERGY_LISTENER ? ENOENT : failure;
 }
 
 /* Puts the peer's address in the place of the bell's, as accept(2) would have. */
 static void hand_down(const union synergy_endpoint *peer, const struct caller_address *caller) {
     if (!caller->address || !caller->length)
         return;
-    socklen_t size = peer->any.sa_family == AF_INET6 ? sizeof peer->v6 : sizeof peer->v4;
+    socklen_t size = is_v6(peer) ? sizeof peer->v6 : sizeof peer->v4;
     memcpy(caller->address, peer, caller->room < size ? caller->room : size);
     *caller->length = size;
 }
@@ -70,18 +129,19 @@ int is_punched(int fd) {
 }
 
 void show_own_address(int fd, int level, void *value, const socklen_t *length) {
-    struct end own = {.length = sizeof own.address};
-    if (getsockname(fd, &own.address.any, &own.length) != 0)
+    union synergy_endpoint own = {0};
+    socklen_t size = sizeof own;
+    if (getsockname(fd, &own.any, &size) != 0)
         return;
-    if (level == IPPROTO_IPV6 && is_v6(&own) && *length >= sizeof own.address.v6)
-        memcpy(value, &own.address.v6, sizeof own.address.v6);
-    if (level != IPPROTO_IP || *length < sizeof own.address.v4)
+    if (level == IPPROTO_IPV6 && is_v6(&own) && *length >= sizeof own.v6)
+        memcpy(value, &own.v6, sizeof own.v6);
+    if (level != IPPROTO_IP || *length < sizeof own.v4)
         return;
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = own.address.v4.sin_port};
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = own.v4.sin_port};
     if (is_v6(&own))
-        memcpy(&v4.sin_addr, &own.address.v6.sin6_addr.s6_addr[12], sizeof v4.sin_addr);
+        memcpy(&v4.sin_addr, &own.v6.sin6_addr.s6_addr[12], sizeof v4.sin_addr);
     else
-        v4.sin_addr = own.address.v4.sin_addr;
+        v4.sin_addr = own.v4.sin_addr;
     memcpy(value, &v4, sizeof v4);
 }
 
@@ -90,42 +150,62 @@ static void keep_on_exec(int fd, int flags) {
     syscall(SYS_fcntl, fd, F_SETFD, flags & SOCK_CLOEXEC ? FD_CLOEXEC : 0);
 }
 
-enum accepted answer_bell(int keeper, int *fd, int flags, const struct caller_address *caller) {
-    struct synergy_page *page = keeper_page(keeper);
-    struct end end;
-    if (!is_bell(page, *fd, &end))
+/* What passes: another descriptor, memory or time may be had when it rings again. */
+static int may_pass(int error) {
+    return error == ENOENT || error == EMFILE || error == ENFILE || error == ENOMEM ||
+           error == ENOBUFS || error == EAGAIN || error == ETIMEDOUT || error == EPIPE ||
+           error == EBADF;
+}
+
+static void refuse(int fd, int error) {
+    struct synergy_refusal refusal = {.error = error};
+    memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
+    syscall(SYS_sendto, fd, &refusal, sizeof refusal, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
+}
+
+/* The keeper waits until there is room. */
+static void say_that_there_is_no_room(int listener) {
+    struct descriptor known = descriptor_of(listener);
+    if (known.mark == SYNERGY_LISTENER)
+        say_starved((int)known.keeper);
+}
+
+enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller) {
+    if (!comes_from_here(*fd))
         return ORDINARY;
-    struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
     struct synergy_answer answer = {0};
-    int bell = *fd, received;
-    int error = fetch_from_keeper(keeper, &request, &bell, &answer, &received);
-    if (error == 0)
-        error = answer.result;
-    /* Where there is no keeper, its connections have ended with it. */
-    if (error == ENOENT && bell >= 0) {
-        if (received >= 0)
+    int bell = *fd, received = -1;
+    int error = fetch(listener, &bell, flags, &answer, &received);
+    if (error == 0 && received < 0)
+        error = EMFILE;
+    if (error == 0) {
+        if (bell < 0) {
+            keep_on_exec(bell = received, flags);
+        } else {
+            if (syscall(SYS_dup3, received, bell, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) != bell)
+                error = errno;
             syscall(SYS_close, received);
-        return ORDINARY;
+        }
     }
-    int is_there = received >= 0 && (error == 0 || error == ENOENT);
-    if (is_there && bell >= 0)
-        is_there = syscall(SYS_dup3, received, bell, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == bell;
-    else if (is_there)
-        keep_on_exec(*fd = received, flags);
-    if (received >= 0 && received != *fd)
-        syscall(SYS_close, received);
-    if (is_there) {
+    if (error == 0) {
+        *fd = bell;
         /* It has no peers, and is known again. */
-        set_descriptor(*fd,
-                       (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(*fd)});
-        if (error == 0)
-            hand_down(&answer.peer, caller);
-        return error == 0 ? REPLACED : ORDINARY;
+        if (is_concerned())
+            set_descriptor(bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED,
+                                                     .cookie = cookie_of(bell)});
+        hand_down(&answer.peer, caller);
+        return REPLACED;
     }
-    /* The keeper rings again, for as long as it takes where there is no room for the connection. */
     if (error == EMFILE || error == ENFILE)
-        say_starved(keeper);
-    if (bell >= 0)
-        syscall(SYS_close, bell);
+        say_that_there_is_no_room(listener);
+    if (bell < 0)
+        return NO_ONE;
+    if (bell != *fd)
+        keep_on_exec(*fd = bell, flags);
+    if (!says_so(bell))
+        return ORDINARY;
+    if (!may_pass(error))
+        refuse(bell, error);
+    syscall(SYS_close, bell);
     return NO_ONE;
 }

@@ -1,4 +1,5 @@
-/* The accepting end of a bell: a connection from this host that stands for a peer's. */
+/* The accepting end of a bell: a connection from this host that stands for a peer's (wire.h says
+ * what it is known by). */
 #pragma once
 
 #include "wire.h"
@@ -8,7 +9,7 @@
 enum accepted {
     ORDINARY, /* nothing of ours: leave it */
     REPLACED, /* the descriptor is the peer's connection now, and so is the address */
-    NO_ONE,   /* it was ours, has been closed, and there is no connection: accept again */
+    NO_ONE,   /* it was a bell, has been closed, and there is no connection: accept again */
 };
 
 /* Where the caller of accept() wants the address, and how much room there is: what *length said
@@ -19,9 +20,31 @@ struct caller_address {
     socklen_t room;
 };
 
-/* What accept() has given as `fd` where the keeper says that bells ring: another number where no
+/* Where the caller does not know from where `fd` comes. Keeps errno. */
+int asks_where_from(int fd);
+
+/* Of a connection by the address that the kernel gives for it, whose family and port are at the
+ * same place in both. */
+static inline int is_from_bell_port(const void *address) {
+    struct {
+        sa_family_t family;
+        in_port_t port;
+    } start;
+    memcpy(&start, address, sizeof start);
+    return synergy_is_bell_port(ntohs(start.port)) &&
+           (start.family == AF_INET6 || start.family == AF_INET);
+}
+
+/* Whether what accept() has given as `fd` has to be looked at; mostly at the cost of a load. */
+static inline int may_be_bell(int fd, const struct caller_address *caller) {
+    enum { ENOUGH = sizeof(sa_family_t) + sizeof(in_port_t) };
+    return caller->room >= ENOUGH ? is_from_bell_port(caller->address) : asks_where_from(fd);
+}
+
+/* What accept() at `listener` has given as `fd`, where may_be_bell() says so: another number where no
  * more were left. Within aside_begin() only. */
-enum accepted answer_bell(int keeper, int *fd, int flags, const struct caller_address *caller);
+enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller);
+
 /* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
  */
 int is_punched(int fd);

@@ -128,6 +128,12 @@ int listen(int fd, int backlog) {
 int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
+    int is_in_use = 0;
+    ASIDE(is_in_use = is_taken(fd, address, length));
+    if (is_in_use) {
+        errno = EADDRINUSE;
+        return -1;
+    }
     int result = libc.bind(fd, address, length);
     if (result != 0 && errno == EADDRINUSE && may_ask()) {
         struct aside aside = aside_begin();
@@ -209,30 +215,21 @@ struct accepting {
 };
 
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(int keeper, int *fd, int flags,
-                                                  const struct caller_address *caller) {
+__attribute__((cold, noinline)) static int answer(const struct accepting *accepting, int *fd) {
+    const struct caller_address *caller = &accepting->caller;
     if (!may_ask()) {
-        __atomic_store_n(&keeper_page(keeper)->is_deaf, 1, __ATOMIC_RELEASE);
+        struct descriptor listener = descriptor_of(accepting->listener);
+        if (is_ours(listener.mark))
+            __atomic_store_n(&keeper_page((int)listener.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
         return 1;
     }
     struct aside aside = aside_begin();
-    enum accepted accepted = answer_bell(keeper, fd, flags, caller);
+    enum accepted accepted =
+        answer_bell(accepting->listener, fd, accepting->flags ? *accepting->flags : 0, caller);
     aside_end(&aside);
     if (accepted == NO_ONE && caller->address && caller->length)
         *caller->length = caller->room;
     return accepted != NO_ONE;
-}
-
-/* Of a listener that nothing could be noted of, or whose number stood for something else when that
- * was noted, any of them may be the keeper. */
-static int is_for_caller(const struct accepting *accepting, int *got) {
-    struct descriptor listener = descriptor_of(accepting->listener);
-    int flags = accepting->flags ? *accepting->flags : 0;
-    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
-        if ((listener.mark != SYNERGY_LISTENER || listener.keeper == (unsigned)i) &&
-            is_ringing(i) && !answer(i, got, flags, &accepting->caller))
-            return 0;
-    return 1;
 }
 
 __attribute__((cold, noinline)) static void is_starved(int listener) {
@@ -248,16 +245,16 @@ static int call_accept(const struct accepting *accepting) {
                             : libc.accept(accepting->listener, caller->address, caller->length);
 }
 
-/* What accept() has got while a bell may ring: the caller is given that, or a punched connection in
- * its place; where nobody was there, accept() is called again. A listener that blocks would keep a
- * caller who knew of somebody until somebody else comes: that one is told, as of a connection that
- * has gone. */
+/* What accept() has got: the caller is given that, or a punched connection in its place; where
+ * nobody was there, accept() is called again. A listener that blocks would keep a caller who knew
+ * of somebody until somebody else comes: that one is told, as of a connection that has gone. */
 static int for_caller(const struct accepting *accepting, int got) {
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
         is_starved(accepting->listener);
     while (got >= 0) {
-        note_connection(got);
-        if (is_for_caller(accepting, &got))
+        if (is_concerned())
+            note_connection(got);
+        if (!may_be_bell(got, &accepting->caller) || answer(accepting, &got))
             break;
         if (accepting->was_anybody_waiting && !is_anybody_waiting(accepting->listener) &&
             is_blocking(accepting->listener)) {
@@ -270,9 +267,14 @@ static int for_caller(const struct accepting *accepting, int got) {
 }
 
 __attribute__((cold, noinline)) static int
-accepted_while_ringing(int got, int fd, struct caller_address caller, const int *flags) {
+accepted_bell(int got, int fd, struct caller_address caller, const int *flags) {
     struct accepting accepting = {.listener = fd, .flags = flags, .caller = caller};
     return for_caller(&accepting, got);
+}
+
+__attribute__((cold, noinline)) static int accepted_bell4(int got, int fd,
+                                                          struct caller_address caller, int flags) {
+    return accepted_bell(got, fd, caller, &flags);
 }
 
 /* A listener that is met, or whose keeper is replaced, which is not to wait until accept() has
@@ -284,14 +286,14 @@ __attribute__((cold, noinline)) static int accept_apart(int fd, struct sockaddr 
         .flags = flags,
         .caller = {.address = address, .length = length},
     };
-    if (mark_of(fd) != SYNERGY_UNTOUCHED) {
+    if (is_concerned() && mark_of(fd) != SYNERGY_UNTOUCHED) {
         before_waiting();
         word_after_all(fd, ACCEPTS);
     }
     struct descriptor descriptor = descriptor_of(fd);
     if (!may_ask() && is_ours(descriptor.mark))
         __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
-    accepting.caller.room = length ? length_if_readable(length) : 0;
+    accepting.caller.room = address && length ? length_if_readable(length) : 0;
     accepting.was_anybody_waiting = knows_keepers() && is_any_ringing() && is_anybody_waiting(fd);
     return for_caller(&accepting, call_accept(&accepting));
 }
@@ -299,53 +301,6 @@ __attribute__((cold, noinline)) static int accept_apart(int fd, struct sockaddr 
 __attribute__((cold, noinline)) static int accept4_apart(int fd, struct sockaddr *address,
                                                          socklen_t *length, int flags) {
     return accept_apart(fd, address, length, &flags);
-}
-
-/* Whether nothing is to be done before the call: the listener is known, its keeper is there, no
- * bell rings yet, and the room for the address is the caller's variable. To be called where a
- * keeper is known. */
-static inline int is_quiet(int fd, const socklen_t *length) {
-    struct descriptor descriptor = descriptor_of(fd);
-    if (descriptor.mark != SYNERGY_UNTOUCHED &&
-        (descriptor.mark != SYNERGY_LISTENER ||
-         !__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED) ||
-         synergy_is_over(keeper_page((int)descriptor.keeper))))
-        return 0;
-    return may_ask() && !is_any_ringing() &&
-           (!length || is_variable_of_caller(length, sizeof *length));
-}
-
-/* What is accepted is a connection: no question is needed to know that it has no peers. */
-static inline int may_be_bell(int got) {
-    if (got < 0)
-        return 0;
-    note_connection(got);
-    return is_any_ringing();
-}
-
-/* Where a keeper is known. */
-__attribute__((noinline)) static int accept_looking(int fd, struct sockaddr *address,
-                                                    socklen_t *length) {
-    if (__builtin_expect(!is_quiet(fd, length), 0))
-        return accept_apart(fd, address, length, NULL);
-    socklen_t room = length ? *length : 0;
-    int got = libc.accept(fd, address, length);
-    return __builtin_expect(may_be_bell(got), 0)
-               ? accepted_while_ringing(got, fd, (struct caller_address){address, length, room},
-                                        NULL)
-               : got;
-}
-
-__attribute__((noinline)) static int accept4_looking(int fd, struct sockaddr *address,
-                                                     socklen_t *length, int flags) {
-    if (__builtin_expect(!is_quiet(fd, length), 0))
-        return accept4_apart(fd, address, length, flags);
-    socklen_t room = length ? *length : 0;
-    int got = libc.accept4(fd, address, length, flags);
-    return __builtin_expect(may_be_bell(got), 0)
-               ? accepted_while_ringing(got, fd, (struct caller_address){address, length, room},
-                                        &flags)
-               : got;
 }
 
 /* Where no keeper is known. */
@@ -357,22 +312,55 @@ static inline int is_left_to_libc(int listener) {
     return 1;
 }
 
+/* Whether nothing is to be done before the call: the listener is known, its keeper is there, and no
+ * bell rings yet. */
+static inline int is_quiet(int fd) {
+    if (!knows_keepers())
+        return is_left_to_libc(fd);
+    struct descriptor descriptor = descriptor_of(fd);
+    if (descriptor.mark != SYNERGY_UNTOUCHED &&
+        (descriptor.mark != SYNERGY_LISTENER ||
+         !__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED) ||
+         synergy_is_over(keeper_page((int)descriptor.keeper))))
+        return 0;
+    return may_ask() && !is_any_ringing();
+}
+
+/* Also where nothing is set, what comes out is looked at: who waits at a listener may have got it
+ * from a server that has a keeper. Before the call that asks for the room that the caller has for
+ * the address, which is mostly a variable of the caller's. */
+static inline int is_to_be_called_apart(int fd, const struct sockaddr *address,
+                                        const socklen_t *length) {
+    return (concerns_us() && !is_quiet(fd)) ||
+           (address && length && !is_variable_of_caller(length, sizeof *length));
+}
+
+static inline int is_to_be_looked_at(int got, const struct caller_address *caller) {
+    if (got < 0)
+        return 0;
+    if (is_concerned())
+        note_connection(got);
+    return may_be_bell(got, caller);
+}
+
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us())
-        return libc.accept(fd, address, length);
-    if (knows_keepers())
-        return accept_looking(fd, address, length);
-    return is_left_to_libc(fd) ? libc.accept(fd, address, length)
-                               : accept_apart(fd, address, length, NULL);
+    if (__builtin_expect(is_to_be_called_apart(fd, address, length), 0))
+        return accept_apart(fd, address, length, NULL);
+    struct caller_address caller = {address, length, address && length ? *length : 0};
+    int got = libc.accept(fd, address, length);
+    return __builtin_expect(is_to_be_looked_at(got, &caller), 0)
+               ? accepted_bell(got, fd, caller, NULL)
+               : got;
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    if (!concerns_us())
-        return libc.accept4(fd, address, length, flags);
-    if (knows_keepers())
-        return accept4_looking(fd, address, length, flags);
-    return is_left_to_libc(fd) ? libc.accept4(fd, address, length, flags)
-                               : accept4_apart(fd, address, length, flags);
+    if (__builtin_expect(is_to_be_called_apart(fd, address, length), 0))
+        return accept4_apart(fd, address, length, flags);
+    struct caller_address caller = {address, length, address && length ? *length : 0};
+    int got = libc.accept4(fd, address, length, flags);
+    return __builtin_expect(is_to_be_looked_at(got, &caller), 0)
+               ? accepted_bell4(got, fd, caller, flags)
+               : got;
 }
 
 /* What is known of the descriptor if what is received there is to be noted; 0 if not. */

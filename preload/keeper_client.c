@@ -192,26 +192,61 @@ static int take_up(int memory) {
     return keeper;
 }
 
-int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
+/* Sends the request, and takes what comes back by the connection. What comes back must find a free
+ * number, or it is gone: one is held for it. */
+static int send_and_receive(int connection, struct synergy_request *request, int pass,
+                            struct synergy_answer *answer, int *received) {
+    int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
+    int error = received && held < 0 ? errno : send_request(connection, request, pass);
+    if (held >= 0)
+        syscall(SYS_close, held);
+    return error == 0 && answer ? receive_answer(connection, answer, received, 0, NULL) : error;
+}
+
+/* Whether a keeper is `owner`'s, ours or root's: nobody else's page is to be looked into, and
+ * nobody else's connections to be had. */
+static int is_trusted(const struct owner *keeper, uid_t owner) {
+    return keeper->user == 0 || keeper->user == geteuid() || keeper->user == owner;
+}
+
+/* Asks the keeper of this name, if that is to be trusted. */
+static int ask_keeper_at(const struct synergy_address *address, uid_t owner,
+                         struct synergy_request *request, int pass, struct synergy_answer *answer,
+                         int *received) {
+    struct owner found;
+    int connection = connect_to(address, &found);
+    if (connection < 0)
+        return errno;
+    int error = is_trusted(&found, owner)
+                    ? send_and_receive(connection, request, pass, answer, received)
+                    : EPERM;
+    syscall(SYS_close, connection);
+    return error;
+}
+
+static int ask_keeper_of(const struct identity *identity, struct synergy_request *request, int pass,
+                         struct synergy_answer *answer, int *received) {
     struct synergy_address address = {0};
     synergy_name_of(identity->cookie, &address);
-    struct owner owner;
-    int connection = connect_to(&address, &owner);
-    if (connection < 0)
-        return NO_KEEPER;
+    return ask_keeper_at(&address, identity->owner, request, pass, answer, received);
+}
+
+int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
+                     struct synergy_answer *answer) {
+    struct synergy_address address = {0};
+    synergy_port_name(transport, port, &address);
+    return ask_keeper_at(&address, geteuid(), request, pass, answer, NULL);
+}
+
+int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
     struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
-    int memory = -1, keeper = NO_KEEPER;
-    /* Nobody else's page is to be looked into. */
-    int is_trusted = owner.user == 0 || owner.user == geteuid() || owner.user == identity->owner;
-    if (is_trusted && send_request(connection, &request, fd) == 0 &&
-        receive_answer(connection, answer, &memory, 0, NULL) == 0 && memory >= 0) {
-        if (answer->result == 0)
-            keeper = take_up(memory);
-        else
-            syscall(SYS_close, memory);
-    }
-    syscall(SYS_close, connection);
-    return keeper;
+    int memory = -1;
+    if (ask_keeper_of(identity, &request, fd, answer, &memory) != 0 || memory < 0)
+        return NO_KEEPER;
+    if (answer->result == 0)
+        return take_up(memory);
+    syscall(SYS_close, memory);
+    return NO_KEEPER;
 }
 
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
@@ -345,9 +380,9 @@ static int connect_to_keeper(const struct synergy_page *page, struct synergy_req
     if (connection < 0)
         return -1;
     /* The name may be another's by now, who must not learn the secret. (From another process
-     * namespace the keeper's number can't be seen.) */
-    if (owner.process == page->keeper.process ||
-        (owner.process == 0 && (owner.user == page->user || owner.user == geteuid()))) {
+     * namespace the keeper has another number, or none.) */
+    if (owner.process == page->keeper.process || owner.user == page->user ||
+        (owner.process == 0 && owner.user == geteuid())) {
         request->secret = page->secret;
         return connection;
     }
@@ -397,6 +432,25 @@ static int fetch(const struct synergy_page *page, struct synergy_request *reques
     if (connection < 0)
         return errno;
     int error = send_request(connection, request, *bell);
+    if (error == 0)
+        error = receive_fetched(connection, bell, answer, received);
+    syscall(SYS_close, connection);
+    return error;
+}
+
+int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
+                         struct synergy_answer *answer, int *received) {
+    struct identity identity;
+    struct owner owner;
+    struct synergy_address address = {0};
+    *received = -1;
+    if (!identify(listener, &identity))
+        return errno;
+    synergy_name_of(identity.cookie, &address);
+    int connection = connect_to(&address, &owner);
+    if (connection < 0)
+        return errno;
+    int error = is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
     syscall(SYS_close, connection);

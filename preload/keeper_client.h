@@ -54,6 +54,12 @@ void have_free_keeper(void);
  * socket is to it. */
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
 
+
+/* Asks who keeps a socket on this port that its server does not share: 0 and the answer, or an
+ * errno of the way there. */
+int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
+                     struct synergy_answer *answer);
+
 /* 0 and the answer, or an errno of the way there. `pass`: a descriptor that goes along, or -1. A
  * keeper that is not there any more is replaced, unless it was to be asked about what it had itself
  * (CLOSED, GIVE_WAY). */
@@ -64,6 +70,10 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass,
  * is left for that, the bell is closed, and -1 then. EMFILE: there is none for the question. */
 int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
                       struct synergy_answer *answer, int *received);
+
+/* The same of the keeper that is found by the listener alone. */
+int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
+                         struct synergy_answer *answer, int *received);
 
 /* accept() has no descriptor left for a connection, or for fetching it: the keeper waits. */
 static inline void say_starved(int keeper) {

@@ -89,6 +89,10 @@ static int is_shortage(int error) {
     return error == EMFILE || error == ENFILE;
 }
 static int is_anything_open;
+/* To be asked before that. */
+static int flags_of(int fd) {
+    return option(fd, SO_REUSEPORT) == 1 ? SYNERGY_SHARES : 0;
+}
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
 static int hand_over(int fd, const struct identity *identity, int keeper,
@@ -193,9 +197,10 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN, .flags = flags_of(fd), .hop_limit = SYNERGY_AUTOMATIC_HOPS};
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
-    struct synergy_request request = {.kind = SYNERGY_OPEN, .hop_limit = SYNERGY_AUTOMATIC_HOPS};
     hand_over(fd, &identity, keeper, &request);
 }
 
@@ -232,7 +237,9 @@ struct preparation socket_will_listen(int fd) {
                                       .cookie = identity.cookie,
                                       .fd = fd,
                                       .hop_limit = -1,
-                                      .flags = preparation.lets_others_in};
+                                      .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
+                                               (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN
+                                                                           : 0)};
     struct synergy_answer answer;
     ask_keeper(keeper, &request, fd, &answer);
     /* Whether a second listener may have the port too is for listen() to say, as without us. */
@@ -285,6 +292,25 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
         needed_keeper(&identity, SOCKET_IS_THERE);
+}
+
+int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
+    struct synergy_request request = {.kind = SYNERGY_BIND};
+    socklen_t size = length < sizeof request.peer ? length : sizeof request.peer;
+    if (size < sizeof request.peer.v4 || readable_bytes(address, size) < size)
+        return 0;
+    memcpy(&request.peer, address, size);
+    uint16_t port = ntohs(request.peer.v4.sin_port);
+    int family = request.peer.any.sa_family;
+    if ((family != AF_INET && (family != AF_INET6 || size < sizeof request.peer.v6)) ||
+        length > sizeof(struct sockaddr_storage) || port == 0 || !settings_mean_port(port) ||
+        option(fd, SO_REUSEPORT) != 1 || option(fd, SO_DOMAIN) != family || port_of(fd) != 0)
+        return 0;
+    enum transport transport = transport_of(fd);
+    struct synergy_answer answer = {0};
+    request.flags = transport;
+    return transport != NEITHER && ask_who_has_port(transport, port, &request, fd, &answer) == 0 &&
+           answer.result == EADDRINUSE;
 }
 
 void socket_has_key(int fd, int option, const void *key, socklen_t length) {
@@ -531,10 +557,10 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     int keeper = needed_keeper(&identity, IS_ASKED);
     if (keeper == NO_KEEPER)
         return ELIBACC;
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN_TOWARD, .flags = flags_of(fd), .hop_limit = hop_limit, .peer = *peer};
     if (transport != UDP && option(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
         admit_others(fd);
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN_TOWARD, .hop_limit = hop_limit, .peer = *peer};
     return hand_over(fd, &identity, keeper, &request);
 }
 

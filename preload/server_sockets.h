@@ -21,6 +21,9 @@ void socket_does_not_listen(int fd, const struct preparation *preparation);
 void socket_listens(int fd);
 void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);
 
+/* bind() is about to be called. Whether it is to find the address in use, though the kernel, who
+ * takes our SO_REUSEPORT for the server's, would say otherwise. */
+int is_taken(int fd, const struct sockaddr *address, socklen_t length);
 /* setsockopt() has given it a key (TCP_MD5SIG, TCP_MD5SIG_EXT). */
 void socket_has_key(int fd, int option, const void *key, socklen_t length);
 

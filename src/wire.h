@@ -94,7 +94,15 @@ enum synergy_kind {
     /* The process executes a program that will have the socket with `cookie` and not the library;
      * 0: that will be in secure execution. To be logged. No answer. */
     SYNERGY_EXECUTED_WITHOUT,
+    /* The socket that comes along is to be bound to `peer`, and has SO_REUSEPORT: EADDRINUSE where
+     * a server's socket is in the way, and its SO_REUSEPORT is not the server's but ours. For the
+     * keeper's own user and root; needs no secret. */
+    SYNERGY_BIND,
 };
+
+/* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
+ * alone) SO_REUSEADDR. */
+enum { SYNERGY_SHARES = 1, SYNERGY_LETS_OTHERS_IN = 2 };
 
 /* As synergy_to() has it. */
 enum { SYNERGY_AUTOMATIC_HOPS = -1 };
@@ -171,8 +179,7 @@ struct synergy_page {
     /* Goes up when a process of the server's has no descriptor left for a connection, or for
      * fetching it: the bell rings again when there is room. */
     uint32_t starved;
-    uint32_t ringing;         /* how many bells ring: 0 is all that an accept() needs to see */
-    uint8_t bells[65536 / 8]; /* a bit for each port of this host that a bell rings from */
+    uint32_t ringing; /* how many bells ring */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
      * TCP, 1 UDP, 2 SCTP. */
     uint8_t ports[3][65536 / 8];
@@ -182,6 +189,24 @@ struct synergy_page {
      * error that it brings back is not the server's. */
     uint32_t punched;
     synergy_u64 traffic[SYNERGY_TRAFFIC_PLACES];
+};
+
+/* What a bell is known by, to who has no page too. It comes from the very address that it goes to,
+ * by one of these ports, above what Linux gives out by itself; the keeper knows its four-tuple; and
+ * it says what it is as soon as it has been connected, for who can't reach the keeper. */
+enum { SYNERGY_FIRST_BELL_PORT = 61700, SYNERGY_BELL_PORTS = 2048 };
+#define SYNERGY_BELL_TEXT "synergy: a bell\n"
+
+static inline int synergy_is_bell_port(uint16_t port) {
+    return (uint16_t)(port - SYNERGY_FIRST_BELL_PORT) < SYNERGY_BELL_PORTS;
+}
+
+/* What who has accepted a bell says on it before closing it, if it can't have the connection that
+ * the bell stands for, now or later. */
+#define SYNERGY_REFUSAL_TEXT "synergy: refused"
+struct synergy_refusal {
+    char text[16]; /* SYNERGY_REFUSAL_TEXT, without the zero byte */
+    int32_t error; /* why the keeper can't be asked: an errno */
 };
 
 /* FUTEX_OWNER_DIED, linux/futex.h. */
@@ -257,6 +282,18 @@ static inline void synergy_name_of(uint64_t cookie, struct synergy_address *addr
     for (int i = 0; i < 16; i++)
         address->name[8 + i] = digits[(cookie >> (60 - 4 * i)) & 15];
     address->length = 24;
+}
+
+/* By which abstract name a keeper is found that has a socket on this port whose server does not
+ * share it: "synergy/port/", the transport as in ports[], and four hexadecimal digits. */
+static inline void synergy_port_name(int transport, uint16_t port,
+                                     struct synergy_address *address) {
+    static const char digits[] = "0123456789abcdef";
+    memcpy(address->name, "synergy/port/", 13);
+    address->name[13] = digits[transport & 15];
+    for (int i = 0; i < 4; i++)
+        address->name[14 + i] = digits[(port >> (12 - 4 * i)) & 15];
+    address->length = 18;
 }
 
 #ifdef __cplusplus

@@ -10,6 +10,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
+#include <string_view>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -75,6 +76,10 @@ constexpr const char *not_intercepted =
     "connections were accepted by a call that can't be intercepted (io_uring, or a program that "
     "doesn't use libc, or one without the library)";
 
+constexpr const char *cant_reach_us =
+    "who accepts its connections can't reach synergy-keeper (from another network namespace, or a "
+    "sandbox that forbids abstract Unix sockets?)";
+
 /// Where several listeners share a port, it depends on the port that a bell comes from which of
 /// them hears it: by so many one is found that the right one hears.
 constexpr int ports_tried = 64;
@@ -83,16 +88,31 @@ constexpr int ports_tried = 64;
 constexpr Duration silence_time = seconds(2);
 constexpr Duration between_looks = milliseconds(200);
 /// An accept() of ours fetches at once.
-constexpr Duration fetch_time = milliseconds(600);
+constexpr Duration fetch_time = milliseconds(800);
+/// One that is waiting for a processor gets this long.
+constexpr Duration busy_time = milliseconds(1600);
 /// A server at its limit of open files closes others when it closes them.
 constexpr Duration until_there_is_room = milliseconds(100);
-constexpr unsigned kept_most = 2;
 constexpr unsigned refused_most = 4;
 constexpr unsigned unanswered_most = 8;
 
 void reset(const Socket &connection) {
     const linger at_once{.l_onoff = 1, .l_linger = 0};
     ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
+std::uint16_t bell_port(unsigned number) {
+    return static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + number % SYNERGY_BELL_PORTS);
+}
+
+/// Why who has accepted the bell can't have the connection; 0: it does not say.
+int refusal_on(const Socket &doorbell) {
+    synergy_refusal refusal{};
+    const ssize_t size = ::recv(doorbell.fd(), &refusal, sizeof refusal, MSG_DONTWAIT);
+    if (size != sizeof refusal ||
+        std::memcmp(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text) != 0)
+        return 0;
+    return strerrordesc_np(refusal.error) == nullptr ? EPROTO : refusal.error;
 }
 
 bool is_about_firewalls(int error) {
@@ -126,8 +146,8 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
     if (listener.local.is_wildcard() && !is_own_address(to))
         return "this host has no loopback address of its family";
     Heard heard{};
-    for (std::uint16_t port = 1; port <= ports_tried; port++) {
-        heard = would_hear(listener, to.with_port(port), to);
+    for (int i = 0; i < ports_tried; i++) {
+        heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);
         if (heard == Heard::by_the_server)
             return nullptr;
         // From whatever port.
@@ -167,10 +187,44 @@ void Handoff::silence(Offer &offer) {
         return;
     offer.timer.cancel();
     by_port_.erase(offer.port);
-    bells_.silence(offer.port);
+    bells_.silence();
     scheduler_.unwatch(offer.doorbell.fd());
     offer.doorbell.reset();
     offer.port = 0;
+}
+
+/// From a port that is free; empty and errno.
+Socket Handoff::bound_doorbell(const Offer &offer, const Endpoint &to) {
+    Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(offer.listener));
+    if (!doorbell)
+        return {};
+    // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
+    reset(doorbell);
+    // A listener whose queue is full forgets it in the end, without a word: asked every second,
+    // the kernel answers with a reset then, and as soon as there is room with the connection.
+    doorbell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    doorbell.set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
+    doorbell.set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
+    // A listener may ask for a least hop limit (GTSM, RFC 5082), of 255 at most.
+    doorbell.set(IPPROTO_IP, IP_TTL, 255);
+    if (to.family() == AF_INET6)
+        doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
+    // A key may be for everybody.
+    for (const OptionValue &value : offer.listener.chosen)
+        if (is_key(value))
+            ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(), value.length);
+    for (int i = 0; i < SYNERGY_BELL_PORTS; i++) {
+        const Endpoint from = to.with_port(bell_port(next_port_++));
+        // A port may be taken by another doorbell, on another address.
+        if (by_port_.contains(from.port()))
+            errno = EADDRINUSE;
+        else if (::bind(doorbell.fd(), from.data(), from.length()) == 0)
+            return doorbell;
+        if (errno != EADDRINUSE)
+            break;
+    }
+    doorbell.reset();
+    return doorbell;
 }
 
 /// `no`: errno says why.
@@ -178,52 +232,39 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
     const Endpoint to = bell_address(offer.listener);
     Rung result = Rung::no;
     for (int attempt = 0; attempt < ports_tried; attempt++) {
-        Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(offer.listener));
+        Socket doorbell = bound_doorbell(offer, to);
         if (!doorbell)
             return Rung::no;
-        // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
-        reset(doorbell);
-        // A listener whose queue is full forgets it in the end, without a word: asked every second,
-        // the kernel answers with a reset then, and as soon as there is room with the connection.
-        doorbell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
-        doorbell.set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
-        doorbell.set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
-        // A listener may ask for a least hop limit (GTSM, RFC 5082), of 255 at most.
-        doorbell.set(IPPROTO_IP, IP_TTL, 255);
-        if (to.family() == AF_INET6)
-            doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
-        // A key may be for everybody.
-        for (const OptionValue &value : offer.listener.chosen)
-            if (is_key(value))
-                ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(),
-                             value.length);
-        Endpoint from = to.with_port(0);
-        if (::bind(doorbell.fd(), from.data(), from.length()) != 0)
-            return Rung::no;
-        const std::uint16_t port = doorbell.local().port();
-        // A port may be taken by another doorbell, on another address.
-        if (by_port_.contains(port)) {
-            errno = EADDRINUSE;
-            continue;
-        }
         const Heard heard = would_hear(offer.listener, doorbell.local(), to);
         if (heard != Heard::by_the_server) {
             result = heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
             continue;
         }
-        // Marked before it rings: accept() may return before connect() does.
-        bells_.ring(port);
+        // Counted before it rings: accept() may return before connect() does.
+        bells_.ring();
         if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
             const int error = errno;
-            bells_.silence(port);
+            bells_.silence();
             errno = error;
             return Rung::no;
         }
+        offer.port = doorbell.local().port();
         offer.doorbell = std::move(doorbell);
-        offer.port = port;
+        offer.has_said = false;
+        introduce(offer);
         return Rung::yes;
     }
     return result;
+}
+
+/// As soon as it is connected. A listener with TCP_DEFER_ACCEPT is silent until there is data
+/// (tcp(7)), and may have been given that after listen().
+void Handoff::introduce(Offer &offer) {
+    constexpr std::string_view text = SYNERGY_BELL_TEXT;
+    // (Were it refused, send() would take the error away.)
+    if (!offer.has_said && !offer.doorbell.remote().empty())
+        offer.has_said =
+            send(offer.doorbell.fd(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
 }
 
 /// Whether the listener is known to be there and to take connections.
@@ -249,6 +290,10 @@ void Handoff::ring(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
+        if (error == ECONNREFUSED) {
+            refused(id);
+            return;
+        }
         log::warn_once(
             std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
             ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
@@ -266,12 +311,10 @@ void Handoff::ring(Id id) {
     offer.starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
-    if (offer.listener.transport == Transport::tcp) {
-        if (offer.without_room == Time{})
-            offer.without_room = Clock::now();
-        offer.accepted_at = {};
-        look_after(id);
-    }
+    if (offer.without_room == Time{})
+        offer.without_room = Clock::now();
+    offer.accepted_at = {};
+    look_after(id);
 }
 
 /// The server has found no descriptor free for the connection: that passes.
@@ -299,8 +342,13 @@ void Handoff::look(Id id) {
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
     static_cast<void>(is_starved(offer));
     const Endpoint to = bell_address(offer.listener);
-    const auto end = socket_diag_.who_hears(offer.doorbell.local(), to, interface_of(to));
-    if (info.tcpi_state == TCP_SYN_SENT) {
+    const Transport transport = offer.listener.transport;
+    const auto end =
+        socket_diag_.who_hears(offer.doorbell.local(), to, interface_of(to), transport);
+    const bool is_accepted =
+        end && end->inode != 0 &&
+        (transport == Transport::tcp ? !end->listens : end->cookie != offer.listener.cookie);
+    if (transport == Transport::tcp && info.tcpi_state == TCP_SYN_SENT) {
         // Half full is too full: between two looks it may have had no room.
         if (!end || !end->listens || end->waiting * 2 > end->room)
             offer.without_room = now;
@@ -308,54 +356,58 @@ void Handoff::look(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
-    } else if (end && !end->listens && end->inode != 0) {
+    } else if (is_accepted) {
         if (offer.accepted_at == Time{})
             offer.accepted_at = now;
-        if (now - offer.accepted_at >= fetch_time) {
-            if (++offer.kept >= kept_most) {
-                give_up(offer.listener, not_intercepted);
-                return;
-            }
-            silence(offer);
-            ring(id);
+        const Activity activity =
+            now - offer.accepted_at < fetch_time ? Activity::rests : owner_.activity();
+        if (activity == Activity::stopped)
+            offer.accepted_at = now;
+        if (now - offer.accepted_at >= (activity == Activity::runs ? busy_time : fetch_time)) {
+            give_up(offer.listener, not_intercepted);
             return;
         }
     }
     look_after(id);
 }
 
+/// The listener is shut down, or gone, and we will be told; or a firewall refuses: its errors come
+/// at once, or with the kernel's second SYN, so that the silence goes on. (SCTP refuses where the
+/// queue is full.)
+void Handoff::refused(Id id) {
+    Offer &offer = *offers_.at(id);
+    const bool is_filtered = offer.listener.transport == Transport::tcp && is_there(offer.listener);
+    if (is_filtered && ++offer.refused >= refused_most) {
+        give_up(offer.listener, filtered);
+        return;
+    }
+    if (!is_filtered)
+        offer.without_room = {};
+    ring_again(id, milliseconds(10));
+}
+
 void Handoff::happened(Id id, std::uint32_t events) {
     Offer &offer = *offers_.at(id);
     if (!(events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))) {
         offer.without_room = {};
-        // Connected. A listener with TCP_DEFER_ACCEPT stays silent until there is data (tcp(7)),
-        // and may have been given that after listen(). Nobody reads it: the bell is not what is
-        // served.
-        if (offer.listener.transport == Transport::tcp)
-            send(offer.doorbell.fd(), "\n", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        introduce(offer); // connected
         scheduler_.watch(offer.doorbell.fd(), EPOLLRDHUP,
                          [this, id](std::uint32_t later) { happened(id, later); });
         return;
     }
     const int error = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0);
+    const int refusal = refusal_on(offer.doorbell);
     silence(offer);
+    if (refusal != 0) {
+        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
+        return;
+    }
     if (is_about_firewalls(error)) {
         give_up(offer.listener, filtered);
         return;
     }
     if (error == ECONNREFUSED) {
-        // The listener is shut down, or gone, and we will be told; or a firewall refuses: its
-        // errors come at once, or with the kernel's second SYN, so that the silence goes on. (SCTP
-        // refuses where the queue is full.)
-        const bool is_filtered =
-            offer.listener.transport == Transport::tcp && is_there(offer.listener);
-        if (is_filtered && ++offer.refused >= refused_most) {
-            give_up(offer.listener, filtered);
-            return;
-        }
-        if (!is_filtered)
-            offer.without_room = {};
-        ring_again(id, milliseconds(10));
+        refused(id);
         return;
     }
     if (is_starved(offer)) {

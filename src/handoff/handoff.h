@@ -2,17 +2,19 @@
 //
 // The keeper connects to the listener from this host, so that the listener becomes readable by
 // itself, for poll(), epoll or a blocked accept() alike. This connection is the doorbell: whoever
-// accepts it knows it by its address, fetches the punched connection from the keeper, and puts it
-// in the doorbell's place.
+// accepts it knows it by its address and port (wire.h), fetches the punched connection from the
+// keeper, and puts it in the doorbell's place.
 #pragma once
 
 #include "base/scheduler.h"
 #include "handoff/bells.h"
+#include "server/activity.h"
 #include "server/server_socket.h"
 #include "server/socket_diag.h"
 
 #include <functional>
 #include <optional>
+#include <string>
 #include <unordered_map>
 
 namespace synergy {
@@ -25,6 +27,8 @@ class Handoff {
         std::function<bool(std::uint64_t cookie)> is_ours;
         /// No bell is answered there: there is to be no further punch for the listener.
         std::function<void(std::uint64_t cookie)> out_of_reach;
+        /// What the server's processes do: who has accepted a bell may be kept from answering it.
+        std::function<Activity()> activity;
     };
     Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
         : scheduler_(scheduler), page_(page), bells_(page), socket_diag_(socket_diag),
@@ -84,7 +88,7 @@ class Handoff {
         unsigned unanswered = 0;
         std::uint32_t starved = 0; ///< the page's, when it rang
         unsigned refused = 0;
-        unsigned kept = 0;   ///< bells that were accepted and neither answered nor closed
+        bool has_said = false; ///< that it is a bell
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
         Timer timer;         ///< to look after the bell, or to ring again
@@ -97,7 +101,10 @@ class Handoff {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     void ring(Id id);
+    [[nodiscard]] Socket bound_doorbell(const Offer &offer, const Endpoint &to);
     Rung connect_doorbell(Offer &offer);
+    static void introduce(Offer &offer);
+    void refused(Id id);
     void happened(Id id, std::uint32_t events);
     void look_after(Id id);
     void look(Id id);
@@ -113,7 +120,8 @@ class Handoff {
     Bells bells_;
     SocketDiag &socket_diag_;
     const Owner owner_;
-    std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by the listener's cookie
+    std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by listener's cookie
+    unsigned next_port_ = 0;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/un.h>
@@ -125,6 +126,8 @@ Control::~Control() {
         scheduler_.unwatch(entry.first);
         buried_.push_back(std::move(entry.second));
     }
+    for (auto &entry : released_)
+        buried_.push_back(std::move(entry.second));
     for (auto &entry : callers_) {
         scheduler_.unwatch(entry.first);
         buried_.push_back(std::move(entry.second.connection));
@@ -148,12 +151,19 @@ void Control::serve_starter(Socket connection, pid_t process) {
 int Control::claim(std::uint64_t cookie) {
     if (names_.contains(cookie))
         return 0;
+    // A listener that was shut down listens again.
+    if (const auto released = released_.find(cookie); released != released_.end()) {
+        names_[cookie] = released->second.fd();
+        listen_at(std::move(released->second));
+        released_.erase(released);
+        return 0;
+    }
     synergy_address wanted{};
     synergy_name_of(cookie, &wanted);
     sockaddr_un address;
     const socklen_t length = abstract_address(address, text(wanted));
     // Between the two, whoever has the name may go.
-    constexpr int attempts = 10;
+    constexpr int attempts = 100;
     int error = 0;
     for (int attempt = 0; attempt < attempts; attempt++) {
         Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
@@ -170,6 +180,10 @@ int Control::claim(std::uint64_t cookie) {
         if (!holder)
             continue;
         const auto owner = peer_credentials(holder);
+        if (owner && owner->pid == getpid()) { // it is being closed (base/close_apart.h)
+            sched_yield();
+            continue;
+        }
         if (owner && is_trusted_user(owner->uid))
             return EEXIST;
         break;
@@ -184,13 +198,33 @@ int Control::claim(std::uint64_t cookie) {
     return 0;
 }
 
+void Control::claim_port(std::uint64_t cookie, int transport, std::uint16_t port) {
+    synergy_address wanted{};
+    synergy_port_name(transport, port, &wanted);
+    sockaddr_un address;
+    const socklen_t length = abstract_address(address, text(wanted));
+    Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
+    if (!name || ::bind(name.fd(), reinterpret_cast<sockaddr *>(&address), length) != 0 ||
+        ::listen(name.fd(), backlog) != 0)
+        return;
+    ports_[cookie] = name.fd();
+    listen_at(std::move(name));
+}
+
 void Control::release(std::uint64_t cookie) {
+    if (const auto port = ports_.find(cookie); port != ports_.end()) {
+        scheduler_.unwatch(port->second);
+        bury(std::move(listeners_.at(port->second)));
+        listeners_.erase(port->second);
+        ports_.erase(port);
+    }
     const auto found = names_.find(cookie);
     if (found == names_.end())
         return;
     const auto listener = listeners_.find(found->second);
     scheduler_.unwatch(listener->first);
-    bury(std::move(listener->second)); // with whoever waits to be accepted
+    released_[cookie] = std::move(listener->second); // with whoever waits to be accepted
+    bury({});
     listeners_.erase(listener);
     names_.erase(found);
 }
@@ -287,13 +321,14 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
     const bool is_trusted = is_starter || is_trusted_user(caller.user);
     const bool asks_status = request.kind == SYNERGY_STATUS && is_trusted;
-    if (!knows_secret && !shows_proof && !asks_status)
+    const bool asks_to_bind = request.kind == SYNERGY_BIND && is_trusted && message.passed;
+    if (!knows_secret && !shows_proof && !asks_status && !asks_to_bind)
         return Served::refused;
     // The connection would be lost with the answer; so the bell rings again.
     if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
     Reply reply = handler_({request, caller.process, is_trusted, knows_secret, message.passed});
-    const bool is_servers = knows_secret || reply.is_proof || asks_status;
+    const bool is_servers = knows_secret || reply.is_proof || asks_status || asks_to_bind;
     if (is_servers) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.
@@ -336,7 +371,12 @@ void Control::bury(Socket socket) {
     // Many at once.
     constexpr Duration shortly = milliseconds(5);
     if (buried_.empty())
-        burial_.set(Clock::now() + shortly, [this] { close_apart(std::exchange(buried_, {})); });
+        burial_.set(Clock::now() + shortly, [this] {
+            for (auto &entry : released_)
+                buried_.push_back(std::move(entry.second));
+            released_.clear();
+            close_apart(std::exchange(buried_, {}));
+        });
     buried_.push_back(std::move(socket));
 }
 

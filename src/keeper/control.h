@@ -55,6 +55,9 @@ class Control {
     /// Has the keeper found by the socket's cookie, too. 0, or EEXIST: another keeper of this user
     /// (or root's) is found there.
     int claim(std::uint64_t cookie);
+    /// Has it found by the port of a socket that nobody else is to have. (Where somebody has that
+    /// name already, it stays with them.)
+    void claim_port(std::uint64_t cookie, int transport, std::uint16_t port);
     void release(std::uint64_t cookie);
     /// Those who have called and were not yet looked at.
     void serve_waiting();
@@ -81,8 +84,10 @@ class Control {
     const synergy_secret &secret_;
     const Handler handler_;
     synergy_address address_{};
-    std::unordered_map<int, Socket> listeners_; ///< by descriptor
-    std::unordered_map<std::uint64_t, int> names_;
+    std::unordered_map<int, Socket> listeners_;    ///< by descriptor
+    std::unordered_map<std::uint64_t, int> names_; ///< by cookie; so are the others
+    std::unordered_map<std::uint64_t, int> ports_;
+    std::unordered_map<std::uint64_t, Socket> released_; ///< names that are about to be buried
     std::uint64_t next_id_ = 0;
     std::unordered_map<int, Caller> callers_; ///< who have not said anything yet
     std::map<uid_t, unsigned> waiting_;       ///< how many of them, by user

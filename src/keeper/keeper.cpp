@@ -6,6 +6,7 @@
 #include "keeper/status.h"
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <fcntl.h>
 #include <sched.h>
@@ -73,7 +74,8 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
     : traffic_(*page_),
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
-                .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); }}),
+                .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
+                .activity = [this] { return processes_.activity(); }}),
       registry_(
           scheduler_, settings, learned_file, handoff_, traffic_,
           {.locate = [this](ServerSocket &socket) { return locate(socket); },
@@ -232,6 +234,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_HERE:
             processes_.add(call.request.process, call.process);
             break;
+        case SYNERGY_BIND:
+            bind(call, reply);
+            break;
         case SYNERGY_MEET:
             meet(call, reply);
             break;
@@ -270,7 +275,9 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
-    socket->lets_others_in = call.request.kind == SYNERGY_PREPARE && call.request.flags != 0;
+    socket->lets_others_in = call.request.kind == SYNERGY_PREPARE &&
+                             (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
+    socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {
         errno = EXDEV;
@@ -286,6 +293,11 @@ void Keeper::open(const Call &call, Reply &reply) {
     if (!socket) {
         reply.answer.result = errno;
         reply.answer.mark = SYNERGY_UNTOUCHED;
+        if (const auto any = errno == EXDEV ? describe(call.passed.fd()) : std::nullopt;
+            any && has_declared(registry_.settings(), *any))
+            log::error("{} {}: nothing is punched: it belongs to another network namespace than "
+                       "the process that has it",
+                       name(any->transport), any->local.text());
         return;
     }
     const bool is_to_listen =
@@ -349,12 +361,16 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (!duplicate)
             return errno;
     }
+    const bool is_new = !registry_.has(socket.cookie);
     // (A name that was claimed and released is another's to be found by for a moment longer.)
-    if (!registry_.has(socket.cookie) && (target || registry_.may_have_peers(socket)))
+    if (is_new && (target || registry_.may_have_peers(socket)))
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
+    if (const ServerSocket *kept = registry_.find(socket.cookie);
+        is_new && kept != nullptr && !kept->is_shared)
+        control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
     if (registry_.has(socket.cookie)) {
         rest_.cancel();
         tell_time();
@@ -424,6 +440,20 @@ void Keeper::fetch(const Call &call, Reply &reply) {
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
+}
+
+void Keeper::bind(const Call &call, Reply &reply) {
+    constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
+    constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
+    const auto transport = static_cast<std::size_t>(call.request.flags);
+    const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
+    const int fd = call.passed.fd();
+    const bool takes_v4 =
+        address.family() == AF_INET6 && get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
+    if (transport < transports.size() && !address.empty() &&
+        get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
+        registry_.is_taken(transports[transport], address, takes_v4))
+        reply.answer.result = EADDRINUSE;
 }
 
 /// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.

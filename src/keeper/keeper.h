@@ -42,6 +42,7 @@ class Keeper {
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
     void executed_without_library(const Call &call);
+    void bind(const Call &call, Reply &reply);
     void keep_key(const Call &call, Reply &reply);
     void status(Reply &reply);
 

@@ -63,4 +63,11 @@ bool Processes::locate(ServerSocket &socket) const {
     return may_have;
 }
 
+Activity Processes::activity() const {
+    Activity most = Activity::rests;
+    for (const auto &entry : watched_)
+        most = std::max(most, activity_of(entry.first));
+    return most;
+}
+
 } // namespace synergy

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/scheduler.h"
+#include "server/activity.h"
 #include "server/server_socket.h"
 
 #include <functional>
@@ -37,6 +38,9 @@ class Processes {
     /// Whether any of them still has the socket, by its descriptor table, or where that can't be
     /// read by what it has said. Corrects the number that the server has for it.
     bool locate(ServerSocket &socket) const;
+
+    /// Of several, the last in the order of its values.
+    [[nodiscard]] Activity activity() const;
 
   private:
     Scheduler &scheduler_;

@@ -48,6 +48,18 @@ std::string text_of(const ServerSocket &socket) {
     return std::string(name(socket.transport)) + " " + socket.local.text();
 }
 
+/// Whether two local addresses have an address in common; a wildcard of IPv6 may take IPv4 as well.
+bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool other_takes_v4) {
+    const auto has_v4 = [](const Endpoint &local, bool takes_v4) {
+        return local.unmapped().family() == AF_INET || (local.is_wildcard() && takes_v4);
+    };
+    const auto has_v6 = [](const Endpoint &local) { return local.unmapped().family() == AF_INET6; };
+    if (!one.is_wildcard() && !other.is_wildcard())
+        return one.unmapped().same_address(other.unmapped());
+    return (has_v4(one, one_takes_v4) && has_v4(other, other_takes_v4)) ||
+           (has_v6(one) && has_v6(other));
+}
+
 /// A server that closes its listener for each connection listens again at once, or when it is
 /// through with that. Who calls meanwhile does not wait for longer.
 constexpr Duration time_to_listen_again = std::chrono::seconds(3);
@@ -156,6 +168,9 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
+    if (!socket.is_shared)
+        unshared_.insert(socket.cookie);
+    server.socket.is_shared = !unshared_.contains(socket.cookie);
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
     return server;
@@ -165,6 +180,18 @@ int Registry::open(const ServerSocket &socket, const Target &target, Socket dupl
     if (reachable(socket, target.peer).empty())
         return ENOENT;
     return open_asked(server_for(socket, std::move(duplicate)), target);
+}
+
+/// Asked before the first of its holes opens. One that has holes is found out by ringing.
+bool Registry::can_be_rung_at(const Handoff &handoff, Server &server) {
+    const ServerSocket &socket = server.socket;
+    if (!socket.accepts() || !server.punches.empty())
+        return true;
+    const char *before = std::exchange(server.obstacle, handoff.obstacle(socket));
+    if (server.obstacle != nullptr && server.obstacle != before)
+        log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                   server.obstacle);
+    return server.obstacle == nullptr;
 }
 
 /// A program may ask for the same peer as often as it likes.
@@ -225,8 +252,9 @@ void Registry::settings_changed() {
                       server.socket.local.text(), punch.first.text());
             return true;
         });
-        for (const Target &target : server.declared)
-            open_hole(server, target, false);
+        if (!server.declared.empty() && can_be_rung_at(handoff_, server))
+            for (const Target &target : server.declared)
+                open_hole(server, target, false);
         if (wanted.empty() && server.on_link.empty())
             say_nobody(server.socket);
     }
@@ -443,7 +471,8 @@ bool Registry::check_alive(const ServerSocket &socket) {
     if (found == servers_.end())
         return parked_.contains(socket.cookie);
     if (owner_.locate(found->second.socket))
-        return !found->second.socket.accepts() || handoff_.check_imitable(found->second.socket);
+        return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
+               handoff_.check_imitable(found->second.socket);
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
     scheduler_.at(Clock::now(), [this, cookie = socket.cookie] { drop(cookie); });
@@ -554,9 +583,19 @@ void Registry::look_from_time_to_time() {
     });
 }
 
+bool Registry::is_taken(Transport transport, const Endpoint &address, bool takes_v4) {
+    return std::any_of(servers_.begin(), servers_.end(), [&](auto &entry) {
+        ServerSocket &socket = entry.second.socket;
+        return !socket.is_shared && socket.transport == transport &&
+               socket.local.port() == address.port() &&
+               overlap(socket.local, socket.takes_v4, address, takes_v4) && owner_.locate(socket);
+    });
+}
+
 void Registry::end_holes(std::uint64_t cookie) {
     if (const auto found = servers_.find(cookie); found != servers_.end())
-        found->second.punches.clear();
+        std::erase_if(found->second.punches,
+                      [](const auto &punch) { return !punch.second->let_end(); });
 }
 
 void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
@@ -575,6 +614,8 @@ void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
 std::string Registry::why_unpunched(const Server &server, const Target &target) const {
     if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
         return why;
+    if (server.obstacle != nullptr)
+        return server.obstacle;
     if (reachable(server.socket, target.peer).empty())
         return "this socket can't reach a peer of that address family";
     if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())

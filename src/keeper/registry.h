@@ -7,6 +7,8 @@
 #include "server/reach.h"
 #include "settings/live_settings.h"
 
+#include <unordered_set>
+
 namespace synergy {
 
 class Registry {
@@ -53,8 +55,11 @@ class Registry {
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
     void closed(std::uint64_t cookie);
-    /// No connection can be handed over to this socket: it has no holes from here on.
+    /// No connection can be handed over to this socket: its holes are not renewed from here on, and
+    /// whoever still comes by one is refused.
     void end_holes(std::uint64_t cookie);
+    /// Whether a socket of the server's that is not to be shared is in the way of another one.
+    [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4);
     /// No more of this socket.
     void forget(std::uint64_t cookie);
     /// Ends the holes of sockets that the server no longer has, but for those that wait for the
@@ -97,6 +102,7 @@ class Registry {
         Timer advising;               ///< what else there is to say
         Timer silence;                ///< nobody has come in
         Timer loopback;               ///< of a peer on this host, too
+        const char *obstacle = nullptr; ///< what keeps bells from it; the log says so
         std::vector<Target> declared; ///< by the settings
         std::vector<Target> on_link;  ///< of them, not punched; the log says so
         std::vector<Target> asked;    ///< by synergy_to()
@@ -105,6 +111,7 @@ class Registry {
     };
 
     void declare(Server &server);
+    static bool can_be_rung_at(const Handoff &handoff, Server &server);
     void settings_changed();
     Server &server_for(const ServerSocket &socket, Socket duplicate);
     int open_asked(Server &server, const Target &target);
@@ -143,6 +150,7 @@ class Registry {
     PunchContext context_;
     std::unordered_map<std::uint64_t, Server> servers_;               ///< by cookie
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
+    std::unordered_set<std::uint64_t> unshared_; ///< by cookie: as they were when they were new
     /// Of listeners that are closed, for when the server listens again: by the old cookie.
     std::unordered_map<std::uint64_t, Server> parked_;
     Timer parking_;

@@ -63,6 +63,8 @@ class Guard {
     /// to come right then.
     static constexpr Duration hole_lifetime = std::chrono::milliseconds(120200);
 
+    static constexpr Duration last_moment = std::chrono::milliseconds(200);
+
     /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
     /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
     /// `wheel` says when the kernel's timers run out; it has to outlive the guard.
@@ -116,6 +118,8 @@ class Guard {
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.
     [[nodiscard]] bool knows_all(SynTimer timer) const { return timer.retransmits == seen_; }
+    /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
+    [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
     /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.

@@ -87,6 +87,10 @@ class Punch {
     /// those that it has had: that takes another punch.
     [[nodiscard]] bool adopt(const HopRange &hops);
 
+    /// It is not renewed any more. Whoever comes while firewalls still hold it is met, lest
+    /// somebody else answer. False: there is nothing to wait for.
+    virtual bool let_end() { return false; }
+
     [[nodiscard]] const Hole &hole() const { return hole_; }
     [[nodiscard]] const HoleRecord &record() const { return record_; }
     /// A connection that came through it is the server's now.

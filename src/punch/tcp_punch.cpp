@@ -215,7 +215,19 @@ int TcpPunch::bind_socket() {
     return error;
 }
 
+/// The listener would answer with a sequence number that no firewall expects: the peer would be
+/// connected to nobody.
+bool TcpPunch::let_end() {
+    is_ending_ = true;
+    if (!socket_)
+        return false;
+    const auto state = info_of(socket_).tcpi_state;
+    return state == state_syn_sent || state == state_syn_received;
+}
+
 int TcpPunch::punch() {
+    if (is_ending_)
+        return 0;
     if (!context_.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
@@ -319,6 +331,10 @@ void TcpPunch::tick() {
     tcp_info info = info_of(socket_);
     if (info.tcpi_state != state_syn_sent) {
         happened();
+        return;
+    }
+    if (is_ending_ && now >= guard_.hole_ends()) {
+        begin_again(); // which it does not
         return;
     }
     if (has_missed_peer()) {

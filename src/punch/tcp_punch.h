@@ -16,6 +16,7 @@ class TcpPunch final : public Punch {
     ~TcpPunch() override;
 
     int open() override;
+    bool let_end() override;
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
@@ -53,6 +54,7 @@ class TcpPunch final : public Punch {
     std::uint32_t missed_ = 0;   ///< packets, of which nothing more is to be made
     unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
     unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
+    bool is_ending_ = false;     ///< with its hole
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

@@ -205,12 +205,12 @@ bool SocketDiag::has_listener(const Endpoint &local) {
 }
 
 std::optional<SocketDiag::Listener> SocketDiag::who_hears(const Endpoint &from, const Endpoint &to,
-                                                          unsigned interface) {
+                                                          unsigned interface, Transport transport) {
     if (!netlink_ || from.family() != to.family()) {
         errno = EOPNOTSUPP;
         return std::nullopt;
     }
-    Question question = about(Transport::tcp, to.family(), 0, ++sequence_);
+    Question question = about(transport, to.family(), 0, ++sequence_);
     auto &id = question.request.id;
     put(to, id.idiag_src, id.idiag_sport);
     put(from, id.idiag_dst, id.idiag_dport);

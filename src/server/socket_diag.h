@@ -43,9 +43,11 @@ class SocketDiag {
     /// Which TCP listener would get a connection from `from` to `to` by the interface of this
     /// number (if_nametoindex(3)): nothing is sent. Where the connection is there already, its end
     /// at `to`, which has no inode before it is accepted. nullopt and errno: ENOENT where nobody
-    /// would, else the kernel can't say.
+    /// would, else the kernel can't say. Of SCTP it is told only what is there already, which is
+    /// the listener itself before it is accepted.
     [[nodiscard]] std::optional<Listener> who_hears(const Endpoint &from, const Endpoint &to,
-                                                    unsigned interface);
+                                                    unsigned interface,
+                                                    Transport transport = Transport::tcp);
 
     /// Whether there is a TCP connection with these ends, in whatever state.
     [[nodiscard]] bool has_connection(const Endpoint &from, const Endpoint &to);

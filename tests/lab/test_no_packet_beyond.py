@@ -7,10 +7,11 @@ import time
 import pytest
 
 import capture
+import firewall
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port
 from topology import SERVER
-from trials import peers
+from trials import PATIENCE, peers
 
 DURATION = 30
 PEERS = 4
@@ -68,3 +69,28 @@ def test_no_packet_beyond_the_dying_hop(background):
             in_time = [packet for packet in punches if packet.time < ended]
             assert len(in_time) <= len(far) <= len(punches), case
             assert {packet.hop_limit for packet in far} == {1}, case
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("family", (6, 4))
+def test_a_reset_is_no_call(stand, family):
+    """Of a hop limit that is too high. What comes back is not heard by IPv6, and must not be taken
+    for the peer: an answer to it would go all the way."""
+    firewall.set_profile(stand.path, "reset")
+    beyond = stand.path.hop("B")
+    port, source_ports = fresh_port(), fresh_peer_ports(PEERS)
+    kind = servers.own_tcp("::" if family == 6 else "0.0.0.0", family)
+    with capture.Capture(stand.path, "r2", "fwb") as captured:
+        program = kind.start(stand, port, Preload(
+            peers=peers(family, source_ports[0], source_ports[-1]), hops=beyond, refresh=OFTEN))
+        program.wait_for("a reset came back: the hop limit is too high")
+        time.sleep(6)
+    hop_limits = collections.Counter(packet.hop_limit
+                                     for packet in of_server(captured.packets, port))
+    assert set(hop_limits) == {beyond - stand.path.hop("r2")}, hop_limits
+    assert sum(hop_limits.values()) > 2 * PEERS
+    # None is a peer's that gets in once the way is free.
+    firewall.set_profile(stand.path, "open")
+    firewall.forget_connections(stand.path)
+    for source_port in source_ports:
+        kind.talk(stand, kind, program, source_port, port, PATIENCE)

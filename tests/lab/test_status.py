@@ -126,6 +126,20 @@ def test_refused(stand, status, family):
     assert f"refused at hop {beyond}" in synergy(stand, "status").stdout
 
 
+@pytest.mark.parametrize("family", (6, 4))
+def test_prohibited_by_this_host(stand, status, family):
+    """Which says nothing about the hop limit."""
+    route = ["ip", "-n", stand.path.namespace("A"), f"-{family}", "route"]
+    subprocess.run([*route, "add", "prohibit", PEER[family]], check=True)
+    try:
+        ports = fresh_peer_ports(1)
+        _, program = serve(stand, family, ports)
+        program.wait_for("can't punch: .*does a firewall on this host forbid it")
+        assert "refused_at" not in hole_of(status(), ports[0], family)
+    finally:
+        subprocess.run([*route, "del", "prohibit", PEER[family]], check=True)
+
+
 def test_router_where_it_dies(stand, status):
     """Known after the first error, which comes late."""
     ports = fresh_peer_ports(1)

@@ -13,6 +13,7 @@
 #include <future>
 #include <linux/tcp.h>
 #include <mutex>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <thread>
@@ -49,18 +50,13 @@ class Bench {
         in_thread([&] { answer.set_value(handoff_.fetch(accepted, is_blocking)); });
         return answer.get_future().get();
     }
-    std::atomic<std::uint64_t> stranger{0}; ///< a listener that is not the server's
-    std::atomic<std::uint64_t> given_up{0}; ///< a listener that is said to be out of reach
+    std::atomic<std::uint64_t> stranger{0};          ///< a listener that is not the server's
+    std::atomic<std::uint64_t> given_up{0};          ///< a listener that is said to be out of reach
+    std::atomic<Activity> activity{Activity::rests}; ///< of the server
 
     [[nodiscard]] synergy_page &page() const { return *page_; }
     [[nodiscard]] std::uint32_t ringing() const {
         return __atomic_load_n(&page_->ringing, __ATOMIC_ACQUIRE);
-    }
-    [[nodiscard]] std::uint16_t any_bell() const {
-        for (unsigned port = 1; port < 65536; port++)
-            if (synergy_bit(page_->bells, static_cast<std::uint16_t>(port)) != 0)
-                return static_cast<std::uint16_t>(port);
-        return 0;
     }
 
   private:
@@ -92,7 +88,8 @@ class Bench {
                      *page_,
                      socket_diag_,
                      {.is_ours = [this](std::uint64_t cookie) { return cookie != stranger; },
-                      .out_of_reach = [this](std::uint64_t cookie) { given_up = cookie; }}};
+                      .out_of_reach = [this](std::uint64_t cookie) { given_up = cookie; },
+                      .activity = [this] { return activity.load(); }}};
     std::thread thread_;
 };
 
@@ -111,7 +108,7 @@ Accepted accept_from(Bench &bench, const Socket &listener, int flags = 0,
     accepted.socket = Socket(accept4(listener.fd(), nullptr, nullptr, flags));
     if (!accepted.socket || bench.ringing() == 0 ||
         !accepted.socket.remote().same_address(accepted.socket.local()) ||
-        synergy_bit(bench.page().bells, accepted.socket.remote().port()) == 0)
+        !synergy_is_bell_port(accepted.socket.remote().port()))
         return accepted;
     auto fetched = bench.fetch(accepted.socket, (flags & SOCK_NONBLOCK) == 0);
     if (!fetched)
@@ -135,6 +132,19 @@ Socket client_of(const Socket &listener, const Endpoint &to) {
     Socket client(::socket(to.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
     REQUIRE(::connect(client.fd(), to.data(), to.length()) == 0);
     return client;
+}
+
+/// The port of the bell that rings at an IPv4 listener; 0: there is none.
+std::uint16_t bell_at(const Socket &listener) {
+    const Endpoint to = Endpoint::loopback(AF_INET, listener.local().port());
+    SocketDiag socket_diag;
+    for (unsigned i = 0; i < SYNERGY_BELL_PORTS; i++) {
+        const auto port = static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + i);
+        const auto end = socket_diag.who_hears(to.with_port(port), to, if_nametoindex("lo"));
+        if (end && !end->listens)
+            return port;
+    }
+    return 0;
 }
 
 bool says_hello(const Socket &from, const Socket &to) {
@@ -214,12 +224,13 @@ TEST_CASE("handoff: clients of this host are left alone while a doorbell rings")
         }
 }
 
-TEST_CASE("handoff: a client from a port that is marked, but rings no bell, is left alone") {
+TEST_CASE("handoff: a client from a bell's port that rings no bell is left alone") {
     Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
     Bench bench;
-    Socket client = client_of(listener, listener.local());
-    const std::uint16_t port = client.local().port();
-    bench.page().bells[port / 8] |= static_cast<std::uint8_t>(1U << port % 8);
+    Socket client = harness::bound_tcp(
+        Endpoint::loopback(AF_INET, SYNERGY_FIRST_BELL_PORT + SYNERGY_BELL_PORTS - 1));
+    const Endpoint to = listener.local();
+    REQUIRE(::connect(client.fd(), to.data(), to.length()) == 0);
     bench.page().ringing = 1;
     Accepted accepted = accept_from(bench, listener);
     CHECK_FALSE(accepted.is_punched);
@@ -232,8 +243,7 @@ TEST_CASE("handoff: only the bell's other end fetches") {
     auto [ours, theirs] = harness::tcp_pair();
     bench.offer(punched(std::move(ours)), some_peer, listener);
     REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
-    const std::uint16_t port = bench.any_bell();
-    REQUIRE(port != 0);
+    const std::uint16_t port = bell_at(listener);
     CHECK(bench.ringing() == 1U);
     // Connections to another listener: a client's, one from the bell's port, and no connection.
     Socket other = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
@@ -251,7 +261,7 @@ TEST_CASE("handoff: only the bell's other end fetches") {
     CHECK_FALSE(bench.fetch(udp, true));
     CHECK(accept_from(bench, listener).is_punched);
     CHECK(bench.ringing() == 0U);
-    CHECK(bench.any_bell() == 0);
+    CHECK(bell_at(listener) == 0);
 }
 
 TEST_CASE("handoff: a client from the port of a doorbell, but another address, is left alone") {
@@ -260,7 +270,7 @@ TEST_CASE("handoff: a client from the port of a doorbell, but another address, i
     auto [ours, theirs] = harness::tcp_pair();
     bench.offer(punched(std::move(ours)), some_peer, listener);
     REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
-    const std::uint16_t port = bench.any_bell();
+    const std::uint16_t port = bell_at(listener);
     REQUIRE(port != 0);
     sockaddr_in other{};
     other.sin_family = AF_INET;
@@ -354,8 +364,9 @@ std::string obstacle_of(const Socket &listener) {
     Scheduler scheduler;
     auto page = std::make_unique<synergy_page>();
     SocketDiag socket_diag;
-    const Handoff handoff(scheduler, *page, socket_diag,
-                          {.is_ours = [](std::uint64_t) { return false; }, .out_of_reach = {}});
+    const Handoff handoff(
+        scheduler, *page, socket_diag,
+        {.is_ours = [](std::uint64_t) { return false; }, .out_of_reach = {}, .activity = {}});
     const char *obstacle = handoff.obstacle(*describe(listener.fd()));
     return obstacle == nullptr ? "" : obstacle;
 }
@@ -511,9 +522,43 @@ TEST_CASE("handoff: who accepts and does not answer, keeps nobody waiting") {
             if (harness::is_readable(listener.fd(), milliseconds(20)))
                 kept.emplace_back(::accept(listener.fd(), nullptr, nullptr));
         CHECK(is_reset(theirs, milliseconds(0)));
-        CHECK(kept.size() == 2);
+        CHECK(kept.size() == 1);
         CHECK(harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }));
     }
+}
+
+TEST_CASE("handoff: who is kept from answering has all the time that it is kept for") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    for (const auto &[activity, is_waited_for] :
+         {std::pair{Activity::stopped, true}, std::pair{Activity::rests, false}}) {
+        CAPTURE(is_waited_for);
+        Bench bench;
+        bench.activity = activity;
+        auto [ours, theirs] = harness::tcp_pair();
+        bench.offer(punched(std::move(ours)), some_peer, listener);
+        REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+        const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+        CHECK(harness::is_readable(theirs.fd(), milliseconds(2500)) != is_waited_for);
+        bench.activity = Activity::rests;
+        CHECK(bench.fetch(bell, true).has_value() == is_waited_for);
+        CHECK(harness::wait_until([&] { return (bench.given_up == 0) == is_waited_for; }));
+    }
+}
+
+TEST_CASE("handoff: who says that it can't fetch is not waited for") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    Socket bell(::accept(listener.fd(), nullptr, nullptr));
+    synergy_refusal refusal{};
+    std::memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
+    refusal.error = 12345; // is no errno
+    CHECK(::send(bell.fd(), &refusal, sizeof refusal, MSG_NOSIGNAL) == sizeof refusal);
+    bell.reset();
+    CHECK(is_reset(theirs, milliseconds(300)));
+    CHECK(harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }));
 }
 
 TEST_CASE("handoff: many connections at once, each comes out once") {
@@ -605,7 +650,6 @@ TEST_CASE("handoff: what waits for a listener that has gone is closed, and no ma
         REQUIRE(harness::is_readable(theirs.fd(), seconds(5)));
         char byte;
         CHECK(::recv(theirs.fd(), &byte, 1, MSG_DONTWAIT) <= 0); // ended
-        CHECK(bench.any_bell() == 0);
         CHECK(bench.ringing() == 0U);
     }
     CHECK(harness::open_descriptors() == before);

@@ -81,11 +81,12 @@ struct Bench {
     Scheduler scheduler;
     std::unique_ptr<synergy_page> page = std::make_unique<synergy_page>();
     SocketDiag socket_diag;
-    Handoff handoff{
-        scheduler,
-        *page,
-        socket_diag,
-        {.is_ours = [](std::uint64_t) { return true; }, .out_of_reach = [](std::uint64_t) {}}};
+    Handoff handoff{scheduler,
+                    *page,
+                    socket_diag,
+                    {.is_ours = [](std::uint64_t) { return true; },
+                     .out_of_reach = [](std::uint64_t) {},
+                     .activity = {}}};
     Traffic traffic{*page};
     Settings settings;
     std::vector<std::uint64_t> dropped;
@@ -297,6 +298,35 @@ TEST_CASE("registry: holes come and go with the config file") {
     Socket next = reusable_listener();
     CHECK(registry.open_all(*describe(next.fd()), Socket()) == 0);
     CHECK(punching() == 1);
+}
+
+TEST_CASE("registry: a peer that comes later is not punched for either where no bell can come in" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(::unshare(CLONE_NEWNET) == 0);
+              EXPECT_IN_CHILD(std::system("ip link set lo up && ip link add va type veth peer name "
+                                          "vb && ip link set va up && ip link set vb up && "
+                                          "ip addr add 192.0.2.1/24 dev va && "
+                                          "ip route add default via 192.0.2.2") == 0);
+              const harness::Directory directory;
+              const std::string file = directory.write("synergy.toml", "");
+              Bench bench(load_settings([&](const char *name) {
+                  return std::strcmp(name, "SYNERGY_CONFIG") == 0 ? file.c_str() : nullptr;
+              }));
+              bench.registry.follow_settings();
+              const Socket listener = reusable_listener();
+              EXPECT_IN_CHILD(bench.registry.open_all(*describe(listener.fd()), Socket()) == 0);
+              const auto punches_after = [&](const char *what, const std::string &peer) {
+                  const bool is_done = std::system(what) == 0;
+                  directory.write("synergy.toml", "peers = ['" + peer + "']\nhops = 3\n");
+                  return is_done &&
+                         harness::run_until(
+                             bench.scheduler, [] { return punching() > 0; }, milliseconds(500));
+              };
+              EXPECT_IN_CHILD(!punches_after("ip link set lo down", "198.51.100.5:5555"));
+              EXPECT_IN_CHILD(punches_after("ip link set lo up", "198.51.100.5:5556"));
+              return "";
+          }) == "");
 }
 
 TEST_CASE("registry: a peer that is named before listen() is punched at listen()") {
