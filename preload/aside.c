@@ -1,5 +1,6 @@
 #include "aside.h"
 
+#include "libc_calls.h"
 #include "settings_look.h"
 
 #include <errno.h>
@@ -39,7 +40,7 @@ static int may_write_to(int fd) {
     if (S_ISSOCK(status.st_mode)) {
         int domain = 0;
         socklen_t length = sizeof domain;
-        if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
+        if (libc.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
             return 0;
     }
     return is_ready(fd, POLLOUT);

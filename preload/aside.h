@@ -33,6 +33,12 @@ void say(const char *const pieces[]);
 enum { LEAST_PAGE = 4096 };
 size_t readable_bytes(const void *address, size_t size);
 
+/* So near above on the stack that it needs no asking: to be called from a hook's own frames. */
+static inline int is_variable_of_caller(const void *address, size_t size) {
+    char here;
+    return (uintptr_t)address - (uintptr_t)&here < LEAST_PAGE - size;
+}
+
 /* Whether poll(2) would say so now. Changes errno. */
 int is_readable(int fd);
 

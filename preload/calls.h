@@ -13,6 +13,8 @@
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
+ * setsockopt       a listener's options are those of its connections
+ * getsockopt       whom a punched connection was meant for, where this host tracks connections
  */
 #define SYNERGY_CALLS(CALL)                                                                        \
     CALL(int, listen, (int fd, int backlog))                                                       \
@@ -56,4 +58,6 @@
     CALL(void, closefrom, (int first))                                                             \
     CALL(int, dup2, (int fd, int number))                                                          \
     CALL(int, dup3, (int fd, int number, int flags))                                               \
-    CALL(int, shutdown, (int fd, int how))
+    CALL(int, shutdown, (int fd, int how))                                                         \
+    CALL(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length))      \
+    CALL(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length))

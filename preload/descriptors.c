@@ -6,7 +6,7 @@
 uint64_t first_descriptors[PIECE];
 uint64_t *descriptor_pieces[PIECES];
 
-static int last = -1;
+int last_descriptor = PIECE - 1;
 
 static uint64_t packed(struct descriptor descriptor) {
     return descriptor.cookie << COOKIE_SHIFT | (uint64_t)descriptor.keeper << MARK_BITS |
@@ -30,9 +30,9 @@ static uint64_t *made_entry(int fd) {
 }
 
 static void note_last(int fd) {
-    int known = __atomic_load_n(&last, __ATOMIC_RELAXED);
-    while (fd > known &&
-           !__atomic_compare_exchange_n(&last, &known, fd, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+    int known = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
+    while (fd > known && !__atomic_compare_exchange_n(&last_descriptor, &known, fd, 1,
+                                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         ;
 }
 
@@ -56,8 +56,4 @@ struct descriptor forget_descriptor(int fd) {
     return unpacked_descriptor(
         entry ? __atomic_exchange_n(entry, (uint64_t)SYNERGY_UNKNOWN, __ATOMIC_RELAXED)
               : (uint64_t)SYNERGY_UNKNOWN);
-}
-
-int last_descriptor(void) {
-    return __atomic_load_n(&last, __ATOMIC_RELAXED);
 }

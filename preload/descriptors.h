@@ -21,14 +21,18 @@ struct descriptor {
 };
 
 /* An entry in one word: mark, keeper, and a cookie that fits. */
-enum { MARK_BITS = 2, KEEPER_BITS = 3, COOKIE_SHIFT = MARK_BITS + KEEPER_BITS };
+enum { MARK_BITS = 2, MARKS = (1 << MARK_BITS) - 1, KEEPER_BITS = 3 };
+enum { COOKIE_SHIFT = MARK_BITS + KEEPER_BITS };
 
 extern uint64_t first_descriptors[PIECE];
 extern uint64_t *descriptor_pieces[PIECES];
 
+/* No entry beyond it is known. It only grows, from the last of the first few on. */
+extern int last_descriptor;
+
 /* NULL: nothing is noted of it. */
 static inline uint64_t *descriptor_entry(int fd) {
-    if ((unsigned)fd < PIECE)
+    if (__builtin_expect((unsigned)fd < PIECE, 1))
         return &first_descriptors[fd];
     if ((unsigned)fd >= DESCRIPTORS)
         return NULL;
@@ -37,6 +41,8 @@ static inline uint64_t *descriptor_entry(int fd) {
 }
 
 static inline uint64_t descriptor_word(int fd) {
+    if (__builtin_expect((unsigned)fd < PIECE, 1))
+        return __atomic_load_n(&first_descriptors[fd], __ATOMIC_RELAXED);
     const uint64_t *entry = descriptor_entry(fd);
     return entry    ? __atomic_load_n(entry, __ATOMIC_RELAXED)
            : fd < 0 ? (uint64_t)SYNERGY_UNTOUCHED
@@ -44,7 +50,7 @@ static inline uint64_t descriptor_word(int fd) {
 }
 
 static inline enum synergy_mark mark_of(int fd) {
-    return (enum synergy_mark)(descriptor_word(fd) & ((1U << MARK_BITS) - 1));
+    return (enum synergy_mark)(descriptor_word(fd) & MARKS);
 }
 
 static inline int is_ours(enum synergy_mark mark) {
@@ -53,7 +59,7 @@ static inline int is_ours(enum synergy_mark mark) {
 
 static inline struct descriptor unpacked_descriptor(uint64_t word) {
     struct descriptor descriptor = {
-        .mark = (enum synergy_mark)(word & ((1U << MARK_BITS) - 1)),
+        .mark = (enum synergy_mark)(word & MARKS),
         .keeper = (unsigned)(word >> MARK_BITS) & ((1U << KEEPER_BITS) - 1),
         .cookie = word >> COOKIE_SHIFT,
     };
@@ -70,5 +76,17 @@ void set_mark(int fd, enum synergy_mark mark);
 /* Makes the entry unknown, and gives what it was. */
 struct descriptor forget_descriptor(int fd);
 
-/* No entry beyond it is known. They only grow. */
-int last_descriptor(void);
+/* The two that each connection of a server's costs, without a locked instruction: what a number
+ * stands for changes under a call on it only where the server's threads don't know what they do. */
+static inline void note_connection(int fd) {
+    if (__builtin_expect((unsigned)fd < PIECE, 1))
+        __atomic_store_n(&first_descriptors[fd], (uint64_t)SYNERGY_UNTOUCHED, __ATOMIC_RELAXED);
+    else
+        set_mark(fd, SYNERGY_UNTOUCHED);
+}
+
+static inline void forget_untouched(int fd) {
+    uint64_t *entry = descriptor_entry(fd);
+    if (entry)
+        __atomic_store_n(entry, (uint64_t)SYNERGY_UNKNOWN, __ATOMIC_RELAXED);
+}

@@ -1,7 +1,9 @@
 #include "doorbell.h"
 
 #include "aside.h"
+#include "descriptors.h"
 #include "keeper_client.h"
+#include "libc_calls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,6 +57,34 @@ static void hand_down(const union synergy_endpoint *peer, const struct caller_ad
     *caller->length = size;
 }
 
+static uint64_t cookie_of(int fd) {
+    uint64_t cookie = 0;
+    socklen_t length = sizeof cookie;
+    return libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
+}
+
+int is_punched(int fd) {
+    struct descriptor descriptor = descriptor_of(fd);
+    return descriptor.mark == SYNERGY_UNTOUCHED && descriptor.cookie != 0 &&
+           descriptor.cookie == cookie_of(fd);
+}
+
+void show_own_address(int fd, int level, void *value, socklen_t *length) {
+    struct end own = {.length = sizeof own.address};
+    if (getsockname(fd, &own.address.any, &own.length) != 0)
+        return;
+    if (level == IPPROTO_IPV6 && is_v6(&own) && *length >= sizeof own.address.v6)
+        memcpy(value, &own.address.v6, sizeof own.address.v6);
+    if (level != IPPROTO_IP || *length < sizeof own.address.v4)
+        return;
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = own.address.v4.sin_port};
+    if (is_v6(&own))
+        memcpy(&v4.sin_addr, &own.address.v6.sin6_addr.s6_addr[12], sizeof v4.sin_addr);
+    else
+        v4.sin_addr = own.address.v4.sin_addr;
+    memcpy(value, &v4, sizeof v4);
+}
+
 enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller) {
     struct end bell;
     if (!is_bell(keeper_page(keeper), fd, &bell))
@@ -72,6 +102,8 @@ enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_add
     if (error == 0 && connection >= 0 &&
         syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
         syscall(SYS_close, connection);
+        /* It has no peers, and is known again. */
+        set_descriptor(fd, (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(fd)});
         hand_down(&answer.peer, caller);
         return REPLACED;
     }

@@ -22,3 +22,11 @@ struct caller_address {
 /* What accept() has given as `fd` where the keeper says that bells ring. Within aside_begin() only.
  */
 enum accepted answer_bell(int keeper, int fd, int flags, const struct caller_address *caller);
+
+/* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
+ */
+int is_punched(int fd);
+
+/* Where this host tracks connections, its tracker has seen a punch go to the peer, and not the peer
+ * come: SO_ORIGINAL_DST says the peer's address. Puts there whom the peer has called. */
+void show_own_address(int fd, int level, void *value, socklen_t *length);

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -81,6 +82,9 @@ static inline void before_waiting(void) {
         take_stock_once();
 }
 
+/* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
+enum { SO_ORIGINAL_DST = 80 };
+
 /* From here on, what other objects see in libc's place. */
 #pragma GCC visibility push(default)
 
@@ -123,13 +127,16 @@ __attribute__((cold, noinline)) static void replace(int keeper) {
     ASIDE(replace_keeper(keeper));
 }
 
-/* Before accept() blocks: a keeper that has ended is to be replaced. */
-static inline void before_accepting(int fd, struct descriptor descriptor) {
+/* What is known of the descriptor now: it has just been met, or its keeper replaced, which is not
+ * to wait until a call has blocked. */
+__attribute__((cold, noinline)) static uint64_t word_after_all(int fd, enum encounter encounter) {
+    struct descriptor descriptor = descriptor_of(fd);
     if (descriptor.mark == SYNERGY_UNKNOWN)
-        meet(fd, ACCEPTS);
-    else if (descriptor.mark == SYNERGY_LISTENER &&
-             __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0))
+        meet(fd, encounter);
+    descriptor = descriptor_of(fd);
+    if (is_ours(descriptor.mark) && synergy_is_over(keeper_page((int)descriptor.keeper)))
         replace((int)descriptor.keeper);
+    return descriptor_word(fd);
 }
 
 __attribute__((noinline)) static socklen_t length_if_readable(const socklen_t *length) {
@@ -139,28 +146,21 @@ __attribute__((noinline)) static socklen_t length_if_readable(const socklen_t *l
     return room;
 }
 
-/* To be called before accept(), which alone judges the caller's pointers. */
-static inline struct caller_address address_of_caller(struct sockaddr *address, socklen_t *length) {
-    enum { NEAR = 4096 };
-    struct caller_address caller = {.address = address, .length = length};
-    if (!address || !length)
-        return caller;
-    /* A variable of the caller's is there; of any other place the kernel is asked. */
-    uintptr_t above = (uintptr_t)length - (uintptr_t)__builtin_frame_address(0);
-    caller.room = above < NEAR ? *length : length_if_readable(length);
-    return caller;
-}
-
 static inline int is_ringing(int keeper) {
-    const struct synergy_page *page = keeper_page(keeper);
-    return page && __builtin_expect(__atomic_load_n(&page->ringing, __ATOMIC_ACQUIRE) != 0, 0);
+    return __builtin_expect(__atomic_load_n(&keeper_page(keeper)->ringing, __ATOMIC_ACQUIRE) != 0,
+                            0) != 0;
 }
 
-static inline int is_any_ringing(void) {
-    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+__attribute__((cold, noinline)) static int is_another_ringing(void) {
+    for (int i = 1; i < KEEPERS && keeper_page(i); i++)
         if (is_ringing(i))
             return 1;
     return 0;
+}
+
+/* To be called where any keeper is known. */
+static inline int is_any_ringing(void) {
+    return is_ringing(0) || (__builtin_expect(keeper_page(1) != NULL, 0) && is_another_ringing());
 }
 
 __attribute__((cold, noinline)) static int is_anybody_waiting(int listener) {
@@ -175,26 +175,14 @@ __attribute__((cold, noinline)) static int is_blocking(int listener) {
     return flags >= 0 && !(flags & O_NONBLOCK);
 }
 
-/* What is to be known before accept() is called, lest it can't be undone. */
+/* A call of accept() or accept4(), and what is to be known before it lest it can't be undone. */
 struct accepting {
+    int listener;
+    const int *flags; /* accept4()'s; NULL: it is accept() */
     struct caller_address caller;
     /* The caller may have asked poll() first, and not expect to wait here. */
     int was_anybody_waiting;
 };
-
-static inline struct accepting accepting_begin(int fd, struct sockaddr *address,
-                                               socklen_t *length) {
-    struct descriptor descriptor = descriptor_of(fd);
-    if (descriptor.mark != SYNERGY_UNTOUCHED) {
-        before_waiting();
-        before_accepting(fd, descriptor);
-    }
-    struct accepting accepting = {
-        .caller = address_of_caller(address, length),
-        .was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd),
-    };
-    return accepting;
-}
 
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
 __attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
@@ -207,90 +195,170 @@ __attribute__((cold, noinline)) static int answer(int keeper, int fd, int flags,
     return accepted != NO_ONE;
 }
 
-static inline int is_for_caller(int listener, int fd, int flags,
-                                const struct caller_address *caller) {
-    /* What is accepted is a connection: no question is needed to know that it has no peers. */
-    if (mark_of(fd) == SYNERGY_UNKNOWN)
-        set_mark(fd, SYNERGY_UNTOUCHED);
-    struct descriptor descriptor = descriptor_of(listener);
-    if (descriptor.mark == SYNERGY_LISTENER)
-        return !is_ringing((int)descriptor.keeper) ||
-               answer((int)descriptor.keeper, fd, flags, caller);
-    /* Of a listener that nothing could be noted of, or whose number stood for something else when
-     * that was noted, any of them may be the keeper. */
+/* Of a listener that nothing could be noted of, or whose number stood for something else when that
+ * was noted, any of them may be the keeper. */
+static int is_for_caller(const struct accepting *accepting, int got) {
+    struct descriptor listener = descriptor_of(accepting->listener);
+    int flags = accepting->flags ? *accepting->flags : 0;
     for (int i = 0; i < KEEPERS && keeper_page(i); i++)
-        if (is_ringing(i) && !answer(i, fd, flags, caller))
+        if ((listener.mark != SYNERGY_LISTENER || listener.keeper == (unsigned)i) &&
+            is_ringing(i) && !answer(i, got, flags, &accepting->caller))
             return 0;
     return 1;
 }
 
-/* Whether accept() is to be called again, since nobody was there. A listener that blocks would keep
- * a caller who knew of somebody until somebody else comes: that one is told, as of a connection
- * that has gone. */
-static inline int is_to_go_on(int listener, int *got, int flags,
-                              const struct accepting *accepting) {
-    if (*got < 0 || is_for_caller(listener, *got, flags, &accepting->caller))
+static int call_accept(const struct accepting *accepting) {
+    const struct caller_address *caller = &accepting->caller;
+    return accepting->flags ? libc.accept4(accepting->listener, caller->address, caller->length,
+                                           *accepting->flags)
+                            : libc.accept(accepting->listener, caller->address, caller->length);
+}
+
+/* What accept() has got while a bell may ring: the caller is given that, or a punched connection in
+ * its place; where nobody was there, accept() is called again. A listener that blocks would keep a
+ * caller who knew of somebody until somebody else comes: that one is told, as of a connection that
+ * has gone. */
+static int for_caller(const struct accepting *accepting, int got) {
+    while (got >= 0) {
+        note_connection(got);
+        if (is_for_caller(accepting, got))
+            break;
+        if (accepting->was_anybody_waiting && !is_anybody_waiting(accepting->listener) &&
+            is_blocking(accepting->listener)) {
+            errno = ECONNABORTED;
+            return -1;
+        }
+        got = call_accept(accepting);
+    }
+    return got;
+}
+
+__attribute__((cold, noinline)) static int
+accepted_while_ringing(int got, int fd, struct caller_address caller, const int *flags) {
+    struct accepting accepting = {.listener = fd, .flags = flags, .caller = caller};
+    return for_caller(&accepting, got);
+}
+
+/* A listener that is met, or whose keeper is replaced, which is not to wait until accept() has
+ * blocked; a bell that rings already; a caller's variable that the kernel is to be asked for. */
+__attribute__((cold, noinline)) static int accept_apart(int fd, struct sockaddr *address,
+                                                        socklen_t *length, const int *flags) {
+    struct accepting accepting = {
+        .listener = fd,
+        .flags = flags,
+        .caller = {.address = address, .length = length},
+    };
+    if (mark_of(fd) != SYNERGY_UNTOUCHED) {
+        before_waiting();
+        word_after_all(fd, ACCEPTS);
+    }
+    accepting.caller.room = length ? length_if_readable(length) : 0;
+    accepting.was_anybody_waiting = knows_keepers() && is_any_ringing() && is_anybody_waiting(fd);
+    return for_caller(&accepting, call_accept(&accepting));
+}
+
+__attribute__((cold, noinline)) static int accept4_apart(int fd, struct sockaddr *address,
+                                                         socklen_t *length, int flags) {
+    return accept_apart(fd, address, length, &flags);
+}
+
+/* Whether nothing is to be done before the call: the listener is known, its keeper is there, no
+ * bell rings yet, and the room for the address is the caller's variable. To be called where a
+ * keeper is known. */
+static inline int is_quiet(int fd, const socklen_t *length) {
+    struct descriptor descriptor = descriptor_of(fd);
+    if (descriptor.mark != SYNERGY_UNTOUCHED &&
+        (descriptor.mark != SYNERGY_LISTENER ||
+         !__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED) ||
+         synergy_is_over(keeper_page((int)descriptor.keeper))))
         return 0;
-    if (!accepting->was_anybody_waiting || is_anybody_waiting(listener) || !is_blocking(listener))
-        return 1;
-    *got = -1;
-    errno = ECONNABORTED;
-    return 0;
+    return !is_any_ringing() && (!length || is_variable_of_caller(length, sizeof *length));
+}
+
+/* What is accepted is a connection: no question is needed to know that it has no peers. */
+static inline int may_be_bell(int got) {
+    if (got < 0)
+        return 0;
+    note_connection(got);
+    return is_any_ringing();
+}
+
+/* Where a keeper is known. */
+__attribute__((noinline)) static int accept_looking(int fd, struct sockaddr *address,
+                                                    socklen_t *length) {
+    if (__builtin_expect(!is_quiet(fd, length), 0))
+        return accept_apart(fd, address, length, NULL);
+    socklen_t room = length ? *length : 0;
+    int got = libc.accept(fd, address, length);
+    return __builtin_expect(may_be_bell(got), 0)
+               ? accepted_while_ringing(got, fd, (struct caller_address){address, length, room},
+                                        NULL)
+               : got;
+}
+
+__attribute__((noinline)) static int accept4_looking(int fd, struct sockaddr *address,
+                                                     socklen_t *length, int flags) {
+    if (__builtin_expect(!is_quiet(fd, length), 0))
+        return accept4_apart(fd, address, length, flags);
+    socklen_t room = length ? *length : 0;
+    int got = libc.accept4(fd, address, length, flags);
+    return __builtin_expect(may_be_bell(got), 0)
+               ? accepted_while_ringing(got, fd, (struct caller_address){address, length, room},
+                                        &flags)
+               : got;
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
+    if (!concerns_us())
         return libc.accept(fd, address, length);
-    struct accepting accepting = accepting_begin(fd, address, length);
-    int got;
-    do
-        got = libc.accept(fd, address, length);
-    while (is_to_go_on(fd, &got, 0, &accepting));
-    return got;
+    if (knows_keepers())
+        return accept_looking(fd, address, length);
+    return mark_of(fd) == SYNERGY_UNTOUCHED ? libc.accept(fd, address, length)
+                                            : accept_apart(fd, address, length, NULL);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    if (!concerns_us() || (mark_of(fd) == SYNERGY_UNTOUCHED && !knows_keepers()))
+    if (!concerns_us())
         return libc.accept4(fd, address, length, flags);
-    struct accepting accepting = accepting_begin(fd, address, length);
-    int got;
-    do
-        got = libc.accept4(fd, address, length, flags);
-    while (is_to_go_on(fd, &got, flags, &accepting));
-    return got;
+    if (knows_keepers())
+        return accept4_looking(fd, address, length, flags);
+    return mark_of(fd) == SYNERGY_UNTOUCHED ? libc.accept4(fd, address, length, flags)
+                                            : accept4_apart(fd, address, length, flags);
 }
 
-/* Whether what is received there is to be noted. */
-static inline int is_heard(int fd, int flags) {
-    enum synergy_mark mark = mark_of(fd);
-    if (mark == SYNERGY_UNKNOWN) {
-        meet(fd, RECEIVES);
-        mark = mark_of(fd);
-    }
-    if (mark == SYNERGY_DATAGRAMS &&
-        __builtin_expect(synergy_is_over(keeper_page((int)descriptor_of(fd).keeper)), 0))
-        replace((int)descriptor_of(fd).keeper);
+/* What is known of the descriptor if what is received there is to be noted; 0 if not. */
+static inline uint64_t heard(int fd, int flags) {
+    uint64_t word = descriptor_word(fd);
+    struct descriptor descriptor = unpacked_descriptor(word);
+    if (__builtin_expect(descriptor.mark == SYNERGY_UNTOUCHED, 1))
+        return 0;
+    if ((descriptor.mark != SYNERGY_DATAGRAMS ||
+         __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0)) &&
+        ((word = word_after_all(fd, RECEIVES)) & MARKS) != SYNERGY_DATAGRAMS)
+        return 0;
     /* What comes from the error queue is no peer's. */
-    return mark == SYNERGY_DATAGRAMS && !(flags & MSG_ERRQUEUE);
+    return flags & MSG_ERRQUEUE ? 0 : word;
 }
 
 ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
                  socklen_t *length) {
-    if (!concerns_us() || !is_heard(fd, flags))
+    uint64_t word;
+    if (!concerns_us() || !(word = heard(fd, flags)) || !address || !length)
         return libc.recvfrom(fd, buffer, size, flags, address, length);
     ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
-    if (result >= 0 && address && length)
-        note_received(fd, address);
+    if (result >= 0)
+        note_received(word, address);
     return result;
 }
 
 ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
                        struct sockaddr *address, socklen_t *length) {
-    if (!concerns_us() || !is_heard(fd, flags))
+    uint64_t word;
+    if (!concerns_us() || !(word = heard(fd, flags)) || !address || !length)
         return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
     ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
-    if (result >= 0 && address && length)
-        note_received(fd, address);
+    if (result >= 0)
+        note_received(word, address);
     return result;
 }
 
@@ -305,23 +373,29 @@ static void meet_passed(const struct cmsghdr *passed) {
     }
 }
 
-static void after_receiving(int fd, int is_noted, struct msghdr *message) {
-    if (is_noted && message->msg_name && message->msg_namelen)
-        note_received(fd, message->msg_name);
-    if (!message->msg_control)
-        return;
+__attribute__((noinline)) static void look_for_passed(struct msghdr *message) {
     for (struct cmsghdr *each = CMSG_FIRSTHDR(message); each; each = CMSG_NXTHDR(message, each))
         if (each->cmsg_level == SOL_SOCKET && each->cmsg_type == SCM_RIGHTS)
             ASIDE(meet_passed(each));
 }
 
+static inline void after_receiving(uint64_t word, struct msghdr *message) {
+    if (word && message->msg_name && message->msg_namelen)
+        note_received(word, message->msg_name);
+    if (message->msg_control && message->msg_controllen)
+        look_for_passed(message);
+}
+
 ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
     if (!concerns_us())
         return libc.recvmsg(fd, message, flags);
-    int is_noted = is_heard(fd, flags);
+    uint64_t word = heard(fd, flags);
+    /* Nothing comes along where there is no room for it. */
+    if (!word && is_variable_of_caller(message, sizeof *message) && !message->msg_control)
+        return libc.recvmsg(fd, message, flags);
     ssize_t result = libc.recvmsg(fd, message, flags);
     if (result >= 0)
-        after_receiving(fd, is_noted, message);
+        after_receiving(word, message);
     return result;
 }
 
@@ -329,44 +403,47 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
              struct timespec *timeout) {
     if (!concerns_us())
         return libc.recvmmsg(fd, messages, count, flags, timeout);
-    int is_noted = is_heard(fd, flags);
+    uint64_t word = heard(fd, flags);
     int result = libc.recvmmsg(fd, messages, count, flags, timeout);
     for (int i = 0; i < result; i++)
-        after_receiving(fd, is_noted, &messages[i].msg_hdr);
+        after_receiving(word, &messages[i].msg_hdr);
     return result;
+}
+
+/* What is known of the descriptor if what is sent there is to be noted; 0 if not. */
+static inline uint64_t sending(int fd) {
+    uint64_t word = descriptor_word(fd);
+    return (word & MARKS) == SYNERGY_DATAGRAMS ? word : 0;
 }
 
 ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address,
                socklen_t length) {
-    ssize_t result;
-    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
+    uint64_t word;
+    if (!concerns_us() || !(word = sending(fd)) || !address)
         return libc.sendto(fd, data, size, flags, address, length);
-    result = libc.sendto(fd, data, size, flags, address, length);
-    if (result >= 0 && address && length > 0)
-        note_sent(fd, address, length);
+    ssize_t result = libc.sendto(fd, data, size, flags, address, length);
+    if (result >= 0)
+        note_sent(word, address, length);
     return result;
 }
 
-static void after_sending(int fd, const struct msghdr *message) {
-    if (message->msg_name && message->msg_namelen > 0)
-        note_sent(fd, message->msg_name, message->msg_namelen);
-}
-
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
+    uint64_t word;
+    if (!concerns_us() || !(word = sending(fd)))
         return libc.sendmsg(fd, message, flags);
     ssize_t result = libc.sendmsg(fd, message, flags);
     if (result >= 0)
-        after_sending(fd, message);
+        note_sent(word, message->msg_name, message->msg_namelen);
     return result;
 }
 
 int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
-    if (!concerns_us() || mark_of(fd) != SYNERGY_DATAGRAMS)
+    uint64_t word;
+    if (!concerns_us() || !(word = sending(fd)))
         return libc.sendmmsg(fd, messages, count, flags);
     int result = libc.sendmmsg(fd, messages, count, flags);
     for (int i = 0; i < result; i++)
-        after_sending(fd, &messages[i].msg_hdr);
+        note_sent(word, messages[i].msg_hdr.msg_name, messages[i].msg_hdr.msg_namelen);
     return result;
 }
 
@@ -493,7 +570,7 @@ int close(int fd) {
     if (is_ours(mark))
         return close_ours(fd);
     if (mark == SYNERGY_UNTOUCHED)
-        forget_descriptor(fd);
+        forget_untouched(fd);
     return libc.close(fd);
 }
 
@@ -551,6 +628,25 @@ int shutdown(int fd, int how) {
         ASIDE(descriptor = forget_descriptor(fd));
         after_closing(&descriptor);
     }
+    return result;
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
+    if (!concerns_us())
+        return libc.setsockopt(fd, level, name, value, length);
+    int result = libc.setsockopt(fd, level, name, value, length);
+    if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
+        ASIDE(socket_has_key(fd, name, value, length));
+    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
+        ASIDE(socket_listens(fd));
+    return result;
+}
+
+int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
+    int is_ours_to_see = concerns_us();
+    int result = libc.getsockopt(fd, level, name, value, length);
+    if (is_ours_to_see && name == SO_ORIGINAL_DST && result == 0 && is_punched(fd))
+        ASIDE(show_own_address(fd, level, value, length));
     return result;
 }
 

@@ -2,6 +2,7 @@
 
 #include "aside.h"
 #include "keeper_start.h"
+#include "libc_calls.h"
 #include "process.h"
 #include "server_sockets.h"
 #include "settings_look.h"
@@ -48,11 +49,11 @@ int identify(int fd, struct identity *identity) {
     struct stat status;
     socklen_t length = sizeof identity->cookie;
     if (fstat(fd, &status) != 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_COOKIE, &identity->cookie, &length) != 0)
+        libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &identity->cookie, &length) != 0)
         return 0;
     identity->owner = status.st_uid;
     length = sizeof identity->network;
-    if (getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &identity->network, &length) != 0)
+    if (libc.getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &identity->network, &length) != 0)
         identity->network = 0;
     return 1;
 }
@@ -268,7 +269,7 @@ void replace_keeper(int keeper) {
         if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) &&
             !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
-        __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
+        synergy_set_over(page);
         if (!is_given_up)
             started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
     }

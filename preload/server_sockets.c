@@ -22,7 +22,7 @@ enum transport { TCP, UDP, SCTP, NEITHER = -1 };
 static int option(int fd, int name) {
     int value = 0;
     socklen_t length = sizeof value;
-    return getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
+    return libc.getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */
@@ -79,8 +79,8 @@ static int has_peers(int keeper, enum transport transport, uint16_t port, int is
 /* So that the keeper's sockets may be bound beside it (socket(7)). */
 static void admit_others(int fd) {
     static const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
@@ -215,6 +215,22 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
         needed_keeper(&identity, 0);
+}
+
+void socket_has_key(int fd, int option, const void *key, socklen_t length) {
+    struct identity identity;
+    uint16_t port = port_of(fd);
+    if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
+        (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
+        return;
+    int keeper = needed_keeper(&identity, 0);
+    if (keeper == NO_KEEPER)
+        return;
+    struct synergy_request request = {
+        .kind = SYNERGY_KEY, .cookie = identity.cookie, .key_option = option, .key_length = length};
+    struct synergy_answer answer;
+    memcpy(request.key, key, length);
+    ask_keeper(keeper, &request, fd, &answer, NULL);
 }
 
 static void wait_a_millisecond(void) {
@@ -372,7 +388,8 @@ void socket_is_closed(const struct descriptor *descriptor) {
 }
 
 void sockets_are_closed(unsigned first, unsigned last) {
-    unsigned known = (unsigned)(last_descriptor() + 1), concerned = 0;
+    unsigned known = (unsigned)(__atomic_load_n(&last_descriptor, __ATOMIC_RELAXED) + 1),
+             concerned = 0;
     if (!process_is_own())
         return;
     for (unsigned fd = first; fd <= last && fd < known; fd++) {
@@ -407,7 +424,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
 }
 
 void hand_over_again(int keeper) {
-    int last = last_descriptor();
+    int last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
     int is_over = synergy_is_over(keeper_page(keeper));
     for (int fd = 0; fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);

@@ -20,6 +20,9 @@ void socket_does_not_listen(int fd, const struct preparation *preparation);
 void socket_listens(int fd);
 void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);
 
+/* setsockopt() has given it a key (TCP_MD5SIG, TCP_MD5SIG_EXT). */
+void socket_has_key(int fd, int option, const void *key, socklen_t length);
+
 /* bind() found its address in use: what the last call says, after those that stood in the way for
  * us have gone. Sets errno as bind() does. */
 int bind_again(int fd, const struct sockaddr *address, socklen_t length);

@@ -1,65 +1,27 @@
 #include "traffic.h"
 
-#include "aside.h"
-#include "keeper_client.h"
-
 #include <errno.h>
-#include <stddef.h>
-#include <time.h>
-
-/* What of an address tells the peer: its first bytes. */
-static size_t bytes_of(sa_family_t family) {
-    switch (family) {
-    case AF_INET:
-        return offsetof(struct sockaddr_in, sin_zero);
-    case AF_INET6:
-        return offsetof(struct sockaddr_in6, sin6_scope_id);
-    default:
-        return 0;
-    }
-}
 
 /* The last page that an address was found in: a server gives the same room again and again. */
 static uintptr_t known_page = UINTPTR_MAX; /* none */
 
-static size_t bytes_at(const void *address, size_t size) {
+/* How much of it can be read, where that could be V6_BYTES. */
+static size_t bytes_at(const void *address) {
     uintptr_t first = (uintptr_t)address / LEAST_PAGE,
-              last = ((uintptr_t)address + size - 1) / LEAST_PAGE;
+              last = ((uintptr_t)address + V6_BYTES - 1) / LEAST_PAGE;
     if (first == last && first == __atomic_load_n(&known_page, __ATOMIC_RELAXED))
-        return size;
+        return V6_BYTES;
     int error = errno;
-    size_t found = readable_bytes(address, size);
+    size_t found = readable_bytes(address, V6_BYTES);
     errno = error;
     if (found > 0)
         __atomic_store_n(&known_page, first, __ATOMIC_RELAXED);
     return found;
 }
 
-static void note(enum synergy_way way, int fd, const struct sockaddr *address, size_t size) {
-    struct descriptor descriptor = descriptor_of(fd);
-    struct synergy_page *page = keeper_page((int)descriptor.keeper);
-    union synergy_endpoint peer;
-    if (descriptor.mark != SYNERGY_DATAGRAMS || !page || size < sizeof peer.any.sa_family)
-        return;
-    memcpy(&peer.any.sa_family, address, sizeof peer.any.sa_family);
-    size_t needed = bytes_of(peer.any.sa_family);
-    if (needed == 0 || size < needed)
-        return;
-    memcpy(&peer, address, needed);
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    uint64_t key = synergy_traffic_key(way, descriptor.cookie, &peer);
-    __atomic_store_n(&page->traffic[key % SYNERGY_TRAFFIC_PLACES],
-                     (key & 0xffffffff00000000U) | (uint32_t)now.tv_sec, __ATOMIC_RELAXED);
-}
-
-void note_sent(int fd, const struct sockaddr *address, socklen_t length) {
-    note(SYNERGY_SENT, fd, address, length);
-}
-
-void note_received(int fd, const struct sockaddr *address) {
-    size_t most = bytes_at(address, sizeof(struct sockaddr_in));
-    if (most == sizeof(struct sockaddr_in) && address->sa_family == AF_INET6)
-        most = bytes_at(address, bytes_of(AF_INET6));
-    note(SYNERGY_RECEIVED, fd, address, most);
+void note_received_anywhere(uint64_t word, const struct sockaddr *address) {
+    size_t found = bytes_at(address);
+    if ((found >= V6_BYTES && address->sa_family == AF_INET6) ||
+        (found >= V4_BYTES && address->sa_family == AF_INET))
+        note_peer(SYNERGY_RECEIVED, word, address);
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -77,6 +78,9 @@ enum synergy_kind {
      * the hole. A duplicate comes along, and in `flags` whether the server itself has set
      * SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
     SYNERGY_PREPARE,
+    /* The socket that comes along has been given a key (TCP_MD5SIG), which nobody can read again:
+     * if it listens, now or later, its punches are signed. */
+    SYNERGY_KEY,
     /* What has become of each hole: a memfd with a JSON document comes back
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
@@ -84,6 +88,9 @@ enum synergy_kind {
 
 /* As synergy_to() has it. */
 enum { SYNERGY_AUTOMATIC_HOPS = -1 };
+
+/* The longest is TCP_MD5SIG's (linux/tcp.h). */
+enum { SYNERGY_KEY_SIZE = 216 };
 
 struct synergy_request {
     uint32_t version; /* SYNERGY_WIRE_VERSION */
@@ -95,6 +102,9 @@ struct synergy_request {
     int32_t flags;
     int32_t hop_limit; /* or SYNERGY_AUTOMATIC_HOPS */
     union synergy_endpoint peer;
+    int32_t key_option; /* KEY: TCP_MD5SIG or TCP_MD5SIG_EXT */
+    uint32_t key_length;
+    uint8_t key[SYNERGY_KEY_SIZE];
 };
 
 /* What the shim is to do with a descriptor from now on. */
@@ -121,8 +131,8 @@ struct synergy_answer {
  * why there will be nothing (ENOENT: no peers are set and none can come, the keeper has ended:
  * don't ask again). */
 
-/* Noted traffic: 2^10 places, a key in the high half, whole seconds of CLOCK_MONOTONIC below. */
-enum { SYNERGY_TRAFFIC_PLACES = 1024 };
+/* Noted traffic: places with a mark in the high half, whole seconds of CLOCK_MONOTONIC below. */
+enum { SYNERGY_TRAFFIC_BITS = 10, SYNERGY_TRAFFIC_PLACES = 1 << SYNERGY_TRAFFIC_BITS };
 
 enum synergy_way { SYNERGY_RECEIVED, SYNERGY_SENT };
 
@@ -131,9 +141,12 @@ enum synergy_way { SYNERGY_RECEIVED, SYNERGY_SENT };
 struct synergy_page {
     uint32_t version;
     uint32_t over; /* the keeper has ended in order: what it kept is gone */
-    /* The keeper's number (gettid(2)). When it has ended, in whatever way, the kernel puts
-     * FUTEX_OWNER_DIED here (set_robust_list(2)): a killed keeper is felt without asking it. */
+    /* The keeper's number (gettid(2)), and FUTEX_OWNER_DIED when it has ended. If it is killed the
+     * kernel puts that here (set_robust_list(2)): that is felt without asking it. */
     uint32_t holder;
+    /* Seconds of CLOCK_MONOTONIC, told each second while there are datagram sockets: a clock of the
+     * kernel's costs as much as all that is noted of a datagram. Never ahead. */
+    uint32_t now;
     struct synergy_address keeper;
     struct synergy_secret secret;
     uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
@@ -153,39 +166,62 @@ struct synergy_page {
 /* FUTEX_OWNER_DIED, linux/futex.h. */
 #define SYNERGY_HOLDER_DIED 0x40000000U
 
+/* Whether the keeper has ended, in whatever way. */
 static inline int synergy_is_over(const struct synergy_page *page) {
-    return __atomic_load_n(&page->over, __ATOMIC_ACQUIRE) != 0 ||
-           (__atomic_load_n(&page->holder, __ATOMIC_ACQUIRE) & SYNERGY_HOLDER_DIED) != 0;
+    return (__atomic_load_n(&page->holder, __ATOMIC_ACQUIRE) & SYNERGY_HOLDER_DIED) != 0;
+}
+
+static inline void synergy_set_over(struct synergy_page *page) {
+    __atomic_store_n(&page->over, 1, __ATOMIC_RELEASE);
+    __atomic_fetch_or(&page->holder, SYNERGY_HOLDER_DIED, __ATOMIC_RELEASE);
+}
+
+/* By a keeper that was asked after all. */
+static inline void synergy_unset_over(struct synergy_page *page) {
+    __atomic_store_n(&page->over, 0, __ATOMIC_RELEASE);
+    __atomic_fetch_and(&page->holder, ~SYNERGY_HOLDER_DIED, __ATOMIC_RELEASE);
 }
 
 static inline int synergy_bit(const uint8_t *bits, uint16_t port) {
     return (__atomic_load_n(&bits[port / 8], __ATOMIC_ACQUIRE) >> (port % 8)) & 1;
 }
 
-/* Which place of the page's traffic is this socket's and peer's, and what marks it as theirs. Two
- * that fall on one place overwrite each other, so `none` may be wrong; a time is not (but for a
+/* Where the page's traffic of a socket and a peer stands: a place, and the mark in it. Two that
+ * fall on one place overwrite each other, so `none` may be wrong; a time is not (but for a
  * collision of 32 bits). */
-static inline uint64_t synergy_traffic_key(enum synergy_way way, uint64_t cookie,
-                                           const union synergy_endpoint *peer) {
-    uint32_t words[4] = {0};
-    uint64_t halves[2];
-    uint16_t port;
-    /* A v4-mapped peer and its plain address are the same one. */
-    if (peer->any.sa_family == AF_INET) {
-        words[2] = htonl(0xffff);
-        words[3] = peer->v4.sin_addr.s_addr;
-        port = peer->v4.sin_port;
+struct synergy_place {
+    uint32_t number, mark;
+};
+
+/* `peer`: of AF_INET or AF_INET6, and as far as to the address. */
+static inline struct synergy_place synergy_place_of(enum synergy_way way, uint64_t cookie,
+                                                    const void *peer) {
+    const char *bytes = (const char *)peer;
+    sa_family_t family;
+    uint16_t port; /* in both families at the same place */
+    memcpy(&family, bytes + offsetof(struct sockaddr, sa_family), sizeof family);
+    memcpy(&port, bytes + offsetof(struct sockaddr_in6, sin6_port), sizeof port);
+    uint64_t halves[2] = {0, 0};
+    if (__builtin_expect(family == AF_INET6, 1)) {
+        memcpy(halves, bytes + offsetof(struct sockaddr_in6, sin6_addr), sizeof halves);
     } else {
-        memcpy(words, &peer->v6.sin6_addr, sizeof words);
-        port = peer->v6.sin6_port;
+        /* A v4-mapped peer and its plain address are the same one. */
+        uint32_t words[2] = {htonl(0xffff), 0};
+        memcpy(&words[1], bytes + offsetof(struct sockaddr_in, sin_addr), sizeof words[1]);
+        memcpy(&halves[1], words, sizeof words);
     }
-    memcpy(halves, words, sizeof halves);
-    /* Multiplied by odd numbers without a pattern (the golden ratio's, and two of splitmix64's),
-     * side by side: it is in the way of each datagram. */
-    uint64_t hash = (halves[0] + cookie * 2 + (uint64_t)way) * 0x9e3779b97f4a7c15U;
-    hash ^= (halves[1] ^ (uint64_t)ntohs(port) << 32) * 0xbf58476d1ce4e5b9U;
-    hash ^= hash >> 32;
-    return hash * 0x94d049bb133111ebU;
+    /* Multiplied by odd numbers without a pattern (the golden ratio's, and one of splitmix64's) and
+     * added, of which the upper bits are good (Dietzfelbinger): no more, since it is in the way of
+     * each datagram. */
+    uint64_t hash = (halves[0] + cookie * 2 + (uint64_t)way) * 0x9e3779b97f4a7c15U +
+                    (halves[1] ^ (uint64_t)port << 32) * 0xbf58476d1ce4e5b9U;
+    struct synergy_place place = {.number = (uint32_t)(hash >> (64 - SYNERGY_TRAFFIC_BITS)),
+                                  .mark = (uint32_t)(hash >> (32 - SYNERGY_TRAFFIC_BITS))};
+    return place;
+}
+
+static inline uint64_t synergy_traffic(uint32_t mark, uint32_t second) {
+    return (uint64_t)mark << 32 | second;
 }
 
 /* Every keeper listens under an abstract name that begins like this, by which they are all found;

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,13 +213,52 @@ OPTIONS = {
     "build": [],
     "build-asan": [*SANITIZED, "-Db_sanitize=address,undefined"],
     "build-tsan": [*SANITIZED, "-Db_sanitize=thread"],
-    "build-coverage": ["-Dbuildtype=plain", "-Doptimization=0", "-Db_coverage=true",
-                       "-Dcpp_args=-fprofile-update=atomic", "-Dc_args=-fprofile-update=atomic"],
 }
+# Counters that lie in files, mapped by every process that counts: they are complete whatever ends
+# it, also SIGKILL, and need no rights that a server has given up. Only clang has such.
+COUNTERS = pathlib.Path("build-coverage/counters").absolute()
+COUNTING = (f"-fprofile-instr-generate={COUNTERS}/%m%c.profraw -fprofile-update=atomic"
+            " -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unknown-warning-option")
+OPTIONS["build-coverage"] = ["-Dbuildtype=plain", "-Doptimization=0", f"-Dc_args={COUNTING}",
+                             f"-Dcpp_args={COUNTING}", "-Dc_link_args=-fprofile-instr-generate",
+                             "-Dcpp_link_args=-fprofile-instr-generate"]
+COMPILERS = {"build-coverage": {"CC": "clang", "CXX": "clang++"}}
 THIS_KERNEL = ("unit", "hooks", "lab")
+# For coverage: without what takes long and runs the same lines as others, or none of ours.
+COUNTED_LAB = ("not (test_facts or test_renewal or test_untouched or test_transfer or test_many"
+               " or test_bad_network)")
+COUNTED_KERNEL2 = "sctp_servers or sctp_strategies"
 # One server of each transport, through strict firewalls.
 QUICK = ("test_strict and (test_tcp_servers and ncat or test_udp_servers and nc.openbsd"
          " or test_sctp_servers and ncat)")
+
+
+def counted_part(suite):
+    return {"lab": ("-k", COUNTED_LAB), "kernel2": ("-k", COUNTED_KERNEL2)}.get(suite, ())
+
+
+def lines_run(directory):
+    """By file of src/ and preload/, how many of its lines were run, and how many there are."""
+    counters = [str(path) for path in COUNTERS.glob("**/*.profraw")]
+    together = f"{directory}/all.profdata"
+    programs = [f"{directory}/{name}" for name in (
+        "tests/unit", "src/synergy-keeper", "src/synergy", "src/listendemo",
+        "preload/libsynergy.so")]
+    objects = [word for program in programs for word in ("-object", program)]
+    for words in (["llvm-profdata", "merge", "-sparse", "-failure-mode=all", "-o", together, *counters],
+                  ["llvm-cov", "export", "-summary-only", f"-instr-profile={together}", *objects]):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(done.stderr[-2000:])
+            return {}
+    here = os.getcwd() + "/"
+    lines = {}
+    for file in json.loads(done.stdout)["data"][0]["files"]:
+        name = os.path.normpath(file["filename"]).removeprefix(here)
+        count = file["summary"]["lines"]
+        if name.startswith(("src/", "preload/")) and count["count"]:
+            lines[name] = (count["covered"], count["count"])
+    return lines
 
 
 class Everything:
@@ -238,7 +278,8 @@ class Everything:
                             [["meson", "setup", directory, *OPTIONS[directory]]],
                             [["meson", "compile", "-C", directory]]):
                 for words in command:
-                    if subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output,
+                    environment = os.environ | COMPILERS.get(directory, {})
+                    if subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, env=environment,
                                       stderr=subprocess.STDOUT, check=False).returncode != 0:
                         print(log.read_text(encoding="utf-8", errors="replace")[-8000:])
                         self.failed.append(f"{directory}: the build")
@@ -262,40 +303,44 @@ class Everything:
                 print(said[max(said.find("= FAILURES ="), said.find("= ERRORS ="), 0):][:20000])
 
     def measure_coverage(self):
-        """Prints the lines that unit tests and hooks have run, of a build that
-        counts. The cases were judged before: what fails for being counted is said, and no more."""
+        """Prints the lines that all tests together have run, of a build that counts. The cases
+        were judged before: what fails for being counted is said, and no more."""
         directory = "build-coverage"
         if not self.is_built(directory):
             return
-        # Servers that gave root up count too, and would complain where they can't.
-        for notes in pathlib.Path(directory).rglob("*.gcno"):
-            counters = notes.with_suffix(".gcda")
-            counters.write_bytes(b"")
-            counters.chmod(0o666)
-        self.progress.line(f"=== [{self.progress.time()}] {directory}: unit, hooks")
-        tests = told_by(directory, ("unit", "hooks"), "coverage/")
+        shutil.rmtree(COUNTERS, ignore_errors=True)
+        COUNTERS.mkdir()
+        COUNTERS.chmod(0o777)
+        umask = os.umask(0)  # programs of other users count, too
+        self.progress.line(f"=== [{self.progress.time()}] {directory}: all tests")
+        tests = told_by(directory, (*THIS_KERNEL, "kernel2"), "coverage/",
+                        lambda described: counted_part(described["suite"][0].partition(":")[2]))
+        for test in tests:
+            test.command = [word for word in test.command if word != "--second-try"]
         run(tests, self.progress, tests)
+        os.umask(umask)
         counts = [sum(column) for column in zip(*(test.counts() for test in tests))]
-        # What never ran has left its counters empty, which is no mistake.
-        for counters in pathlib.Path(directory).rglob("*.gcda"):
-            if counters.stat().st_size == 0:
-                counters.unlink()
-        report = subprocess.run(
-            ["gcovr", "--root", ".", "--filter", "src/", "--filter", "preload/",
-             "--exclude-throw-branches", "--gcov-ignore-parse-errors", directory],
-            capture_output=True, text=True, check=False)
-        print(re.sub(r"[ \t]+[\d,-]+$", "", report.stdout, flags=re.MULTILINE))
-        if not re.search(r"^TOTAL +\d+ +[1-9]", report.stdout, re.MULTILINE):
-            print(report.stderr[-2000:])
+        lines = lines_run(directory)
+        if not lines:
             self.failed.append("line coverage: nothing was measured")
             return
         self.measured = 1
-        damaged = len(set(re.findall(r"profiling error:(\S+?\.gcda):Merge mismatch",
-                                     "".join(test.text() for test in tests))))
-        print(f"Line coverage of unit tests and hooks ({counts[0]} cases passed, {counts[1]} did not, "
-              "with counters in the code).\nNot in it: the lab, whose servers end by SIGKILL and leave"
-              " no counters, or half of them; what\nelse was ended by a signal or left by _exit() or"
-              f" exec; the second kernel. Files of counters that\nwere damaged in this way: {damaged}.")
+        total = [sum(column) for column in zip(*lines.values())]
+        rooms = {}
+        for file, (run_lines, all_lines) in lines.items():
+            room = rooms.setdefault(file.rpartition("/")[0], [0, 0])
+            room[0] += run_lines
+            room[1] += all_lines
+        print("Lines that were run:")
+        for title, (run_lines, all_lines) in [*sorted(rooms.items()), ("all", total)]:
+            print(f"    {title:16} {run_lines:5} of {all_lines:5}  {run_lines / all_lines:6.1%}")
+        print("Least of them:")
+        for file, (run_lines, all_lines) in sorted(
+                lines.items(), key=lambda entry: entry[1][0] - entry[1][1])[:8]:
+            print(f"    {file:32} {all_lines - run_lines:4} of {all_lines:4} were not")
+        print(f"Line coverage: {total[0] / total[1]:.1%} of src/ and preload/, by {counts[0]} cases "
+              f"that passed, {counts[1]} that did not, with counters in the code, and "
+              f"{counts[2]} skipped.")
 
     def conclude(self):
         """Prints the summary; gives the exit status."""

@@ -1,7 +1,7 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
-#include "handoff/inherited_options.h"
+#include "server/inherited_options.h"
 
 #include <algorithm>
 #include <cstring>
@@ -138,9 +138,22 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
     return heard == Heard::by_nobody ? bound_to_device : anothers;
 }
 
+bool Handoff::check_imitable(const ServerSocket &listener) {
+    if (is_out_of_reach(listener.cookie))
+        return false;
+    const char *what = listener.not_to_be_given;
+    if (what == nullptr)
+        if (const auto found =
+                socket_diag_.find(listener.transport, listener.local, listener.cookie))
+            what = found->option_memory == listener.option_memory ? nullptr : what_takes_memory;
+    if (what != nullptr)
+        give_up(listener, not_to_be_given(what));
+    return what == nullptr;
+}
+
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
     auto made = std::make_unique<Offer>(scheduler_, std::move(connection), peer, listener);
-    if (is_out_of_reach(listener.cookie))
+    if (!check_imitable(listener))
         return;
     const Id id = next_id_++;
     offers_[id] = std::move(made);
@@ -177,6 +190,11 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
         doorbell.set(IPPROTO_IP, IP_TTL, 255);
         if (to.family() == AF_INET6)
             doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
+        // A key may be for everybody.
+        for (const OptionValue &value : offer.listener.chosen)
+            if (is_key(value))
+                ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(),
+                             value.length);
         Endpoint from = to.with_port(0);
         if (::bind(doorbell.fd(), from.data(), from.length()) != 0)
             return Rung::no;
@@ -326,7 +344,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
 }
 
-void Handoff::give_up(const ServerSocket &listener, const char *why) {
+void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
     const std::uint64_t cookie = listener.cookie;
     log::error("{} {}: nothing is punched any more: {}", name(listener.transport),
                listener.local.text(), why);
@@ -352,7 +370,14 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                              accepted.local() == offer.listener.local); // SCTP's wildcard
     if (!is_its_end)
         return std::nullopt;
-    copy_inherited_options(accepted.fd(), offer.connection.fd());
+    const ServerSocket listener = offer.listener;
+    const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
+    if (what == nullptr)
+        what = inimitable(accepted.fd(), accepted.fd());
+    if (what != nullptr)
+        give_up(listener, not_to_be_given(what));
+    if (what != nullptr || !check_imitable(listener))
+        return Fetched{};
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
     Fetched fetched{.connection = std::move(offer.connection),

@@ -33,14 +33,17 @@ class Handoff {
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
     [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
-    /// Why no bell is answered at the listener, if that was found out by ringing; or nullptr.
+    /// Why nothing can be handed over to the listener, if that was found out later; or nullptr.
     [[nodiscard]] const char *why_out_of_reach(std::uint64_t listener) const {
         const auto found = out_of_reach_.find(listener);
-        return found == out_of_reach_.end() ? nullptr : found->second;
+        return found == out_of_reach_.end() ? nullptr : found->second.c_str();
     }
     [[nodiscard]] bool is_out_of_reach(std::uint64_t listener) const {
         return out_of_reach_.contains(listener);
     }
+    /// Whether a connection can be given all that the listener has, as far as the kernel tells. If
+    /// not, nothing is offered to it any more.
+    bool check_imitable(const ServerSocket &listener);
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
     /// peer gets a reset.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
@@ -54,7 +57,8 @@ class Handoff {
         std::uint64_t listener = 0; ///< by cookie
     };
     /// The connection whose doorbell's other end this is, with all that it would have inherited
-    /// from the listener: only who accepted the doorbell can have it.
+    /// from the listener: only who accepted the doorbell can have it. Empty where it could not be
+    /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
     /// The port has another listener now, which gets the connections that wait for the one with
@@ -98,7 +102,7 @@ class Handoff {
     void look(Id id);
     void ring_again(Id id, Duration delay);
     [[nodiscard]] bool is_there(const ServerSocket &listener) const;
-    void give_up(const ServerSocket &listener, const char *why);
+    void give_up(const ServerSocket &listener, const std::string &why);
     void forget(std::uint64_t listener);
     void silence(Offer &offer);
 
@@ -106,8 +110,7 @@ class Handoff {
     Bells bells_;
     SocketDiag &socket_diag_;
     const Owner owner_;
-    std::unordered_map<std::uint64_t, const char *>
-        out_of_reach_; ///< why, by the listener's cookie
+    std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by the listener's cookie
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;

@@ -29,7 +29,8 @@ struct Hop {
     Endpoint from; ///< who answered, port 0
     std::chrono::microseconds round_trip{};
     Transport by = Transport::udp; ///< the transport of the probe that was answered
-    int answer_hop_limit = 0; ///< what was left of the answer's own, on arrival; 0: not known (IPv4)
+    int answer_hop_limit =
+        0; ///< what was left of the answer's own, on arrival; 0: not known (IPv4)
 
     bool operator==(const Hop &) const = default;
 };

@@ -52,21 +52,36 @@ bool may_use_seccomp() {
     return may_call(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, nullptr, 0);
 }
 
+using Capabilities = std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3>;
+
+__user_cap_header_struct capability_header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+
+/// The capabilities below 32 of these alone are in force.
+bool exert(Capabilities sets, std::uint32_t mask) {
+    for (auto &set : sets)
+        set.effective = set.permitted & (&set == sets.data() ? mask : 0);
+    return syscall(SYS_capset, &capability_header, sets.data()) == 0;
+}
+
 /// capabilities(7): all but these leave every set.
-bool keep_capabilities(bool looks_into_processes) {
-    const std::uint32_t kept =
-        1U << CAP_NET_BIND_SERVICE | (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0);
-    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
-    if (syscall(SYS_capget, &header, sets.data()) != 0)
+bool keep_capabilities(bool looks_into_processes, const std::function<bool()> &can_punch) {
+    Capabilities sets{};
+    if (syscall(SYS_capget, &capability_header, sets.data()) != 0)
         return false;
+    std::uint32_t kept =
+        1U << CAP_NET_BIND_SERVICE | (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0);
+    constexpr std::uint32_t raw = 1U << CAP_NET_RAW, admin = 1U << CAP_NET_ADMIN;
+    for (const std::uint32_t more : {0U, raw, admin, raw | admin})
+        if (exert(sets, kept | more) && can_punch()) {
+            kept |= more;
+            break;
+        }
     for (auto &set : sets) {
-        const std::uint32_t mask = &set == sets.data() ? kept : 0;
-        set.permitted &= mask;
+        set.permitted &= &set == sets.data() ? kept : 0;
         set.effective = set.permitted;
         set.inheritable = 0;
     }
-    return syscall(SYS_capset, &header, sets.data()) == 0;
+    return syscall(SYS_capset, &capability_header, sets.data()) == 0;
 }
 
 /// Landlock (landlock(7)): from now on files are written nowhere but there. 0 where the kernel has
@@ -177,10 +192,10 @@ bool keep_system_calls() {
 
 } // namespace
 
-std::vector<std::string> confine(const std::vector<std::string> &written,
-                                 bool looks_into_processes) {
+std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
+                                 const std::function<bool()> &can_punch) {
     std::vector<std::string> missing;
-    if (!keep_capabilities(looks_into_processes))
+    if (!keep_capabilities(looks_into_processes, can_punch))
         missing.push_back(why("capabilities"));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         missing.push_back(why("no_new_privs"));

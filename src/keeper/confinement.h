@@ -2,6 +2,7 @@
 // it may have root's user id.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,11 @@ namespace synergy {
 /// `looks_into_processes`: /proc must tell what descriptors other processes have, where nothing
 /// else tells whether a socket is still the server's. That takes CAP_SYS_PTRACE (ptrace(2) itself
 /// stays refused), and Landlock would forbid it: so writing is not confined then.
-std::vector<std::string> confine(const std::vector<std::string> &written,
-                                 bool looks_into_processes);
+///
+/// `can_punch`: whether what has to be done can be done, with the rights of the moment at which it
+/// is asked. Where that takes CAP_NET_RAW or CAP_NET_ADMIN (the options of listeners: socket(7)),
+/// it is kept.
+std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
+                                 const std::function<bool()> &can_punch);
 
 } // namespace synergy

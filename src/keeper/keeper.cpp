@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <csignal>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <system_error>
@@ -29,6 +30,8 @@ constexpr Duration time_to_end = seconds(90);
 
 /// What can wait does so for as long: the server's listen(), and the first punch.
 constexpr Duration first_punch_time = milliseconds(50);
+
+constexpr std::size_t sockets_with_keys_max = 256;
 
 synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
@@ -91,7 +94,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                      look_for_the_end();
                  }),
       looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
-      afterwards_(scheduler_) {
+      afterwards_(scheduler_), telling_time_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -106,6 +109,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
     }
     control_.serve_starter(std::move(connection), starter);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -113,7 +118,8 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
 }
 
 void Keeper::give_up_rights() const {
-    for (const std::string &missing : confine(written_, registry_.holds_duplicates()))
+    const auto can_punch = [this] { return registry_.can_give_options(); };
+    for (const std::string &missing : confine(written_, registry_.holds_duplicates(), can_punch))
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 
@@ -182,6 +188,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
         case SYNERGY_MEET:
             meet(call, reply);
             break;
+        case SYNERGY_KEY:
+            keep_key(call, reply);
+            break;
         case SYNERGY_STATUS:
             if (call.is_trusted)
                 status(reply);
@@ -200,7 +209,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
 std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    auto socket = describe(call.passed.fd());
+    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+    auto socket =
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
@@ -246,6 +257,14 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (!target && is_for_others(socket))
         return ENOENT;
     const bool is_punched = target || has_declared(registry_.settings(), socket);
+    if (is_punched && socket.not_to_be_given != nullptr) {
+        if (registry_.has(socket.cookie))
+            handoff_.check_imitable(socket);
+        else
+            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
+                       not_to_be_given(socket.not_to_be_given));
+        return ENOENT;
+    }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
             if (socket.is_ready())
@@ -270,11 +289,22 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
-    if (registry_.has(socket.cookie))
+    if (registry_.has(socket.cookie)) {
         rest_.cancel();
-    else
+        tell_time();
+    } else {
         control_.release(socket.cookie);
+    }
     return result;
+}
+
+/// For as long as there are datagrams to be noted.
+void Keeper::tell_time() {
+    if (!registry_.has_datagrams())
+        return;
+    const Time now = Clock::now();
+    page_.show_time(now);
+    telling_time_.set(now + seconds(1), [this] { tell_time(); });
 }
 
 void Keeper::open_toward(const Call &call, Reply &reply) {
@@ -319,10 +349,37 @@ void Keeper::fetch(const Call &call, Reply &reply) {
         reply.answer.result = ENOENT;
         return;
     }
+    if (!fetched->connection) {
+        reply.answer.result = ECONNABORTED;
+        return;
+    }
     registry_.handed_over(fetched->listener, fetched->peer);
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);
+}
+
+/// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
+void Keeper::keep_key(const Call &call, Reply &reply) {
+    const std::uint64_t cookie = call.passed ? cookie_of(call.passed.fd()) : 0;
+    const auto key = key_value(call.request.key_option, call.request.key, call.request.key_length);
+    if (cookie == 0 || !key) {
+        reply.answer.result = EINVAL;
+        return;
+    }
+    // A client's sockets have keys as well, one after the other.
+    while (keys_.size() >= sockets_with_keys_max && !keys_.contains(cookie)) {
+        auto oldest = keys_.begin();
+        while (oldest != keys_.end() && registry_.has(oldest->first))
+            ++oldest;
+        if (oldest == keys_.end()) {
+            reply.answer.result = ENOSPC;
+            return;
+        }
+        keys_.erase(oldest);
+    }
+    if (!add_key(keys_[cookie], *key))
+        reply.answer.result = ENOSPC;
 }
 
 void Keeper::meet(const Call &call, Reply &reply) {
@@ -368,17 +425,17 @@ void Keeper::look_for_the_end() {
     if (registry_.is_empty())
         rest_.set(Clock::now() + rest_without_socket, [this] {
             // From here on it is asked in vain, and another is started; who has asked is served.
-            __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+            synergy_set_over(&*page_);
             control_.serve_waiting();
             if (registry_.is_empty())
                 end();
             else
-                __atomic_store_n(&page_->over, 0, __ATOMIC_RELEASE);
+                synergy_unset_over(&*page_);
         });
 }
 
 void Keeper::end() {
-    __atomic_store_n(&page_->over, 1, __ATOMIC_RELEASE);
+    synergy_set_over(&*page_);
     is_over_ = true;
 }
 

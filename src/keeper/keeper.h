@@ -8,6 +8,8 @@
 #include "keeper/registry.h"
 #include "server/socket_diag.h"
 
+#include <map>
+
 namespace synergy {
 
 class Keeper {
@@ -36,6 +38,7 @@ class Keeper {
                                      const std::optional<Target> &target);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
+    void keep_key(const Call &call, Reply &reply);
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
@@ -43,6 +46,7 @@ class Keeper {
     void end();
     void take_signals();
     void look_often_until(Time end);
+    void tell_time();
     void give_up_rights() const;
 
     Scheduler scheduler_;
@@ -51,6 +55,7 @@ class Keeper {
     Traffic traffic_;
     Handoff handoff_;
     Registry registry_;
+    std::map<std::uint64_t, std::vector<OptionValue>> keys_; ///< by the cookie of their socket
     Control control_;
     Processes processes_;
     Socket signals_;
@@ -58,6 +63,7 @@ class Keeper {
     Timer rest_;    ///< without a socket
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
+    Timer telling_time_;
     bool is_over_ = false;
 };
 

@@ -33,8 +33,10 @@ void reset_inherited() {
     sigprocmask(SIG_SETMASK, &none, nullptr);
     setsid();
     umask(022);
+    // A real-time server waits for its keeper's first answers: no ordinary process is to come
+    // between (see Keeper::answer_start()).
     constexpr sched_param ordinary{};
-    if (sched_getscheduler(0) != SCHED_OTHER)
+    if (const int policy = sched_getscheduler(0); policy != SCHED_FIFO && policy != SCHED_RR)
         sched_setscheduler(0, SCHED_OTHER, &ordinary);
     if (getpriority(PRIO_PROCESS, 0) > 0)
         setpriority(PRIO_PROCESS, 0, 0);

@@ -87,4 +87,9 @@ void Page::show_ports(const Settings &settings) {
                      __ATOMIC_RELEASE);
 }
 
+void Page::show_time(Time now) {
+    const auto whole = std::chrono::floor<std::chrono::seconds>(now.time_since_epoch());
+    __atomic_store_n(&page_->now, static_cast<std::uint32_t>(whole.count()), __ATOMIC_RELAXED);
+}
+
 } // namespace synergy

@@ -1,6 +1,7 @@
 // The page that the keeper shares with the processes of the server (wire.h): theirs to look into.
 #pragma once
 
+#include "base/scheduler.h"
 #include "base/socket.h"
 #include "settings/settings.h"
 #include "wire.h"
@@ -22,6 +23,8 @@ class Page {
 
     /// Says which local ports concern us.
     void show_ports(const Settings &settings);
+    /// Says what time it is, in whole seconds.
+    void show_time(Time now);
 
   private:
     Socket memory_;

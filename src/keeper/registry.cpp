@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <unistd.h>
 #include <unordered_set>
 
@@ -28,12 +29,20 @@ constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = std::chrono::milliseconds(5);
 
+/// What a peer has been told already. (The rest is given with the connection.)
+std::vector<OptionValue> early_options(const ServerSocket &socket) {
+    std::vector<OptionValue> early;
+    std::copy_if(socket.chosen.begin(), socket.chosen.end(), std::back_inserter(early),
+                 [](const OptionValue &option) { return option.is_early; });
+    return early;
+}
+
 /// Whether a punching socket made for one listener does for the other.
 bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
     return one.transport == other.transport && one.local == other.local &&
            one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
-           one.receive_buffer == other.receive_buffer && one.send_buffer == other.send_buffer &&
-           one.max_segment == other.max_segment;
+           one.not_to_be_given == nullptr && other.not_to_be_given == nullptr &&
+           early_options(one) == early_options(other);
 }
 
 } // namespace
@@ -102,6 +111,23 @@ bool Registry::holds_duplicates() const {
                        [](const auto &entry) { return bool(entry.second.duplicate); });
 }
 
+bool Registry::has_datagrams() const {
+    return std::any_of(servers_.begin(), servers_.end(),
+                       [](const auto &entry) { return !entry.second.socket.accepts(); });
+}
+
+bool Registry::can_give_options() const {
+    return std::all_of(servers_.begin(), servers_.end(), [](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        if (socket.chosen.empty() || socket.not_to_be_given != nullptr)
+            return true;
+        const Socket fresh =
+            Socket::open(socket.local.family(), SOCK_STREAM,
+                         socket.transport == Transport::tcp ? IPPROTO_TCP : IPPROTO_SCTP);
+        return give_options(socket.chosen, fresh.fd(), When::ever) == nullptr;
+    });
+}
+
 Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_from_time_to_time();
@@ -113,6 +139,9 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     const bool had_room = server.socket.has_room_beside;
     // And what the server has set, before we did.
     const bool let_others_in = server.socket.lets_others_in;
+    // What has left without them is of no use to a listener that has other options now.
+    if (!begin_alike(server.socket.chosen, socket.chosen))
+        server.punches.clear();
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
@@ -220,6 +249,8 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     settings_.follow_names();
     for (const Target &target : server.declared)
         open_hole(server, target);
+    for (const Target &target : server.asked)
+        open_hole(server, target, false);
     return 0;
 }
 
@@ -247,7 +278,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
-    if (hole.peer.empty())
+    if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
         return ENOENT;
     if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
@@ -298,7 +329,7 @@ bool Registry::check_alive(const ServerSocket &socket) {
     if (found == servers_.end())
         return parked_.contains(socket.cookie);
     if (owner_.locate(found->second.socket))
-        return true;
+        return !found->second.socket.accepts() || handoff_.check_imitable(found->second.socket);
     log::debug("{} {} is closed", name(socket.transport), socket.local.text());
     // Not here: the punch that asks is one of those that go.
     scheduler_.at(Clock::now(), [this, cookie = socket.cookie] { drop(cookie); });

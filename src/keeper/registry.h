@@ -41,6 +41,9 @@ class Registry {
     [[nodiscard]] const ServerSocket *find(std::uint64_t cookie) const;
     [[nodiscard]] bool is_empty() const { return servers_.empty(); }
     [[nodiscard]] bool holds_duplicates() const;
+    [[nodiscard]] bool has_datagrams() const;
+    /// Whether connections can be given what their listeners have, with the rights of this moment.
+    [[nodiscard]] bool can_give_options() const;
 
     /// Opens a hole of a server's socket toward one peer, or punches again if there is one.
     /// `duplicate` is the socket itself where punches must leave from it (UDP, one-to-many SCTP).

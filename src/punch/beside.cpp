@@ -13,10 +13,8 @@ Socket open_beside(const ServerSocket &server, int protocol) {
         !socket.set(SOL_SOCKET, SO_REUSEADDR, 1))
         return {};
     // What is negotiated by the SYN or INIT must be there before it.
-    if (server.receive_buffer != 0)
-        socket.set(SOL_SOCKET, SO_RCVBUF, server.receive_buffer);
-    if (server.send_buffer != 0)
-        socket.set(SOL_SOCKET, SO_SNDBUF, server.send_buffer);
+    if (give_options(server.chosen, socket.fd(), When::before_connecting) != nullptr)
+        return {};
     // A wildcard beside a dual-stack listener must be dual-stack too.
     if (family == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_V6ONLY, server.takes_v4 ? 0 : 1);

@@ -81,6 +81,17 @@ SynTimer timer_of(const tcp_info &info) {
     return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
 }
 
+/// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
+int hears(const ServerSocket &server, bool is_v4) {
+    return is_v4 ? std::max(v4_hears_all, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+                 : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
+}
+
+bool set_guard(const Socket &socket, bool is_v4, int least_hop_limit) {
+    return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
+                 : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
+}
+
 /// From 0 to 1, far apart for ports that are near each other (multiples of the golden ratio are).
 double stagger_of(std::uint16_t port) {
     const double turns = port * 0.6180339887;
@@ -99,8 +110,20 @@ TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
       timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
-    if (socket_)
-        context_.scheduler.unwatch(socket_.fd());
+    close_socket();
+}
+
+/// At once: after a SYN of the peer's, close() alone would begin to take leave of it (RFC 9293
+/// 3.10.4), and be at that for minutes if it is gone, with the port and the hole taken. The reset
+/// that goes instead is for nobody.
+void TcpPunch::close_socket() {
+    if (!socket_)
+        return;
+    context_.scheduler.unwatch(socket_.fd());
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    set_hop_limit(socket_, is_v4_, hop_limit_min);
+    socket_.reset();
 }
 
 int TcpPunch::open() {
@@ -136,11 +159,11 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
 }
 
+/// Nor does it hear what the server's listener would not.
 void TcpPunch::hear_from(int least_hop_limit) {
     if (is_v4_)
-        socket_.set(IPPROTO_IP, IP_MINTTL, guard_.is_awaiting() ? deaf_to_all : v4_hears_all);
-    else
-        socket_.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
+        least_hop_limit = guard_.is_awaiting() ? deaf_to_all : hears_all;
+    set_guard(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_)));
 }
 
 namespace {
@@ -152,12 +175,10 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
         return {};
     // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
     socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
-    if (server.max_segment != 0)
-        socket.set(IPPROTO_TCP, TCP_MAXSEG, server.max_segment);
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (is_v4 && !socket.set(IPPROTO_IP, IP_MINTTL, v4_hears_all))
+    if (!set_guard(socket, is_v4, hears(server, is_v4)))
         return {};
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
@@ -391,8 +412,7 @@ void TcpPunch::failed(int error) {
         context_.timers.distrust();
     else if (error != ETIMEDOUT)
         failed_by("can't punch", error);
-    context_.scheduler.unwatch(socket_.fd());
-    socket_.reset();
+    close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
 

@@ -18,6 +18,7 @@ class TcpPunch final : public Punch {
 
   private:
     int bind_socket();
+    void close_socket();
     int punch();
     void happened();
     void tick();

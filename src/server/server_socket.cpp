@@ -4,7 +4,6 @@
 #include "server/sctp_socket.h"
 
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,29 +13,21 @@ namespace {
 
 constexpr int protocol_mptcp = 262; // IPPROTO_MPTCP, RFC 8684 in Linux; not in every libc's headers
 
-/// The size that the server gave to a buffer; 0 if it is what every new socket has.
-int chosen_size(int fd, const Socket &fresh, int name) {
-    int size = get_option(fd, SOL_SOCKET, name);
-    // The kernel doubles what is set (socket(7)).
-    return size == fresh.get(SOL_SOCKET, name, size) ? 0 : size / 2;
-}
-
-void add_buffer_choices(ServerSocket &socket, const Socket &fresh) {
-    socket.receive_buffer = chosen_size(socket.fd, fresh, SO_RCVBUF);
-    socket.send_buffer = chosen_size(socket.fd, fresh, SO_SNDBUF);
-}
-
-void add_tcp_choices(ServerSocket &socket) {
-    if (Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, IPPROTO_TCP); fresh) {
-        add_buffer_choices(socket, fresh);
-        int segment = get_option(socket.fd, IPPROTO_TCP, TCP_MAXSEG);
-        socket.max_segment = segment == fresh.get(IPPROTO_TCP, TCP_MAXSEG, segment) ? 0 : segment;
-    }
+/// Whether all of it can be given is tried on a new socket.
+void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionValue> &keys) {
+    const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
+    if (!fresh)
+        return;
+    socket.chosen = chosen_options(socket.fd, fresh.fd());
+    socket.chosen.insert(socket.chosen.end(), keys.begin(), keys.end());
+    const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
+    const char *more = inimitable(socket.fd, fresh.fd());
+    socket.not_to_be_given = more != nullptr ? more : missing;
+    socket.option_memory = option_memory_of(fresh.fd());
 }
 
 void add_sctp_choices(ServerSocket &socket) {
-    if (Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, IPPROTO_SCTP); fresh)
-        add_buffer_choices(socket, fresh);
+    add_choices(socket, IPPROTO_SCTP, {});
     sctp_initmsg init{};
     sctp::get(socket.fd, SCTP_INITMSG, init);
     socket.streams_out = init.sinit_num_ostreams;
@@ -61,7 +52,7 @@ std::uint64_t network_of(int fd) {
     return number_option(fd, so_netns_cookie);
 }
 
-std::optional<ServerSocket> describe(int fd) {
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys) {
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     auto *any = reinterpret_cast<sockaddr *>(&address);
@@ -106,7 +97,7 @@ std::optional<ServerSocket> describe(int fd) {
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
                              !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
     if (socket.transport == Transport::tcp)
-        add_tcp_choices(socket);
+        add_choices(socket, IPPROTO_TCP, keys);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)
         add_sctp_choices(socket);
     return socket;

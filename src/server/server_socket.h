@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "server/inherited_options.h"
 
 #include <array>
 #include <optional>
@@ -15,14 +16,17 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;          ///< whom it is connected to, if at all
-    bool listens = false;        ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
-    bool has_device = false;     ///< bound to one (SO_BINDTODEVICE)
-    bool takes_v4 = false;       ///< AF_INET6 without IPV6_V6ONLY
+    Endpoint connected;      ///< whom it is connected to, if at all
+    bool listens = false;    ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
+    bool has_device = false; ///< bound to one (SO_BINDTODEVICE)
+    bool takes_v4 = false;   ///< AF_INET6 without IPV6_V6ONLY
     bool lets_others_in = false; ///< the server has set SO_REUSEADDR, as far as it is known
-    int receive_buffer = 0;      ///< set by the server; 0: the kernel's choice
-    int send_buffer = 0;
-    int max_segment = 0;
+    /// What it hands down to its connections, of TCP and one-to-one SCTP.
+    std::vector<OptionValue> chosen;
+    /// What it has that a connection made beside it can't be given, as text for the log; nullptr:
+    /// nothing.
+    const char *not_to_be_given = nullptr;
+    std::uint32_t option_memory = 0; ///< what its keys take
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
     /// where the server shares the port by a group of its own, whose balance that would break, or
     /// where the two would not be alike.
@@ -43,7 +47,8 @@ struct ServerSocket {
 
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
 /// ENOTSOCK), not of a transport or address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
-std::optional<ServerSocket> describe(int fd);
+/// `keys` are those that it is known to have been given (add_key()).
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {});
 
 /// SO_COOKIE and SO_NETNS_COOKIE; 0 where there is none to be had.
 std::uint64_t cookie_of(int fd);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <sys/time.h>
 
@@ -43,6 +44,7 @@ Question about(Transport transport, int family, std::uint16_t flags, std::uint32
     question.request.sdiag_family = static_cast<std::uint8_t>(family);
     question.request.sdiag_protocol = protocol_of(transport);
     question.request.idiag_states = transport == Transport::udp ? established | closed : listens;
+    question.request.idiag_ext = 1U << (INET_DIAG_SKMEMINFO - 1);
     std::fill(std::begin(question.request.id.idiag_cookie),
               std::end(question.request.id.idiag_cookie), INET_DIAG_NOCOOKIE);
     return question;
@@ -58,6 +60,24 @@ void put(const Endpoint &endpoint, __be32 *address, __be16 &port) {
         std::memcpy(address, &in6->sin6_addr, sizeof in6->sin6_addr);
         port = in6->sin6_port;
     }
+}
+
+/// SO_MEMINFO's numbers come along.
+std::uint32_t option_memory_in(nlmsghdr *header) {
+    auto *attribute =
+        reinterpret_cast<rtattr *>(static_cast<inet_diag_msg *>(NLMSG_DATA(header)) + 1);
+    auto left = static_cast<int>(NLMSG_PAYLOAD(header, sizeof(inet_diag_msg)));
+    for (; RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left))
+        if (attribute->rta_type == INET_DIAG_SKMEMINFO &&
+            RTA_PAYLOAD(attribute) >= (SK_MEMINFO_OPTMEM + 1) * sizeof(std::uint32_t)) {
+            std::uint32_t memory = 0;
+            std::memcpy(&memory,
+                        static_cast<char *>(RTA_DATA(attribute)) +
+                            SK_MEMINFO_OPTMEM * sizeof memory,
+                        sizeof memory);
+            return memory;
+        }
+    return 0;
 }
 
 } // namespace
@@ -119,18 +139,24 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                                      .listens = listens == 1U << found->idiag_state,
                                      .rests = time_wait == 1U << found->idiag_state,
                                      .waiting = found->idiag_rqueue,
-                                     .room = found->idiag_wqueue});
+                                     .room = found->idiag_wqueue,
+                                     .option_memory = option_memory_in(header)});
             if (!is_dump)
                 return reply;
         }
     }
 }
 
-SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local,
-                                  std::uint64_t cookie) {
+SocketDiag::Found SocketDiag::look_for(Transport transport, const Endpoint &local,
+                                       std::uint64_t cookie) {
     if (!netlink_ || local.empty())
-        return Life::unknown;
-    const auto is_it = [cookie](const Listener &found) { return found.cookie == cookie; };
+        return {};
+    const auto among = [cookie](const Reply &reply) -> std::optional<Listener> {
+        const auto found =
+            std::find_if(reply.sockets.begin(), reply.sockets.end(),
+                         [cookie](const Listener &each) { return each.cookie == cookie; });
+        return found == reply.sockets.end() ? std::nullopt : std::optional(*found);
+    };
     // A look-up finds whom a packet to the address would reach: mostly the very socket. (SCTP's
     // finds associations.)
     if (transport != Transport::sctp) {
@@ -141,9 +167,8 @@ SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local,
                 id.idiag_dport); // UDP's look-up has the ends the other way round
         else
             put(local, id.idiag_src, id.idiag_sport);
-        const Reply reply = ask(&question, sizeof question, sequence_);
-        if (std::any_of(reply.sockets.begin(), reply.sockets.end(), is_it))
-            return Life::lives;
+        if (auto it = among(ask(&question, sizeof question, sequence_)))
+            return {.socket = it, .is_known = true};
     }
     // Another of a SO_REUSEPORT group was found, or none, as with a socket that is bound to a
     // device: all sockets of the port are looked through.
@@ -151,9 +176,21 @@ SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local,
     __be32 any_address[4]{};
     put(local, any_address, question.request.id.idiag_sport);
     const Reply reply = ask(&question, sizeof question, sequence_);
-    if (std::any_of(reply.sockets.begin(), reply.sockets.end(), is_it))
+    const auto it = among(reply);
+    return {.socket = it, .is_known = it || reply.error == 0};
+}
+
+SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local,
+                                  std::uint64_t cookie) {
+    const Found found = look_for(transport, local, cookie);
+    if (found.socket)
         return Life::lives;
-    return reply.error == 0 ? Life::gone : Life::unknown;
+    return found.is_known ? Life::gone : Life::unknown;
+}
+
+std::optional<SocketDiag::Listener> SocketDiag::find(Transport transport, const Endpoint &local,
+                                                     std::uint64_t cookie) {
+    return look_for(transport, local, cookie).socket;
 }
 
 bool SocketDiag::has_connection(const Endpoint &from, const Endpoint &to) {

@@ -32,10 +32,14 @@ class SocketDiag {
         std::uint32_t inode = 0;
         uid_t user = 0;
         bool listens = false;
-        bool rests = false;        ///< TIME_WAIT
-        std::uint32_t waiting = 0; ///< in a listener's queue, to be accepted
-        std::uint32_t room = 0;    ///< in that queue: listen(2)'s backlog
+        bool rests = false;              ///< TIME_WAIT
+        std::uint32_t waiting = 0;       ///< in a listener's queue, to be accepted
+        std::uint32_t room = 0;          ///< in that queue: listen(2)'s backlog
+        std::uint32_t option_memory = 0; ///< what it keeps of filters, keys and the like takes this
     };
+    /// The listener or bound socket of life(), where it lives.
+    [[nodiscard]] std::optional<Listener> find(Transport transport, const Endpoint &local,
+                                               std::uint64_t cookie);
     /// Which TCP listener would get a connection from `from` to `to` by the interface of this
     /// number (if_nametoindex(3)): nothing is sent. Where the connection is there already, its end
     /// at `to`, which has no inode before it is accepted. nullopt and errno: ENOENT where nobody
@@ -53,6 +57,11 @@ class SocketDiag {
         int error = 0; ///< 0, or the errno that the kernel answers with
         std::vector<Listener> sockets;
     };
+    struct Found {
+        std::optional<Listener> socket;
+        bool is_known = false; ///< the kernel has said so, or that there is none
+    };
+    [[nodiscard]] Found look_for(Transport transport, const Endpoint &local, std::uint64_t cookie);
     [[nodiscard]] Reply ask(const void *question, std::size_t size, std::uint32_t sequence);
 
     Socket netlink_;

@@ -13,12 +13,11 @@ synergy_endpoint wire_endpoint(const Endpoint &endpoint) {
 std::optional<Time> Traffic::last(synergy_way way, std::uint64_t cookie,
                                   const Endpoint &peer) const {
     const synergy_endpoint wire = wire_endpoint(peer);
-    const std::uint64_t key = synergy_traffic_key(way, cookie, &wire);
-    const std::uint64_t place =
-        __atomic_load_n(&page_.traffic[key % SYNERGY_TRAFFIC_PLACES], __ATOMIC_RELAXED);
-    if (place == 0 || (place >> 32) != (key >> 32))
+    const synergy_place place = synergy_place_of(way, cookie, &wire);
+    const std::uint64_t noted = __atomic_load_n(&page_.traffic[place.number], __ATOMIC_RELAXED);
+    if (noted == 0 || noted != synergy_traffic(place.mark, static_cast<std::uint32_t>(noted)))
         return std::nullopt;
-    return Time(std::chrono::seconds(place & 0xffffffffU));
+    return Time(std::chrono::seconds(static_cast<std::uint32_t>(noted)));
 }
 
 } // namespace synergy

@@ -3,13 +3,13 @@
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "tools/path_picture.h"
+#include "tools/peer_argument.h"
 
 #include <langinfo.h>
 #include <netdb.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <clocale>
 #include <cstdlib>
 #include <cstring>
@@ -26,9 +26,6 @@ namespace {
 constexpr int exit_not_found = 1;
 constexpr int exit_refused = 2;
 
-constexpr const char *a_peer = "an address or host name, as [2001:db8::5]:5555";
-constexpr const char *an_address = "an address of this host, as 2001:db8::11";
-
 /// How long names are waited for once the path is known.
 constexpr Duration time_for_names = std::chrono::milliseconds(300);
 
@@ -43,50 +40,6 @@ constexpr const char *json_help = R"(With --json, standard output is one object:
   reason         in words
   error          why nothing could be sent; else missing
 Exit status: 0 found, 1 not found, 2 not tried.)";
-
-/// The first address of a host, or of the numeric address that `host` is.
-Endpoint resolve(const std::string &host, int flags, std::string &error) {
-    addrinfo hints{};
-    hints.ai_flags = flags;
-    hints.ai_socktype = SOCK_DGRAM;
-    addrinfo *list = nullptr;
-    if (const int status = getaddrinfo(host.c_str(), nullptr, &hints, &list); status != 0) {
-        error = gai_strerror(status);
-        return {};
-    }
-    Endpoint first = Endpoint::from(list->ai_addr, list->ai_addrlen).unmapped();
-    freeaddrinfo(list);
-    if (!first.is_wildcard() && !first.is_multicast())
-        return first;
-    error = "the address of one host";
-    return {};
-}
-
-/// PEER as in SYNERGY_PEERS, or without a port, or a host name.
-Endpoint parse_peer(const std::string &text, std::string &error) {
-    std::vector<Problem> problems;
-    if (const std::vector<Peer> peers = parse_peers(text, "PEER", problems); peers.size() == 1) {
-        const Peer &peer = peers[0];
-        return (peer.host.empty() ? peer.address : resolve(peer.host, AI_ADDRCONFIG, error))
-            .with_port(peer.first_port);
-    }
-    if (const Endpoint bare = resolve(text, AI_NUMERICHOST, error); !bare.empty())
-        return bare;
-    std::string host = text;
-    std::uint16_t port = 0;
-    if (text.starts_with('[') && text.ends_with(']')) {
-        host = text.substr(1, text.size() - 2);
-    } else if (const std::size_t colon = text.rfind(':'); colon != std::string::npos) {
-        const char *end = text.data() + text.size();
-        const auto [stopped, status] = std::from_chars(text.data() + colon + 1, end, port);
-        if (status != std::errc() || stopped != end || port == 0) {
-            error = "a port from 1 to 65535";
-            return {};
-        }
-        host = text.substr(0, colon);
-    }
-    return resolve(host, AI_ADDRCONFIG, error).with_port(port);
-}
 
 /// Host names of addresses, looked up beside everything else: a name server may be slow.
 class NameFinder {
@@ -188,11 +141,6 @@ class Screen {
     std::size_t drawn_ = 0;
 };
 
-int refuse(const std::string &place, const std::string &text, const std::string &expected) {
-    std::cerr << "synergy: " << Problem{place, text, expected}.line() << '\n';
-    return exit_refused;
-}
-
 } // namespace
 
 CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
@@ -219,14 +167,14 @@ int run_probe(const ProbeOptions &options) {
     std::string error;
     const Endpoint peer = parse_peer(options.peer, error);
     if (peer.empty())
-        return refuse("PEER", options.peer, a_peer + (": " + error));
+        return refuse_argument("PEER", options.peer, a_peer + (": " + error));
     Endpoint source = settings.local_for(peer.family());
     if (!options.from.empty()) {
         source = resolve(options.from, AI_NUMERICHOST, error);
         if (source.empty())
-            return refuse("--from", options.from, an_address);
+            return refuse_argument("--from", options.from, an_address);
         if (source.family() != peer.family())
-            return refuse("--from", options.from, "an address of the peer's family");
+            return refuse_argument("--from", options.from, "an address of the peer's family");
     }
 
     Scheduler scheduler;

@@ -4,6 +4,7 @@
 #include "tools/preloadable.h"
 #include "tools/probe_command.h"
 #include "tools/status_command.h"
+#include "tools/test_command.h"
 
 #include <CLI/CLI.hpp>
 
@@ -192,6 +193,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     CLI::App *probe_command = add_probe_command(app, probe);
     StatusOptions status;
     CLI::App *status_command = add_status_command(app, status);
+    TestOptions test;
+    CLI::App *test_command = add_test_command(app, test);
 
     // CLI11 would parse what comes after "--" itself, and take the command's options for ours.
     std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
@@ -207,6 +210,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
         return run_probe(probe);
     if (status_command->parsed())
         return run_status(status);
+    if (test_command->parsed())
+        return run_test(test);
     if (!run_command->parsed())
         return refuse("nothing to do: see synergy --help");
     options.command = run_command->remaining();

@@ -2,9 +2,11 @@
 back after "ADDRESS PORT PID ", the peer's as the server sees it and the serving process's.
 
     family_server.py PORT accept              one process
+    family_server.py PORT once                one connection, and its end is the server's
     family_server.py PORT nobody              one process, which gives root up after listen()
     family_server.py PORT daemon              listens, then goes to the background as daemon(3) says
     family_server.py PORT twice               the same with a second fork after setsid()
+    family_server.py PORT detached            the same, and gives up what it had for input and output
     family_server.py PORT prefork HOW         three children serve, their parent sleeps; HOW they
                                               wait is accept, poll, select or epoll
     family_server.py PORT start PROGRAM...    listens, and starts a program with the listener as
@@ -75,13 +77,19 @@ def main():
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-    if mode in ("accept", "nobody"):
+    if mode == "once":
+        echo(*listener.accept())
+    elif mode in ("accept", "nobody"):
         serve(listener)
-    elif mode in ("daemon", "twice"):
+    elif mode in ("daemon", "twice", "detached"):
         fork_and_leave()
         os.setsid()
-        if mode == "twice":
+        if mode != "daemon":
             fork_and_leave()
+        if mode == "detached":
+            nothing = os.open("/dev/null", os.O_RDWR)
+            for descriptor in range(3):
+                os.dup2(nothing, descriptor)
         serve(listener)
     elif mode == "prefork":
         for _ in range(3):

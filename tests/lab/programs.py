@@ -62,6 +62,7 @@ def _copy_build():
         pytest.fail(f"not built: {', '.join(missing)} (SYNERGY_BUILD names the build directory)")
     libraries = [*build.glob("preload/*.so*"), *build.glob("src/*.so*")]
     libraries += [build / "preload/echo_server", build / "preload/hello"]
+    libraries += [build / "tests/libseen.so"]
     for path in {*wanted, *(library for library in libraries if library.is_file())}:
         copy = STAGE / path.relative_to(build)
         copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -85,6 +86,7 @@ class Preload:
     def __init__(self, library=None, **settings):
         self.library = library or STAGE / "preload/libsynergy.so"
         self.settings = settings
+        self.others = {}  # further variables
 
     def environment(self):
         # A sanitizer's own library must come first in a program that was built without it.
@@ -92,7 +94,8 @@ class Preload:
         variables = {f"SYNERGY_{name.upper()}": str(value) for name, value in self.settings.items()}
         if "SYNERGY_LAB_LOG" in os.environ:
             variables.setdefault("SYNERGY_LOG", os.environ["SYNERGY_LAB_LOG"])
-        return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables}
+        others = {name: str(value) for name, value in self.others.items()}
+        return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables, **others}
 
 
 def _as_user(user):

@@ -99,7 +99,8 @@ def check(path, family, profile, limit):
         # Of several hop limits that meet the same prohibition, traceroute shows what it likes.
         expected = {hop: address for hop, address in expected.items() if hop in found}
     assert found == expected
-    assert took < limit * slowness()
+    # The command and the reference start side by side, as do other tests.
+    assert took < limit * slowness() + 0.5
     least, most = interval(path)
     assert document["found"]
     assert least <= document["hop_limit"] <= most

@@ -191,7 +191,7 @@ import socket, struct, sys
 names = {{l.split()[-1][1:] for l in open('/proc/net/unix') if '@synergy-keeper/' in l}}
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5)
 s.connect('\\0' + names.pop())
-s.send(struct.pack('=II16sQiiii28s4x', 1, {status_kind()}, bytes(16), 0, 0, 0, 0, 0, bytes(28)))
+s.send(struct.pack('=II16sQiiii28s4x', {wire_version()}, {status_kind()}, bytes(16), 0, 0, 0, 0, 0, bytes(28)))
 data, control, flags, address = s.recvmsg(1024, 1024)
 print(len(data), len(control))
 """
@@ -204,10 +204,16 @@ print(len(data), len(control))
     assert stranger.stdout == "0 0\n" or "ConnectionResetError" in stranger.stderr, stranger
 
 
+WIRE = (SOURCE / "wire.h").read_text(encoding="ascii")
+
+
+def wire_version():
+    return re.search(r"#define SYNERGY_WIRE_VERSION (\d+)", WIRE)[1]
+
+
 def status_kind():
-    """SYNERGY_STATUS of src/wire.h: the kinds are counted from 1."""
-    wire = (SOURCE / "wire.h").read_text(encoding="ascii")
-    kinds = re.search(r"enum synergy_kind \{(.*?)\};", wire, re.S)[1]
+    """SYNERGY_STATUS: the kinds are counted from 1."""
+    kinds = re.search(r"enum synergy_kind \{(.*?)\};", WIRE, re.S)[1]
     kinds = re.sub(r"/\*.*?\*/", "", kinds, flags=re.S)
     return [k.split("=")[0].strip() for k in kinds.split(",")].index("SYNERGY_STATUS") + 1
 

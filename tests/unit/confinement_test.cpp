@@ -18,6 +18,10 @@ using namespace synergy;
 
 namespace {
 
+bool can_punch() {
+    return true;
+}
+
 bool can_write(const std::string &path) {
     const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     return file && ::write(file.fd(), "x", 1) == 1;
@@ -38,7 +42,7 @@ TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
               EXPECT_IN_CHILD(::kill(getppid(), 0) == 0);
               const auto missing = confine({log, learned, directory.path("absent"),
                                             "/proc/self/fd/" + std::to_string(pipe[1])},
-                                           false);
+                                           false, can_punch);
               EXPECT_IN_CHILD(missing.empty());
               EXPECT_IN_CHILD(can_write(log));
               EXPECT_IN_CHILD(can_write(learned + "/hops.new"));
@@ -86,7 +90,7 @@ TEST_CASE("confinement: where it has to, the keeper still looks into processes, 
         CAPTURE(looks);
         CHECK(harness::in_child([&]() -> std::string {
                   EXPECT_IN_CHILD(can_look());
-                  EXPECT_IN_CHILD(confine({}, looks).empty());
+                  EXPECT_IN_CHILD(confine({}, looks, can_punch).empty());
                   EXPECT_IN_CHILD(can_look() == looks);
                   EXPECT_IN_CHILD(::ptrace(PTRACE_ATTACH, other, 0, 0) == -1 && errno == EPERM);
                   EXPECT_IN_CHILD(::kill(other, SIGKILL) == -1);

@@ -155,7 +155,8 @@ TEST_CASE("a router that knows no way on ends the path") {
 TEST_CASE("firewalls at plausible places lie on the right side") {
     // By routers, how many local firewalls in a row the middle still crosses.
     const std::map<int, int> local{{2, 1}, {3, 1}, {4, 2}, {6, 3}, {12, 6}};
-    for (const auto &[routers, depth] : local) {
+    for (const auto &one : local) {
+        const int routers = one.first, depth = one.second;
         CAPTURE(routers);
         // The remote firewall is the last router: silent, speaking, refusing, or open.
         for (const Path &path : {path_of(routers), path_of(routers, HopAnswer::prohibited, routers),

@@ -16,8 +16,8 @@ struct Shared {
 
     void note(synergy_way way, std::uint64_t cookie, const Endpoint &peer, std::uint32_t second) {
         const synergy_endpoint wire = wire_endpoint(peer);
-        const std::uint64_t key = synergy_traffic_key(way, cookie, &wire);
-        page->traffic[key % SYNERGY_TRAFFIC_PLACES] = (key & 0xffffffff00000000U) | second;
+        const synergy_place place = synergy_place_of(way, cookie, &wire);
+        page->traffic[place.number] = synergy_traffic(place.mark, second);
     }
 };
 

@@ -1,0 +1,63 @@
+// What the kernel's accept() hands down from a listener to its connections, for connections that
+// were made another way.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <sys/socket.h>
+
+namespace synergy {
+
+/// An option as a socket has it.
+struct OptionValue {
+    int level = 0;
+    int name = 0;
+    const char *text = ""; ///< its name
+    bool is_early = false; ///< counts from the first SYN or INIT on
+    socklen_t length = 0;
+    std::array<std::uint8_t, 216> bytes{}; ///< a key is the longest
+
+    bool operator==(const OptionValue &) const = default;
+};
+
+/// Those of a listener's options that it hands down, and that differ from a new socket's.
+std::vector<OptionValue> chosen_options(int listener, int fresh);
+
+/// Gives them to a socket: those that count from the first packet on, or all. The name of the
+/// first that could not be given, for want of a right mostly; nullptr where all could.
+enum class When : std::uint8_t { before_connecting, ever };
+const char *give_options(const std::vector<OptionValue> &options, int to, When when);
+
+/// Whether those that count from the first packet on are the same.
+bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionValue> &other);
+
+/// The value of one of them that is an int; 0 where it is none of them.
+int chosen_number(const std::vector<OptionValue> &options, int level, int name);
+
+/// Gives `to` every option that an accepted socket has from its listener and that differs, as read
+/// from `from`, an accepted socket of the same listener. The name of the first that could not be
+/// given; nullptr where all could.
+const char *copy_inherited_options(int from, int to);
+
+/// A key as it was set (TCP_MD5SIG, TCP_MD5SIG_EXT: linux/tcp.h): no listener tells its own.
+std::optional<OptionValue> key_value(int option, const void *bytes, std::size_t length);
+bool is_key(const OptionValue &value);
+/// Adds a key to those of a socket, or takes away what it takes away. False where it has too many.
+bool add_key(std::vector<OptionValue> &keys, const OptionValue &key);
+
+/// What a listener, or a connection that it accepted, has that another socket, which was given its
+/// options, has not, as text for the log; nullptr: nothing.
+const char *inimitable(int fd, int other);
+/// The sentence about it.
+std::string not_to_be_given(const char *what);
+/// The memory that a socket's options take (SK_MEMINFO_OPTMEM): the kernel counts what it keeps of
+/// filters, keys and header options there, and of nothing else that a stream socket can have.
+std::uint32_t option_memory_of(int fd);
+/// What a listener has where this is not what is expected.
+extern const char *const what_takes_memory;
+
+} // namespace synergy

@@ -1,0 +1,157 @@
+#include "tools/test_command.h"
+
+#include "base/log.h"
+#include "hops/hop_choice.h"
+#include "hops/path_probe.h"
+#include "tools/firewall_test.h"
+#include "tools/peer_argument.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <netdb.h>
+
+namespace synergy {
+
+namespace {
+
+constexpr int exit_nothing_passes = 1;
+constexpr int exit_refused = 2;
+
+/// The first of the calling ports, which two sides need not agree on.
+constexpr std::uint16_t usual_port = 61680;
+
+constexpr const char *test_help = R"(Both sides run it, each with the other's address, in any order:
+    here    synergy test '[2001:db8::5]'
+    there   synergy test '[2001:db8:7::11]'
+They find each other through both firewalls by UDP, then try UDP, TCP and SCTP in both
+directions, TCP with both sides calling, and after how long an idle hole is forgotten.
+At both ends twelve ports are used, from the given one on (61680), and 61699.
+With --json, standard output is one object: peer, source, port, hop_limit, router (where
+punches die, or null), seen_as and peer_seen_as (the addresses that each side sees of the
+other), complete (false: the peer went away), trials (transport, idle_s, both_call,
+peer_calls, this_side_calls: passes, timed out, refused, prohibited, can't be tried,
+pending), findings (in words).
+Exit status: 0 something passes, 1 nothing does, 2 not tried.)";
+
+/// What this side's packets meet; what comes of it is said.
+Path measure(Scheduler &scheduler, const Endpoint &peer, const Endpoint &source) {
+    std::optional<Path> path;
+    PathProbe probe(scheduler, peer, source, [&](const Path &measured) { path = measured; });
+    while (!path)
+        scheduler.run_once(std::chrono::seconds(1));
+    return *path;
+}
+
+std::string describe(const Path &path, int hops, const Endpoint &router) {
+    if (path.on_link)
+        return "the peer is on the same link: there is no firewall to pass but the two hosts' own";
+    if (path.last_answer() == 0)
+        return fmt::format(
+            "from {}: no router answers; either none does on this way, or a firewall "
+            "on this side lets nothing out: punches go {} hops by guess",
+            path.source.address_text(), hops);
+    if (path.last_answer() == 1)
+        return fmt::format("from {}: only the first router answers ({}): if that is this side's "
+                           "firewall, it lets nothing out; punches go {} hops by guess",
+                           path.source.address_text(), path.hops[0].from.address_text(), hops);
+    return fmt::format("from {}: routers answer up to hop {}; punches die at hop {}{}",
+                       path.source.address_text(), path.last_answer(), hops,
+                       router.empty() ? "" : " (" + router.address_text() + ")");
+}
+
+} // namespace
+
+CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
+    CLI::App *command = app.add_subcommand(
+        "test",
+        "Find out, at both ends, whether the firewalls between here and PEER can be passed.");
+    command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
+        ->type_name("")
+        ->required();
+    command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
+        ->type_name("ADDR");
+    command
+        ->add_option("--hops", options.hops,
+                     "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
+        ->type_name("N");
+    command->add_option("--idle", options.idle, "Seconds for which holes are left alone (10,30,60)")
+        ->type_name("S,...")
+        ->delimiter(',')
+        ->check(CLI::Range(1U, FirewallTest::idle_most))
+        ->expected(1, static_cast<int>(FirewallTest::idle_times_most));
+    command->add_flag("--json", options.json, "For programs: see below");
+    command->footer(test_help);
+    return command;
+}
+
+int run_test(const TestOptions &options) {
+    if (!options.hops.empty())
+        ::setenv("SYNERGY_HOPS", options.hops.c_str(), 1);
+    const Settings settings =
+        load_settings([](const char *name) -> const char * { return std::getenv(name); });
+    for (const Problem &problem : settings.problems)
+        std::cerr << "synergy: " << problem.line() << '\n';
+    if (!settings.problems.empty())
+        return exit_refused;
+    std::string error;
+    const Endpoint peer = parse_peer(options.peer, error);
+    if (peer.empty())
+        return refuse_argument("PEER", options.peer, a_peer + (": " + error));
+    Endpoint source = settings.local_for(peer.family());
+    if (!options.from.empty()) {
+        source = resolve(options.from, AI_NUMERICHOST, error);
+        if (source.empty() || source.family() != peer.family())
+            return refuse_argument("--from", options.from,
+                                   "an address of this host, of the peer's family");
+    }
+    const std::uint16_t port = peer.port() != 0 ? peer.port() : usual_port;
+    if (port > UINT16_MAX - FirewallTest::ports_used)
+        return refuse_argument("PEER", options.peer, "a port of 65523 at most: twelve are used");
+
+    // What punches fail of is a finding, and not a line of a log.
+    log::configure({.level = LogLevel::error});
+    Scheduler scheduler;
+    const Path path = measure(scheduler, peer, source);
+    if (path.error != 0) {
+        std::cerr << "synergy: no packet leaves this host for " << peer.address_text() << ": "
+                  << strerrordesc_np(path.error) << '\n';
+        return exit_refused;
+    }
+    FirewallTest::Options found{.peer = peer.with_port(0),
+                                .source = path.source,
+                                .port = port,
+                                .hop_limit = settings.hops.is_automatic()
+                                                 ? choose_hop_limit(path, settings.hop_bounds).hops
+                                                 : settings.hops.number(),
+                                .dying_hop = {},
+                                .idle = {}};
+    for (const Hop &hop : path.hops)
+        if (hop.limit == found.hop_limit && hop.answer == HopAnswer::time_exceeded)
+            found.dying_hop = hop;
+    for (const unsigned time : options.idle)
+        found.idle.emplace_back(time);
+    std::ostream &progress = options.json ? std::cerr : std::cout;
+    progress << describe(path, found.hop_limit,
+                         found.dying_hop ? found.dying_hop->from : Endpoint{})
+             << std::endl;
+    try {
+        FirewallTest test(scheduler, found,
+                          [&](const std::string &line) { progress << line << std::endl; });
+        while (!test.is_over())
+            scheduler.run_once(std::chrono::seconds(1));
+        const TestReport report = test.report();
+        if (options.json)
+            std::cout << report_json(report) << std::endl;
+        else
+            for (const std::string &line : report_picture(report))
+                std::cout << line << '\n';
+        return report.works() ? 0 : exit_nothing_passes;
+    } catch (const std::system_error &failure) {
+        std::cerr << "synergy: " << failure.what() << '\n';
+        return exit_refused;
+    }
+}
+
+} // namespace synergy

@@ -1,0 +1,359 @@
+#include "server/inherited_options.h"
+
+#include "harness.h"
+#include "punch/beside.h"
+#include "server/server_socket.h"
+
+#include <doctest/doctest.h>
+
+#include <arpa/inet.h>
+#include <cstring>
+#include <linux/in6.h>
+#include <linux/tcp.h>
+#include <map>
+#include <netinet/in.h>
+#include <optional>
+#include <string>
+#include <vector>
+
+using namespace synergy;
+using std::chrono::milliseconds;
+
+namespace {
+
+/// Of which families a listener and its peer are.
+struct Kind {
+    const char *what;
+    int listener;
+    int peer;
+};
+constexpr Kind kinds[] = {
+    {"IPv4", AF_INET, AF_INET}, {"IPv6", AF_INET6, AF_INET6}, {"v4-mapped", AF_INET6, AF_INET}};
+
+constexpr int levels[] = {SOL_SOCKET, IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6};
+/// Beyond what the kernel has today, so that what comes is met too. (From 64 on netfilter's are
+/// among those of IP.)
+int end_of(int level) {
+    return level == IPPROTO_IP ? 64 : 110;
+}
+
+/// What a connection says of itself and of its moment, not of its listener.
+bool is_own_affair(int level, int name) {
+    switch (level) {
+    case SOL_SOCKET:
+        return name == SO_ERROR || name == SO_INCOMING_CPU || name == SO_INCOMING_NAPI_ID ||
+               name == SO_COOKIE || name == SO_MEMINFO || name == SO_PEERNAME;
+    case IPPROTO_TCP:
+        return name == TCP_INFO || name == TCP_CC_INFO || name == TCP_TIMESTAMP ||
+               name == TCP_ZEROCOPY_RECEIVE || name == TCP_SAVED_SYN ||
+               name == TCP_FASTOPEN_CONNECT;
+    case IPPROTO_IP:
+        // Taken from the peer's SYN. 52 is IP_PROTOCOL: for a TCP socket its port.
+        return name == IP_MTU || name == IP_MULTICAST_IF || name == IP_MULTICAST_TTL ||
+               name == IP_PKTOPTIONS || name == IP_MSFILTER || name == MCAST_MSFILTER || name == 52;
+    default:
+        // Netfilter's, from 64 to 66 and 80, are asked of by other numbers.
+        return name == IPV6_MTU || name == IPV6_PATHMTU || name == IPV6_MULTICAST_IF ||
+               name == IPV6_MULTICAST_HOPS || name == IPV6_2292PKTOPTIONS || name == 64 ||
+               name == 65 || name == 80 || name == 81;
+    }
+}
+
+/// The punches need these as they are.
+bool makes_room(int level, int name) {
+    return level == SOL_SOCKET && (name == SO_REUSEADDR || name == SO_REUSEPORT);
+}
+
+/// A listener that is about to be moved to another machine serves nobody.
+bool is_for_checkpoints(int level, int name) {
+    return level == IPPROTO_TCP && name == TCP_REPAIR;
+}
+
+/// Which the first SYN brings about: of a listener that was given it after the last look at it, no
+/// connection tells. (The size of the send buffer begins as the congestion control wants it, and
+/// the window as the receive buffer.)
+bool counts_at_first(int level, int name) {
+    return (level == IPPROTO_TCP && (name == TCP_MAXSEG || name == TCP_FASTOPEN_NO_COOKIE ||
+                                     name == TCP_CONGESTION || name == TCP_WINDOW_CLAMP)) ||
+           (level == SOL_SOCKET &&
+            (name == SO_RCVBUF || name == SO_RCVBUFFORCE || name == SO_RCVLOWAT));
+}
+
+std::string value_of(int fd, int level, int name) {
+    char bytes[64]{};
+    socklen_t length = sizeof bytes;
+    if (getsockopt(fd, level, name, bytes, &length) != 0)
+        return std::string("error ") + std::to_string(errno);
+    std::string text;
+    for (socklen_t i = 0; i < length; i++) {
+        char digits[4];
+        std::snprintf(digits, sizeof digits, "%02x ", static_cast<unsigned char>(bytes[i]));
+        text += digits;
+    }
+    return text;
+}
+
+template <typename T> std::string bytes_of(const T &value) {
+    return {reinterpret_cast<const char *>(&value), sizeof value};
+}
+
+/// What an option is tried with: numbers, times, structures; or names.
+std::vector<std::string> values_for(int level, int name) {
+    if (level == IPPROTO_TCP && name == TCP_CONGESTION)
+        return {"reno", "cubic", "bbr"};
+    std::vector<std::string> values;
+    for (const int number : {0, 1, 2, 3, 64, 1000, 70000})
+        values.push_back(bytes_of(number));
+    values.push_back(bytes_of(std::uint64_t{1}));
+    values.push_back(bytes_of(std::uint64_t{1000000}));
+    values.push_back(bytes_of(timeval{.tv_sec = 3, .tv_usec = 500000}));
+    values.push_back(bytes_of(linger{.l_onoff = 1, .l_linger = 9}));
+    return values;
+}
+
+using Options = std::map<std::pair<int, int>, std::string>; ///< by level and name
+
+Options options_of(int fd) {
+    Options options;
+    for (const int level : levels)
+        for (int name = 1; name < end_of(level); name++)
+            if (!is_own_affair(level, name))
+                options[{level, name}] = value_of(fd, level, name);
+    return options;
+}
+
+/// A listener as the shim leaves every one, before listen().
+Socket bound_listener(const Kind &kind) {
+    Socket listener = harness::bound_tcp(Endpoint::wildcard(kind.listener, 0));
+    listener.set(SOL_SOCKET, SO_REUSEPORT, 1);
+    listener.set(SOL_SOCKET, SO_REUSEADDR, 1);
+    return listener;
+}
+
+struct Connection {
+    Socket client, accepted;
+};
+
+/// Empty where the listener's options keep it out.
+std::optional<Connection> ordinary(const Socket &listener, const Kind &kind) {
+    Connection made{.client = Socket::open(kind.peer, SOCK_STREAM), .accepted = {}};
+    made.client.set(IPPROTO_IP, IP_TTL, 255);
+    if (kind.peer == AF_INET6)
+        made.client.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
+    const Endpoint to = Endpoint::loopback(kind.peer, listener.local().port());
+    ::connect(made.client.fd(), to.data(), to.length());
+    ::send(made.client.fd(), "\n", 1, MSG_NOSIGNAL); // TCP_DEFER_ACCEPT waits for it
+    if (!harness::is_readable(listener.fd(), milliseconds(30)))
+        return std::nullopt;
+    made.accepted = Socket(::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+    return made;
+}
+
+/// A connection that the listener has not made, as a punch makes it; nullopt where nothing would be
+/// punched.
+std::optional<Connection> made_beside(const ServerSocket &server, const Kind &kind) {
+    if (server.not_to_be_given != nullptr)
+        return std::nullopt;
+    const Socket there = harness::listening_tcp(Endpoint::loopback(kind.peer, 0));
+    Connection made;
+    made.accepted = open_beside(server, IPPROTO_TCP);
+    REQUIRE(made.accepted);
+    made.accepted.set(IPPROTO_TCP, TCP_SYNCNT, 127);
+    made.accepted.set(IPPROTO_TCP, TCP_USER_TIMEOUT, 0);
+    if (kind.listener == AF_INET6)
+        made.accepted.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    if (kind.peer == AF_INET)
+        made.accepted.set(IPPROTO_IP, IP_MINTTL, 2);
+    const Endpoint at = Endpoint::wildcard(kind.listener, server.local.port());
+    REQUIRE(::bind(made.accepted.fd(), at.data(), at.length()) == 0);
+    const Endpoint to = kind.listener == kind.peer ? there.local() : there.local().mapped();
+    ::connect(made.accepted.fd(), to.data(), to.length());
+    REQUIRE(harness::is_readable(there.fd(), milliseconds(1000)));
+    made.client = Socket(::accept4(there.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+    return made;
+}
+
+/// When a listener is given an option. The shim shows it to the keeper again then, but what changes
+/// it may have no shim: `unseen`.
+enum class Moment : std::uint8_t { before_listen, after_listen, unseen };
+
+const char *text_of(Moment moment) {
+    return moment == Moment::before_listen  ? "before listen()"
+           : moment == Moment::after_listen ? "after listen()"
+                                            : "unseen";
+}
+
+struct Setting {
+    int level;
+    int name;
+    std::string value;
+
+    [[nodiscard]] bool is_made_on(const Socket &listener) const {
+        return ::setsockopt(listener.fd(), level, name, value.data(),
+                            static_cast<socklen_t>(value.size())) == 0;
+    }
+};
+
+struct Pair {
+    Options ordinary, punched;
+    const char *refused = nullptr; ///< why nothing is punched
+};
+
+/// nullopt where the listener can't be given it, or hears nobody then.
+std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setting *setting) {
+    const Socket listener = bound_listener(kind);
+    if (moment == Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
+        return std::nullopt;
+    REQUIRE(::listen(listener.fd(), 4) == 0);
+    auto described = describe(listener.fd());
+    if (moment != Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
+        return std::nullopt;
+    if (moment == Moment::after_listen)
+        described = describe(listener.fd());
+    const auto plain = ordinary(listener, kind);
+    if (!plain)
+        return std::nullopt; // nor does a bell reach it
+    const auto bell = ordinary(listener, kind);
+    REQUIRE(bell);
+    const auto punched = made_beside(*described, kind);
+    Pair pair;
+    pair.refused = punched ? copy_inherited_options(bell->accepted.fd(), punched->accepted.fd())
+                           : described->not_to_be_given;
+    if (pair.refused == nullptr)
+        pair.refused = inimitable(bell->accepted.fd(), bell->client.fd());
+    if (pair.refused != nullptr)
+        return pair;
+    pair.ordinary = options_of(plain->accepted.fd());
+    pair.punched = options_of(punched->accepted.fd());
+    return pair;
+}
+
+/// How they differ; but what differs without any setting, for having come about another way, counts
+/// only where the setting changes it.
+std::string difference(const Pair &pair, const Pair &unset) {
+    std::string text;
+    for (const auto &[which, value] : pair.ordinary) {
+        const std::string &other = pair.punched.at(which);
+        const bool is_another_way = unset.ordinary.at(which) != unset.punched.at(which) &&
+                                    value == unset.ordinary.at(which);
+        if (value != other && !is_another_way)
+            text += std::to_string(which.first) + "/" + std::to_string(which.second) + ": " +
+                    value + "but punched " + other + "; ";
+    }
+    return text;
+}
+
+} // namespace
+
+TEST_CASE("inherited options: whatever a listener is given, a punched connection has as well") {
+    std::map<std::string, int> refused;
+    int compared = 0;
+    for (const Kind &kind : kinds) {
+        const auto unset = two_connections(kind, Moment::before_listen, nullptr);
+        REQUIRE(unset);
+        for (const auto &[which, value] : unset->ordinary) {
+            CAPTURE(which.second);
+            // (On the loopback interface it follows the window.)
+            CHECK((value == unset->punched.at(which) || makes_room(which.first, which.second) ||
+                   which == std::pair<int, int>{IPPROTO_TCP, TCP_MAXSEG}));
+        }
+        for (const Moment moment : {Moment::before_listen, Moment::after_listen, Moment::unseen})
+            for (const int level : levels)
+                for (int name = 1; name < end_of(level); name++) {
+                    if (is_own_affair(level, name) || makes_room(level, name) ||
+                        is_for_checkpoints(level, name) ||
+                        (moment == Moment::unseen && counts_at_first(level, name)))
+                        continue;
+                    for (const std::string &value : values_for(level, name)) {
+                        const Setting setting{level, name, value};
+                        const auto pair = two_connections(kind, moment, &setting);
+                        if (!pair)
+                            continue;
+                        if (pair->refused != nullptr) {
+                            refused[pair->refused]++;
+                            continue;
+                        }
+                        compared++;
+                        const std::string text = std::string(kind.what) + ", " + text_of(moment) +
+                                                 ": level " + std::to_string(level) + ", option " +
+                                                 std::to_string(name) + ", " +
+                                                 std::to_string(value.size()) +
+                                                 " bytes, the first " + std::to_string(value[0]);
+                        CAPTURE(text);
+                        CHECK(difference(*pair, *unset) == "");
+                    }
+                }
+    }
+    for (const auto &[why, count] : refused)
+        MESSAGE(why << ": " << count);
+    MESSAGE(compared << " compared");
+    CHECK(compared > 3000);
+}
+
+namespace {
+
+tcp_md5sig key_for(const char *peer, const std::string &secret) {
+    tcp_md5sig key{};
+    auto *address = reinterpret_cast<sockaddr_in6 *>(&key.tcpm_addr);
+    address->sin6_family = AF_INET6;
+    inet_pton(AF_INET6, peer, &address->sin6_addr);
+    key.tcpm_keylen = static_cast<std::uint16_t>(secret.size());
+    std::memcpy(static_cast<void *>(key.tcpm_key), secret.data(), secret.size());
+    return key;
+}
+
+/// Sets it, and notes it as the keeper does when the shim has seen it.
+bool give_key(const Socket &listener, const tcp_md5sig &key, std::vector<OptionValue> &noted) {
+    return ::setsockopt(listener.fd(), IPPROTO_TCP, TCP_MD5SIG, &key, sizeof key) == 0 &&
+           add_key(noted, key_value(TCP_MD5SIG, &key, sizeof key).value());
+}
+
+} // namespace
+
+TEST_CASE("inherited options: keys are given where all of them are known") {
+    const Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    std::vector<OptionValue> noted;
+    const auto is_given = [&] {
+        return describe(listener.fd(), noted)->not_to_be_given == nullptr;
+    };
+    CHECK(is_given());
+    REQUIRE(give_key(listener, key_for("2001:db8::5", "one"), noted));
+    REQUIRE(give_key(listener, key_for("2001:db8::6", "two"), noted));
+    CHECK(is_given());
+    CHECK(describe(listener.fd())->not_to_be_given != nullptr);
+    // Another key for the same peer takes the place of the first.
+    REQUIRE(give_key(listener, key_for("2001:db8::5", "another"), noted));
+    CHECK(noted.size() == 2);
+    CHECK(is_given());
+    // None takes it away.
+    REQUIRE(give_key(listener, key_for("2001:db8::5", ""), noted));
+    CHECK(noted.size() == 1);
+    CHECK(is_given());
+    // One that was not seen.
+    const tcp_md5sig unseen = key_for("2001:db8::7", "unseen");
+    REQUIRE(::setsockopt(listener.fd(), IPPROTO_TCP, TCP_MD5SIG, &unseen, sizeof unseen) == 0);
+    CHECK_FALSE(is_given());
+}
+
+TEST_CASE("inherited options: what is no key is not taken for one") {
+    const tcp_md5sig key = key_for("2001:db8::5", "one");
+    CHECK(key_value(TCP_MD5SIG, &key, sizeof key));
+    CHECK_FALSE(key_value(TCP_NODELAY, &key, sizeof key));
+    CHECK_FALSE(key_value(TCP_MD5SIG, &key, sizeof key - 1));
+    const std::array<std::uint8_t, 300> long_one{};
+    CHECK_FALSE(key_value(TCP_MD5SIG, long_one.data(), long_one.size()));
+}
+
+TEST_CASE("inherited options: there is an end of keys") {
+    std::vector<OptionValue> noted;
+    tcp_md5sig key = key_for("2001:db8::5", "one");
+    int added = 0;
+    for (std::uint8_t last = 0; last < 255; last++)
+        for (std::uint8_t other = 0; other < 2; other++) {
+            auto *address = reinterpret_cast<sockaddr_in6 *>(&key.tcpm_addr);
+            address->sin6_addr.s6_addr[15] = last;
+            address->sin6_addr.s6_addr[14] = other;
+            added += add_key(noted, key_value(TCP_MD5SIG, &key, sizeof key).value()) ? 1 : 0;
+        }
+    CHECK(added == 256);
+}

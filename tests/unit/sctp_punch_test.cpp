@@ -1,0 +1,141 @@
+// On a kernel without SCTP most of it is skipped: scripts/test-uml -k sctp_strategies.
+#include "punch/sctp_punch.h"
+
+#include "punch_bench.h"
+#include "server/sctp_socket.h"
+
+#include <doctest/doctest.h>
+
+#include <unistd.h>
+
+#include <set>
+
+using namespace synergy;
+using harness::Network;
+using harness::Packet;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+struct Bench : harness::PunchBench {
+    void serve_sctp(int family) { serve(Network::here(family), SOCK_STREAM, IPPROTO_SCTP); }
+    bool run_until_sent(std::size_t inits, Duration limit = seconds(15)) {
+        return run_until([&] { return network.inits().size() >= inits; }, limit);
+    }
+    [[nodiscard]] Socket call(int family) const {
+        return network.call_from_there(family, 64, SOCK_STREAM, IPPROTO_SCTP);
+    }
+};
+
+} // namespace
+
+TEST_CASE("sctp punch: every INIT is low, with one tag, and the hop limits have their turns" *
+          doctest::skip(!harness::has_sctp())) {
+    for (const int family : {AF_INET6, AF_INET})
+        CHECK(harness::in_child([family]() -> std::string {
+                  Bench bench;
+                  bench.serve_sctp(family);
+                  SctpPunch punch(bench.context,
+                                  bench.hole(family, {.best = 3, .least = 2, .most = 4}));
+                  EXPECT_IN_CHILD(punch.open() == 0);
+                  EXPECT_IN_CHILD(punch.open() == 0); // once it is open, nothing more
+                  EXPECT_IN_CHILD(bench.run_until_sent(4));
+                  std::set<std::uint32_t> tags;
+                  std::vector<int> hops;
+                  for (const Packet &init : bench.network.inits()) {
+                      tags.insert(init.sequence);
+                      hops.push_back(init.hop_limit);
+                      EXPECT_IN_CHILD(init.from == Network::here(family));
+                      EXPECT_IN_CHILD(init.to == Network::there(family));
+                  }
+                  EXPECT_IN_CHILD(tags.size() == 1);
+                  EXPECT_IN_CHILD(hops == std::vector({3, 3, 4, 2}));
+                  return "";
+              }) == "");
+}
+
+TEST_CASE("sctp punch: a peer that calls is connected, and its association kept warm" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
+              bench.run_for(milliseconds(300));
+              Socket caller = bench.call(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              EXPECT_IN_CHILD(bench.delivered[0].peer == Network::there(AF_INET6));
+              EXPECT_IN_CHILD(bench.delivered[0].cookie == bench.server.cookie);
+              EXPECT_IN_CHILD(bench.proved == std::vector{3});
+              const int fd = bench.delivered[0].connection.fd();
+              EXPECT_IN_CHILD(get_option(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS) == 64);
+              EXPECT_IN_CHILD(get_option(fd, SOL_SOCKET, SO_ERROR) == 0);
+              sctp_paddrparams parameters{};
+              EXPECT_IN_CHILD(sctp::get(fd, SCTP_PEER_ADDR_PARAMS, parameters));
+              EXPECT_IN_CHILD(parameters.spp_hbinterval == 1000);
+              // What is not for the punch goes all the way.
+              for (const Packet &packet : bench.network.sent_here())
+                  EXPECT_IN_CHILD(packet.is_init() || packet.hop_limit == 64);
+              // No second association of the same ends, while this one lives.
+              const std::size_t before = bench.network.inits().size();
+              bench.run_for(milliseconds(1500));
+              EXPECT_IN_CHILD(bench.network.inits().size() == before);
+              EXPECT_IN_CHILD(bench.said("waits for an earlier association") == 1);
+              // And another as soon as it is over.
+              bench.delivered.clear();
+              caller.reset();
+              EXPECT_IN_CHILD(bench.run_until_sent(before + 1));
+              EXPECT_IN_CHILD(bench.network.inits().back().hop_limit == 3);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("sctp punch: an abort says that it went too far" * doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.network.routers = 2; // it reaches the peer's host, which refuses
+              bench.serve_sctp(AF_INET6);
+              SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0);
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.too_high.size() >= 2; }));
+              EXPECT_IN_CHILD(bench.too_high[0] == 3);
+              EXPECT_IN_CHILD(bench.said("an abort came back") == 1);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("sctp punch: nothing leaves for a server that is gone, and nothing is left of a hole" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              bench.is_alive = false;
+              const auto before = harness::open_descriptors();
+              {
+                  SctpPunch late(bench.context, bench.hole(AF_INET6, 3));
+                  EXPECT_IN_CHILD(late.open() == EBADF);
+                  bench.is_alive = true;
+                  SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+                  EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
+              }
+              bench.run_for(seconds(2));
+              EXPECT_IN_CHILD(bench.network.inits().size() == 1);
+              EXPECT_IN_CHILD(harness::open_descriptors() == before);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("sctp punch: where the kernel has no SCTP it is said once, and tried again" *
+          doctest::skip(harness::has_sctp() || geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == EPROTONOSUPPORT);
+              bench.run_for(seconds(1));
+              EXPECT_IN_CHILD(bench.said("can't open a punching socket") == 1);
+              EXPECT_IN_CHILD(bench.network.seen.empty());
+              return "";
+          }) == "");
+}
