@@ -16,10 +16,10 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;      ///< whom it is connected to, if at all
-    bool listens = false;    ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
-    bool has_device = false; ///< bound to one (SO_BINDTODEVICE)
-    bool takes_v4 = false;   ///< AF_INET6 without IPV6_V6ONLY
+    Endpoint connected;          ///< whom it is connected to, if at all
+    bool listens = false;        ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
+    bool has_device = false;     ///< bound to one (SO_BINDTODEVICE)
+    bool takes_v4 = false;       ///< AF_INET6 without IPV6_V6ONLY
     bool lets_others_in = false; ///< the server has set SO_REUSEADDR, as far as it is known
     /// What it hands down to its connections, of TCP and one-to-one SCTP.
     std::vector<OptionValue> chosen;
