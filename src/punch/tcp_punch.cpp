@@ -171,6 +171,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
 }
 
+/// Nor does it hear what the server's listener would not.
 void TcpPunch::hear_from(int least_hop_limit) {
     // With IPv4 the error is told from the peer's SYN by its own TTL.
     if (is_v4_ && !guard_.is_awaiting())

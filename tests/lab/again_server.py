@@ -2,13 +2,11 @@
 
     again_server.py PORT early        the listener is closed as soon as somebody has come
     again_server.py PORT late         it is closed when that connection is over
-    again_server.py PORT new          the same, in a process of its own for each
     again_server.py PORT anew         as early, by a listener that does not let others have its port
 
 The peer gets a line with its address, and ends the connection or waits for its end.
 """
 
-import os
 import socket
 import sys
 import time
@@ -43,13 +41,7 @@ def serve_one(port, mode):
 def main():
     port, mode = int(sys.argv[1]), sys.argv[2]
     while True:
-        if mode != "new":
-            serve_one(port, mode)
-        elif (child := os.fork()) == 0:
-            serve_one(port, mode)
-            os._exit(0)
-        else:
-            os.waitpid(child, 0)
+        serve_one(port, mode)
 
 
 main()

@@ -44,7 +44,7 @@ def call(stand, source_port, port):
 # A listener that lets nobody else have its port has it again only when the last connection is quite
 # over: who calls at once is refused, as without a firewall.
 @pytest.mark.parametrize("mode, after_ms", [
-    *itertools.product(("early", "late", "new"), (0, 10, 100, 1000)),
+    *itertools.product(("early", "late"), (0, 10, 100, 1000)),
     *itertools.product(("anew",), (10, 100, 1000))])
 def test_listening_again(stand, mode, after_ms):
     source_ports = fresh_peer_ports(CALLS)

@@ -12,7 +12,7 @@ import servers
 from programs import Preload, as_user, fresh_peer_ports, fresh_port
 from trials import PATIENCE, peers
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.complains]
 
 # A bell that nobody answers is given up after less.
 WHILE = 11

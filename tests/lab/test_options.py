@@ -171,6 +171,7 @@ PROTECTIONS = {
 }
 
 
+@pytest.mark.complains
 @pytest.mark.other_users
 @pytest.mark.parametrize("when", MOMENTS)
 @pytest.mark.parametrize("what", PROTECTIONS)

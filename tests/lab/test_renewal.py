@@ -305,8 +305,9 @@ OFTEN = 2  # seconds between renewals
 def test_traffic_saves_renewals(stand):
     """Two peers of one server; with one it speaks."""
     talking, silent = fresh_peer_ports(2)
+    refresh = 4
     port, program = serve(stand, servers.own_udp("::", "recvfrom"), [talking, silent],
-                          refresh=OFTEN)
+                          refresh=refresh)
     time.sleep(SETTLING)  # the first punches are out
 
     def sent(to, is_punch):
@@ -324,9 +325,9 @@ def test_traffic_saves_renewals(stand):
     print(f"{len(answers)} answers, {len(punches)} punches; {len(sent(silent, True))} to the other")
     assert len(sent(silent, True)) >= 3 and len(answers) >= 10
     # Where this program was late with a question, a renewal is in order. The server's side counts
-    # whole seconds.
+    # whole seconds, by a clock that may be one behind.
     assert not [punch for punch in punches
-                if any(0 < punch - answer < OFTEN - 1 for answer in answers)]
+                if any(0 < punch - answer < refresh - 2 for answer in answers)]
 
 
 def bind_plainly(stand, kind, port):

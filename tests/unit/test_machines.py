@@ -50,7 +50,7 @@ def library_that_checks_itself(tmp_path_factory):
 @pytest.mark.parametrize("seed", [11, 13, 16, 17, 18])
 def test_arguments_that_nobody_would_write_to_a_library_that_checks_itself(seed, checked):
     library, others = checked
-    options = {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0:handle_segv=0"}
+    options = {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0:handle_segv=0:disable_coredump=0"}
     environment = preloaded_environment(**options)
     environment["LD_PRELOAD"] = f"{library} {others}"
     for _ in range(3):  # on a busy machine what was sent to oneself may arrive a call later
