@@ -191,8 +191,8 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         *fd = bell;
         /* It has no peers, and is known again. */
         if (is_concerned())
-            set_descriptor(bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED,
-                                                     .cookie = cookie_of(bell)});
+            set_descriptor(
+                bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(bell)});
         hand_down(&answer.peer, caller);
         return REPLACED;
     }

@@ -450,7 +450,8 @@ int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bel
     int connection = connect_to(&address, &owner);
     if (connection < 0)
         return errno;
-    int error = is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
+    int error =
+        is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
     syscall(SYS_close, connection);

@@ -54,7 +54,6 @@ void have_free_keeper(void);
  * socket is to it. */
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
 
-
 /* Asks who keeps a socket on this port that its server does not share: 0 and the answer, or an
  * errno of the way there. */
 int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,

@@ -233,13 +233,13 @@ struct preparation socket_will_listen(int fd) {
                                        .lets_others_in = option(fd, SO_REUSEADDR),
                                        .shares_port = option(fd, SO_REUSEPORT)};
     admit_others(fd);
-    struct synergy_request request = {.kind = SYNERGY_PREPARE,
-                                      .cookie = identity.cookie,
-                                      .fd = fd,
-                                      .hop_limit = -1,
-                                      .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
-                                               (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN
-                                                                           : 0)};
+    struct synergy_request request = {
+        .kind = SYNERGY_PREPARE,
+        .cookie = identity.cookie,
+        .fd = fd,
+        .hop_limit = -1,
+        .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
+                 (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN : 0)};
     struct synergy_answer answer;
     ask_keeper(keeper, &request, fd, &answer);
     /* Whether a second listener may have the port too is for listen() to say, as without us. */

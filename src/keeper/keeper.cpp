@@ -275,8 +275,8 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
-    socket->lets_others_in = call.request.kind == SYNERGY_PREPARE &&
-                             (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
+    socket->lets_others_in =
+        call.request.kind == SYNERGY_PREPARE && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
     socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {

@@ -97,15 +97,15 @@ class Registry {
 
         ServerSocket socket;
         Socket duplicate;
-        bool is_full = false;         ///< of peers; the log says so
-        bool is_reached = false;      ///< a peer has come in
-        Timer advising;               ///< what else there is to say
-        Timer silence;                ///< nobody has come in
-        Timer loopback;               ///< of a peer on this host, too
+        bool is_full = false;           ///< of peers; the log says so
+        bool is_reached = false;        ///< a peer has come in
+        Timer advising;                 ///< what else there is to say
+        Timer silence;                  ///< nobody has come in
+        Timer loopback;                 ///< of a peer on this host, too
         const char *obstacle = nullptr; ///< what keeps bells from it; the log says so
-        std::vector<Target> declared; ///< by the settings
-        std::vector<Target> on_link;  ///< of them, not punched; the log says so
-        std::vector<Target> asked;    ///< by synergy_to()
+        std::vector<Target> declared;   ///< by the settings
+        std::vector<Target> on_link;    ///< of them, not punched; the log says so
+        std::vector<Target> asked;      ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
         Time parked_at{}; ///< when the listener was closed
     };

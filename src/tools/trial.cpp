@@ -89,19 +89,23 @@ class DatagramCallee final : public Callee {
 
 class StreamCallee final : public Callee {
   public:
-    StreamCallee(const PunchContext &context, Transport transport, const TrialWay &way)
-        : scheduler_(context.scheduler), listener_(bound(way, transport)), context_(context) {
+    StreamCallee(const PunchContext &context, const TrialKind &kind, const TrialWay &way)
+        : scheduler_(context.scheduler), listener_(bound(way, kind.transport)), context_(context) {
         if (::listen(listener_.fd(), backlog) != 0)
             throw std::system_error(errno, std::generic_category(), "listen");
         const auto described = describe(listener_.fd());
         if (!described)
-            throw std::system_error(errno, std::generic_category(), name(transport));
+            throw std::system_error(errno, std::generic_category(), name(kind.transport));
         server_ = *described;
         context_.deliver = [this](Socket connection, const Endpoint &, const ServerSocket &) {
             serve(std::move(connection));
         };
-        const Hole hole{.server = server_, .peer = way.peer, .hops = HopRange::only(way.hop_limit)};
-        if (transport == Transport::tcp)
+        is_left_alone_ = kind.idle > std::chrono::seconds(0);
+        HopRange hops = HopRange::only(way.hop_limit);
+        if (is_left_alone_)
+            hops.least = hop_limit_min;
+        const Hole hole{.server = server_, .peer = way.peer, .hops = hops};
+        if (kind.transport == Transport::tcp)
             punch_ = std::make_unique<TcpPunch>(context_, hole);
         else
             punch_ = std::make_unique<SctpPunch>(context_, hole);
@@ -119,7 +123,14 @@ class StreamCallee final : public Callee {
     StreamCallee(const StreamCallee &) = delete;
     StreamCallee &operator=(const StreamCallee &) = delete;
 
-    int punch() override { return punch_->open(); }
+    /// The kernel repeats its SYN: where the hole is to be left alone, these are not to reach the
+    /// firewall.
+    int punch() override {
+        const int error = punch_->open();
+        if (is_left_alone_)
+            static_cast<void>(punch_->adopt(HopRange::only(hop_limit_min)));
+        return error;
+    }
 
   private:
     void serve(Socket connection) {
@@ -142,6 +153,7 @@ class StreamCallee final : public Callee {
     ServerSocket server_;
     PunchContext context_;
     std::unique_ptr<Punch> punch_;
+    bool is_left_alone_ = false;
     std::list<Socket> connections_;
 };
 
@@ -303,7 +315,7 @@ std::unique_ptr<Callee> make_callee(const PunchContext &context, const TrialKind
                                     const TrialWay &way) {
     if (kind.transport == Transport::udp)
         return std::make_unique<DatagramCallee>(context, way);
-    return std::make_unique<StreamCallee>(context, kind.transport, way);
+    return std::make_unique<StreamCallee>(context, kind, way);
 }
 
 std::unique_ptr<Caller> make_caller(Scheduler &scheduler, const TrialKind &kind,

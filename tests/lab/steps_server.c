@@ -83,15 +83,42 @@ static void take_capabilities(uint32_t left) {
 /* Filters as hardened servers have them: a list of what is allowed, and the end for the rest. */
 static void filter_calls(void) {
     static const int allowed[] = {
-        SYS_accept,       SYS_accept4,     SYS_read,       SYS_write,           SYS_close,
-        SYS_ppoll,        SYS_exit_group,
+        SYS_accept,
+        SYS_accept4,
+        SYS_read,
+        SYS_write,
+        SYS_close,
+        SYS_ppoll,
+        SYS_exit_group,
 #ifdef SYS_poll
         SYS_poll,
 #endif
-        SYS_sendto,       SYS_recvfrom,    SYS_fcntl,      SYS_getpid,          SYS_rt_sigprocmask,
-        SYS_rt_sigreturn, SYS_fstat,       SYS_newfstatat, SYS_getsockopt,      SYS_setsockopt,
-        SYS_getpeername,  SYS_getsockname, SYS_socket,     SYS_connect,         SYS_sendmsg,
-        SYS_recvmsg,      SYS_dup3,        SYS_futex,      SYS_restart_syscall,
+        SYS_sendto,
+        SYS_recvfrom,
+        SYS_fcntl,
+        SYS_getpid,
+        SYS_rt_sigprocmask,
+        SYS_rt_sigreturn,
+        SYS_fstat,
+        SYS_newfstatat,
+        SYS_getsockopt,
+        SYS_setsockopt,
+        SYS_getpeername,
+        SYS_getsockname,
+        SYS_socket,
+        SYS_connect,
+        SYS_sendmsg,
+        SYS_recvmsg,
+        SYS_dup3,
+        SYS_futex,
+        SYS_restart_syscall,
+        SYS_bind,
+        SYS_mmap,
+        SYS_munmap,
+        SYS_nanosleep,
+        SYS_geteuid,
+        SYS_rt_sigpending,
+        SYS_rt_sigtimedwait,
     };
     enum { COUNT = sizeof allowed / sizeof *allowed };
     struct sock_filter rules[COUNT + 3];

@@ -217,7 +217,8 @@ def test_holes_that_are_forgotten(stand, ends):
     with forgetful(stand.path, "fwa", 3):
         a, b = both(ends, 6, idle="1,6")
     assert trial(a, "udp", 6) == ("timed out", "passes")
-    for transport in ("UDP",):
+    assert trial(a, "tcp", 6) == ("timed out", "passes")
+    for transport in ("UDP", "TCP"):
         line = f"{transport}: {{}} firewall forgets a hole that nobody answers after 1 to 6 s: " \
                "SYNERGY_REFRESH=2 there"
         assert line.format("this side's") in a["findings"]

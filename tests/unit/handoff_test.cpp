@@ -428,7 +428,7 @@ TEST_CASE("handoff: a bell to an IPv6 address comes in by the device that has it
               Socket listener = listener_on(address_of_device(0), "va");
               EXPECT_IN_CHILD(listener);
               EXPECT_IN_CHILD(obstacle_of(listener).empty());
-              EXPECT_IN_CHILD(outcome_at(listener, seconds(1)) == "comes out");
+              EXPECT_IN_CHILD(outcome_at(listener, seconds(5)) == "comes out");
               // One of the loopback interface's does not hear it, though it has the address.
               Socket other = listener_on(address_of_device(0), "lo");
               EXPECT_IN_CHILD(!obstacle_of(other).empty());
