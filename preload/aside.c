@@ -1,5 +1,6 @@
 #include "aside.h"
 
+#include "filters.h"
 #include "libc_calls.h"
 #include "settings_look.h"
 
@@ -87,10 +88,17 @@ static int is_word_readable(const char *at) {
 
 size_t readable_bytes(const void *address, size_t size) {
     const char *first = address, *last = first + size - 1;
+    if (!may_probe())
+        return 0;
     size_t in_page = LEAST_PAGE - (uintptr_t)first % LEAST_PAGE;
     if (!is_word_readable(first))
         return 0;
     return size <= in_page || is_word_readable(last) ? size : in_page;
+}
+
+void wait_a_millisecond(void) {
+    static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
+    syscall(SYS_nanosleep, &millisecond, NULL);
 }
 
 /* (strerror() allocates, and a libc may not have this one.) */

@@ -42,5 +42,7 @@ static inline int is_variable_of_caller(const void *address, size_t size) {
 /* Whether poll(2) would say so now. Changes errno. */
 int is_readable(int fd);
 
+void wait_a_millisecond(void);
+
 /* What errno means, for a line. */
 const char *error_text(int error);

@@ -15,6 +15,10 @@
  *                  the server's socket goes, and its holes with it
  * setsockopt       a listener's options are those of its connections
  * getsockopt       whom a punched connection was meant for, where this host tracks connections
+ * __select64, __pselect64, __ppoll64, __ppoll64_chk, __recvmsg64, __recvmmsg64, __sendmsg64,
+ * __sendmmsg64, __prctl_time64
+ *                  the same, as a 32-bit program with 64-bit time knows them (_TIME_BITS=64)
+ * prctl, syscall   what a filter that the process gives itself leaves to us: both for that alone
  */
 #define SYNERGY_CALLS(CALL)                                                                        \
     CALL(int, listen, (int fd, int backlog))                                                       \
@@ -60,4 +64,30 @@
     CALL(int, dup3, (int fd, int number, int flags))                                               \
     CALL(int, shutdown, (int fd, int how))                                                         \
     CALL(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length))      \
-    CALL(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length))
+    CALL(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length))           \
+    CALL(int, prctl, (int option, ...))                                                            \
+    CALL(long, syscall, (long number, ...))
+
+/* Where `long` is too short for the time (glibc's bits/timesize.h), the calls that may carry a time
+ * have a second name. The times are theirs: we pass them on. */
+#if defined __TIMESIZE && __TIMESIZE == 32
+#define SYNERGY_TIME64_CALLS(CALL)                                                                 \
+    CALL(int, __select64,                                                                          \
+         (int count, fd_set *reading, fd_set *writing, fd_set *exceptional, void *timeout))        \
+    CALL(int, __pselect64,                                                                         \
+         (int count, fd_set *reading, fd_set *writing, fd_set *exceptional, const void *timeout,   \
+          const sigset_t *mask))                                                                   \
+    CALL(int, __ppoll64,                                                                           \
+         (struct pollfd * fds, nfds_t count, const void *timeout, const sigset_t *mask))           \
+    CALL(int, __ppoll64_chk,                                                                       \
+         (struct pollfd * fds, nfds_t count, const void *timeout, const sigset_t *mask,            \
+          size_t room))                                                                            \
+    CALL(ssize_t, __recvmsg64, (int fd, struct msghdr *message, int flags))                        \
+    CALL(int, __recvmmsg64,                                                                        \
+         (int fd, struct mmsghdr *messages, unsigned int count, int flags, void *timeout))         \
+    CALL(ssize_t, __sendmsg64, (int fd, const struct msghdr *message, int flags))                  \
+    CALL(int, __sendmmsg64, (int fd, struct mmsghdr *messages, unsigned int count, int flags))     \
+    CALL(int, __prctl_time64, (int option, ...))
+#else
+#define SYNERGY_TIME64_CALLS(CALL)
+#endif

@@ -69,26 +69,44 @@ static int says_so(int fd) {
            memcmp(text, SYNERGY_BELL_TEXT, SIZE) == 0;
 }
 
+/* A keeper that does not know it gives it back: only where its number was given up it is needed. */
+static void take_back(int *bell, int *received) {
+    if (*bell < 0)
+        *bell = *received;
+    else if (*received >= 0)
+        syscall(SYS_close, *received);
+    *received = -1;
+}
+
 /* Asks for the connection that a bell stands for, whoever has it: the keeper that the listener is
  * known to have, or any that is known (nothing may have been noted of the listener, or its number
  * stood for something else when that was), or who is found by the listener alone. 0 and the
  * connection, or an errno: ENOENT where nobody knows of such a bell. */
-static int fetch(int listener, int fd, int flags, struct synergy_answer *answer, int *connection) {
+static int fetch(int listener, int *bell, int flags, struct synergy_answer *answer, int *received) {
     struct descriptor known = descriptor_of(listener);
     int error = ESRCH;
-    for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
+    for (int i = 0; i < KEEPERS && keeper_page(i) && *bell >= 0; i++) {
         struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
         /* (Of its own keeper the end is to be noticed.) */
         if (known.mark == SYNERGY_LISTENER ? known.keeper != (unsigned)i
                                            : synergy_is_over(keeper_page(i)))
             continue;
-        int failure = ask_keeper(i, &request, fd, answer, connection);
+        int failure = fetch_from_keeper(i, &request, bell, answer, received);
         error = failure == 0 ? answer->result : failure;
-        if (error == 0 || error == ETIMEDOUT)
+        /* The keeper rings again, for as long as it takes where there is no room. */
+        if (error == EMFILE || error == ENFILE)
+            say_starved(i);
+        if (error == 0 || error == ETIMEDOUT || error == EMFILE || error == ENFILE)
             return error;
+        take_back(bell, received);
     }
+    if (*bell < 0)
+        return error;
     struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
-    int failure = ask_who_keeps(listener, &request, fd, answer, connection);
+    int failure = fetch_from_who_keeps(listener, &request, bell, answer, received);
+    if (failure == 0 && answer->result == 0)
+        return 0;
+    take_back(bell, received);
     if (failure == 0)
         return answer->result;
     /* (Others' keepers don't know.) */
@@ -146,28 +164,40 @@ static void refuse(int fd, int error) {
     syscall(SYS_sendto, fd, &refusal, sizeof refusal, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
 }
 
-enum accepted answer_bell(int listener, int fd, int flags, const struct caller_address *caller) {
-    if (!comes_from_here(fd))
+/* As accept4() would have left it. */
+static void keep_on_exec(int fd, int flags) {
+    syscall(SYS_fcntl, fd, F_SETFD, flags & SOCK_CLOEXEC ? FD_CLOEXEC : 0);
+}
+
+enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller) {
+    if (!comes_from_here(*fd))
         return ORDINARY;
     struct synergy_answer answer = {0};
-    int connection = -1;
-    int error = fetch(listener, fd, flags, &answer, &connection);
-    if (error == 0 && connection >= 0 &&
-        syscall(SYS_dup3, connection, fd, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == fd) {
-        syscall(SYS_close, connection);
+    int bell = *fd, received = -1;
+    int error = fetch(listener, &bell, flags, &answer, &received);
+    int is_there = error == 0 && received >= 0;
+    if (is_there && bell >= 0)
+        is_there = syscall(SYS_dup3, received, bell, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) == bell;
+    else if (is_there)
+        keep_on_exec(*fd = received, flags);
+    if (received >= 0 && received != *fd)
+        syscall(SYS_close, received);
+    if (is_there) {
         /* It has no peers, and is known again. */
         if (is_concerned())
-            set_descriptor(fd,
-                           (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(fd)});
+            set_descriptor(
+                *fd, (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(*fd)});
         hand_down(&answer.peer, caller);
         return REPLACED;
     }
-    if (connection >= 0)
-        syscall(SYS_close, connection);
-    if (error != 0 && !says_so(fd))
+    if (bell < 0)
+        return NO_ONE;
+    if (bell != *fd)
+        keep_on_exec(*fd = bell, flags);
+    if (error != 0 && !says_so(bell))
         return ORDINARY;
     if (error != 0 && !may_pass(error))
-        refuse(fd, error);
-    syscall(SYS_close, fd);
+        refuse(bell, error);
+    syscall(SYS_close, bell);
     return NO_ONE;
 }

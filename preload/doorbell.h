@@ -41,9 +41,9 @@ static inline int may_be_bell(int fd, const struct caller_address *caller) {
     return caller->room >= ENOUGH ? is_from_bell_port(caller->address) : asks_where_from(fd);
 }
 
-/* What accept() at `listener` has given as `fd`, where may_be_bell() says so. Within aside_begin()
- * only. */
-enum accepted answer_bell(int listener, int fd, int flags, const struct caller_address *caller);
+/* What accept() at `listener` has given as `fd`, where may_be_bell() says so: another number where
+ * no more were left. Within aside_begin() only. */
+enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller);
 
 /* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
  */

@@ -6,6 +6,7 @@
 #include "aside.h"
 #include "descriptors.h"
 #include "doorbell.h"
+#include "filters.h"
 #include "keeper_client.h"
 #include "keeper_start.h"
 #include "libc_calls.h"
@@ -18,7 +19,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <linux/seccomp.h>
 #include <netinet/tcp.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -58,9 +62,12 @@ static inline int concerns_us(void) {
     return known == SOMETHING || begin_early();
 }
 
-/* Statements of our own within a call of the server's; not in a child by vfork(). */
+/* Statements of our own within a call of the server's; not in a child by vfork(), nor where a
+ * filter forbids them. */
 #define ASIDE(statements)                                                                          \
     do {                                                                                           \
+        if (!may_ask())                                                                            \
+            break;                                                                                 \
         struct aside aside = aside_begin();                                                        \
         if (process_is_own()) {                                                                    \
             statements;                                                                            \
@@ -72,7 +79,8 @@ static int is_stock_taken;
 
 /* (A child by vfork() takes none, and must leave that to its parent.) */
 __attribute__((cold, noinline)) static void take_stock_once(void) {
-    ASIDE(if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED)) take_stock());
+    if (may_begin())
+        ASIDE(if (!__atomic_exchange_n(&is_stock_taken, 1, __ATOMIC_RELAXED)) take_stock());
 }
 
 /* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
@@ -80,6 +88,17 @@ __attribute__((cold, noinline)) static void take_stock_once(void) {
 static inline void before_waiting(void) {
     if (__builtin_expect(!__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED), 0))
         take_stock_once();
+}
+
+__attribute__((cold, noinline)) static void say_left_out(void) {
+    ASIDE(say_left_out_port());
+}
+
+/* When a server waits for its clients it has opened what it is for. */
+static inline void before_sleeping(void) {
+    before_waiting();
+    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
+        say_left_out();
 }
 
 /* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
@@ -99,6 +118,8 @@ int listen(int fd, int backlog) {
         ASIDE(socket_does_not_listen(fd, &preparation));
     else if (mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(socket_listens(fd));
+    else if (result == 0)
+        ASIDE(left_out_listens(fd));
     before_waiting();
     return result;
 }
@@ -113,7 +134,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
         return -1;
     }
     int result = libc.bind(fd, address, length);
-    if (result != 0 && errno == EADDRINUSE) {
+    if (result != 0 && errno == EADDRINUSE && may_ask()) {
         struct aside aside = aside_begin();
         result = bind_again(fd, address, length);
         aside.error = result == 0 ? aside.error : errno;
@@ -137,6 +158,8 @@ __attribute__((cold, noinline)) static void replace(int keeper) {
  * to wait until a call has blocked. */
 __attribute__((cold, noinline)) static uint64_t word_after_all(int fd, enum encounter encounter) {
     struct descriptor descriptor = descriptor_of(fd);
+    if (!may_ask())
+        return descriptor_word(fd);
     if (descriptor.mark == SYNERGY_UNKNOWN)
         meet(fd, encounter);
     descriptor = descriptor_of(fd);
@@ -191,8 +214,13 @@ struct accepting {
 };
 
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(const struct accepting *accepting, int fd) {
+__attribute__((cold, noinline)) static int answer(const struct accepting *accepting, int *fd) {
     const struct caller_address *caller = &accepting->caller;
+    if (!may_ask()) {
+        for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+            __atomic_store_n(&keeper_page(i)->is_deaf, 1, __ATOMIC_RELEASE);
+        return 1;
+    }
     struct aside aside = aside_begin();
     enum accepted accepted =
         answer_bell(accepting->listener, fd, accepting->flags ? *accepting->flags : 0, caller);
@@ -200,6 +228,12 @@ __attribute__((cold, noinline)) static int answer(const struct accepting *accept
     if (accepted == NO_ONE && caller->address && caller->length)
         *caller->length = caller->room;
     return accepted != NO_ONE;
+}
+
+__attribute__((cold, noinline)) static void is_starved(int listener) {
+    struct descriptor descriptor = descriptor_of(listener);
+    if (descriptor.mark == SYNERGY_LISTENER && is_ringing((int)descriptor.keeper))
+        say_starved((int)descriptor.keeper);
 }
 
 static int call_accept(const struct accepting *accepting) {
@@ -213,10 +247,12 @@ static int call_accept(const struct accepting *accepting) {
  * nobody was there, accept() is called again. A listener that blocks would keep a caller who knew
  * of somebody until somebody else comes: that one is told, as of a connection that has gone. */
 static int for_caller(const struct accepting *accepting, int got) {
+    if (got < 0 && (errno == EMFILE || errno == ENFILE))
+        is_starved(accepting->listener);
     while (got >= 0) {
         if (is_concerned())
             note_connection(got);
-        if (!may_be_bell(got, &accepting->caller) || answer(accepting, got))
+        if (!may_be_bell(got, &accepting->caller) || answer(accepting, &got))
             break;
         if (accepting->was_anybody_waiting && !is_anybody_waiting(accepting->listener) &&
             is_blocking(accepting->listener)) {
@@ -248,9 +284,14 @@ __attribute__((cold, noinline)) static int accept_apart(int fd, struct sockaddr 
         .flags = flags,
         .caller = {.address = address, .length = length},
     };
-    if (is_concerned() && mark_of(fd) != SYNERGY_UNTOUCHED) {
-        before_waiting();
-        word_after_all(fd, ACCEPTS);
+    if (is_concerned()) {
+        if (mark_of(fd) != SYNERGY_UNTOUCHED) {
+            before_waiting();
+            word_after_all(fd, ACCEPTS);
+        }
+        struct descriptor descriptor = descriptor_of(fd);
+        if (!may_ask() && is_ours(descriptor.mark))
+            __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
     }
     accepting.caller.room = address && length ? length_if_readable(length) : 0;
     accepting.was_anybody_waiting = knows_keepers() && is_any_ringing() && is_anybody_waiting(fd);
@@ -262,18 +303,27 @@ __attribute__((cold, noinline)) static int accept4_apart(int fd, struct sockaddr
     return accept_apart(fd, address, length, &flags);
 }
 
+/* Where no keeper is known. */
+static inline int is_left_to_libc(int listener) {
+    if (mark_of(listener) != SYNERGY_UNTOUCHED)
+        return 0;
+    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
+        say_left_out();
+    return 1;
+}
+
 /* Whether nothing is to be done before the call: the listener is known, its keeper is there, and no
  * bell rings yet. */
 static inline int is_quiet(int fd) {
     if (!knows_keepers())
-        return mark_of(fd) == SYNERGY_UNTOUCHED;
+        return is_left_to_libc(fd);
     struct descriptor descriptor = descriptor_of(fd);
     if (descriptor.mark != SYNERGY_UNTOUCHED &&
         (descriptor.mark != SYNERGY_LISTENER ||
          !__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED) ||
          synergy_is_over(keeper_page((int)descriptor.keeper))))
         return 0;
-    return !is_any_ringing();
+    return may_ask() && !is_any_ringing();
 }
 
 /* Also where nothing is set, what comes out is looked at: who waits at a listener may have got it
@@ -327,13 +377,33 @@ static inline uint64_t heard(int fd, int flags) {
     return flags & MSG_ERRQUEUE ? 0 : word;
 }
 
+/* Receives again where it was a punch that failed. The caller may have asked poll() first, which
+ * tells of errors too: it is not to wait here, but where it could have, for nobody's error. */
+#define RECEIVE_PAST_PUNCHS(fd, result, flags, again)                                              \
+    do {                                                                                           \
+        if (__builtin_expect((result) < 0 && errno == EHOSTUNREACH, 0) && is_perhaps_punchs(fd)) { \
+            result = again;                                                                        \
+            if ((result) < 0 && errno == EAGAIN && !((flags)&MSG_DONTWAIT) && is_blocking(fd))     \
+                errno = EINTR;                                                                     \
+        }                                                                                          \
+    } while (0)
+
+#define SEND_PAST_PUNCHS(fd, result, again)                                                        \
+    do {                                                                                           \
+        if (__builtin_expect((result) < 0 && errno == EHOSTUNREACH, 0) && is_perhaps_punchs(fd))   \
+            result = again;                                                                        \
+    } while (0)
+
 ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
                  socklen_t *length) {
     uint64_t word;
-    if (!concerns_us() || !(word = heard(fd, flags)) || !address || !length)
+    if (!concerns_us() || !(word = heard(fd, flags)))
         return libc.recvfrom(fd, buffer, size, flags, address, length);
     ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
-    if (result >= 0)
+    if (__builtin_expect(result < 0, 0))
+        RECEIVE_PAST_PUNCHS(fd, result, flags,
+                            libc.recvfrom(fd, buffer, size, flags | MSG_DONTWAIT, address, length));
+    if (result >= 0 && address && length)
         note_received(word, address);
     return result;
 }
@@ -341,10 +411,14 @@ ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *
 ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
                        struct sockaddr *address, socklen_t *length) {
     uint64_t word;
-    if (!concerns_us() || !(word = heard(fd, flags)) || !address || !length)
+    if (!concerns_us() || !(word = heard(fd, flags)))
         return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
     ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
-    if (result >= 0)
+    if (__builtin_expect(result < 0, 0))
+        RECEIVE_PAST_PUNCHS(
+            fd, result, flags,
+            libc.__recvfrom_chk(fd, buffer, size, room, flags | MSG_DONTWAIT, address, length));
+    if (result >= 0 && address && length)
         note_received(word, address);
     return result;
 }
@@ -373,29 +447,58 @@ static inline void after_receiving(uint64_t word, struct msghdr *message) {
         look_for_passed(message);
 }
 
-ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-    if (!concerns_us())
-        return libc.recvmsg(fd, message, flags);
-    uint64_t word = heard(fd, flags);
-    /* Nothing comes along where there is no room for it. */
-    if (!word && is_variable_of_caller(message, sizeof *message) && !message->msg_control)
-        return libc.recvmsg(fd, message, flags);
-    ssize_t result = libc.recvmsg(fd, message, flags);
-    if (result >= 0)
-        after_receiving(word, message);
-    return result;
+typedef ssize_t (*receive_message)(int fd, struct msghdr *message, int flags);
+
+/* What is in the error queue, without the punches. */
+__attribute__((cold, noinline)) static ssize_t receive_error(receive_message receive, int fd,
+                                                             struct msghdr *message, int flags) {
+    int error = errno;
+    int is_there = mark_of(fd) == SYNERGY_DATAGRAMS &&
+                   readable_bytes(message, sizeof *message) == sizeof *message;
+    errno = error;
+    struct msghdr asked = {0};
+    if (is_there)
+        asked = *message;
+    for (;;) {
+        ssize_t result = receive(fd, message, flags);
+        if (!is_there || result < 0 || !is_punchs(message, result))
+            return result;
+        *message = asked;
+    }
 }
 
-int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
-             struct timespec *timeout) {
-    if (!concerns_us())
-        return libc.recvmmsg(fd, messages, count, flags, timeout);
-    uint64_t word = heard(fd, flags);
-    int result = libc.recvmmsg(fd, messages, count, flags, timeout);
-    for (int i = 0; i < result; i++)
-        after_receiving(word, &messages[i].msg_hdr);
-    return result;
-}
+/* Some have a second name, with another kind of time. */
+#define RECEIVE_MESSAGE(name)                                                                      \
+    ssize_t name(int fd, struct msghdr *message, int flags) {                                      \
+        if (!concerns_us())                                                                        \
+            return libc.name(fd, message, flags);                                                  \
+        if (__builtin_expect(flags & MSG_ERRQUEUE, 0))                                             \
+            return receive_error(libc.name, fd, message, flags);                                   \
+        uint64_t word = heard(fd, flags);                                                          \
+        /* Nothing comes along where there is no room for it. */                                   \
+        if (!word && is_variable_of_caller(message, sizeof *message) && !message->msg_control)     \
+            return libc.name(fd, message, flags);                                                  \
+        ssize_t result = libc.name(fd, message, flags);                                            \
+        RECEIVE_PAST_PUNCHS(fd, result, flags, libc.name(fd, message, flags | MSG_DONTWAIT));      \
+        if (result >= 0)                                                                           \
+            after_receiving(word, message);                                                        \
+        return result;                                                                             \
+    }
+RECEIVE_MESSAGE(recvmsg)
+
+#define RECEIVE_MESSAGES(name, time)                                                               \
+    int name(int fd, struct mmsghdr *messages, unsigned int count, int flags, time *timeout) {     \
+        if (!concerns_us())                                                                        \
+            return libc.name(fd, messages, count, flags, timeout);                                 \
+        uint64_t word = heard(fd, flags);                                                          \
+        int result = libc.name(fd, messages, count, flags, timeout);                               \
+        RECEIVE_PAST_PUNCHS(fd, result, flags,                                                     \
+                            libc.name(fd, messages, count, flags | MSG_DONTWAIT, timeout));        \
+        for (int i = 0; i < result; i++)                                                           \
+            after_receiving(word, &messages[i].msg_hdr);                                           \
+        return result;                                                                             \
+    }
+RECEIVE_MESSAGES(recvmmsg, struct timespec)
 
 /* What is known of the descriptor if what is sent there is to be noted; 0 if not. */
 static inline uint64_t sending(int fd) {
@@ -406,83 +509,90 @@ static inline uint64_t sending(int fd) {
 ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address,
                socklen_t length) {
     uint64_t word;
-    if (!concerns_us() || !(word = sending(fd)) || !address)
+    if (!concerns_us() || !(word = sending(fd)))
         return libc.sendto(fd, data, size, flags, address, length);
     ssize_t result = libc.sendto(fd, data, size, flags, address, length);
+    SEND_PAST_PUNCHS(fd, result, libc.sendto(fd, data, size, flags, address, length));
     if (result >= 0)
         note_sent(word, address, length);
     return result;
 }
 
-ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-    uint64_t word;
-    if (!concerns_us() || !(word = sending(fd)))
-        return libc.sendmsg(fd, message, flags);
-    ssize_t result = libc.sendmsg(fd, message, flags);
-    if (result >= 0)
-        note_sent(word, message->msg_name, message->msg_namelen);
-    return result;
-}
+#define SEND_MESSAGE(name)                                                                         \
+    ssize_t name(int fd, const struct msghdr *message, int flags) {                                \
+        uint64_t word;                                                                             \
+        if (!concerns_us() || !(word = sending(fd)))                                               \
+            return libc.name(fd, message, flags);                                                  \
+        ssize_t result = libc.name(fd, message, flags);                                            \
+        SEND_PAST_PUNCHS(fd, result, libc.name(fd, message, flags));                               \
+        if (result >= 0)                                                                           \
+            note_sent(word, message->msg_name, message->msg_namelen);                              \
+        return result;                                                                             \
+    }
+SEND_MESSAGE(sendmsg)
 
-int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
-    uint64_t word;
-    if (!concerns_us() || !(word = sending(fd)))
-        return libc.sendmmsg(fd, messages, count, flags);
-    int result = libc.sendmmsg(fd, messages, count, flags);
-    for (int i = 0; i < result; i++)
-        note_sent(word, messages[i].msg_hdr.msg_name, messages[i].msg_hdr.msg_namelen);
-    return result;
-}
+#define SEND_MESSAGES(name)                                                                        \
+    int name(int fd, struct mmsghdr *messages, unsigned int count, int flags) {                    \
+        uint64_t word;                                                                             \
+        if (!concerns_us() || !(word = sending(fd)))                                               \
+            return libc.name(fd, messages, count, flags);                                          \
+        int result = libc.name(fd, messages, count, flags);                                        \
+        SEND_PAST_PUNCHS(fd, result, libc.name(fd, messages, count, flags));                       \
+        for (int i = 0; i < result; i++)                                                           \
+            note_sent(word, messages[i].msg_hdr.msg_name, messages[i].msg_hdr.msg_namelen);        \
+        return result;                                                                             \
+    }
+SEND_MESSAGES(sendmmsg)
 
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.epoll_ctl(epoll, operation, fd, event);
 }
 
 int poll(struct pollfd *fds, nfds_t count, int timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.poll(fds, count, timeout);
 }
 
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__poll_chk(fds, count, timeout, room);
 }
 
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.ppoll(fds, count, timeout, mask);
 }
 
 int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
                 const sigset_t *mask, size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__ppoll_chk(fds, count, timeout, mask, room);
 }
 
 int select(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
            struct timeval *timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.select(count, reading, writing, exceptional, timeout);
 }
 
 int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
             const struct timespec *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.pselect(count, reading, writing, exceptional, timeout, mask);
 }
 
 /* A keeper must know of the child before it can find that the parent has ended. */
 static pid_t fork_and_tell(void) {
     pid_t child = libc.fork();
-    if (child == 0)
+    if (child == 0 && may_ask())
         process_has_forked();
     else if (child > 0)
         ASIDE(keepers_hear_of(child));
@@ -524,6 +634,7 @@ static int daemon_and_tell(int keeps_directory, int keeps_output) {
         dup2(nothing, fd);
     if (nothing > STDERR_FILENO)
         close(nothing);
+    ASIDE(note_stderr());
     return 0;
 }
 
@@ -533,6 +644,69 @@ int daemon(int keeps_directory, int keeps_output) {
     before_waiting();
     return knows_keepers() ? daemon_and_tell(keeps_directory, keeps_output)
                            : libc.daemon(keeps_directory, keeps_output);
+}
+
+/* Whether a filter that is set now is this process's, and not only a child's by vfork(). What is to
+ * be done once is done before. */
+static int is_filter_own(void) {
+    int is_own = 0;
+    if (!concerns_us())
+        return 0;
+    before_waiting();
+    ASIDE(is_own = 1);
+    return is_own;
+}
+
+static void *pointer_in(const void *word) {
+    void *pointer;
+    memcpy(&pointer, word, sizeof pointer);
+    return pointer;
+}
+
+#define PRCTL(name)                                                                                \
+    int name(int option, ...) {                                                                    \
+        unsigned long words[4];                                                                    \
+        va_list list;                                                                              \
+        va_start(list, option);                                                                    \
+        for (int i = 0; i < 4; i++)                                                                \
+            words[i] = va_arg(list, unsigned long);                                                \
+        va_end(list);                                                                              \
+        int is_own = option == PR_SET_SECCOMP && is_filter_own();                                  \
+        if (!libc.name)                                                                            \
+            find_libc_calls();                                                                     \
+        int result = libc.name(option, words[0], words[1], words[2], words[3]);                    \
+        if (is_own && result == 0)                                                                 \
+            filter_is_set(words[0] == SECCOMP_MODE_FILTER ? pointer_in(&words[1]) : NULL);         \
+        return result;                                                                             \
+    }
+PRCTL(prctl)
+
+/* (seccomp(2), which libc has no function for.) */
+__attribute__((cold, noinline)) static long set_filter(unsigned long operation, unsigned long flags,
+                                                       void *program) {
+    int sets = operation == SECCOMP_SET_MODE_FILTER || operation == SECCOMP_SET_MODE_STRICT;
+    int is_own = sets && is_filter_own();
+    long result = libc.syscall(SYS_seccomp, operation, flags, program);
+    /* (A number may be that of a thread to which the filter could not be given.) */
+    if (is_own && (result == 0 || (result > 0 && (flags & SECCOMP_FILTER_FLAG_NEW_LISTENER))))
+        filter_is_set(operation == SECCOMP_SET_MODE_FILTER ? program : NULL);
+    return result;
+}
+
+/* As libc's own: its caller gives as many arguments as the call has, the others are whatever is
+ * there, and only passed on. */
+__attribute__((no_sanitize("address"))) long syscall(long number, ...) {
+    long words[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        words[i] = va_arg(list, long);
+    va_end(list);
+    if (!libc.syscall)
+        find_libc_calls();
+    if (__builtin_expect(number == SYS_seccomp, 0))
+        return set_filter((unsigned long)words[0], (unsigned long)words[1], pointer_in(&words[2]));
+    return libc.syscall(number, words[0], words[1], words[2], words[3], words[4], words[5]);
 }
 
 /* After the call, so that its port is free when it returns. */
@@ -577,6 +751,8 @@ int dup2(int fd, int number) {
     int result = libc.dup2(fd, number);
     if (result >= 0 && fd != number)
         after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
     return result;
 }
 
@@ -586,6 +762,8 @@ int dup3(int fd, int number, int flags) {
     int result = libc.dup3(fd, number, flags);
     if (result >= 0)
         after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
     return result;
 }
 
@@ -636,5 +814,41 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
         ASIDE(show_own_address(fd, level, value, length));
     return result;
 }
+
+#if defined __TIMESIZE && __TIMESIZE == 32
+
+int __select64(int count, fd_set *reading, fd_set *writing, fd_set *exceptional, void *timeout) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__select64(count, reading, writing, exceptional, timeout);
+}
+
+int __pselect64(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
+                const void *timeout, const sigset_t *mask) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__pselect64(count, reading, writing, exceptional, timeout, mask);
+}
+
+int __ppoll64(struct pollfd *fds, nfds_t count, const void *timeout, const sigset_t *mask) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__ppoll64(fds, count, timeout, mask);
+}
+
+int __ppoll64_chk(struct pollfd *fds, nfds_t count, const void *timeout, const sigset_t *mask,
+                  size_t room) {
+    if (concerns_us())
+        before_waiting();
+    return libc.__ppoll64_chk(fds, count, timeout, mask, room);
+}
+
+RECEIVE_MESSAGE(__recvmsg64)
+RECEIVE_MESSAGES(__recvmmsg64, void)
+SEND_MESSAGE(__sendmsg64)
+SEND_MESSAGES(__sendmmsg64)
+PRCTL(__prctl_time64)
+
+#endif
 
 #pragma GCC visibility pop

@@ -1,6 +1,7 @@
 #include "keeper_client.h"
 
 #include "aside.h"
+#include "filters.h"
 #include "keeper_start.h"
 #include "libc_calls.h"
 #include "process.h"
@@ -14,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -115,8 +117,10 @@ static int send_request(int connection, struct synergy_request *request, int pas
     return syscall(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
 }
 
-/* 0, or an errno: EPIPE where the other end is gone. */
-static int receive_answer(int connection, struct synergy_answer *answer, int *received) {
+/* 0, or an errno: EPIPE where the other end is gone. With MSG_PEEK in `flags` the answer stays in
+ * the queue, and what came along with it too. */
+static int receive_answer(int connection, struct synergy_answer *answer, int *received, int flags,
+                          int *is_cut_off) {
     struct iovec data = {.iov_base = answer, .iov_len = sizeof *answer};
     /* Room for one descriptor exactly. */
     _Alignas(struct cmsghdr) char control[CMSG_LEN(sizeof *received)];
@@ -126,7 +130,9 @@ static int receive_answer(int connection, struct synergy_answer *answer, int *re
         message.msg_control = control;
         message.msg_controllen = sizeof control;
     }
-    ssize_t size = syscall(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC);
+    ssize_t size = syscall(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC | flags);
+    if (is_cut_off)
+        *is_cut_off = size >= 0 && (message.msg_flags & MSG_CTRUNC) != 0;
     if (size < 0)
         return errno == EAGAIN ? ETIMEDOUT : errno;
     struct cmsghdr *extra = received ? CMSG_FIRSTHDR(&message) : NULL;
@@ -135,8 +141,10 @@ static int receive_answer(int connection, struct synergy_answer *answer, int *re
         memcpy(received, CMSG_DATA(extra), sizeof *received);
     if (size == sizeof *answer && answer->version == SYNERGY_WIRE_VERSION)
         return 0;
-    if (received && *received >= 0)
+    if (received && *received >= 0) {
         syscall(SYS_close, *received);
+        *received = -1;
+    }
     return size == 0 ? EPIPE : EPROTO;
 }
 
@@ -182,62 +190,53 @@ static int take_up(int memory) {
     return keeper;
 }
 
-/* Sends the request, and takes what comes back by the connection. What comes back must find a free
- * number, or it is gone: one is held for it. */
-static int send_and_receive(int connection, struct synergy_request *request, int pass,
-                            struct synergy_answer *answer, int *received) {
-    int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
-    int error = received && held < 0 ? errno : send_request(connection, request, pass);
-    if (held >= 0)
-        syscall(SYS_close, held);
-    return error == 0 && answer ? receive_answer(connection, answer, received) : error;
-}
-
-/* Asks the keeper of this name, if it is `owner`'s, ours or root's: nobody else's page is to be
- * looked into, and nobody else's connections to be had. */
-static int ask_keeper_at(const struct synergy_address *address, uid_t owner,
-                         struct synergy_request *request, int pass, struct synergy_answer *answer,
-                         int *received) {
-    struct owner found;
-    int connection = connect_to(address, &found);
-    if (connection < 0)
-        return errno;
-    int is_trusted = found.user == 0 || found.user == geteuid() || found.user == owner;
-    int error = is_trusted ? send_and_receive(connection, request, pass, answer, received) : EPERM;
+/* Connects to the keeper of this name, if it is `user`'s, ours or root's: nobody else's page is to
+ * be looked into, and nobody else's connections to be had. -1 and errno. */
+static int connect_to_keeper_at(const struct synergy_address *address, uid_t user) {
+    struct owner owner;
+    int connection = connect_to(address, &owner);
+    if (connection < 0 || owner.user == 0 || owner.user == geteuid() || owner.user == user)
+        return connection;
     syscall(SYS_close, connection);
-    return error;
+    errno = EPERM;
+    return -1;
 }
 
-static int ask_keeper_of(const struct identity *identity, struct synergy_request *request, int pass,
-                         struct synergy_answer *answer, int *received) {
+static int connect_to_keeper_of(const struct identity *identity) {
     struct synergy_address address = {0};
     synergy_name_of(identity->cookie, &address);
-    return ask_keeper_at(&address, identity->owner, request, pass, answer, received);
+    return connect_to_keeper_at(&address, identity->owner);
 }
 
 int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
                      struct synergy_answer *answer) {
     struct synergy_address address = {0};
     synergy_port_name(transport, port, &address);
-    return ask_keeper_at(&address, geteuid(), request, pass, answer, NULL);
-}
-
-int ask_who_keeps(int fd, struct synergy_request *request, int pass, struct synergy_answer *answer,
-                  int *received) {
-    struct identity identity;
-    return identify(fd, &identity) ? ask_keeper_of(&identity, request, pass, answer, received)
-                                   : errno;
+    int connection = connect_to_keeper_at(&address, geteuid());
+    if (connection < 0)
+        return errno;
+    int error = send_request(connection, request, pass);
+    if (error == 0)
+        error = receive_answer(connection, answer, NULL, 0, NULL);
+    syscall(SYS_close, connection);
+    return error;
 }
 
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
     struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
-    int memory = -1;
-    if (ask_keeper_of(identity, &request, fd, answer, &memory) != 0 || memory < 0)
+    int memory = -1, keeper = NO_KEEPER;
+    int connection = connect_to_keeper_of(identity);
+    if (connection < 0)
         return NO_KEEPER;
-    if (answer->result == 0)
-        return take_up(memory);
-    syscall(SYS_close, memory);
-    return NO_KEEPER;
+    if (send_request(connection, &request, fd) == 0 &&
+        receive_answer(connection, answer, &memory, 0, NULL) == 0 && memory >= 0) {
+        if (answer->result == 0)
+            keeper = take_up(memory);
+        else
+            syscall(SYS_close, memory);
+    }
+    syscall(SYS_close, connection);
+    return keeper;
 }
 
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
@@ -257,7 +256,9 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     syscall(SYS_setsockopt, connection, SOL_SOCKET, SO_RCVTIMEO_OLD, &patience, sizeof patience);
     struct synergy_answer answer = {0};
     int memory = -1, keeper = NO_KEEPER;
-    int error = receive_answer(connection, &answer, &memory);
+    int error = receive_answer(connection, &answer, &memory, 0, NULL);
+    /* A keeper that refuses has said why. */
+    int is_said = error == 0 && answer.result != 0;
     if (error == 0)
         error = answer.result;
     if (error == 0 && memory < 0)
@@ -276,14 +277,14 @@ static int started_keeper(int is_asked, struct synergy_page *place) {
     is_given_up = error != EMFILE;
     if (error == ENOENT && !knows_keepers())
         stop_caring();
-    else if (error != ENOENT)
+    else if (!is_said)
         COMPLAIN_ONCE("synergy-keeper does not answer", error);
     return NO_KEEPER;
 }
 
 int needed_keeper(const struct identity *identity, int is_asked) {
     int keeper = known_keeper(identity);
-    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !starting_begin())
+    if (keeper != NO_KEEPER || (is_given_up && !is_asked) || !may_begin() || !starting_begin())
         return keeper;
     /* Another thread may have been first. */
     keeper = known_keeper(identity);
@@ -306,7 +307,7 @@ void replace_keeper(int keeper) {
             !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         synergy_set_over(page);
-        if (!is_given_up)
+        if (!is_given_up && may_begin())
             started_keeper((int)__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED), page);
     }
     starting_end();
@@ -314,21 +315,91 @@ void replace_keeper(int keeper) {
         hand_over_again(keeper);
 }
 
-/* Without `answer` none is awaited. */
-static int exchange(struct synergy_page *page, struct synergy_request *request, int pass,
-                    struct synergy_answer *answer, int *received) {
+void note_stderr(void) {
+    enum { MEMORY = 1, NOTHING_AT_ALL = 3 }; /* null(4) */
+    struct stat status;
+    if (fstat(STDERR_FILENO, &status) != 0 || !S_ISCHR(status.st_mode) ||
+        status.st_rdev != makedev(MEMORY, NOTHING_AT_ALL))
+        return;
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_store_n(&keeper_page(i)->silent, getpid(), __ATOMIC_RELEASE);
+}
+
+/* A connection to the page's keeper, and the secret for it; -1 and errno. */
+static int connect_to_keeper(const struct synergy_page *page, struct synergy_request *request) {
     struct owner owner;
     int connection = connect_to(&page->keeper, &owner);
     if (connection < 0)
-        return errno;
+        return -1;
     /* The name may be another's by now, who must not learn the secret. (From another process
      * namespace the keeper has another number, or none.) */
-    int error = ECONNREFUSED;
     if (owner.process == page->keeper.process || owner.user == page->user ||
         (owner.process == 0 && owner.user == geteuid())) {
         request->secret = page->secret;
-        error = send_and_receive(connection, request, pass, answer, received);
+        return connection;
     }
+    syscall(SYS_close, connection);
+    errno = ECONNREFUSED;
+    return -1;
+}
+
+/* Without `answer` none is awaited. */
+static int exchange(const struct synergy_page *page, struct synergy_request *request, int pass,
+                    struct synergy_answer *answer) {
+    int connection = connect_to_keeper(page, request);
+    if (connection < 0)
+        return errno;
+    int error = send_request(connection, request, pass);
+    if (error == 0 && answer)
+        error = receive_answer(connection, answer, NULL, 0, NULL);
+    syscall(SYS_close, connection);
+    return error;
+}
+
+/* What comes back must find a free number, or it is gone. So it stays in the queue until it has
+ * one: the bell's, if there is no other, or whichever is next where another thread takes that. */
+static int receive_fetched(int connection, int *bell, struct synergy_answer *answer,
+                           int *received) {
+    enum { PATIENCE_MS = 1000 };
+    int error, is_cut_off;
+    for (int waited = 0;; waited++) {
+        error = receive_answer(connection, answer, received, MSG_PEEK, &is_cut_off);
+        if (error != 0 || *received >= 0 || !is_cut_off || waited == PATIENCE_MS)
+            break;
+        if (*bell >= 0) {
+            syscall(SYS_close, *bell);
+            *bell = -1;
+        } else {
+            wait_a_millisecond();
+        }
+    }
+    if (error == 0)
+        error = receive_answer(connection, answer, NULL, 0, NULL);
+    return error;
+}
+
+static int fetch(const struct synergy_page *page, struct synergy_request *request, int *bell,
+                 struct synergy_answer *answer, int *received) {
+    int connection = connect_to_keeper(page, request);
+    if (connection < 0)
+        return errno;
+    int error = send_request(connection, request, *bell);
+    if (error == 0)
+        error = receive_fetched(connection, bell, answer, received);
+    syscall(SYS_close, connection);
+    return error;
+}
+
+int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
+                         struct synergy_answer *answer, int *received) {
+    struct identity identity;
+    *received = -1;
+    int connection = identify(listener, &identity) ? connect_to_keeper_of(&identity) : -1;
+    if (connection < 0)
+        return errno;
+    int error = send_request(connection, request, *bell);
+    if (error == 0)
+        error = receive_fetched(connection, bell, answer, received);
     syscall(SYS_close, connection);
     return error;
 }
@@ -352,26 +423,35 @@ static uint32_t seconds_now(void) {
     return (uint32_t)now.tv_sec;
 }
 
-static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
-                                   struct synergy_answer *answer, int *received) {
-    if (seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED))
-        return ETIMEDOUT;
-    int error = exchange(keeper_page(keeper), request, pass, answer, received);
+static int rests(int keeper) {
+    return seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED);
+}
+
+/* The error, as it was. */
+static int noted(int keeper, int error) {
     if (error == ETIMEDOUT)
         __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
     return error;
 }
 
-int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
-               int *received) {
+static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
+                                   struct synergy_answer *answer) {
+    if (rests(keeper))
+        return ETIMEDOUT;
+    note_stderr();
+    return noted(keeper, exchange(keeper_page(keeper), request, pass, answer));
+}
+
+int ask_keeper(int keeper, struct synergy_request *request, int pass,
+               struct synergy_answer *answer) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD ||
                 request->kind == SYNERGY_PREPARE;
     struct synergy_page *page = keeper_page(keeper);
-    int error = exchange_unless_resting(keeper, request, pass, answer, received);
+    int error = exchange_unless_resting(keeper, request, pass, answer);
     if (is_gone(page, error)) {
         replace_keeper(keeper);
         if (opens)
-            error = exchange(page, request, pass, answer, received);
+            error = exchange(page, request, pass, answer);
     }
     /* What else could not be asked the keeper finds out by itself, or rings again. */
     if (opens && error != 0) {
@@ -380,10 +460,47 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass, struct syn
     return error;
 }
 
+struct fetching {
+    const struct synergy_page *page;
+    struct synergy_request *request;
+    int *bell;
+    struct synergy_answer *answer;
+    int *received;
+    int error;
+};
+
+static void fetch_aside(void *argument) {
+    struct fetching *fetching = argument;
+    fetching->error = fetch(fetching->page, fetching->request, fetching->bell, fetching->answer,
+                            fetching->received);
+}
+
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is what fetch_aside() changes */
+int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
+                      struct synergy_answer *answer, int *received) {
+    struct fetching fetching = {.page = keeper_page(keeper),
+                                .request = request,
+                                .bell = bell,
+                                .answer = answer,
+                                .received = received};
+    *received = -1;
+    if (rests(keeper))
+        return ETIMEDOUT;
+    fetch_aside(&fetching);
+    /* The bell has taken the last number. */
+    if (fetching.error == EMFILE && may_begin() && starting_begin()) {
+        run_beyond_limit(fetch_aside, &fetching);
+        starting_end();
+    }
+    if (is_gone(fetching.page, fetching.error))
+        replace_keeper(keeper);
+    return noted(keeper, fetching.error);
+}
+
 void keepers_hear_of(pid_t child) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_HERE, .process = child};
         if (!synergy_is_over(keeper_page(i)))
-            exchange_unless_resting(i, &request, -1, NULL, NULL);
+            exchange_unless_resting(i, &request, -1, NULL);
     }
 }

@@ -49,21 +49,34 @@ int needed_keeper(const struct identity *identity, int is_asked);
  * socket is to it. */
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
 
-/* Asks that one without knowing of it: 0 and the answer, or an errno of the way there. `pass` goes
- * along, `received` takes what comes back. */
-int ask_who_keeps(int fd, struct synergy_request *request, int pass, struct synergy_answer *answer,
-                  int *received);
-
 /* Asks who keeps a socket on this port that its server does not share: 0 and the answer, or an
  * errno of the way there. */
 int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
                      struct synergy_answer *answer);
 
-/* 0 and the answer, or an errno of the way there. `pass`: a descriptor that goes along, or -1.
- * `received`: takes the one that comes back, or NULL. A keeper that is not there any more is
- * replaced, unless it was to be asked about what it had itself (FETCH, CLOSED, GIVE_WAY). */
-int ask_keeper(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
-               int *received);
+/* 0 and the answer, or an errno of the way there. `pass`: a descriptor that goes along, or -1. A
+ * keeper that is not there any more is replaced, unless it was to be asked about what it had itself
+ * (CLOSED, GIVE_WAY). */
+int ask_keeper(int keeper, struct synergy_request *request, int pass,
+               struct synergy_answer *answer);
+
+/* FETCH: the same, with a bell, and `received` takes what comes back. Where only the bell's number
+ * is left for that, the bell is closed, and -1 then. EMFILE: there is none for the question. */
+int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
+                      struct synergy_answer *answer, int *received);
+
+/* The same of whoever keeps the listener, without knowing of a keeper. */
+int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
+                         struct synergy_answer *answer, int *received);
+
+/* accept() has no descriptor left for a connection, or for fetching it: the keeper waits. */
+static inline void say_starved(int keeper) {
+    __atomic_add_fetch(&keeper_page(keeper)->starved, 1, __ATOMIC_RELEASE);
+}
+
+/* Where this process's stderr is /dev/null, as daemons leave it, the keepers are to say elsewhere
+ * what they have to say. */
+void note_stderr(void);
 
 /* Every keeper is told of this process (0), or of its child. */
 void keepers_hear_of(pid_t child);

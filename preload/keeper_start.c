@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -17,10 +18,11 @@
 
 enum { PATH_SIZE = 1024, STACK_SIZE = 16384 };
 
-/* The places where the keeper may lie: beside this library, in the build directory, installed. */
-static char beside[PATH_SIZE], in_build[PATH_SIZE];
+/* The places where the keeper may lie, the first three seen from where this library does: beside
+ * it, in the build directory, and where it is installed. */
+static char beside[PATH_SIZE], in_build[PATH_SIZE], in_prefix[PATH_SIZE];
 static const char *library = "";
-static const char *const places[] = {beside, in_build, SYNERGY_KEEPER, NULL};
+static const char *const places[] = {beside, in_build, in_prefix, SYNERGY_KEEPER, NULL};
 
 static void append(char *path, const char *directory, size_t length, const char *name) {
     size_t size = strlen(name) + 1;
@@ -54,6 +56,7 @@ void find_keeper(void) {
     size_t directory = name ? (size_t)(name - real) : 0;
     append(beside, real, directory, "/synergy-keeper");
     append(in_build, real, directory, "/../src/synergy-keeper");
+    append(in_prefix, real, directory, "/" SYNERGY_KEEPER_FROM_LIBRARY);
 }
 
 /* What the two children are told, and what they found. They write into this memory. */
@@ -131,6 +134,9 @@ static void keep_capability(void) {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
     const uint32_t bit = 1U << CAP_NET_BIND_SERVICE;
+    /* (Units that give it so may forbid capset(2) by a filter that ends who calls it.) */
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_BIND_SERVICE, 0, 0) == 1)
+        return;
     if (geteuid() == 0 || syscall(SYS_capget, &header, sets) != 0 || !(sets[0].permitted & bit))
         return;
     sets[0].inheritable |= bit;
@@ -199,4 +205,36 @@ int start_keeper(int is_asked, const char **why) {
     syscall(SYS_close, ends[0]);
     errno = start.error;
     return -1;
+}
+
+struct errand {
+    void (*what)(void *argument);
+    void *argument;
+};
+
+/* prlimit(2) has it so on every system. */
+struct limit {
+    uint64_t now, most;
+};
+
+static int run_errand(void *argument) {
+    enum { ROOM = 8 };
+    const struct errand *errand = argument;
+    struct limit limit;
+    if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) == 0) {
+        limit.most = limit.most > limit.now ? limit.most : limit.most + ROOM;
+        limit.now = limit.most;
+        if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL) == 0)
+            errand->what(errand->argument);
+    }
+    syscall(SYS_exit_group, 0);
+    return 0;
+}
+
+void run_beyond_limit(void (*what)(void *argument), void *argument) {
+    struct errand errand = {.what = what, .argument = argument};
+    int child = clone(run_errand, outer_stack + sizeof outer_stack,
+                      CLONE_VM | CLONE_VFORK | CLONE_FILES, &errand);
+    if (child >= 0)
+        syscall(SYS_wait4, child, NULL, __WCLONE, NULL);
 }

@@ -14,3 +14,8 @@ void find_keeper(void);
  * page beside it) is to be awaited; -1 and errno. `is_asked`: by synergy_to(). `why` is what could
  * not be done, for a line. Within aside_begin() and starting_begin() only. */
 int start_keeper(int is_asked, const char **why);
+
+/* Runs it where the limit of open files is higher, if it can be raised: in a child that shares the
+ * memory and the descriptors, so that no other thread sees another limit. Within aside_begin() and
+ * starting_begin() only. */
+void run_beyond_limit(void (*what)(void *argument), void *argument);

@@ -19,5 +19,6 @@ static void *next(const char *name) {
 void find_libc_calls(void) {
 #define FIND(result, name, parameters) libc.name = (result(*) parameters)next(#name);
     SYNERGY_CALLS(FIND)
+    SYNERGY_TIME64_CALLS(FIND)
 #undef FIND
 }

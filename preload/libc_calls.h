@@ -4,8 +4,6 @@
  */
 #pragma once
 
-#include "calls.h"
-
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -13,9 +11,12 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "calls.h"
+
 struct libc_calls {
 #define MEMBER(result, name, parameters) result(*name) parameters;
     SYNERGY_CALLS(MEMBER)
+    SYNERGY_TIME64_CALLS(MEMBER)
 #undef MEMBER
 };
 

@@ -84,6 +84,11 @@ static void admit_others(int fd) {
     libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
+/* Here or at the keeper's: what is short now may be had later. */
+static int is_shortage(int error) {
+    return error == EMFILE || error == ENFILE;
+}
+static int is_anything_open;
 /* To be asked before that. */
 static int flags_of(int fd) {
     return option(fd, SO_REUSEPORT) == 1 ? SYNERGY_SHARES : 0;
@@ -95,23 +100,82 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
     struct synergy_answer answer = {0};
     request->fd = fd;
     request->cookie = identity->cookie;
-    int error = ask_keeper(keeper, request, fd, &answer, NULL);
+    int error = ask_keeper(keeper, request, fd, &answer);
     if (error == 0 && answer.result == EEXIST) {
         /* Another process has handed it over to its own keeper. */
         keeper = met_keeper(fd, identity, &answer);
         error = keeper == NO_KEEPER ? EEXIST : 0;
         if (error == 0 && request->kind == SYNERGY_OPEN_TOWARD)
-            error = ask_keeper(keeper, request, fd, &answer, NULL);
+            error = ask_keeper(keeper, request, fd, &answer);
     }
     struct descriptor descriptor = {.mark = SYNERGY_UNTOUCHED};
     if (error == 0 && answer.result == 0)
         descriptor = (struct descriptor){.mark = (enum synergy_mark)answer.mark,
                                          .keeper = (unsigned)keeper,
                                          .cookie = identity->cookie};
-    else if (error == EMFILE || error == ENFILE || request->kind == SYNERGY_OPEN_TOWARD)
+    else if (is_shortage(error) || is_shortage(answer.result) ||
+             request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
     set_descriptor(fd, descriptor);
+    if (is_ours(descriptor.mark))
+        __atomic_store_n(&is_anything_open, 1, __ATOMIC_RELAXED);
     return error ? error : answer.result;
+}
+
+/* Nothing comes of it but what the keeper says, if there is nothing else that it punches for. */
+static void tell_of_left_out(int fd, const struct identity *identity, int keeper) {
+    struct synergy_request request = {.kind = SYNERGY_OPEN,
+                                      .hop_limit = SYNERGY_AUTOMATIC_HOPS,
+                                      .fd = fd,
+                                      .cookie = identity->cookie};
+    struct synergy_answer answer = {0};
+    ask_keeper(keeper, &request, fd, &answer);
+}
+
+uint32_t left_out_port;
+
+/* The last socket that was bound to a port of which SYNERGY_PORTS says nothing. */
+static struct {
+    int fd;
+    uint16_t port;
+} left_out = {.fd = -1};
+
+static int is_loopback(const struct sockaddr *address) {
+    union synergy_endpoint endpoint = {0};
+    /* (Of IPv6 the caller has checked no more than that there is room for IPv4.) */
+    memcpy(&endpoint, address, sizeof endpoint.v4);
+    if (endpoint.any.sa_family == AF_INET)
+        return ntohl(endpoint.v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    memcpy(&endpoint, address, sizeof endpoint.v6);
+    return IN6_IS_ADDR_LOOPBACK(&endpoint.v6.sin6_addr);
+}
+
+/* Nothing is asked of the kernel, which such a server must not feel. */
+static void leave_out(int fd, const struct sockaddr *address, uint16_t port) {
+    if (is_loopback(address))
+        return;
+    left_out.fd = fd;
+    left_out.port = port;
+}
+
+void left_out_listens(int fd) {
+    if (fd == left_out.fd && !knows_keepers())
+        __atomic_store_n(&left_out_port, left_out.port, __ATOMIC_RELAXED);
+}
+
+void say_left_out_port(void) {
+    static int is_said;
+    unsigned port = __atomic_exchange_n(&left_out_port, 0, __ATOMIC_RELAXED);
+    const char *ports = settings_variable("SYNERGY_PORTS");
+    if (port == 0 || knows_keepers() || !ports || !settings_variable("SYNERGY_PEERS") ||
+        __atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
+        return;
+    char text[] = "00000", *digits = text + sizeof text - 1;
+    do
+        *--digits = (char)('0' + port % 10);
+    while (port /= 10);
+    SAY("synergy: warning: nothing is punched: port ", digits,
+        " is not among those of SYNERGY_PORTS: ", ports);
 }
 
 /* Has the socket punched for if there are peers for its port, or may come to be. */
@@ -128,6 +192,8 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         keeper = needed_keeper(&identity, 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
+        if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
+            tell_of_left_out(fd, &identity, keeper);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
@@ -142,7 +208,7 @@ static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
     struct synergy_request request = {.kind = kind, .cookie = cookie};
     struct synergy_answer answer;
     if (!synergy_is_over(keeper_page((int)keeper)))
-        ask_keeper((int)keeper, &request, -1, &answer, NULL);
+        ask_keeper((int)keeper, &request, -1, &answer);
 }
 
 static void set_option(int fd, int name, int value) {
@@ -167,10 +233,13 @@ struct preparation socket_will_listen(int fd) {
                                        .lets_others_in = option(fd, SO_REUSEADDR),
                                        .shares_port = option(fd, SO_REUSEPORT)};
     admit_others(fd);
-    struct synergy_request request = {
-        .kind = SYNERGY_PREPARE, .cookie = identity.cookie, .fd = fd, .hop_limit = -1};
+    struct synergy_request request = {.kind = SYNERGY_PREPARE,
+                                      .cookie = identity.cookie,
+                                      .fd = fd,
+                                      .hop_limit = -1,
+                                      .flags = preparation.lets_others_in};
     struct synergy_answer answer;
-    ask_keeper(keeper, &request, fd, &answer, NULL);
+    ask_keeper(keeper, &request, fd, &answer);
     /* Whether a second listener may have the port too is for listen() to say, as without us. */
     set_option(fd, SO_REUSEPORT, preparation.shares_port);
     return preparation;
@@ -205,6 +274,8 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     uint16_t port = port_in(address);
     /* Told by the port alone where possible, so that other servers don't see a single call more. */
     if (port != 0 && !settings_mean_port(port) && !knows_keepers()) {
+        if (length >= sizeof(struct sockaddr_in6) || address->sa_family == AF_INET)
+            leave_out(fd, address, port);
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
@@ -253,12 +324,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
         .kind = SYNERGY_KEY, .cookie = identity.cookie, .key_option = option, .key_length = length};
     struct synergy_answer answer;
     memcpy(request.key, key, length);
-    ask_keeper(keeper, &request, fd, &answer, NULL);
-}
-
-static void wait_a_millisecond(void) {
-    static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
-    syscall(SYS_nanosleep, &millisecond, NULL);
+    ask_keeper(keeper, &request, fd, &answer);
 }
 
 /* Whether the address would be free for one that lets others have it too: then no listener is
@@ -279,8 +345,8 @@ static int do_keepers_give_way(void) {
     for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
         struct synergy_answer answer;
-        is_any |= !synergy_is_over(keeper_page(i)) &&
-                  ask_keeper(i, &request, -1, &answer, NULL) == 0 && answer.result == 0;
+        is_any |= !synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer) == 0 &&
+                  answer.result == 0;
     }
     return is_any;
 }

@@ -6,6 +6,7 @@
 
 #include "descriptors.h"
 
+#include <stdint.h>
 #include <sys/socket.h>
 
 /* listen() is about to be called. What comes back is for socket_does_not_listen(), if it fails. */
@@ -50,3 +51,12 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit);
 /* Another keeper has this number now, and gets all its sockets; or nobody has it, and they are met
  * again. */
 void hand_over_again(int keeper);
+
+/* The port of a listener that SYNERGY_PORTS leaves out, while nothing has been opened; 0: none. */
+extern uint32_t left_out_port;
+
+/* listen() has succeeded on a socket that is not ours. */
+void left_out_listens(int fd);
+
+/* Says so, once, if the process has opened nothing else by then. */
+void say_left_out_port(void);

@@ -3,6 +3,7 @@
 #include "keeper_start.h"
 #include "process.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -75,26 +76,29 @@ static int keep(char **environment) {
     return 1;
 }
 
-static int is_there(const char *directory, const char *below) {
+/* `is_hidden_too`: where it may be, and this user may not look. */
+static int is_there(const char *directory, const char *below, int is_hidden_too) {
     char path[1024];
     size_t length = strlen(directory), more = strlen(below);
     if (length + more >= sizeof path)
         return 1; /* the keeper will see */
     memcpy(path, directory, length);
     memcpy(path + length, below, more + 1);
-    return access(path, F_OK) == 0;
+    return access(path, F_OK) == 0 || (is_hidden_too && errno == EACCES);
 }
 
-static int has_config_file(char **environment) {
+/* What can't be looked for is somebody's mistake where nothing else is set: the keeper says so. */
+static int has_config_file(char **environment, int is_hidden_too) {
     const char *config = variable(environment, "XDG_CONFIG_HOME"),
                *home = variable(environment, "HOME");
     if (config && *config == '/') {
-        if (is_there(config, "/synergy/synergy.toml"))
+        if (is_there(config, "/synergy/synergy.toml", is_hidden_too))
             return 1;
-    } else if (home && *home == '/' && is_there(home, "/.config/synergy/synergy.toml")) {
+    } else if (home && *home == '/' &&
+               is_there(home, "/.config/synergy/synergy.toml", is_hidden_too)) {
         return 1;
     }
-    return is_there(SYNERGY_SYSCONFDIR, "/synergy/synergy.toml");
+    return is_there(SYNERGY_SYSCONFDIR, "/synergy/synergy.toml", 0);
 }
 
 static int has_variables(char **environment) {
@@ -135,8 +139,9 @@ static int read_ranges(const char *text) {
 void look_for_settings(char **environment) {
     if (!is_trusted())
         environment = NULL;
-    int has_file = has_config_file(environment);
-    int found = has_file || has_variables(environment);
+    int is_set = has_variables(environment);
+    int has_file = has_config_file(environment, !is_set);
+    int found = has_file || is_set;
     if (found) {
         const char *ports = variable(environment, "SYNERGY_PORTS"),
                    *log = variable(environment, "SYNERGY_LOG");
@@ -147,6 +152,10 @@ void look_for_settings(char **environment) {
         found = keep(environment);
     }
     __atomic_store_n(&concern, found ? SOMETHING : NOTHING, __ATOMIC_RELEASE);
+}
+
+const char *settings_variable(const char *name) {
+    return variable(kept, name);
 }
 
 void stop_caring(void) {

@@ -35,5 +35,8 @@ int settings_mean_port(uint16_t port);
 /* Whether SYNERGY_LOG lets nothing be said. */
 int settings_want_silence(void);
 
+/* One of the environment, as it was when the library was loaded; NULL: not set. */
+const char *settings_variable(const char *name);
+
 /* What a keeper gets to know of the environment, as it was when the library was loaded. */
 char **keeper_environment(void);

@@ -1,5 +1,6 @@
 /* synergy() and synergy_to(), the calls that a program makes knowingly. */
 #include "aside.h"
+#include "filters.h"
 #include "include/sys/socketsynergy.h"
 #include "keeper_start.h"
 #include "process.h"
@@ -32,6 +33,10 @@ static int read_peer(const struct sockaddr *peer, socklen_t length, union synerg
 
 int synergy_to(int sockfd, const struct sockaddr *peer, socklen_t len, int hoplimit) {
     union synergy_endpoint to;
+    if (!may_begin()) {
+        errno = EPERM;
+        return -1;
+    }
     struct aside aside = aside_begin();
     int error = read_peer(peer, len, &to);
     if (error == 0)

@@ -47,3 +47,12 @@ static inline void note_received(uint64_t word, const struct sockaddr *address) 
     else if (address->sa_family == AF_INET6 || address->sa_family == AF_INET)
         note_peer(SYNERGY_RECEIVED, word, address);
 }
+
+/* A call on it has failed with EHOSTUNREACH: whether that can be the error of a punch, which dies
+ * on its way and not at its end, and which the kernel gives to the socket that has the port. A
+ * server sees it that asks for errors (IP_RECVERR). */
+int is_perhaps_punchs(int fd);
+
+/* What came from the error queue (MSG_ERRQUEUE) is a punch: it is empty, and its hop limit was
+ * exceeded. */
+int is_punchs(struct msghdr *message, ssize_t size);

@@ -19,7 +19,10 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 2
+#define SYNERGY_WIRE_VERSION 3
+
+/* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
+typedef uint64_t synergy_u64 __attribute__((aligned(8)));
 
 /* Descriptors that the keeper is started with. */
 enum {
@@ -65,7 +68,8 @@ enum synergy_kind {
     SYNERGY_GIVE_WAY,
     /* The accepted end of a bell comes along; the connection that rang comes back, with all that
      * the bell had from its listener, blocking or not as `flags` says (SOCK_NONBLOCK). Needs no
-     * secret: the bell is the proof. */
+     * secret: the bell is the proof. What is no bell comes back (ENOENT): it may be closed by
+     * now, so that there is room for the connection. */
     SYNERGY_FETCH,
     /* This process, or its child `process` if that is not 0, has sockets that the keeper keeps. No
        answer. */
@@ -75,7 +79,8 @@ enum synergy_kind {
     SYNERGY_MEET,
     /* A TCP socket of the server's is about to listen: punch for it now, since where a hole is open
      * from before, the listener would answer a peer's SYN with a number of its own, which closes
-     * the hole. A duplicate comes along. OPEN follows when it listens; if it can't, CLOSED. */
+     * the hole. A duplicate comes along, and in `flags` whether the server itself has set
+     * SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
     SYNERGY_PREPARE,
     /* The socket that comes along has been given a key (TCP_MD5SIG), which nobody can read again:
      * if it listens, now or later, its punches are signed. */
@@ -102,8 +107,8 @@ struct synergy_request {
     uint32_t version; /* SYNERGY_WIRE_VERSION */
     uint32_t kind;    /* enum synergy_kind */
     struct synergy_secret secret;
-    uint64_t cookie; /* SO_COOKIE */
-    int32_t fd;      /* the number that the server has for the socket, for the log alone */
+    synergy_u64 cookie; /* SO_COOKIE */
+    int32_t fd;         /* the number that the server has for the socket, for the log alone */
     int32_t process;
     int32_t flags;
     int32_t hop_limit; /* or SYNERGY_AUTOMATIC_HOPS */
@@ -155,17 +160,27 @@ struct synergy_page {
     uint32_t now;
     struct synergy_address keeper;
     struct synergy_secret secret;
-    uint64_t network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
-    uint32_t user;    /* whose sockets it can bind beside */
+    synergy_u64 network; /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
+    uint32_t user;       /* whose sockets it can bind beside */
     uint32_t
         asks_for_all; /* synergy_to() has named peers of sockets to come: ports[] does not tell */
+    /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
+     * is to ring. */
+    uint32_t is_deaf;
+    int32_t silent; /* the process of the server whose stderr is /dev/null now; 0: none */
+    /* Goes up when a process of the server's has no descriptor left for a connection, or for
+     * fetching it: the bell rings again when there is room. */
+    uint32_t starved;
     uint32_t ringing; /* how many bells ring */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
      * TCP, 1 UDP, 2 SCTP. */
     uint8_t ports[3][65536 / 8];
     /* Ports that the kernel chose count as well (UDP), since peers are set for every port. */
     uint32_t any_udp_port;
-    uint64_t traffic[SYNERGY_TRAFFIC_PLACES];
+    /* When a datagram was last sent to die on its way, in whole seconds of CLOCK_MONOTONIC: the
+     * error that it brings back is not the server's. */
+    uint32_t punched;
+    synergy_u64 traffic[SYNERGY_TRAFFIC_PLACES];
 };
 
 /* What a bell is known by, to who has no page too. It comes from the very address that it goes to,

@@ -9,12 +9,16 @@
 #include <climits>
 #include <cstring>
 #include <fcntl.h>
+#include <mutex>
 #include <poll.h>
 #include <string_view>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <unordered_set>
+#include <utility>
 
 namespace synergy::log {
 
@@ -27,22 +31,72 @@ Destination &destination() {
     return *chosen;
 }
 
+std::function<bool()> &is_stderr_lost() {
+    static auto *question = new std::function<bool()>;
+    return *question;
+}
+
 pid_t server() {
     return destination().server != 0 ? destination().server : getpid();
 }
 
-/// A line must not wait for whoever reads it. (SIGPIPE and SIGXFSZ are the process's to ignore.)
-void write_line(int fd, std::string_view line) {
-    pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
-    if (poll(&room, 1, 0) != 1 || room.revents != POLLOUT)
-        return;
-    // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
-    static_cast<void>(!::write(fd, line.data(), std::min<std::size_t>(line.size(), PIPE_BUF)));
+/// What has been said once. Threads that resolve names log as well.
+struct Said {
+    std::mutex mutex;
+    std::unordered_set<std::string> lines;
+};
+
+Said &said() {
+    static auto *all = new Said;
+    return *all;
 }
 
-void write_and_close(int fd, std::string_view line) {
-    write_line(fd, line);
+bool is_first(const std::string &text) {
+    constexpr std::size_t most = 10000;
+    const std::lock_guard lock(said().mutex);
+    if (said().lines.size() >= most)
+        said().lines.clear();
+    return said().lines.insert(text).second;
+}
+
+/// Where no descriptor is left is what a line may have to say: one is held for it.
+class Spare {
+  public:
+    /// `open` gives a descriptor, or -1 and errno.
+    template <typename Open> int lend(Open open) {
+        int fd = open();
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE) && held_ >= 0) {
+            ::close(std::exchange(held_, -1));
+            fd = open();
+        }
+        return fd;
+    }
+    void hold() {
+        if (held_ < 0)
+            held_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    }
+
+  private:
+    int held_ = -1;
+};
+
+Spare spare;
+
+/// A line must not wait for whoever reads it. (SIGPIPE and SIGXFSZ are the process's to ignore.)
+/// 0, or the errno of a file that takes nothing more.
+int write_line(int fd, std::string_view line) {
+    pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
+    if (poll(&room, 1, 0) != 1 || room.revents != POLLOUT)
+        return 0;
+    // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
+    return ::write(fd, line.data(), std::min<std::size_t>(line.size(), PIPE_BUF)) < 0 ? errno : 0;
+}
+
+int write_and_close(int fd, std::string_view line) {
+    const int error = write_line(fd, line);
     ::close(fd);
+    spare.hold();
+    return error;
 }
 
 std::string timestamp() {
@@ -86,7 +140,8 @@ int syslog_priority(LogLevel level) {
 
 // Not by syslog(3), which keeps its socket open and waits.
 void to_syslog(LogLevel level, std::string_view text) {
-    int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    const int fd =
+        spare.lend([] { return ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); });
     if (fd < 0)
         return;
     sockaddr_un address{};
@@ -96,37 +151,111 @@ void to_syslog(LogLevel level, std::string_view text) {
     if (::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0)
         ::send(fd, line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     ::close(fd);
+    spare.hold();
+}
+
+/// A daemon's, as most leave it when they go to the background.
+bool is_null(const struct stat &status) {
+    constexpr unsigned memory = 1; // linux/major.h; null(4)
+    constexpr unsigned null = 3;
+    return S_ISCHR(status.st_mode) && status.st_rdev == makedev(memory, null);
 }
 
 void to_stderr(LogLevel level, std::string_view text) {
     const std::string line = fmt::format("synergy: {}: {}\n", name(level), text);
     const int path = destination().stderr_path;
-    if (path < 0)
-        return write_line(STDERR_FILENO, line);
     struct stat status {};
+    if (is_stderr_lost() && is_stderr_lost()())
+        return to_syslog(level, text);
+    if (path < 0) {
+        static_cast<void>(write_line(STDERR_FILENO, line));
+        return;
+    }
     if (fstat(path, &status) != 0)
         return; // the server has none
-    const int fd = ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
-                          O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (is_null(status))
+        return to_syslog(level, text);
+    const int fd = spare.lend([path] {
+        return ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
+                      O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    });
     if (fd >= 0)
-        return write_and_close(fd, line);
+        static_cast<void>(write_and_close(fd, line));
     // A fifo that nobody reads is nobody's loss.
-    if (!S_ISFIFO(status.st_mode))
+    else if (!S_ISFIFO(status.st_mode))
         to_syslog(level, text);
 }
 
+int open_file(const std::string &path) {
+    return spare.lend([&path] {
+        return ::open(path.c_str(),
+                      O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
+    });
+}
+
+void say_unwritable(const std::string &path, int error) {
+    if (is_first(path))
+        to_stderr(LogLevel::warn, fmt::format("{} can't be written: {}; what belongs there comes "
+                                              "here",
+                                              path, strerrordesc_np(error)));
+}
+
 void to_file(const std::string &path, LogLevel level, std::string_view text) {
-    const int fd = ::open(path.c_str(),
-                          O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
-    if (fd < 0)
-        return to_stderr(level, text);
-    write_and_close(fd, fmt::format("{} [{}] {}: {}\n", timestamp(), server(), name(level), text));
+    const int fd = open_file(path);
+    int error = errno;
+    if (fd >= 0)
+        error = write_and_close(
+            fd, fmt::format("{} [{}] {}: {}\n", timestamp(), server(), name(level), text));
+    else if (error == ENXIO)
+        error = 0; // a fifo that nobody reads
+    if (error == 0)
+        return;
+    say_unwritable(path, error);
+    to_stderr(level, text);
 }
 
 } // namespace
 
 void configure(Destination chosen) {
     destination() = std::move(chosen);
+    spare.hold();
+    const std::string &where = destination().where;
+    if (destination().level == LogLevel::off || where == "syslog" || where == "stderr")
+        return;
+    if (const int error = why_unwritable(where); error != 0)
+        say_unwritable(where, error);
+}
+
+int why_unwritable(const std::string &path) {
+    const auto may = [](const std::string &what, int mode) {
+        return faccessat(AT_FDCWD, what.c_str(), mode, AT_EACCESS) == 0;
+    };
+    struct stat status {};
+    if (may(path, W_OK))
+        return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) ? EISDIR : 0;
+    if (errno != ENOENT)
+        return errno;
+    const std::size_t slash = path.find_last_of('/');
+    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    return may(directory, W_OK | X_OK) ? 0 : errno;
+}
+
+void watch_stderr(std::function<bool()> is_lost) {
+    is_stderr_lost() = std::move(is_lost);
+}
+
+bool is_on(LogLevel level) {
+    return level >= destination().level;
+}
+
+void once(LogLevel level, const std::string &text) {
+    if (is_on(level) && is_first(text))
+        line(level, "{}", fmt::make_format_args(text));
+}
+
+void take_back(const std::string &text) {
+    const std::lock_guard lock(said().mutex);
+    said().lines.erase(text);
 }
 
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {

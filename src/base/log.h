@@ -7,6 +7,7 @@
 
 #include <fmt/core.h>
 
+#include <functional>
 #include <string>
 
 #include <sys/types.h>
@@ -24,8 +25,15 @@ struct Destination {
     pid_t server = 0; ///< for whom the lines are; 0: this process
 };
 
-/// To be called before other threads log. Before it, warnings go to descriptor 2.
+/// To be called before other threads log. Before it, warnings go to descriptor 2. A file that can't
+/// be written is named at once, and in its place is stderr.
 void configure(Destination destination);
+/// `is_lost` says whether nobody reads any more what stderr gets: then it is for the system's log.
+void watch_stderr(std::function<bool()> is_lost);
+/// Why a file can't be written, as far as that is seen without making it; 0: it can.
+[[nodiscard]] int why_unwritable(const std::string &path);
+/// Whether lines of this level are wanted.
+[[nodiscard]] bool is_on(LogLevel level);
 
 /// One line. (Type-erased, so that formatting is compiled in one place.)
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments);
@@ -39,6 +47,14 @@ template <typename... Args> void info(fmt::format_string<Args...> format, Args &
 template <typename... Args> void warn(fmt::format_string<Args...> format, Args &&...args) {
     line(LogLevel::warn, format, fmt::make_format_args(args...));
 }
+/// For what is tried again and again: one line for each cause. The same one is not said again
+/// before it was taken back.
+void once(LogLevel level, const std::string &text);
+inline void warn_once(const std::string &text) {
+    once(LogLevel::warn, text);
+}
+void take_back(const std::string &text);
+
 template <typename... Args> void error(fmt::format_string<Args...> format, Args &&...args) {
     line(LogLevel::error, format, fmt::make_format_args(args...));
 }

@@ -2,31 +2,56 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <ctime>
+#include <poll.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <system_error>
+#include <unistd.h>
 
 namespace synergy {
+
+namespace {
+
+/// At what epoll has no room for.
+constexpr Duration between_looks = std::chrono::milliseconds(20);
+
+} // namespace
 
 Scheduler::Scheduler() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {
     if (!epoll_)
         throw std::system_error(errno, std::generic_category(), "epoll_create1");
 }
 
-bool Scheduler::watch(int fd, std::uint32_t events, Handler handler) {
-    std::uint32_t generation = ++generation_;
+/// 0, or an errno.
+int Scheduler::add(int fd, std::uint32_t events, std::uint32_t generation) {
     epoll_event event{};
     event.events = events;
     event.data.u64 =
         (static_cast<std::uint64_t>(generation) << 32) | static_cast<std::uint32_t>(fd);
-    int operation = watched_.contains(fd) ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    if (epoll_ctl(epoll_.fd(), operation, fd, &event) != 0)
+    const bool is_there = watched_.contains(fd) && !rest_.contains(fd);
+    const int operation = is_there ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    return epoll_ctl(epoll_.fd(), operation, fd, &event) == 0 ? 0 : errno;
+}
+
+bool Scheduler::watch(int fd, std::uint32_t events, Handler handler) {
+    const std::uint32_t generation = ++generation_;
+    const int error = add(fd, events, generation);
+    if (error != 0 && error != ENOSPC && error != ENOMEM) {
+        errno = error;
         return false;
+    }
+    if (error == 0)
+        rest_.erase(fd);
+    else
+        rest_[fd] = events;
     watched_[fd] = {generation, std::make_shared<Handler>(std::move(handler))};
     return true;
 }
 
 void Scheduler::unwatch(int fd) {
-    if (watched_.erase(fd) != 0)
+    if (watched_.erase(fd) != 0 && rest_.erase(fd) == 0)
         epoll_ctl(epoll_.fd(), EPOLL_CTL_DEL, fd, nullptr);
 }
 
@@ -45,28 +70,59 @@ void Scheduler::run_once(Duration longest) {
     if (!timers_.empty())
         longest =
             std::clamp(timers_.begin()->first.first - Clock::now(), Duration::zero(), longest);
-    // Rounded up: a timer must not be looked at a fraction of a millisecond too early.
-    auto wait = std::chrono::ceil<milliseconds>(longest).count();
+    if (!rest_.empty())
+        longest = std::min(longest, between_looks);
     std::array<epoll_event, 64> events{};
-    int count = epoll_wait(epoll_.fd(), events.data(), static_cast<int>(events.size()),
-                           static_cast<int>(wait));
+    int count = -1;
+#ifdef SYS_epoll_pwait2 // Linux 5.11
+    const auto whole = std::chrono::floor<std::chrono::seconds>(longest);
+    const timespec exactly{.tv_sec = whole.count(), .tv_nsec = (longest - whole).count()};
+    count = static_cast<int>(syscall(SYS_epoll_pwait2, epoll_.fd(), events.data(), events.size(),
+                                     &exactly, nullptr, std::size_t{0}));
+    if (count < 0 && (errno == ENOSYS || errno == EPERM))
+#endif
+        // Rounded up: a timer must not be looked at a fraction of a millisecond too early.
+        count = epoll_wait(epoll_.fd(), events.data(), static_cast<int>(events.size()),
+                           static_cast<int>(std::chrono::ceil<milliseconds>(longest).count()));
     run_timers();
     for (int i = 0; i < count; i++) {
-        auto fd = static_cast<int>(events[static_cast<std::size_t>(i)].data.u64 & 0xffffffffU);
-        auto generation =
-            static_cast<std::uint32_t>(events[static_cast<std::size_t>(i)].data.u64 >> 32);
-        auto found = watched_.find(fd);
-        if (found == watched_.end() || found->second.generation != generation)
+        const epoll_event &event = events[static_cast<std::size_t>(i)];
+        report(static_cast<int>(event.data.u64 & 0xffffffffU),
+               static_cast<std::uint32_t>(event.data.u64 >> 32), event.events);
+    }
+    look_at_rest();
+}
+
+void Scheduler::report(int fd, std::uint32_t generation, std::uint32_t events) {
+    const auto found = watched_.find(fd);
+    if (found == watched_.end() || found->second.generation != generation)
+        return;
+    const auto handler = found->second.handler; // it may unwatch itself
+    (*handler)(events);
+}
+
+void Scheduler::look_at_rest() {
+    const std::map<int, std::uint32_t> rest = rest_; // a handler may change it
+    for (const auto &[fd, events] : rest) {
+        const auto found = watched_.find(fd);
+        if (found == watched_.end() || !rest_.contains(fd))
             continue;
-        auto handler = found->second.handler; // it may unwatch itself
-        (*handler)(events[static_cast<std::size_t>(i)].events);
+        const std::uint32_t generation = found->second.generation;
+        if (add(fd, events, generation) == 0) {
+            rest_.erase(fd);
+            continue;
+        }
+        // (poll(2) has epoll's numbers for events.)
+        pollfd now{.fd = fd, .events = static_cast<short>(events), .revents = 0};
+        if (::poll(&now, 1, 0) == 1)
+            report(fd, generation, static_cast<std::uint32_t>(now.revents));
     }
 }
 
 void Scheduler::run_timers() {
     Time now = Clock::now();
     while (!timers_.empty() && timers_.begin()->first.first <= now) {
-        // What came before it has taken its time, too. (Whole milliseconds are waited for.)
+        // What came before it has taken its time, too.
         constexpr int memory = 32;
         const Duration late = Clock::now() - timers_.begin()->first.first;
         lateness_ = std::max(late, lateness_ - lateness_ / memory);

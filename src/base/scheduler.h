@@ -27,7 +27,9 @@ class Scheduler {
     Scheduler();
 
     /// Calls `handler` whenever epoll_wait(2) reports one of `events`, an error or a hang-up.
-    /// Replaces the handler that the descriptor had. False and errno set if it can't be watched.
+    /// Replaces the handler that the descriptor had. Where the kernel has no room for one more (the
+    /// user's limit of watches, memory), it is looked at from time to time. False and errno set if
+    /// it can't be watched at all.
     bool watch(int fd, std::uint32_t events, Handler handler);
     /// To be called before the descriptor is closed. Does nothing for one that isn't watched.
     void unwatch(int fd);
@@ -49,10 +51,14 @@ class Scheduler {
     };
 
     void run_timers();
+    int add(int fd, std::uint32_t events, std::uint32_t generation);
+    void report(int fd, std::uint32_t generation, std::uint32_t events);
+    void look_at_rest();
 
     Socket epoll_;
     std::uint32_t generation_ = 0; ///< tells a reused descriptor from the one that an event was for
     std::unordered_map<int, Watched> watched_;
+    std::map<int, std::uint32_t> rest_; ///< the events of those that epoll has no room for
     std::uint64_t next_timer_ = 0;
     std::map<TimerId, Task> timers_;
     Duration lateness_{};

@@ -13,6 +13,11 @@ class Bells {
     void ring() { __atomic_add_fetch(&page_.ringing, 1, __ATOMIC_RELEASE); }
     void silence() { __atomic_sub_fetch(&page_.ringing, 1, __ATOMIC_RELEASE); }
 
+    /// Whether who accepts can't answer.
+    [[nodiscard]] bool are_unheard() const {
+        return __atomic_load_n(&page_.is_deaf, __ATOMIC_ACQUIRE) != 0;
+    }
+
   private:
     synergy_page &page_;
 };

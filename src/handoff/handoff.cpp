@@ -1,6 +1,7 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "server/inherited_options.h"
 
 #include <algorithm>
@@ -25,12 +26,6 @@ int protocol_of(const ServerSocket &listener) {
     return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
 }
 
-bool can_be_bound(const Endpoint &address) {
-    const Socket probe = Socket::open(address.family(), SOCK_DGRAM);
-    const Endpoint any = address.with_port(0);
-    return !probe || ::bind(probe.fd(), any.data(), any.length()) == 0 || errno != EADDRNOTAVAIL;
-}
-
 /// Where a bell reaches the listener from this host.
 Endpoint bell_address(const ServerSocket &listener) {
     const Endpoint &local = listener.local;
@@ -43,7 +38,7 @@ Endpoint bell_address(const ServerSocket &listener) {
         return v4.mapped();
     const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
     // Containers often have no IPv6 on their loopback interface.
-    return !listener.takes_v4 || can_be_bound(v6) ? v6 : v4.mapped();
+    return !listener.takes_v4 || is_own_address(v6) ? v6 : v4.mapped();
 }
 
 /// By which interface a bell comes in. To an IPv6 address it comes by the one that has the address,
@@ -75,6 +70,8 @@ constexpr const char *anothers = "this host's own connections to its address rea
                                  "program's listener";
 constexpr const char *filtered = "no connection from this host reaches it: does a firewall forbid "
                                  "the loopback interface?";
+constexpr const char *confined = "the server accepts under a system call filter of its own, which "
+                                 "forbids it to fetch a connection";
 constexpr const char *not_intercepted =
     "connections were accepted by a call that can't be intercepted (io_uring, or a program that "
     "doesn't use libc, or one without the library)";
@@ -94,6 +91,8 @@ constexpr Duration between_looks = milliseconds(200);
 constexpr Duration fetch_time = milliseconds(800);
 /// One that is waiting for a processor gets this long.
 constexpr Duration busy_time = milliseconds(1600);
+/// A server at its limit of open files closes others when it closes them.
+constexpr Duration until_there_is_room = milliseconds(100);
 constexpr unsigned refused_most = 4;
 constexpr unsigned unanswered_most = 8;
 
@@ -144,13 +143,16 @@ const char *Handoff::obstacle(const ServerSocket &listener) const {
     if (!is_loopback_up())
         return "the loopback interface is down";
     const Endpoint to = bell_address(listener);
-    if (listener.local.is_wildcard() && !can_be_bound(to))
+    if (listener.local.is_wildcard() && !is_own_address(to))
         return "this host has no loopback address of its family";
     Heard heard{};
     for (int i = 0; i < ports_tried; i++) {
         heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);
         if (heard == Heard::by_the_server)
             return nullptr;
+        // From whatever port.
+        if (heard == Heard::by_nobody)
+            break;
     }
     // Before listen() nobody hears it, wherever it is bound to.
     if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
@@ -277,6 +279,10 @@ void Handoff::ring_again(Id id, Duration delay) {
 
 void Handoff::ring(Id id) {
     Offer &offer = *offers_.at(id);
+    if (bells_.are_unheard()) {
+        give_up(offer.listener, confined);
+        return;
+    }
     const Rung rung = connect_doorbell(offer);
     if (rung == Rung::no) {
         const int error = errno;
@@ -288,9 +294,9 @@ void Handoff::ring(Id id) {
             refused(id);
             return;
         }
-        if (++offer.unanswered % 100 == 1)
-            log::warn("connection from {}: can't ring at {}: {}", offer.peer.text(),
-                      offer.listener.local.text(), strerrordesc_np(error));
+        log::warn_once(
+            std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+            ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
         ring_again(id, milliseconds(100));
         return;
     }
@@ -302,12 +308,25 @@ void Handoff::ring(Id id) {
         return;
     }
     by_port_[offer.port] = id;
+    offer.starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.without_room == Time{})
         offer.without_room = Clock::now();
     offer.accepted_at = {};
     look_after(id);
+}
+
+/// The server has found no descriptor free for the connection: that passes.
+bool Handoff::is_starved(const Offer &offer) const {
+    const std::uint32_t starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
+    if (starved == offer.starved)
+        return false;
+    log::warn_once(
+        std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+        ": a peer's connection waits: the server has no descriptor left for it. Raise its "
+        "limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)");
+    return true;
 }
 
 void Handoff::look_after(Id id) {
@@ -321,6 +340,7 @@ void Handoff::look(Id id) {
     tcp_info info{};
     socklen_t length = sizeof info;
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
+    static_cast<void>(is_starved(offer));
     const Endpoint to = bell_address(offer.listener);
     const Transport transport = offer.listener.transport;
     const auto end =
@@ -388,6 +408,10 @@ void Handoff::happened(Id id, std::uint32_t events) {
     }
     if (error == ECONNREFUSED) {
         refused(id);
+        return;
+    }
+    if (is_starved(offer)) {
+        ring_again(id, until_there_is_room);
         return;
     }
     if (++offer.unanswered > unanswered_most)

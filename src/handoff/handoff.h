@@ -31,8 +31,8 @@ class Handoff {
         std::function<Activity()> activity;
     };
     Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
-        : scheduler_(scheduler), bells_(page), socket_diag_(socket_diag), owner_(std::move(owner)) {
-    }
+        : scheduler_(scheduler), page_(page), bells_(page), socket_diag_(socket_diag),
+          owner_(std::move(owner)) {}
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
@@ -86,6 +86,7 @@ class Handoff {
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
+        std::uint32_t starved = 0; ///< the page's, when it rang
         unsigned refused = 0;
         bool has_said = false; ///< that it is a bell
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
@@ -109,11 +110,13 @@ class Handoff {
     void look(Id id);
     void ring_again(Id id, Duration delay);
     [[nodiscard]] bool is_there(const ServerSocket &listener) const;
+    bool is_starved(const Offer &offer) const;
     void give_up(const ServerSocket &listener, const std::string &why);
     void forget(std::uint64_t listener);
     void silence(Offer &offer);
 
     Scheduler &scheduler_;
+    const synergy_page &page_;
     Bells bells_;
     SocketDiag &socket_diag_;
     const Owner owner_;

@@ -1,5 +1,7 @@
 #include "hops/hop_choice.h"
 
+#include "hops/addresses.h"
+
 #include <algorithm>
 
 namespace synergy {
@@ -49,7 +51,8 @@ HopChoice neighbour() {
 }
 
 HopChoice middle(int length, const std::string &what) {
-    HopChoice choice{.hops = half(length), .most = length - 2, .is_found = true, .reason = {}};
+    HopChoice choice{
+        .hops = half(length), .most = length - 2, .length = length, .is_found = true, .reason = {}};
     choice.reason = "half of the " + hops_text(length) + " to " + what;
     if (choice.hops < crosses_one)
         choice.reason = "dies on the only router to " + what +
@@ -104,7 +107,96 @@ HopChoice choose(const Path &path) {
     return end->from.same_address(path.peer) ? reaches_peer(*end) : is_stopped(path, *end);
 }
 
+const char *verb(HopAnswer answer) {
+    switch (answer) {
+    case HopAnswer::prohibited:
+        return "prohibits them";
+    case HopAnswer::unreachable:
+        return "knows no way on";
+    case HopAnswer::accepted:
+        return "takes them";
+    default:
+        return "refuses them";
+    }
+}
+
+/// At which hop somebody stands: a Linux firewall lets die what dies at it, and is seen one hop
+/// before what it refuses.
+int stands_at(const Path &path, const Hop &end) {
+    for (const Hop &hop : path.hops)
+        if (hop.answer != HopAnswer::none && hop.from.same_address(end.from))
+            return hop.limit;
+    return end.limit;
+}
+
+std::string who(const Endpoint &from, const Endpoint &peer) {
+    return from.empty() || from.same_address(peer)
+               ? "the peer itself, or a firewall that answers for it,"
+               : from.address_text();
+}
+
+/// The router at which they die has no more than this side before it.
+std::string dies_too_soon(const Path &path, int hops) {
+    const auto found = std::find_if(path.hops.begin(), path.hops.end(),
+                                    [hops](const Hop &hop) { return hop.limit == hops; });
+    const bool is_known = found != path.hops.end() && found->answer == HopAnswer::time_exceeded;
+    const std::string router = is_known ? found->from.address_text() : "";
+    if (hops == hop_limit_min && !path.on_link)
+        return "punches with hop limit 1 die at the first router" +
+               (is_known ? ", " + router : std::string()) +
+               ", and open no firewall but one on this host: 2 is the least that crosses it";
+    if (is_known && is_same_site(found->from, path.source))
+        return "punches with hop limit " + std::to_string(hops) + " die at " + router +
+               ", which is a router of this side by its address: a firewall on it, or beyond, is "
+               "not opened. Set a higher one, or let it be automatic";
+    return {};
+}
+
 } // namespace
+
+std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {
+    const std::string punches = "punches with hop limit " + std::to_string(hops);
+    if (how.answer == HopAnswer::unreachable)
+        return punches + " get no further than " + who(how.from, peer) + ", which " +
+               verb(how.answer);
+    return punches + " go too far: " + who(how.from, peer) + " " + verb(how.answer);
+}
+
+std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds) {
+    const HopChoice choice = choose_hop_limit(path, bounds);
+    // (Where the way is an odd number of hops long, both in the middle are as good.)
+    if (path.on_link || hops >= choice.length / 2)
+        return {};
+    std::string router;
+    for (const Hop &hop : path.hops)
+        if (hop.limit == hops && hop.answer == HopAnswer::time_exceeded)
+            router = " at " + hop.from.address_text();
+    return "punches with hop limit " + std::to_string(hops) + " die" + router +
+           ", nearer than the middle of the way: a firewall of this side that stands there, or "
+           "beyond, is not opened. " +
+           std::to_string(choice.hops) + " is " + choice.reason;
+}
+
+std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bounds) {
+    if (path.error != 0 || path.on_link)
+        return {};
+    const Hop *end = path.end();
+    if (end == nullptr || end->limit > hops)
+        return dies_too_soon(path, hops);
+    // Right at this end it is probes that are not wanted.
+    if (end->limit <= crosses_one && !end->from.same_address(path.peer))
+        return {};
+    const IcmpError how{.answer = end->answer, .from = end->from};
+    const int at = stands_at(path, *end);
+    std::string text = refusal_text(hops, how, path.peer);
+    text += " (hop " + std::to_string(at) + ")";
+    if (end->answer == HopAnswer::unreachable)
+        return text;
+    const HopChoice choice = choose_hop_limit(path, bounds);
+    return choice.is_found
+               ? text + ". Set " + std::to_string(choice.hops) + ", or let it be automatic"
+               : text + ". Set a lower one";
+}
 
 HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds) {
     HopChoice choice = choose(path);

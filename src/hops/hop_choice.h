@@ -1,6 +1,7 @@
 // How far a punch goes.
 #pragma once
 
+#include "hops/icmp_error.h"
 #include "hops/path.h"
 #include "settings/settings.h"
 
@@ -24,6 +25,7 @@ struct HopChoice {
     /// Worth trying where punches with `hops` let nobody in: still short of what the peer's side is
     /// known to filter with.
     int most = hop_limit_guess;
+    int length = 0; ///< hops to the peer, at the least; 0: not known
     /// False: nothing in the path says where to die. `hops` is the guess then, or for a
     /// neighbour 1.
     bool is_found = false;
@@ -32,5 +34,15 @@ struct HopChoice {
 
 /// What a measured path says, within the bounds that the user set.
 HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds);
+
+/// What a path, or this hop of it alone, says against a hop limit of the user's, in words; empty:
+/// nothing.
+std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bounds);
+
+/// What speaks for a higher one, though the path can't say that it is needed.
+std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds);
+
+/// "punches with hop limit 5 go too far: 2001:db8:f::1 prohibits them"
+std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer);
 
 } // namespace synergy

@@ -1,6 +1,7 @@
 #include "hops/hop_finder.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 
 #include <algorithm>
 
@@ -18,6 +19,9 @@ constexpr Duration patience = seconds(1);
 constexpr Duration between_checks = seconds(20);
 /// The same for a hop limit of the user's, where only the round trip counts.
 constexpr Duration between_round_trips = seconds(60);
+
+/// Each way takes a few descriptors, which punches need more.
+constexpr std::ptrdiff_t at_a_time = 64;
 
 /// Whether what proved right once can still be right: the peer is where it was.
 bool fits(const LearnedHops &learned, const Path &path) {
@@ -96,6 +100,8 @@ void HopFinder::measured(Way &way, const Path &path) {
     bool is_refuted = way.hops && end != nullptr && way.hops->best >= end->limit;
     if (!way.is_proved || is_refuted)
         choose(way, path);
+    if (!way.is_proved && !way.learned)
+        say_guess(way, path);
     look_again_at(way, Clock::now() + between_checks);
 }
 
@@ -146,6 +152,11 @@ void HopFinder::use(Way &way, HopRange hops) {
 void HopFinder::check(Way &way, int hops) {
     if (way.probe)
         return;
+    const auto is_busy = [](const auto &entry) { return bool(entry.second->probe); };
+    if (std::count_if(ways_.begin(), ways_.end(), is_busy) >= at_a_time) {
+        way.next.set(Clock::now() + seconds(1), [this, &way, hops] { check(way, hops); });
+        return;
+    }
     way.probe = std::make_unique<PathProbe>(
         scheduler_, way.peer, way.source,
         [this, &way, hops](const Path &path) { checked(way, hops, path); }, nullptr, hops);
@@ -174,6 +185,20 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
         return;
     }
     bool is_automatic = way.hops.has_value();
+    // Nobody at all is the silence of a router, or of a path that ends before.
+    const bool is_no_router = now && now->answer != HopAnswer::time_exceeded;
+    if (!is_automatic && (is_no_router || way.refusals.contains(hops)) &&
+        !way.looked_into.contains(hops)) {
+        way.next.set(Clock::now(), [this, &way, hops] { look_into(way, hops); });
+        return;
+    }
+    if (!is_automatic) {
+        if (now && now->answer == HopAnswer::time_exceeded)
+            log::once(LogLevel::info, way.peer.address_text() + ": punches with hop limit " +
+                                          std::to_string(hops) + " die at " +
+                                          now->from.address_text());
+        say_objection(way, hops, path);
+    }
     if (is_automatic)
         if (auto route = route_to(way.peer, way.source);
             route && !(RouteKey::from(way.peer, *route) == way.route)) {
@@ -206,16 +231,86 @@ void HopFinder::proved(const Endpoint &peer, const Endpoint &source, int hops) {
         log::debug("{}: {}", learned_file_, strerrordesc_np(error));
 }
 
-void HopFinder::too_high(const Endpoint &peer, const Endpoint &source, int hops) {
-    Way &way = way_to(peer, source);
-    if (!way.hops || hops <= hop_limit_min || hops > way.ceiling)
+/// Asks the whole path what it is that refuses a hop limit of the user's.
+void HopFinder::look_into(Way &way, int hops) {
+    if (way.probe)
         return;
-    way.ceiling = hops - 1;
-    way.is_proved = false;
-    log::info("{}: hop limit {} was too high", way.peer.address_text(), hops);
+    way.looked_into.insert(hops);
+    way.probe = std::make_unique<PathProbe>(
+        scheduler_, way.peer, way.source, [this, &way, hops](const Path &path) {
+            way.patience.set(Clock::now(), [&way] { way.probe.reset(); });
+            say_objection(way, hops, path);
+            way.next.set(Clock::now() + between_round_trips,
+                         [this, &way, hops] { check(way, hops); });
+        });
+}
+
+void HopFinder::say_objection(Way &way, int hops, const Path &path) const {
+    std::string objection = hop_limit_objection(path, hops, bounds_);
+    if (const auto refusal = way.refusals.extract(hops); objection.empty() && refusal)
+        objection =
+            refusal_text(hops, refusal.mapped(), way.peer) + ": lower it, or let it be automatic";
+    if (!objection.empty())
+        log::warn_once(way.peer.address_text() + ": " + objection);
+}
+
+void HopFinder::say_guess(const Way &way, const Path &path) const {
+    const HopChoice choice = choose_hop_limit(path, bounds_);
+    if (choice.is_found || path.error != 0 || path.on_link || path.is_kept_in ||
+        path.peer.is_loopback())
+        return;
+    log::warn_once(way.peer.address_text() + ": hop limit " +
+                   std::to_string(within(way, HopRange::only(choice.hops)).best) +
+                   " is a guess: " + choice.reason +
+                   ". Where nobody gets in, set one that crosses the last firewall of this side");
+}
+
+void HopFinder::refused(const Endpoint &peer, const Endpoint &source, int hops,
+                        const IcmpError &how) {
+    Way &way = way_to(peer, source);
+    if (way.peer.is_loopback())
+        return;
+    if (!how.from.empty() && is_own_address(how.from)) {
+        log::warn_once(way.peer.address_text() +
+                       (how.answer == HopAnswer::unreachable
+                            ? ": can't punch: the next hop does not answer this host (ip neigh)"
+                            : ": can't punch: a firewall on this host refuses it (OUTPUT)"));
+        return;
+    }
+    if (!way.hops) {
+        if (way.looked_into.contains(hops))
+            return;
+        way.refusals.insert_or_assign(hops, how);
+        if (!way.probe)
+            look_into(way, hops);
+        return;
+    }
+    // Who does not know a way on is not too far away.
+    const bool is_far = how.answer != HopAnswer::unreachable;
+    if (is_far && (hops <= hop_limit_min || hops > way.ceiling))
+        return;
+    IcmpError named = how;
+    if (const Hop *end = way.path.end(); named.from.empty() && end != nullptr && end->limit <= hops)
+        named.from = end->from;
+    std::string text = refusal_text(hops, named, way.peer);
+    if (is_far) {
+        way.ceiling = hops - 1;
+        way.is_proved = false;
+        text +=
+            "; from now on they go no further than " + std::to_string(within(way, *way.hops).most);
+    }
+    log::warn_once(way.peer.address_text() + ": " + text);
+    if (!is_far)
+        return;
     if (!way.probe)
         look_again_at(way, Clock::now() + between_checks);
     use(way, within(way, *way.hops));
+}
+
+void HopFinder::look_at(const Endpoint &peer, const Endpoint &source, int hops) {
+    Way &way = way_to(peer, source);
+    if (!way.hops && !way.probe && !way.peer.is_loopback() && way.asked.insert(hops).second)
+        check(way, hops);
 }
 
 std::optional<Hop> HopFinder::find_dying_hop(const Endpoint &peer, const Endpoint &source,

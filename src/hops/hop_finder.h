@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hops/hop_choice.h"
+#include "hops/icmp_error.h"
 #include "hops/learned_hops.h"
 #include "hops/path_probe.h"
 
@@ -30,8 +31,10 @@ class HopFinder {
     std::optional<HopRange> find_hops(const Endpoint &peer, const Endpoint &source);
     /// The peer has come in through a hole that such a punch opened last.
     void proved(const Endpoint &peer, const Endpoint &source, int hops);
-    /// A reset or a prohibition came back for such a punch.
-    void too_high(const Endpoint &peer, const Endpoint &source, int hops);
+    /// Somebody has refused such a punch: it is named, and an automatic hop limit stays below.
+    void refused(const Endpoint &peer, const Endpoint &source, int hops, const IcmpError &how);
+    /// Looks at where punches with this hop limit of the user's die, and warns of what it finds.
+    void look_at(const Endpoint &peer, const Endpoint &source, int hops);
     /// How long the error takes to come back from where a punch with this hop limit dies. Nothing
     /// yet: it is being measured.
     std::optional<Hop> find_dying_hop(const Endpoint &peer, const Endpoint &source, int hops);
@@ -51,10 +54,12 @@ class HopFinder {
         std::unique_ptr<PathProbe> probe;
         Path path; ///< as last measured
         std::optional<LearnedHops> learned;
-        std::optional<HopRange> hops;  ///< automatic ones
-        std::map<int, Hop> dying_hops; ///< where punches with these hop limits die
-        std::set<int> asked;           ///< the hop limits whose round trip was asked for
-        int ceiling = hop_limit_max;   ///< no punch goes further, since one was too high
+        std::optional<HopRange> hops;      ///< automatic ones
+        std::map<int, Hop> dying_hops;     ///< where punches with these hop limits die
+        std::set<int> asked;               ///< the hop limits whose round trip was asked for
+        std::map<int, IcmpError> refusals; ///< of hop limits of the user's, to be looked into
+        std::set<int> looked_into;         ///< those for which that was done
+        int ceiling = hop_limit_max;       ///< no punch goes further, since one was too high
         bool is_proved = false;
         bool is_wanted = false;   ///< an automatic hop limit, and not only a round trip
         bool has_changed = false; ///< and is to be measured when it has settled
@@ -71,6 +76,9 @@ class HopFinder {
     void choose(Way &way, const Path &path);
     void use(Way &way, HopRange hops);
     void look_again_at(Way &way, Time time);
+    void look_into(Way &way, int hops);
+    void say_objection(Way &way, int hops, const Path &path) const;
+    void say_guess(const Way &way, const Path &path) const;
     [[nodiscard]] HopRange within(const Way &way, HopRange hops) const;
 
     Scheduler &scheduler_;

@@ -1,5 +1,6 @@
 #include "hops/learned_hops.h"
 
+#include "base/ownership.h"
 #include "base/socket.h"
 
 #include <arpa/inet.h>
@@ -128,7 +129,8 @@ Content read_entries(const std::string &path, std::int64_t now) {
 }
 
 int make_directories(const std::string &file) {
-    for (std::size_t slash = file.find('/', 1); slash != std::string::npos;
+    // None in the root directory itself: HOME=/nonexistent says that there is none.
+    for (std::size_t slash = file.find('/', file.find('/', 1) + 1); slash != std::string::npos;
          slash = file.find('/', slash + 1))
         // 0700: XDG Base Directory wants it of a directory that has to be made.
         if (::mkdir(file.substr(0, slash).c_str(), 0700) != 0 && errno != EEXIST &&
@@ -205,7 +207,7 @@ std::string learned_hops_file(const Environment &environment) {
 }
 
 std::optional<LearnedHops> find_learned_hops(const std::string &file, const RouteKey &route) {
-    if (file.empty())
+    if (file.empty() || others_can_change(file))
         return std::nullopt;
     const std::int64_t now = std::time(nullptr);
     for (const Entry &entry : read_entries(file, now).entries)
@@ -214,6 +216,15 @@ std::optional<LearnedHops> find_learned_hops(const std::string &file, const Rout
                                .path_length = entry.path_length,
                                .age = std::chrono::seconds(now - entry.when)};
     return std::nullopt;
+}
+
+int make_place_for(const std::string &file) {
+    // In somebody else's home root would make directories and files wherever his links lead.
+    if (others_can_change(file))
+        return EPERM;
+    if (const int error = make_directories(file))
+        return error;
+    return others_can_change(file) ? EPERM : 0; // who was faster
 }
 
 int store_learned_hops(const std::string &file, const RouteKey &route, int hops, int path_length) {
@@ -232,7 +243,7 @@ int store_learned_hops(const std::string &file, const RouteKey &route, int hops,
     std::string text(first_line);
     for (const Entry &entry : entries)
         text += line_of(entry);
-    if (const int error = make_directories(file))
+    if (const int error = make_place_for(file))
         return error;
     return replace_file(file, text);
 }

@@ -34,6 +34,10 @@ std::string learned_hops_file(const Environment &environment);
 /// What the file says of this route; nothing that is older than a month.
 std::optional<LearnedHops> find_learned_hops(const std::string &file, const RouteKey &route);
 
+/// Makes the directories of the file. 0 or an errno: EPERM where root would write in what somebody
+/// else can change.
+int make_place_for(const std::string &file);
+
 /// Puts it there in place of what was known of the route, and makes the directories. 0 or an errno.
 /// Of two processes that store at once, one may lose: what it learned is learned again.
 int store_learned_hops(const std::string &file, const RouteKey &route, int hops, int path_length);

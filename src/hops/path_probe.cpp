@@ -1,13 +1,10 @@
 #include "hops/path_probe.h"
 
+#include "hops/icmp_error.h"
 #include "hops/route.h"
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <linux/errqueue.h>
-#include <linux/icmp.h>
-#include <linux/icmpv6.h>
 #include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
 #include <netinet/in.h>
 #include <sys/epoll.h>
@@ -49,70 +46,6 @@ constexpr int enough_answers = 2;
 
 std::uint16_t other_than(std::uint16_t declared, const std::array<std::uint16_t, 2> &ports) {
     return ports[0] != declared ? ports[0] : ports[1];
-}
-
-HopAnswer answer_of(const sock_extended_err &error) {
-    if (error.ee_origin == SO_EE_ORIGIN_ICMP6) { // RFC 4443 3.1, 3.3
-        if (error.ee_type == ICMPV6_TIME_EXCEED)
-            return HopAnswer::time_exceeded;
-        if (error.ee_type != ICMPV6_DEST_UNREACH)
-            return HopAnswer::none;
-        switch (error.ee_code) {
-        case ICMPV6_PORT_UNREACH:
-            return HopAnswer::refused;
-        case ICMPV6_ADM_PROHIBITED:
-        case ICMPV6_POLICY_FAIL:
-        case ICMPV6_REJECT_ROUTE:
-            return HopAnswer::prohibited;
-        default:
-            return HopAnswer::unreachable;
-        }
-    }
-    if (error.ee_origin == SO_EE_ORIGIN_ICMP) { // RFC 792, RFC 1812 5.2.7.1
-        if (error.ee_type == ICMP_TIME_EXCEEDED)
-            return HopAnswer::time_exceeded;
-        if (error.ee_type != ICMP_DEST_UNREACH)
-            return HopAnswer::none;
-        switch (error.ee_code) {
-        case ICMP_PORT_UNREACH:
-        case ICMP_PROT_UNREACH:
-            return HopAnswer::refused;
-        case ICMP_NET_ANO:
-        case ICMP_HOST_ANO:
-        case ICMP_PKT_FILTERED:
-            return HopAnswer::prohibited;
-        default:
-            return HopAnswer::unreachable;
-        }
-    }
-    return HopAnswer::none;
-}
-
-/// Reads one error off the socket's queue (ip(7), IP_RECVERR). False if there is none.
-bool read_error(const Socket &socket, HopAnswer &answer, Endpoint &from, int &hop_limit) {
-    alignas(cmsghdr) std::array<char, 512> control{};
-    msghdr message{};
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    if (::recvmsg(socket.fd(), &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
-        return false;
-    answer = HopAnswer::none;
-    for (cmsghdr *each = CMSG_FIRSTHDR(&message); each != nullptr;
-         each = CMSG_NXTHDR(&message, each)) {
-        if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_HOPLIMIT)
-            std::memcpy(&hop_limit, CMSG_DATA(each), sizeof hop_limit);
-        const bool is_v6 = each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_RECVERR;
-        const bool is_v4 = each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_RECVERR;
-        const std::size_t length = each->cmsg_len - CMSG_LEN(0);
-        if ((!is_v6 && !is_v4) || length < sizeof(sock_extended_err))
-            continue;
-        sock_extended_err error{};
-        std::memcpy(&error, CMSG_DATA(each), sizeof error);
-        answer = answer_of(error);
-        from = Endpoint::from(reinterpret_cast<const sockaddr *>(CMSG_DATA(each) + sizeof error),
-                              static_cast<socklen_t>(length - sizeof error));
-    }
-    return true;
 }
 
 } // namespace
@@ -189,8 +122,9 @@ void PathProbe::send(int limit, Transport by) {
     // Without a way to the peer or the address to send from, the other probes would fare no better.
     // Anything else may be of this moment or this transport, and leaves the hop silent.
     if (error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL ||
-        error == EAFNOSUPPORT || error == EINVAL)
+        error == EAFNOSUPPORT || error == EINVAL || error == EACCES)
         path_.error = error;
+    path_.is_kept_in |= error == EPERM;
     // (One that was sent on loopback may be answered by now.)
     const std::uint32_t events = EPOLLERR | (by == Transport::tcp ? EPOLLOUT : EPOLLIN);
     if (error != 0 || !scheduler_.watch(probe->socket.fd(), events,
@@ -238,7 +172,11 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
     Endpoint from = path_.peer;
     int hop_limit = 0;
     bool is_over = true;
-    if (!read_error(probe->socket, answer, from, hop_limit)) {
+    if (const std::optional<IcmpError> icmp = read_icmp_error(probe->socket)) {
+        answer = icmp->answer;
+        from = icmp->from.empty() ? from : icmp->from;
+        hop_limit = icmp->hop_limit;
+    } else {
         // Nothing on the queue: it is the other end itself that spoke.
         const int error = probe->socket.get(SOL_SOCKET, SO_ERROR, 0);
         if (error == ECONNREFUSED)

@@ -127,8 +127,9 @@ std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
         else if (each->rta_type == RTA_OIF && size == sizeof route.interface)
             std::memcpy(&route.interface, value, size);
     }
-    route.on_link = found->rtm_type == RTN_LOCAL ||
-                    (route.gateway.empty() && !is_point_to_point(route.interface));
+    route.is_local = found->rtm_type == RTN_LOCAL;
+    route.on_link =
+        route.is_local || (route.gateway.empty() && !is_point_to_point(route.interface));
     return route;
 }
 

@@ -13,6 +13,7 @@ struct Route {
     unsigned interface = 0;
     /// No router lies between: the peer is a neighbour, or this host itself.
     bool on_link = false;
+    bool is_local = false; ///< the peer is this host itself
 };
 
 /// Asks the kernel without sending anything. `source` may be empty: the kernel's choice. Nothing

@@ -1,6 +1,7 @@
 #include "keeper/confinement.h"
 
 #include "base/socket.h"
+#include "base/survival.h"
 
 #include <array>
 #include <cstring>
@@ -14,7 +15,6 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 namespace synergy {
@@ -23,33 +23,6 @@ namespace {
 
 std::string why(const char *what) {
     return std::string(what) + ": " + strerrordesc_np(errno);
-}
-
-/// Whether such a call returns. The filters of hardened units (systemd's SystemCallFilter=) end who
-/// makes a call that they don't know, and this one inherits the server's: a child tries.
-bool may_call(long number, long first, const void *second, long third) {
-    constexpr int filtered = 2; // SECCOMP_MODE_FILTER
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != filtered)
-        return true;
-    const pid_t child = fork();
-    if (child == 0) {
-        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); // no core
-        syscall(number, first, second, third);
-        _exit(0);
-    }
-    int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) != child)
-        return false;
-    errno = EPERM;
-    return WIFEXITED(status);
-}
-
-bool may_use_landlock() {
-    return may_call(SYS_landlock_create_ruleset, 0, nullptr, LANDLOCK_CREATE_RULESET_VERSION);
-}
-
-bool may_use_seccomp() {
-    return may_call(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, nullptr, 0);
 }
 
 using Capabilities = std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3>;
@@ -195,14 +168,22 @@ bool keep_system_calls() {
 std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
                                  const std::function<bool()> &can_punch) {
     std::vector<std::string> missing;
-    if (!keep_capabilities(looks_into_processes, can_punch))
-        missing.push_back(why("capabilities"));
+    // Whether it was done, tried where that may be the end.
+    const auto take = [&](const char *what, const auto &step) {
+        bool is_done = survives([&] { static_cast<void>(step()); });
+        if (is_done)
+            is_done = step();
+        else
+            errno = EPERM;
+        if (!is_done)
+            missing.push_back(why(what));
+    };
+    take("capabilities", [&] { return keep_capabilities(looks_into_processes, can_punch); });
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         missing.push_back(why("no_new_privs"));
-    if (!looks_into_processes && !(may_use_landlock() && write_only(written)))
-        missing.push_back(why("Landlock"));
-    if (!may_use_seccomp() || !keep_system_calls())
-        missing.push_back(why("seccomp"));
+    if (!looks_into_processes)
+        take("Landlock", [&] { return write_only(written); });
+    take("seccomp", [] { return keep_system_calls(); });
     return missing;
 }
 

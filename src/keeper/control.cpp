@@ -78,6 +78,7 @@ struct Control::Message {
     Socket passed;
     ssize_t size = -1;
     bool is_whole = false;
+    bool is_without_room = false; ///< for what came along: no descriptor is left here
 
     explicit Message(const Socket &connection) {
         iovec data{.iov_base = &request, .iov_len = sizeof request};
@@ -97,8 +98,11 @@ struct Control::Message {
             std::memcpy(&fd, CMSG_DATA(extra), sizeof fd);
             passed = Socket(fd);
         }
-        is_whole = size == sizeof request && (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 &&
-                   request.version == SYNERGY_WIRE_VERSION;
+        const bool is_known = size == sizeof request && (header.msg_flags & MSG_TRUNC) == 0 &&
+                              request.version == SYNERGY_WIRE_VERSION;
+        const bool is_cut_off = (header.msg_flags & MSG_CTRUNC) != 0;
+        is_whole = is_known && !is_cut_off;
+        is_without_room = is_known && is_cut_off && !passed;
     }
 };
 
@@ -195,6 +199,8 @@ int Control::claim(std::uint64_t cookie) {
 }
 
 void Control::claim_port(std::uint64_t cookie, int transport, std::uint16_t port) {
+    if (ports_.contains(cookie))
+        return;
     synergy_address wanted{};
     synergy_port_name(transport, port, &wanted);
     sockaddr_un address;
@@ -304,10 +310,15 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     Message message(caller.connection);
     if (message.size < 0 && (errno == EAGAIN || errno == EINTR))
         return Served::nothing_yet;
-    if (!message.is_whole)
-        return Served::refused;
     const synergy_request &request = message.request;
     const bool knows_secret = is_starter || is_equal(request.secret, secret_);
+    if (message.is_without_room && knows_secret) {
+        synergy_answer answer{};
+        answer.result = EMFILE;
+        tell(caller.connection, answer, -1);
+    }
+    if (!message.is_whole)
+        return Served::refused;
     const bool shows_proof =
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
     const bool is_trusted = is_starter || is_trusted_user(caller.user);
@@ -324,7 +335,8 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.
         static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
-        message.passed.reset();
+        if (reply.show != message.passed.fd())
+            message.passed.reset();
     }
     if (request.kind != SYNERGY_HERE)
         tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);

@@ -1,6 +1,7 @@
 #include "keeper/keeper.h"
 
 #include "base/log.h"
+#include "base/survival.h"
 #include "keeper/confinement.h"
 #include "keeper/status.h"
 
@@ -75,9 +76,14 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
       registry_(
           scheduler_, settings, learned_file, handoff_, traffic_,
           {.locate = [this](ServerSocket &socket) { return locate(socket); },
-           .is_port_taken =
-               [this](const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                      const ServerSocket &socket) { return is_port_taken(connections, socket); },
+           .has_connection =
+               [this](const std::vector<std::pair<Endpoint, Endpoint>> &all) {
+                   return std::any_of(all.begin(), all.end(), [this](const auto &ends) {
+                       return socket_diag_.has_connection(ends.first, ends.second);
+                   });
+               },
+           .has_listener =
+               [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
            .dropped =
                [this](std::uint64_t cookie) {
                    control_.release(cookie);
@@ -97,6 +103,22 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
     take_signals();
 }
 
+namespace {
+
+/// A real-time server's keeper has its policy, so that listen() waits for nobody else. What comes
+/// now is nobody's to wait for.
+void end_real_time() {
+    const auto become_ordinary = [] {
+        constexpr sched_param ordinary{};
+        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+    };
+    const int policy = sched_getscheduler(0);
+    if ((policy == SCHED_FIFO || policy == SCHED_RR) && survives(become_ordinary))
+        become_ordinary();
+}
+
+} // namespace
+
 void Keeper::answer_start(Socket connection, pid_t starter) {
     processes_.add(starter);
     // It may have died meanwhile, or have lost its patience.
@@ -105,9 +127,14 @@ void Keeper::answer_start(Socket connection, pid_t starter) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
+    // A daemon's parent ends when it has gone to the background. Children that are something else
+    // by then have a stderr of their own.
+    log::watch_stderr([this, starter] {
+        const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
+        return processes_.has(silent) && (silent == starter || !processes_.has(starter));
+    });
     afterwards_.set(Clock::now() + first_punch_time, [this] {
-        constexpr sched_param ordinary{};
-        sched_setscheduler(0, SCHED_OTHER, &ordinary);
+        end_real_time();
         registry_.follow_settings();
         if (geteuid() == 0)
             give_up_rights();
@@ -121,12 +148,15 @@ void Keeper::give_up_rights() const {
 }
 
 void Keeper::run() {
-    while (!is_over_) {
-        try {
-            scheduler_.run_once(std::chrono::hours(1));
-        } catch (const std::exception &error) {
-            log::error("{}", error.what());
-        }
+    while (!is_over_)
+        work(std::chrono::hours(1));
+}
+
+void Keeper::work(Duration longest) {
+    try {
+        scheduler_.run_once(longest);
+    } catch (const std::exception &error) {
+        log::error("{}", error.what());
     }
 }
 
@@ -204,18 +234,26 @@ Keeper::Reply Keeper::answer(const Call &call) {
         log::error("{}", error.what());
         reply.answer.result = EIO;
     }
+    passed_ = 0;
     return reply;
 }
 
 /// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
-std::optional<ServerSocket> Keeper::describe_passed(const Call &call) const {
-    const auto keys = keys_.find(cookie_of(call.passed.fd()));
+std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
+    const std::uint64_t cookie = cookie_of(call.passed.fd());
+    passed_ = cookie;
+    const auto keys = keys_.find(cookie);
+    const ServerSocket *known = registry_.find(cookie);
     auto socket =
-        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second);
+        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second,
+                 known != nullptr && !known->is_ready() ? known : nullptr);
     if (!socket)
         return std::nullopt;
     socket->fd = call.request.fd;
-    socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
+    // (Before listen() it is not told.)
+    socket->is_shared =
+        call.request.kind == SYNERGY_PREPARE || (call.request.flags & SYNERGY_SHARES) != 0;
+    socket->lets_others_in = call.request.kind == SYNERGY_PREPARE && call.request.flags != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {
         errno = EXDEV;
@@ -273,8 +311,9 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
             if (socket.is_ready())
-                log::error("{} {}: nothing is punched: {}", name(socket.transport),
-                           socket.local.text(), obstacle);
+                log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                               socket.local.text() +
+                                               ": nothing is punched: " + obstacle);
             registry_.forget(socket.cookie);
             return ENOENT;
         }
@@ -289,14 +328,14 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
         if (!duplicate)
             return errno;
     }
-    const bool is_new = !registry_.has(socket.cookie);
-    if (is_new)
+    // (A name that was claimed and released is another's to be found by for a moment longer.)
+    if (!registry_.has(socket.cookie) && (target || registry_.may_have_peers(socket)))
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
     if (const ServerSocket *kept = registry_.find(socket.cookie);
-        is_new && kept != nullptr && !kept->is_shared)
+        kept != nullptr && !kept->is_shared)
         control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
     if (registry_.has(socket.cookie)) {
         rest_.cancel();
@@ -356,6 +395,7 @@ void Keeper::fetch(const Call &call, Reply &reply) {
                                : std::nullopt;
     if (!fetched) {
         reply.answer.result = ENOENT;
+        reply.show = call.passed.fd();
         return;
     }
     if (!fetched->connection) {
@@ -427,23 +467,14 @@ void Keeper::status(Reply &reply) {
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
+    if (socket.cookie == passed_)
+        return true;
     if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
         if (life != SocketDiag::Life::unknown)
             return life == SocketDiag::Life::lives;
     }
     return processes_.locate(socket);
-}
-
-/// Whether the port of a listener that is gone is free for nobody: since a connection still has it,
-/// and not since another listener does.
-bool Keeper::is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                           const ServerSocket &socket) const {
-    return std::any_of(connections.begin(), connections.end(),
-                       [this](const auto &ends) {
-                           return socket_diag_.has_connection(ends.first, ends.second);
-                       }) &&
-           !socket_diag_.has_listener(socket.local);
 }
 
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a

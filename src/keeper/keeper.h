@@ -23,6 +23,8 @@ class Keeper {
     void answer_start(Socket connection, pid_t starter);
     /// Until the server has no process any more, or no socket.
     void run();
+    /// What is due now or within `longest`, once.
+    void work(Duration longest);
 
   private:
     using Call = Control::Call;
@@ -31,7 +33,7 @@ class Keeper {
     Reply answer(const Call &call);
     void open(const Call &call, Reply &reply);
     void open_toward(const Call &call, Reply &reply);
-    [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call) const;
+    [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call);
     [[nodiscard]] bool is_for_others(const ServerSocket &socket) const;
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
@@ -43,8 +45,6 @@ class Keeper {
     void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
-    [[nodiscard]] bool is_port_taken(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                                     const ServerSocket &socket) const;
     void look_for_the_end();
     void end();
     void take_signals();
@@ -67,6 +67,7 @@ class Keeper {
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
     Timer telling_time_;
+    std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
     bool is_over_ = false;
 };
 

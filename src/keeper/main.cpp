@@ -1,6 +1,7 @@
 // synergy-keeper: what the shim starts for a server that has peers (wire.h says with what).
 #include "base/abstract_socket.h"
 #include "base/log.h"
+#include "base/survival.h"
 #include "hops/learned_hops.h"
 #include "keeper/keeper.h"
 
@@ -20,19 +21,8 @@ namespace {
 
 using namespace synergy;
 
-/// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
-/// stays as it is.
-void reset_inherited() {
-    // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
-    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
-        ::signal(signal, SIG_DFL);
-    ::signal(SIGPIPE, SIG_IGN);
-    ::signal(SIGXFSZ, SIG_IGN);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, nullptr);
-    setsid();
-    umask(022);
+/// What a server may have set for purposes of its own, and this process has no use for.
+void reset_resources() {
     // A real-time server waits for its keeper's first answers: no ordinary process is to come
     // between (see Keeper::answer_start()).
     constexpr sched_param ordinary{};
@@ -53,6 +43,23 @@ void reset_inherited() {
             limit == RLIMIT_STACK ? std::min<rlim_t>(value.rlim_max, 8UL << 20) : value.rlim_max;
         setrlimit(limit, &value);
     }
+}
+
+/// What exec keeps of a server that may have changed it for purposes of its own. What can't be had
+/// stays as it is.
+void reset_inherited() {
+    // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
+        ::signal(signal, SIG_DFL);
+    ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    setsid();
+    umask(022);
+    if (survives(reset_resources))
+        reset_resources();
 }
 
 /// Nothing of the server's but what it was given, and numbers 0 to 2 taken, lest a stray line end
@@ -114,19 +121,32 @@ int keep(bool is_asked) {
         return 0;
     };
     try {
-        const Settings settings = load_settings(variable);
+        const Settings settings = load_settings(variable, environ);
         configure_log(settings, starter->pid);
-        if (!is_asked && !settings.has_peers() && !settings.follows_file)
+        if (!settings.has_peers() && !settings.hidden_file.empty())
+            log::warn("no peers are set: whether {} has any can't be told, since user {} may not "
+                      "look into that directory",
+                      settings.hidden_file, geteuid());
+        // Of a file without a single setting nobody expects anything.
+        const bool may_gain =
+            settings.follows_file && (!settings.is_file_blank || settings.has_peer_directory);
+        if (!is_asked && !settings.has_peers() && !may_gain)
             return refuse(ENOENT);
         const int directory = chdir("/");
         static_cast<void>(directory);
         const std::string learned_file = learned_hops_file(variable);
+        if (geteuid() == 0 && !learned_file.empty()) // it is confined to what is there
+            static_cast<void>(make_place_for(learned_file));
         Keeper keeper(settings, learned_file, written_places(settings, learned_file));
         keeper.answer_start(std::move(start), starter->pid);
         keeper.run();
         return 0;
     } catch (const std::system_error &error) {
-        log::error("nothing is punched: {}", error.what());
+        const bool is_family = error.code().value() == EAFNOSUPPORT;
+        log::error("nothing is punched: {}",
+                   is_family ? "Unix sockets are forbidden here (AF_UNIX is missing from "
+                               "RestrictAddressFamilies= of a systemd unit?)"
+                             : error.what());
         return refuse(error.code().value());
     } catch (const std::exception &error) {
         log::error("nothing is punched: {}", error.what());

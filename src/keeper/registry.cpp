@@ -1,6 +1,7 @@
 #include "keeper/registry.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "hops/route.h"
 #include "punch/sctp_many_punch.h"
 #include "punch/sctp_punch.h"
@@ -32,11 +33,41 @@ bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool
            (has_v6(one) && has_v6(other));
 }
 
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// After the first punches, which nothing is to hold up.
+constexpr Duration before_advice = milliseconds(100);
+/// A server may open what it is for after what it is not for.
+constexpr Duration before_saying_nobody = milliseconds(500);
+constexpr Duration before_loopback_advice = seconds(3);
+/// Who was to come would have by then.
+constexpr Duration silence_time = seconds(60);
+
+/// "3", "2 to 4"
+std::string text_of(const HopRange &hops) {
+    std::string text = std::to_string(hops.least);
+    if (hops.most != hops.least)
+        text += " to " + std::to_string(hops.most);
+    return text;
+}
+
+constexpr const char *own_host =
+    ": that address is this host's own, and no peer's. Peers are at the "
+    "other side; from here the port can be reached as it is";
+
+std::string text_of(const ServerSocket &socket) {
+    return std::string(name(socket.transport)) + " " + socket.local.text();
+}
+
 /// A server that closes its listener for each connection listens again at once, or when it is
 /// through with that. Who calls meanwhile does not wait for longer.
 constexpr Duration time_to_listen_again = std::chrono::seconds(3);
+/// Where nothing else keeps the port from others, one that sets SO_REUSEADDR has so long: less than
+/// another preloaded server's bind() waits.
+constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
 /// In between, whether the port has become free.
-constexpr Duration between_looks = std::chrono::milliseconds(10);
+constexpr Duration between_looks = std::chrono::milliseconds(5);
 
 /// What a peer has been told already. (The rest is given with the connection.)
 std::vector<OptionValue> early_options(const ServerSocket &socket) {
@@ -56,30 +87,10 @@ bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
 
 } // namespace
 
-Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
-    const Endpoint &local = socket.local;
-    if (local.is_loopback())
-        return {};
-    bool is_v6_socket = local.family() == AF_INET6;
-    if (peer.family() == AF_INET6)
-        return is_v6_socket && !local.is_v4_mapped() ? peer : Endpoint{};
-    if (!is_v6_socket)
-        return peer;
-    bool has_v4 = socket.takes_v4 && (local.is_wildcard() || local.is_v4_mapped());
-    return has_v4 ? peer.mapped() : Endpoint{};
-}
-
-bool has_declared(const Settings &settings, const ServerSocket &socket) {
-    const std::vector<Target> targets = settings.targets_for(socket.transport, socket.local.port());
-    return std::any_of(targets.begin(), targets.end(), [&](const Target &target) {
-        return !reachable(socket, target.peer).empty();
-    });
-}
-
 Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
                    Handoff &handoff, const Traffic &traffic, Owner owner)
     : scheduler_(scheduler), handoff_(handoff), owner_(std::move(owner)), looking_(scheduler),
-      settings_(scheduler, initial, [this] { settings_changed(); }),
+      nobody_(scheduler), settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
       context_{.scheduler = scheduler,
@@ -97,11 +108,14 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    },
                .proved =
                    [this](const Hole &hole, int hop_limit) {
+                       if (const auto found = servers_.find(hole.server.cookie);
+                           found != servers_.end())
+                           found->second.is_reached = true;
                        hop_finder_.proved(hole.peer, source_toward(hole), hop_limit);
                    },
-               .too_high =
-                   [this](const Hole &hole, int hop_limit) {
-                       hop_finder_.too_high(hole.peer, source_toward(hole), hop_limit);
+               .refused =
+                   [this](const Hole &hole, int hop_limit, const IcmpError &how) {
+                       hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
                    }},
       parking_(scheduler) {}
 
@@ -142,10 +156,12 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
         look_from_time_to_time();
     if (!has(socket.cookie))
         take_up_parked(socket);
-    Server &server = servers_[socket.cookie];
+    Server &server = servers_.try_emplace(socket.cookie, scheduler_).first->second;
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
     const bool had_room = server.socket.has_room_beside;
+    // And what the server has set, before we did.
+    const bool let_others_in = server.socket.lets_others_in;
     // What has left without them is of no use to a listener that has other options now.
     if (!begin_alike(server.socket.chosen, socket.chosen))
         server.punches.clear();
@@ -154,6 +170,7 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
     server.socket.is_shared = !unshared_.contains(socket.cookie);
+    server.socket.lets_others_in |= let_others_in;
     if (!server.duplicate)
         server.duplicate = std::move(duplicate);
     return server;
@@ -170,10 +187,9 @@ bool Registry::can_be_rung_at(const Handoff &handoff, Server &server) {
     const ServerSocket &socket = server.socket;
     if (!socket.accepts() || !server.punches.empty())
         return true;
-    const char *before = std::exchange(server.obstacle, handoff.obstacle(socket));
-    if (server.obstacle != nullptr && server.obstacle != before)
-        log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                   server.obstacle);
+    server.obstacle = handoff.obstacle(socket);
+    if (server.obstacle != nullptr)
+        log::once(LogLevel::error, text_of(socket) + ": nothing is punched: " + server.obstacle);
     return server.obstacle == nullptr;
 }
 
@@ -202,15 +218,17 @@ void Registry::declare(Server &server) {
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
             looked_up = hole.peer;
-            route =
-                hole.peer.is_loopback() ? std::nullopt : route_to(hole.peer, source_toward(hole));
+            route = route_to(hole.peer, source_toward(hole));
         }
-        if (!route || !route->on_link)
+        if (!route || !route->on_link || hole.peer.is_loopback())
             return false;
-        if (std::find(known.begin(), known.end(), target) == known.end())
+        if (route->is_local)
+            log::warn_once(hole.way_text() + own_host);
+        else if (std::find(known.begin(), known.end(), target) == known.end())
             log::info("{}: not punched: the peer is on the same link, with no firewall between",
                       hole.text());
         server.on_link.push_back(target);
+        is_for_somebody_ = true;
         return true;
     });
 }
@@ -236,8 +254,16 @@ void Registry::settings_changed() {
         if (!server.declared.empty() && can_be_rung_at(handoff_, server))
             for (const Target &target : server.declared)
                 open_hole(server, target, false);
+        if (wanted.empty() && server.on_link.empty())
+            say_nobody(server.socket);
     }
     forget_ways();
+}
+
+bool Registry::may_have_peers(const ServerSocket &socket) const {
+    const Settings &settings = context_.settings;
+    return has_declared(settings, socket) || expected_.contains(socket.cookie) ||
+           settings.may_gain(socket.transport, socket.local.port());
 }
 
 int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
@@ -249,14 +275,13 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     if (socket.is_ready())
         expected_.erase(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
+    if (!is_declared && socket.is_ready())
+        say_nobody(socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
-    if (socket.accepts() && socket.owner != geteuid()) {
-        // SO_REUSEPORT (socket(7)) is for sockets of one user.
+    if (const std::string reason = why_not_beside(socket, geteuid()); !reason.empty()) {
         if (socket.is_ready() && (is_declared || !expected.empty()))
-            log::error("{} {}: nothing is punched: user {} made this listener, and no other user "
-                       "(this process is user {}) can bind beside it",
-                       name(socket.transport), socket.local.text(), socket.owner, geteuid());
+            log::once(LogLevel::error, text_of(socket) + ": nothing is punched: " + reason);
         return ENOENT;
     }
     const bool is_new = !has(socket.cookie);
@@ -302,6 +327,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
         return ENOENT;
+    is_for_somebody_ = true;
     if (target.hops.is_automatic()) {
         auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
         if (!hops)
@@ -314,13 +340,106 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     auto present = server.punches.find(peer);
     if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch ? present->second->open() : 0;
-    if (hole.hops.least == hole.hops.most)
-        log::info("{}: opens, hop limit {}", hole.text(), hole.hops.best);
-    else
-        log::info("{}: opens, hop limit {} ({} to {})", hole.text(), hole.hops.best,
-                  hole.hops.least, hole.hops.most);
+    say_opened(hole);
+    server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
+    if (hole.peer.is_loopback())
+        server.loopback.set(Clock::now() + before_loopback_advice,
+                            [this, &server] { advise_of_loopback(server); });
+    if (server.punches.empty() && !server.is_reached)
+        server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
     return opened.open();
+}
+
+void Registry::say_opened(const Hole &hole) {
+    // What is said of a peer on the loopback interface is no such hole: see advise_of_loopback().
+    if (hole.peer.is_loopback() || !log::is_on(LogLevel::info))
+        return;
+    std::string more;
+    if (hole.hops.least != hole.hops.most)
+        more = " (" + text_of(hole.hops) + ")";
+    if (const auto route = route_to(hole.peer, source_toward(hole));
+        route && !route->source.empty())
+        more += ", from " + route->source.address_text();
+    if (const Endpoint router = hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best);
+        !router.empty())
+        more += ", dies at " + router.address_text();
+    log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
+}
+
+/// What is not in the way of the first punch, once for each way.
+void Registry::advise(Server &server) {
+    std::unordered_set<Endpoint> seen;
+    for (const auto *targets : {&server.declared, &server.asked})
+        for (const Target &target : *targets) {
+            const Hole hole{
+                .server = server.socket, .peer = reachable(server.socket, target.peer), .hops = {}};
+            if (hole.peer.empty() || hole.peer.is_loopback() ||
+                !seen.insert(hole.peer.with_port(0)).second)
+                continue;
+            const Endpoint source = source_toward(hole);
+            if (!target.hops.is_automatic())
+                hop_finder_.look_at(hole.peer, source, target.hops.number());
+            const auto route = route_to(hole.peer, source);
+            if (!route || route->on_link)
+                continue;
+            if (const std::string objection = address_objection(route->source, hole.peer);
+                !objection.empty())
+                log::warn_once(hole.way_text() + ": " + objection);
+            if (source.empty() || source.is_wildcard())
+                say_other_addresses(hole, route->source);
+        }
+}
+
+/// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
+void Registry::advise_of_loopback(const Server &server) {
+    for (const auto &[peer, punch] : server.punches)
+        if (peer.is_loopback() && !server.is_reached)
+            log::warn_once(punch->hole().way_text() + own_host);
+}
+
+/// A peer that calls another address than punches leave from meets no hole.
+void Registry::say_other_addresses(const Hole &hole, const Endpoint &own) {
+    std::string others;
+    for (const Endpoint &other : other_addresses(own))
+        others.append(others.empty() ? "" : ", ").append(other.address_text());
+    if (!others.empty())
+        log::warn_once(hole.way_text() + ": punches leave from " + own.address_text() +
+                       ", and only who calls that gets in; this host has " + others +
+                       " as well. SYNERGY_LOCAL chooses");
+}
+
+void Registry::say_silence(Server &server) const {
+    if (server.is_reached || server.punches.empty())
+        return;
+    // Each hole has the same to be compared.
+    const Endpoint &peer = server.punches.begin()->first;
+    const Hole &hole = server.punches.begin()->second->hole();
+    const auto route = route_to(peer, source_toward(hole));
+    const std::string own = route && !route->source.empty()
+                                ? route->source.with_port(server.socket.local.port()).text()
+                                : server.socket.local.text();
+    log::info(
+        "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
+        "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
+        "here and meets none there; no firewall on this host drops what comes in; and those on "
+        "the way take simultaneous open. `synergy test` at both ends tells which",
+        text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
+        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops));
+}
+
+/// Said where the process opens nothing else: what a program listens at for its own purposes is no
+/// mistake.
+void Registry::say_nobody(const ServerSocket &socket) {
+    const std::string reason = why_nobody(context_.settings, socket);
+    if (reason.empty())
+        return;
+    why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
+    nobody_.set(Clock::now() + before_saying_nobody, [this] {
+        for (const std::string &line : std::exchange(why_nobody_, {}))
+            if (!is_for_somebody_)
+                log::warn_once(line);
+    });
 }
 
 std::unique_ptr<Punch> Registry::make_punch(const Server &server, Hole hole) const {
@@ -363,10 +482,10 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     auto server = servers_.extract(cookie);
     if (server.empty())
         return;
-    if (may_listen_again && may_park(server.mapped())) {
-        server.mapped().parked_until = Clock::now() + time_to_listen_again;
+    server.mapped().parked_at = Clock::now();
+    if (may_listen_again && may_park(server.mapped(), false)) {
         parked_.insert(std::move(server));
-        look_at_parked();
+        look_at_parked(false);
     } else {
         handoff_.withdraw(cookie);
     }
@@ -385,28 +504,32 @@ void Registry::forget(std::uint64_t cookie) {
 
 /// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
 /// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
-/// that firewalls know, if that keeps the port from nobody, and so do the connections that have
-/// come. They are in the way of who would have
-/// it for himself, as is any connection that the server still has there.
-bool Registry::may_park(const Server &server) const {
-    if (server.socket.transport != Transport::tcp || !server.socket.listens)
+/// that firewalls know, and so do the connections that have come. They are in the way of who would
+/// have the port for himself, as is any connection that the server still has there; where it has
+/// none, they stay for a moment only.
+bool Registry::may_park(const Server &server, bool is_for_others) const {
+    const ServerSocket &socket = server.socket;
+    const Duration parked = Clock::now() - server.parked_at;
+    if (socket.transport != Transport::tcp || !socket.listens || parked >= time_to_listen_again)
         return false;
+    if (socket.lets_others_in && !is_for_others && parked < time_to_listen_again_at_once)
+        return !owner_.has_listener(socket);
     std::vector<std::pair<Endpoint, Endpoint>> connections;
     for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(socket.cookie, peer))
             connections.emplace_back(punch->connected_from(), peer);
-    return !connections.empty() && owner_.is_port_taken(connections, server.socket);
+    return owner_.has_connection(connections) && !owner_.has_listener(socket);
 }
 
-void Registry::look_at_parked() {
-    std::erase_if(parked_, [this](const auto &entry) {
-        if (Clock::now() < entry.second.parked_until && may_park(entry.second))
+void Registry::look_at_parked(bool is_for_others) {
+    std::erase_if(parked_, [&](const auto &entry) {
+        if (may_park(entry.second, is_for_others))
             return false;
         handoff_.withdraw(entry.first);
         return true;
     });
     if (!parked_.empty())
-        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(); });
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
 }
 
 /// What was made for the one listener is the other's: the holes know it by its place here.
@@ -551,7 +674,7 @@ bool Registry::give_way() {
     for (const std::uint64_t cookie : gone)
         forget(cookie);
     const std::size_t parked = parked_.size();
-    look_at_parked();
+    look_at_parked(true);
     return !gone.empty() || parked_.size() < parked;
 }
 

@@ -4,17 +4,12 @@
 #include "handoff/handoff.h"
 #include "hops/hop_finder.h"
 #include "punch/punch.h"
+#include "server/reach.h"
 #include "settings/live_settings.h"
 
 #include <unordered_set>
 
 namespace synergy {
-
-/// The peer as this socket can reach it (v4-mapped where it must be); empty if it can't.
-Endpoint reachable(const ServerSocket &socket, const Endpoint &peer);
-
-/// Whether the settings have a peer that the socket can reach.
-bool has_declared(const Settings &settings, const ServerSocket &socket);
 
 class Registry {
   public:
@@ -22,11 +17,10 @@ class Registry {
     struct Owner {
         /// Whether anybody of the server still has the socket. Corrects its number.
         std::function<bool(ServerSocket &)> locate;
-        /// Whether any of these connections, by its ends here and there, still has the port of this
-        /// listener that is gone, and no other listener has it.
-        std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &connections,
-                           const ServerSocket &socket)>
-            is_port_taken;
+        /// Whether any of these connections is there, by its ends here and there.
+        std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &)> has_connection;
+        /// Whether anybody listens at the port of this listener, which is gone.
+        std::function<bool(const ServerSocket &)> has_listener;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
         /// Other ports concern us than before.
@@ -55,6 +49,8 @@ class Registry {
     int open(const ServerSocket &socket, const Target &target, Socket duplicate);
     /// The same for all peers of the settings and those that are expected. 0, or ENOENT.
     int open_all(const ServerSocket &socket, Socket duplicate);
+    /// Whether the settings, or synergy_to(), have peers for the socket or may come to have some.
+    [[nodiscard]] bool may_have_peers(const ServerSocket &socket) const;
     /// The socket may listen later: `target` is for open() then. 0, or ENOSPC.
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
@@ -96,15 +92,22 @@ class Registry {
 
   private:
     struct Server {
+        explicit Server(Scheduler &scheduler)
+            : advising(scheduler), silence(scheduler), loopback(scheduler) {}
+
         ServerSocket socket;
         Socket duplicate;
         bool is_full = false;           ///< of peers; the log says so
         const char *obstacle = nullptr; ///< what keeps bells from it; the log says so
+        bool is_reached = false;        ///< a peer has come in
+        Timer advising;                 ///< what else there is to say
+        Timer silence;                  ///< nobody has come in
+        Timer loopback;                 ///< of a peer on this host, too
         std::vector<Target> declared;   ///< by the settings
         std::vector<Target> on_link;    ///< of them, not punched; the log says so
         std::vector<Target> asked;      ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-        Time parked_until{}; ///< of a listener that is closed
+        Time parked_at{}; ///< when the listener was closed
     };
 
     void declare(Server &server);
@@ -118,10 +121,17 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    [[nodiscard]] bool may_park(const Server &server) const;
-    void look_at_parked();
+    [[nodiscard]] bool may_park(const Server &server, bool is_for_others) const;
+    /// `is_for_others`: somebody wants the port for himself.
+    void look_at_parked(bool is_for_others);
     void take_up_parked(const ServerSocket &socket);
     void forget_parked();
+    void say_opened(const Hole &hole);
+    void advise(Server &server);
+    static void advise_of_loopback(const Server &server);
+    static void say_other_addresses(const Hole &hole, const Endpoint &own);
+    void say_silence(Server &server) const;
+    void say_nobody(const ServerSocket &socket);
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
     bool check_alive(const ServerSocket &socket);
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
@@ -131,6 +141,9 @@ class Registry {
     Handoff &handoff_;
     const Owner owner_;
     Timer looking_;
+    Timer nobody_;                        ///< for which socket there are any peers
+    std::vector<std::string> why_nobody_; ///< for each, a line
+    bool is_for_somebody_ = false;        ///< one has had a peer
     LiveSettings settings_;
     HopFinder hop_finder_;
     TimerWheel timers_;

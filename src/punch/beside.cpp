@@ -1,12 +1,34 @@
 #include "punch/beside.h"
 
+#include <algorithm>
+#include <cerrno>
 #include <netinet/in.h>
+#include <sys/resource.h>
 
 namespace synergy {
+
+namespace {
+
+/// Requests of the server's, bells and what hands connections over need descriptors too: where they
+/// are few, holes don't take the last ones.
+bool is_one_of_the_last(const Socket &socket) {
+    constexpr rlim_t most_spared = 16;
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return false;
+    const rlim_t spared = std::min(most_spared, limit.rlim_cur / 2);
+    return static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur - spared;
+}
+
+} // namespace
 
 Socket open_beside(const ServerSocket &server, int protocol) {
     int family = server.local.family();
     Socket socket = Socket::open(family, SOCK_STREAM, protocol);
+    if (socket && is_one_of_the_last(socket)) {
+        errno = EMFILE;
+        return {};
+    }
     // SO_REUSEPORT lets it stand beside the listener, SO_REUSEADDR beside what that has accepted:
     // connections of another user's process, or of SCTP, which do not inherit the other.
     if (!socket || !socket.set(SOL_SOCKET, SO_REUSEPORT, 1) ||

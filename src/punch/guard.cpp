@@ -5,13 +5,16 @@
 
 namespace synergy {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 namespace {
 
-/// How long before the kernel's timer runs out whoever has called meanwhile is looked for.
-constexpr Duration last_look = milliseconds(2);
+/// Whether a SYN has left before its time, so that the kernel's timers are not what they are taken
+/// for, is looked at so long before that; and who has called meanwhile, as late as can be.
+constexpr Duration early_look = milliseconds(5);
+constexpr Duration last_look = microseconds(300);
 
 /// Not so wide that the next SYN leaves no time to hear the peer.
 constexpr Duration widest = milliseconds(450);
@@ -70,6 +73,20 @@ void Guard::expect_error_within(Duration window) {
         next_ = last_sent_ + window_;
 }
 
+bool Guard::is_in_step() const {
+    const Duration apart = retransmission_ - last_sent_;
+    return apart > first_timeout - window_ - lead && apart < first_timeout + window_ + lead;
+}
+
+void Guard::peer_was_heard(Time now) {
+    if (window_ > Duration::zero() && phase() != Phase::open && step_ != Step::answering_deaf) {
+        step_ = Step::answering_deaf;
+        next_ = now + window_;
+    } else if (step_ != Step::answering_deaf || now >= next_) {
+        step_ = Step::answering;
+    }
+}
+
 void Guard::expect_lateness(Duration lateness) {
     lead_ = std::clamp(3 * lateness, least_lead, lead);
 }
@@ -104,15 +121,26 @@ void Guard::tick(Time now, SynTimer timer) {
         step_ = Step::awaiting;
         not_before_ = now;
         deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
-        next_ = std::max(now, retransmission_ - last_look);
+        next_ = next_look(now);
         return;
     }
     if (step_ == Step::awaiting) {
         not_before_ = now;
-        // Where nothing is known of the wheel, timers of seconds are this late.
-        bool is_overdue = now > retransmission_ + milliseconds(500);
-        next_ = now + (is_overdue ? milliseconds(100) : milliseconds(2));
+        next_ = next_look(now);
     }
+}
+
+/// For a SYN that is about to leave.
+Time Guard::next_look(Time now) const {
+    if (now < retransmission_ - early_look)
+        return retransmission_ - early_look;
+    if (now < retransmission_ - last_look)
+        return retransmission_ - last_look;
+    // Where nothing is known of the wheel, timers of seconds are late by a slot.
+    const Duration overdue = now - retransmission_;
+    return now + (overdue < milliseconds(10)    ? microseconds(500)
+                  : overdue < milliseconds(500) ? milliseconds(4)
+                                                : milliseconds(100));
 }
 
 } // namespace synergy

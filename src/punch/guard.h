@@ -26,8 +26,9 @@ class Guard {
   public:
     /// How the socket is to be set: the guard alone knows.
     enum class Phase {
-        low, ///< the punch's hop limit, and deaf: a SYN may leave, or its error come back
-        open ///< the ordinary hop limit: the peer's SYN is welcome
+        low,  ///< the punch's hop limit, and deaf to all: a SYN may leave
+        deaf, ///< the ordinary hop limit, and deaf to what may be its error
+        open  ///< and deaf no more: every peer's SYN is welcome
     };
 
     /// The thread must have run by this long before the kernel may retransmit for the first time,
@@ -89,19 +90,32 @@ class Guard {
     void tick(Time now, SynTimer timer);
     /// The peer has called: what leaves from now on is the answer.
     void peer_called() { step_ = Step::answering; }
+    /// The same of a peer that was heard at `now` or before. What was answered while the hop limit
+    /// was low may have an error come back: then next() says until when the socket is deaf.
+    void peer_was_heard(Time now);
     /// The SYN that was to be the answer had left before.
     void called_too_late() { step_ = Step::awaiting; }
 
     [[nodiscard]] Phase phase() const {
-        const bool is_open =
-            step_ == Step::idle || step_ == Step::hearing || step_ == Step::answering;
-        return is_open ? Phase::open : Phase::low;
+        switch (step_) {
+        case Step::sending:
+        case Step::awaiting:
+            return Phase::low;
+        case Step::error_due:
+        case Step::answering_deaf:
+            return Phase::deaf;
+        default:
+            return Phase::open;
+        }
     }
     /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
     [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
     [[nodiscard]] Duration window() const { return window_; }
     /// The error of a SYN that has left is to come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
+    /// Who has called while the socket was deaf for the last SYN, and repeats that after a second,
+    /// would find it deaf for the next one.
+    [[nodiscard]] bool is_in_step() const;
     /// The next SYN is about to leave.
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.
@@ -112,9 +126,10 @@ class Guard {
     [[nodiscard]] Duration user_timeout() const { return deadline_ - first_sent_; }
 
   private:
-    enum class Step { idle, sending, error_due, hearing, awaiting, answering };
+    enum class Step { idle, sending, error_due, hearing, awaiting, answering_deaf, answering };
 
     void left(Time now);
+    [[nodiscard]] Time next_look(Time now) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
     [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? lead : lead_; }
 

@@ -1,6 +1,7 @@
 #include "punch/punch.h"
 
 #include "base/log.h"
+#include "punch/failure.h"
 
 #include <algorithm>
 #include <cstring>
@@ -9,6 +10,11 @@ namespace synergy {
 
 std::string Hole::text() const {
     return std::string(name(server.transport)) + " " + server.local.text() + " <- " + peer.text();
+}
+
+std::string Hole::way_text() const {
+    return std::string(name(server.transport)) + " " + server.local.text() + " <- " +
+           peer.unmapped().address_text();
 }
 
 void Punch::next_hop_limit() {
@@ -38,14 +44,20 @@ void Punch::proved() {
     context_.proved(hole_, hop_limit());
 }
 
-void Punch::too_high() {
-    record_.refused_at = hop_limit();
-    context_.too_high(hole_, hop_limit());
+void Punch::refused(const IcmpError &how) {
+    // Who knows no way on is not too far away.
+    if (how.answer != HopAnswer::unreachable)
+        record_.refused_at = hop_limit();
+    context_.refused(hole_, hop_limit(), how);
 }
 
-void Punch::failed_by(const char *what, int error) {
+void Punch::failed_here(int error) {
+    failed_by(local_cause(error, hole_.server.local, hole_.peer, context_.settings), error);
+}
+
+void Punch::failed_by(const std::string &cause, int error) {
     record_.error = error;
-    failure_log_.failed(hole_, what, error);
+    failure_log_.failed(hole_, cause);
 }
 
 bool Punch::adopt(const HopRange &hops) {
@@ -63,31 +75,20 @@ Duration retry_delay(unsigned failures, Duration most) {
     return std::min<Duration>(milliseconds(250) * (1 << doublings), most);
 }
 
-namespace {
-
-const char *advice(int error) {
-    switch (error) {
-    case EADDRINUSE:
-        return "; another socket holds the port";
-    case EMFILE:
-        return "; raise the limit of open files (RLIMIT_NOFILE)";
-    case ENETUNREACH:
-    case EADDRNOTAVAIL:
-        return "; is there a route and an address of this family?";
-    case EPERM:
-    case EACCES:
-        return "; does a firewall on this host forbid it?";
-    default:
-        return "";
-    }
+void FailureLog::failed(const Hole &hole, const std::string &cause) {
+    std::string line = hole.way_text() + ": can't punch: " + cause;
+    if (line == said_)
+        return;
+    recovered();
+    log::warn_once(line);
+    said_ = std::move(line);
 }
 
-} // namespace
-
-void FailureLog::failed(const Hole &hole, const char *what, int error) {
-    if (error != last_)
-        log::warn("{}: {}: {}{}", hole.text(), what, strerrordesc_np(error), advice(error));
-    last_ = error;
+void FailureLog::recovered() {
+    if (said_.empty())
+        return;
+    log::take_back(said_);
+    said_.clear();
 }
 
 } // namespace synergy

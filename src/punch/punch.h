@@ -4,6 +4,7 @@
 #include "base/scheduler.h"
 #include "base/timer_wheel.h"
 #include "hops/hop_choice.h"
+#include "hops/icmp_error.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
 #include "settings/settings.h"
@@ -22,6 +23,8 @@ struct Hole {
     [[nodiscard]] bool is_v4() const { return peer.unmapped().family() == AF_INET; }
     /// "tcp [2001:db8::11]:4444 <- [2001:db8::5]:5555"
     [[nodiscard]] std::string text() const;
+    /// The same for all ports of the peer: "tcp [2001:db8::11]:4444 <- 2001:db8::5"
+    [[nodiscard]] std::string way_text() const;
 };
 
 /// What a strategy needs of the keeper.
@@ -41,19 +44,19 @@ struct PunchContext {
     std::function<std::optional<Hop>(const Hole &, int hop_limit)> find_dying_hop;
     /// The peer came in; the hole was last punched with this hop limit.
     std::function<void(const Hole &, int hop_limit)> proved;
-    /// A reset or a prohibition came back for a punch with this hop limit.
-    std::function<void(const Hole &, int hop_limit)> too_high;
+    /// Somebody on the way has refused a punch with this hop limit.
+    std::function<void(const Hole &, int hop_limit, const IcmpError &)> refused;
 };
 
-/// Whether a failure of a system call when punching is worth more than a debug line: once for each
-/// new errno.
+/// What keeps a hole's punches from leaving is named once, until it is over, and once for all holes
+/// of which the same is to be said.
 class FailureLog {
   public:
-    void failed(const Hole &hole, const char *what, int error);
-    void recovered() { last_ = 0; }
+    void failed(const Hole &hole, const std::string &cause);
+    void recovered();
 
   private:
-    int last_ = 0;
+    std::string said_;
 };
 
 /// What has become of a hole so far, for who asks.
@@ -106,9 +109,11 @@ class Punch {
     /// What has become of it.
     void punched();
     void proved();
-    void too_high();
-    /// The log says so once.
-    void failed_by(const char *what, int error);
+    void refused(const IcmpError &how);
+    /// A system call has failed. The log says once why.
+    void failed_here(int error);
+    /// The same of another cause.
+    void failed_by(const std::string &cause, int error);
     void recovered() { failure_log_.recovered(); }
 
     const PunchContext &context_;

@@ -149,7 +149,7 @@ int SctpManyPunch::punch() {
         return 0;
     }
     if (error != 0) {
-        failed_by("can't punch", error);
+        failed_here(error);
         timer_.set(Clock::now() + retry_delay(++failures_ + 1, context_.settings.refresh),
                    [this] { punch(); });
         return error;

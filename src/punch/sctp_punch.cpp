@@ -4,6 +4,7 @@
 #include "punch/beside.h"
 #include "server/sctp_socket.h"
 
+#include <cstring>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 
@@ -79,18 +80,18 @@ int SctpPunch::punch() {
     }
     rests_ = false;
     if (!try_bind())
-        return failed("can't open a punching socket", errno);
+        return failed(errno);
     next_hop_limit();
     set_hop_limit(socket_, is_v4_, hop_limit());
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
-        return failed("can't punch", errno);
+        return failed(errno);
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
     clock_.sent(Clock::now());
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
-        return failed("can't punch", errno);
+        return failed(errno);
     await_first_error();
     return 0;
 }
@@ -146,22 +147,27 @@ void SctpPunch::happened(std::uint32_t events) {
     if (!socket_.remote().empty()) {
         established();
     } else if (events & (EPOLLERR | EPOLLHUP)) {
-        int error = socket_.get(SOL_SOCKET, SO_ERROR, 0);
-        failed("can't punch", error != 0 ? error : ECONNRESET);
+        const int error = socket_.get(SOL_SOCKET, SO_ERROR, 0);
+        if (error == ECONNREFUSED)
+            refused({.answer = HopAnswer::refused, .from = {}});
+        else
+            failed_by(error != 0 ? strerrordesc_np(error) : "the association has broken off",
+                      error != 0 ? error : ECONNRESET);
+        begin_again();
     }
 }
 
-int SctpPunch::failed(const char *what, int error) {
-    if (error == ECONNREFUSED) {
-        too_high();
-        what = "an abort came back: the hop limit is too high, or a firewall answers for the peer";
-    }
-    failed_by(what, error);
+int SctpPunch::failed(int error) {
+    failed_here(error);
+    begin_again();
+    return error;
+}
+
+void SctpPunch::begin_again() {
     if (socket_)
         context_.scheduler.unwatch(socket_.fd());
     socket_.reset();
     retry_at(Clock::now() + retry_delay(++failures_ + 1, context_.settings.refresh));
-    return error;
 }
 
 void SctpPunch::retry_at(Time time) {

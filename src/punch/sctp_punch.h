@@ -27,7 +27,8 @@ class SctpPunch final : public Punch {
     void look_for_repetition(Time asked);
     void happened(std::uint32_t events);
     void established();
-    int failed(const char *what, int error);
+    int failed(int error);
+    void begin_again();
     void retry_at(Time time);
 
     bool is_v4_;

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 
 #include <algorithm>
 #include <array>
@@ -24,21 +25,29 @@ namespace {
 /// How long the error of a punch may take where that has not been measured.
 constexpr Duration error_window = milliseconds(150);
 /// A router may be slower than it was when it was asked, and so may we.
-constexpr Duration margin = milliseconds(10);
+constexpr Duration margin = milliseconds(8);
 
 /// An error that comes late widens the window; many in a row are about something else.
 constexpr unsigned few_failures = 4;
 
-/// IPV6_MINHOPCOUNT is compared with the hop limit of what comes in. Nearly all routers send their
-/// errors with 64: this keeps them out, and hears the peers that start above (Windows has 128).
+/// The least hop limit of what is heard: IPV6_MINHOPCOUNT, IP_MINTTL.
+constexpr int hears_all = 0;
+/// Nearly all routers send their errors with 64: this keeps them out, and hears the peers that
+/// start above (Windows has 128).
 constexpr int deaf_to_most = 65;
 /// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
-/// else from beyond the link. For routers that send their errors with 255.
+/// else from beyond the link. Where routers send their errors with 255, and for as long as a SYN is
+/// awaited with the hop limit low: who was heard then would get an answer that dies on its way.
 constexpr int deaf_to_all = 255;
 
-/// IP_MINTTL is compared with the TTL of the packet within the error, which is 1 where it expired
-/// and 0 where a router quotes it after counting down: never less than 2 in a packet from a peer.
-constexpr int v4_min_ttl = 2;
+/// IP_MINTTL is compared with the TTL of the packet within the error, which is less than the
+/// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What
+/// comes from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than
+/// half of that.
+constexpr int v4_min_ttl_most = 32;
+int v4_min_ttl(int hop_limit) {
+    return std::min(hop_limit + 1, v4_min_ttl_most);
+}
 
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
@@ -49,16 +58,18 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-/// How many packets have come while the socket was deaf: SK_MEMINFO_DROPS of SO_MEMINFO counts what
-/// was meant for it and not taken, calls of the peer's and resets. (The ICMP error is not among
-/// that.)
-std::uint32_t unheard_by(const Socket &socket) {
+/// How many packets have come while the socket was deaf to them: SK_MEMINFO_DROPS of SO_MEMINFO
+/// counts what was meant for it and not taken, calls of the peer's and resets. (The ICMP error is
+/// not among that.)
+std::uint32_t missed_by(const Socket &socket) {
     constexpr int so_meminfo = 55;           // asm-generic/socket.h
     constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
     std::array<std::uint32_t, 16> values{};
     socklen_t length = sizeof values;
-    getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length);
-    return length > meminfo_drops * sizeof values[0] ? values[meminfo_drops] : 0;
+    return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
+                   length > meminfo_drops * sizeof values[0]
+               ? values[meminfo_drops]
+               : 0;
 }
 
 tcp_info info_of(const Socket &socket) {
@@ -72,19 +83,24 @@ tcp_info info_of(const Socket &socket) {
 /// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
 constexpr Duration congested_timeout = milliseconds(500);
 
+/// Whether the latest retransmission has left this host.
+bool has_left(const tcp_info &info) {
+    return info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
+}
+
 SynTimer timer_of(const tcp_info &info) {
-    const bool was_queued = info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
     const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
-    return {info.tcpi_retransmits, was_queued ? timeout : std::min(timeout, congested_timeout)};
+    return {info.tcpi_retransmits, has_left(info) ? timeout : std::min(timeout, congested_timeout)};
 }
 
 /// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
-int hears(const ServerSocket &server, bool is_v4) {
-    return is_v4 ? std::max(v4_min_ttl, chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
+int hears(const ServerSocket &server, bool is_v4, int hop_limit) {
+    return is_v4 ? std::max(v4_min_ttl(hop_limit),
+                            chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
                  : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
 }
 
-bool set_guard(const Socket &socket, bool is_v4, int least_hop_limit) {
+bool hear(const Socket &socket, bool is_v4, int least_hop_limit) {
     return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
                  : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
 }
@@ -101,7 +117,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 } // namespace
 
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), least_hop_limit_(deaf_to_most),
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), deaf_hop_limit_(deaf_to_most),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
              stagger_of(hole_.peer.port())),
       timer_(context.scheduler), probe_timer_(context.scheduler) {}
@@ -147,21 +163,28 @@ void TcpPunch::set_user_timeout(Duration timeout) {
 /// Sets the socket as the guard wants it, which wanted it another way `before`. Deaf before low and
 /// low until deaf no more: in between, the peer's SYN would get an answer that dies on its way.
 void TcpPunch::follow_guard(Guard::Phase before) {
-    if (guard_.phase() == before)
+    const Guard::Phase phase = guard_.phase();
+    if (phase == before)
         return;
-    if (guard_.phase() == Guard::Phase::low) {
+    if (phase == Guard::Phase::low) {
+        hear_from(guard_.is_awaiting() ? deaf_to_all : deaf_hop_limit_);
         next_hop_limit();
-        follow_dying_hop();
-        if (!is_v4_)
-            set_guard(socket_, is_v4_, std::max(least_hop_limit_, hears(hole_.server, is_v4_)));
         set_hop_limit(socket_, is_v4_, hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
-    } else {
-        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
-        if (!is_v4_)
-            set_guard(socket_, is_v4_, hears(hole_.server, is_v4_));
+        follow_dying_hop();
+        return;
     }
+    if (before == Guard::Phase::low)
+        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
+}
+
+void TcpPunch::hear_from(int least_hop_limit) {
+    // With IPv4 the error is told from the peer's SYN by its own TTL.
+    if (is_v4_ && !guard_.is_awaiting())
+        least_hop_limit = hears_all;
+    hear(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_, hop_limit())));
 }
 
 namespace {
@@ -176,8 +199,11 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (!set_guard(socket, is_v4, hears(server, is_v4)))
+    if (!hear(socket, is_v4, hears(server, is_v4, hop_limit_min)))
         return {};
+    // Who sent the error that ends the socket, and why.
+    if (!is_v4)
+        socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
     return socket;
@@ -188,13 +214,12 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
-        unheard_ = 0;
-        has_called_ = false;
         guard_.begin();
+        missed_ = 0;
         return 0;
     }
     const int error = errno;
-    failed_by("can't open a punching socket", error);
+    failed_here(error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
@@ -211,20 +236,26 @@ int TcpPunch::punch() {
     guard_.sending();
     follow_guard(before);
     context_.timers.sample();
+    looked_at_ = unsent_ = 0;
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
     if (error == EADDRNOTAVAIL) {
-        // The four-tuple is in use: a connection that came through it lives, or rests (RFC 9293
-        // 3.6.1). Where there was none before, there is no source address at all.
-        if (rests_++ == 0)
-            log::debug("{}: waits for an earlier connection to be over", hole_.text());
+        // The four-tuple is in use: a connection lives, or rests (RFC 9293 3.6.1), that a punch has
+        // become or that the listener itself has answered. Or there is no source address at all.
+        if (rests_++ == 0) {
+            if (has_source())
+                log::debug("{}: a connection has these ends already, or had them a moment ago: "
+                           "waits for that to be over",
+                           hole_.text());
+            else
+                failed_here(error);
+        }
         retry_at(Clock::now() + (rests_ > short_rests ? long_rest : rest));
         return 0;
     }
     if (error != 0 && error != EINPROGRESS) {
-        // This host does not let it out: no route, one that prohibits, a rule of its firewall.
-        failed_by("can't punch", error);
+        failed_here(error);
         begin_again();
         return error;
     }
@@ -238,12 +269,39 @@ int TcpPunch::punch() {
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
-        failed(error);
+        failed_here(error);
+        begin_again();
         return error;
     }
     follow_guard(before);
     schedule();
     return 0;
+}
+
+/// Whether this host has an address to send from. Nothing is sent by connecting a UDP socket.
+bool TcpPunch::has_source() const {
+    const Socket socket = Socket::open(hole_.peer.family(), SOCK_DGRAM);
+    return !socket || ::connect(socket.fd(), hole_.peer.data(), hole_.peer.length()) == 0 ||
+           errno != EADDRNOTAVAIL;
+}
+
+/// The kernel counts what it has retransmitted apart from what it was to: where it sends none, a
+/// timer tells nothing of the clock, and the user is to know.
+void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
+    constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage
+    if (info.tcpi_retransmits == looked_at_)
+        return;
+    looked_at_ = info.tcpi_retransmits;
+    if (has_left(info)) {
+        unsent_ = 0;
+        if (info.tcpi_retransmits > 0)
+            recovered();
+    } else if (const int error = route_error(hole_.peer); error != 0) {
+        unsent_ = 1;
+        failed_here(error);
+    } else if (++unsent_ >= surely) {
+        failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
+    }
 }
 
 /// Where the punch dies, and how long that takes, as far as it is known.
@@ -254,9 +312,9 @@ void TcpPunch::follow_dying_hop() {
     is_round_trip_known_ = hop.has_value();
     if (!hop)
         return;
-    guard_.expect_error_within(hop->round_trip * 3 / 2 + margin);
+    guard_.expect_error_within(hop->round_trip * 5 / 4 + margin);
     if (hop->answer_hop_limit >= deaf_to_most)
-        least_hop_limit_ = deaf_to_all;
+        deaf_hop_limit_ = deaf_to_all;
 }
 
 void TcpPunch::schedule() {
@@ -274,28 +332,19 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (busy_until_ != Time{}) {
-        answer_peer();
-        return;
-    }
-    if (is_ending_ && now >= guard_.hole_ends()) {
+    if (is_ending_ && busy_until_ == Time{} && now >= guard_.hole_ends()) {
         begin_again(); // which it does not
         return;
     }
-    if (guard_.is_awaiting() && unheard_by(socket_) != unheard_)
-        has_called_ = true; // no answer to the last SYN would be so late
-    if (has_called_) {
-        if (guard_.phase() == Guard::Phase::open || (guard_.is_awaiting() && open_in_time())) {
-            answer_peer();
+    if (has_missed_peer()) {
+        if (guard_.phase() == Guard::Phase::open || open_in_time()) {
+            answer_peer(false);
             return;
         }
         info = info_of(socket_);
-    } else if (guard_.is_error_due() && now >= guard_.next()) {
-        const std::uint32_t all = unheard_by(socket_);
-        if (std::exchange(unheard_, all) != all)
-            ask_what_came();
     }
     context_.timers.sample();
+    look_whether_syns_leave(info);
     guard_.expect_lateness(context_.scheduler.lateness());
     if (guard_.is_error_due() && !is_round_trip_known_)
         follow_dying_hop();
@@ -304,13 +353,27 @@ void TcpPunch::tick() {
     guard_.tick(now, timer_of(info));
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
-    if (guard_.phase() == Guard::Phase::low && before == Guard::Phase::open &&
-        !context_.check_alive(hole_.server))
-        return;
+    if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low) {
+        if (!context_.check_alive(hole_.server))
+            return;
+        if (leaves_from_elsewhere()) {
+            log::info("{}: punched from another address now", hole_.text());
+            context_.scheduler.unwatch(socket_.fd());
+            socket_.reset();
+            punch();
+            return;
+        }
+    }
     follow_guard(before);
-    if (guard_.phase() == Guard::Phase::open && has_called_) {
-        answer_peer();
-        return;
+    if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
+        was_in_step_ = guard_.is_in_step();
+        if (!ask_what_came()) {
+            if (was_in_step_) {
+                answer_peer(false);
+                return;
+            }
+            missed_ = missed_by(socket_);
+        }
     }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
@@ -320,10 +383,9 @@ void TcpPunch::tick() {
 /// Something has come unheard behind the last SYN: a call, or a reset, which must not be answered
 /// by a SYN that goes all the way. One from another port, with the hop limit of that punch, tells,
 /// since what comes back for it is heard.
-void TcpPunch::ask_what_came() {
-    if (probe_)
-        return;
-    probe_ = Socket::open(hole_.server.local.family(), SOCK_STREAM, IPPROTO_TCP);
+/// False where it can't be asked.
+bool TcpPunch::ask_what_came() {
+    probe_ = is_v4_ ? Socket{} : Socket::open(AF_INET6, SOCK_STREAM, IPPROTO_TCP);
     set_hop_limit(probe_, is_v4_, hop_limit());
     const Endpoint from = socket_.local().with_port(0);
     if (!probe_ || ::bind(probe_.fd(), from.data(), from.length()) != 0 ||
@@ -333,10 +395,10 @@ void TcpPunch::ask_what_came() {
             know_what_came(probe_.get(SOL_SOCKET, SO_ERROR, 0));
         })) {
         probe_.reset();
-        has_called_ = true;
-        return;
+        return false;
     }
     probe_timer_.set(Clock::now() + guard_.window(), [this] { know_what_came(ETIMEDOUT); });
+    return true;
 }
 
 void TcpPunch::know_what_came(int error) {
@@ -344,13 +406,12 @@ void TcpPunch::know_what_came(int error) {
     if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
         return;
     // Its own error has come, or nothing at all.
-    const bool was_call = error == EHOSTUNREACH || error == ETIMEDOUT;
-    if (was_call) {
-        has_called_ = true;
+    if (error != EHOSTUNREACH && error != ETIMEDOUT)
+        failed(error != 0 ? error : ECONNREFUSED);
+    else if (was_in_step_)
         tick();
-    } else {
-        failed(ECONNREFUSED);
-    }
+    else
+        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
 }
 
 void TcpPunch::stop_asking() {
@@ -358,6 +419,27 @@ void TcpPunch::stop_asking() {
     if (probe_)
         context_.scheduler.unwatch(probe_.fd());
     probe_.reset();
+}
+
+/// Whether this host has another address toward the peer than when the socket connected: peers call
+/// that one, or will.
+bool TcpPunch::leaves_from_elsewhere() const {
+    const Endpoint &local = hole_.server.local;
+    if (!local.is_wildcard() || !context_.settings.local_for(is_v4_ ? AF_INET : AF_INET6).empty())
+        return false;
+    const Socket asking = Socket::open(local.family(), SOCK_DGRAM);
+    if (!asking)
+        return false;
+    if (local.family() == AF_INET6) {
+        asking.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+        asking.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
+    }
+    return ::connect(asking.fd(), hole_.peer.data(), hole_.peer.length()) == 0 &&
+           !asking.local().same_address(socket_.local());
+}
+
+bool TcpPunch::has_missed_peer() const {
+    return !probe_ && missed_by(socket_) != missed_;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -377,18 +459,39 @@ bool TcpPunch::open_in_time() {
 /// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
 /// which is no punch any more but the answer: the next one may go all the way, and completes the
 /// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
-void TcpPunch::answer_peer() {
+/// (Linux's MPTCP clients do not notice that a SYN of ours has connected them.)
+void TcpPunch::answer_peer(bool was_heard) {
+    const Time now = Clock::now();
     const Guard::Phase before = guard_.phase();
-    guard_.peer_called();
+    if (was_heard)
+        guard_.peer_was_heard(now);
+    else
+        guard_.peer_called();
     follow_guard(before);
     set_user_timeout(Duration::zero());
     if (busy_until_ == Time{})
-        busy_until_ = Clock::now() + handshake_time;
-    if (Clock::now() < busy_until_)
-        timer_.set(Clock::now() + milliseconds(200), [this] { tick(); });
+        busy_until_ = now + handshake_time;
+    const Time look = now + milliseconds(200);
+    if (now < busy_until_)
+        timer_.set(guard_.phase() == Guard::Phase::deaf ? std::min(guard_.next(), look) : look,
+                   [this] { tick(); });
     else
         failed(ETIMEDOUT);
 }
+
+namespace {
+
+/// What an error says by itself, where the kernel does not keep who sent it (before Linux 5.16) or
+/// nobody did: a reset has no other sender than the peer's address.
+IcmpError icmp_error_of(int error) {
+    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
+    const HopAnswer answer = error == ECONNREFUSED ? HopAnswer::refused
+                             : error == EACCES     ? HopAnswer::prohibited
+                                                   : HopAnswer::none;
+    return {.answer = answer, .from = {}};
+}
+
+} // namespace
 
 /// The socket is no longer in SYN_SENT.
 void TcpPunch::happened() {
@@ -397,7 +500,7 @@ void TcpPunch::happened() {
         return;
     case state_syn_received:
         // The peer's SYN has come.
-        answer_peer();
+        answer_peer(true);
         return;
     default:
         break;
@@ -413,27 +516,35 @@ void TcpPunch::happened() {
 void TcpPunch::failed(int error) {
     // Then the last SYN went all the way, and what came back for it says nothing about punches.
     const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
-    // The kernel's timer ran out, and we were not late.
-    const bool is_too_early =
-        !was_answering && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next();
-    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
-    if (!was_answering && (error == ECONNREFUSED || error == EACCES))
-        too_high();
+    const std::optional<IcmpError> icmp = read_icmp_error(socket_);
+    const IcmpError answer = icmp.value_or(icmp_error_of(error));
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
-    else if (error == ECONNREFUSED)
-        failed_by("a reset came back: the hop limit is too high, or a firewall answers "
-                  "for the peer",
-                  error);
-    else if (error == EHOSTUNREACH && guard_.phase() == Guard::Phase::low)
-        least_hop_limit_ = deaf_to_all; // the punch's own error, which that keeps out
-    else if (error == EHOSTUNREACH && failures_ < few_failures)
-        guard_.error_came(Clock::now()); // the same, after the window
-    else if (error == ETIMEDOUT && is_too_early)
-        context_.timers.distrust();
-    else if (error != ETIMEDOUT)
-        failed_by("can't punch", error);
+    else if (error == ETIMEDOUT)
+        timed_out();
+    else if (answer.answer != HopAnswer::none && answer.answer != HopAnswer::time_exceeded) {
+        error_came();
+        refused(answer);
+    } else if (error == EHOSTUNREACH)
+        error_came(); // the punch's own
+    else
+        failed_by(strerrordesc_np(error), error);
     begin_again();
+}
+
+/// The window was too short, or did not keep out one that has as many hops left as that.
+void TcpPunch::error_came() {
+    if (guard_.phase() == Guard::Phase::low)
+        deaf_hop_limit_ = deaf_to_all; // which keeps it out
+    else if (failures_ < few_failures)
+        guard_.error_came(Clock::now());
+}
+
+/// The kernel's timer ran out, though we were not late. That is no sign of the clock where SYNs do
+/// not leave: then the kernel tries again by a timer of its own.
+void TcpPunch::timed_out() {
+    if (unsent_ == 0 && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next())
+        context_.timers.distrust();
 }
 
 void TcpPunch::begin_again() {
@@ -450,6 +561,9 @@ void TcpPunch::established() {
     const Guard::Phase before = guard_.phase();
     guard_.peer_called();
     follow_guard(before);
+    if (!is_v4_)
+        socket_.set(IPPROTO_IPV6, IPV6_RECVERR,
+                    chosen_number(hole_.server.chosen, IPPROTO_IPV6, IPV6_RECVERR));
     set_user_timeout(Duration::zero());
     failures_ = 0;
     busy_until_ = {};

@@ -6,6 +6,8 @@
 #include "punch/guard.h"
 #include "punch/punch.h"
 
+struct tcp_info;
+
 namespace synergy {
 
 class TcpPunch final : public Punch {
@@ -23,33 +25,42 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
+    [[nodiscard]] bool leaves_from_elsewhere() const;
+    [[nodiscard]] bool has_missed_peer() const;
     bool open_in_time();
-    void answer_peer();
-    void ask_what_came();
+    void answer_peer(bool was_heard);
+    [[nodiscard]] bool ask_what_came();
     void know_what_came(int error);
     void stop_asking();
     void failed(int error);
+    void timed_out();
+    void error_came();
     void begin_again();
+    [[nodiscard]] bool has_source() const;
+    void look_whether_syns_leave(const tcp_info &info);
     void established();
     void retry_at(Time time);
     void follow_dying_hop();
+    void hear_from(int least_hop_limit);
     void follow_guard(Guard::Phase before);
     void set_user_timeout(Duration timeout);
     void schedule();
 
     bool is_v4_;
-    int least_hop_limit_; ///< of what is heard while an error is to come (IPv6)
+    int deaf_hop_limit_; ///< of what is heard at least while an error is to come
     bool is_round_trip_known_ = false;
     Socket socket_;
     Guard guard_;
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
-    std::uint32_t unheard_ = 0;  ///< packets that came while it was deaf
-    bool has_called_ = false;    ///< the peer, unheard
+    std::uint32_t missed_ = 0;   ///< packets, of which nothing more is to be made
+    unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
+    unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
     bool is_ending_ = false;     ///< with its hole
     Socket probe_;               ///< asks what has come unheard
     Timer probe_timer_;
+    bool was_in_step_ = false; ///< Guard::is_in_step(), as that came
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

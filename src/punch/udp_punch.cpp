@@ -130,6 +130,7 @@ int UdpPunch::punch() {
         return EBADF;
     Duration next = context_.settings.refresh;
     next_hop_limit();
+    context_.traffic.punched(); // before its error is there
     int error = send();
     if (error == 0) {
         failures_ = 0;
@@ -137,7 +138,7 @@ int UdpPunch::punch() {
         punched();
     } else {
         // The datagram may have met an error that was waiting for the server's socket.
-        failed_by("can't punch", error);
+        failed_here(error);
         next = retry_delay(++failures_ + 1, next);
     }
     timer_.set(Clock::now() + next, [this] { renew(); });

@@ -116,11 +116,33 @@ constexpr std::array options{
     SYNERGY_OPTION(IPPROTO_TCP, tcp_rto_max_ms, late),
     SYNERGY_OPTION(IPPROTO_TCP, tcp_rto_min_us, late),
     SYNERGY_OPTION(IPPROTO_TCP, tcp_delack_max_us, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_ADAPTATION_LAYER, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_PR_SUPPORTED, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_RECONFIG_SUPPORTED, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_ASCONF_SUPPORTED, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_AUTH_SUPPORTED, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_ECN_SUPPORTED, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_FRAGMENT_INTERLEAVE, early),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_INTERLEAVING_SUPPORTED, early), // after the one above
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_MAXSEG, first),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_INITMSG, late),
     SYNERGY_OPTION(IPPROTO_SCTP, SCTP_RTOINFO, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_ASSOCINFO, late),
     SYNERGY_OPTION(IPPROTO_SCTP, SCTP_NODELAY, late),
     SYNERGY_OPTION(IPPROTO_SCTP, SCTP_EVENTS, late),
     SYNERGY_OPTION(IPPROTO_SCTP, SCTP_DISABLE_FRAGMENTS, late),
     SYNERGY_OPTION(IPPROTO_SCTP, SCTP_DEFAULT_SEND_PARAM, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_DEFAULT_PRINFO, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_I_WANT_MAPPED_V4_ADDR, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_DELAYED_SACK, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_CONTEXT, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_PARTIAL_DELIVERY_POINT, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_MAX_BURST, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_RECVRCVINFO, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_RECVNXTINFO, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_ENABLE_STREAM_RESET, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_STREAM_SCHEDULER, late),
+    SYNERGY_OPTION(IPPROTO_SCTP, SCTP_EXPOSE_POTENTIALLY_FAILED_STATE, late),
     SYNERGY_OPTION(IPPROTO_IP, IP_TRANSPARENT, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_FREEBIND, early),
     SYNERGY_OPTION(IPPROTO_IP, IP_UNICAST_IF, early),
@@ -184,9 +206,19 @@ std::optional<OptionValue> read(int fd, const Option &option) {
                       .name = option.name,
                       .text = option.text,
                       .is_early = option.kind != Kind::late};
-    value.length = longest_read;
+    // Of this one alone the kernel tells no other length than the one it is asked for.
+    const bool is_of_one_length = option.level == IPPROTO_SCTP && option.name == SCTP_MAX_BURST;
+    value.length = is_of_one_length ? sizeof(sctp_assoc_value) : longest_read;
     if (getsockopt(fd, option.level, option.name, value.bytes.data(), &value.length) != 0)
         return std::nullopt;
+    // What it says of the peer can't be set.
+    if (option.level == IPPROTO_SCTP && option.name == SCTP_ASSOCINFO) {
+        sctp_assocparams parameters{};
+        std::memcpy(&parameters, value.bytes.data(), sizeof parameters);
+        parameters.sasoc_number_peer_destinations = 0;
+        parameters.sasoc_peer_rwnd = parameters.sasoc_local_rwnd = 0;
+        std::memcpy(value.bytes.data(), &parameters, sizeof parameters);
+    }
     return value;
 }
 
@@ -243,12 +275,21 @@ void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue>
 
 } // namespace
 
-std::vector<OptionValue> chosen_options(int listener, int fresh) {
+std::vector<std::optional<OptionValue>> all_options(int fd) {
+    std::vector<std::optional<OptionValue>> values;
+    values.reserve(options.size());
+    for (const Option &option : options)
+        values.push_back(read(fd, option));
+    return values;
+}
+
+std::vector<OptionValue> chosen_options(int listener, int fresh,
+                                        const std::vector<std::optional<OptionValue>> &values) {
     std::vector<OptionValue> chosen;
     add_buffers(listener, fresh, true, chosen);
-    for (const Option &option : options)
-        if (auto wanted = read(listener, option))
-            if (auto present = read(fresh, option); present && *present != *wanted)
+    for (std::size_t i = 0; i < options.size(); i++)
+        if (values[i])
+            if (auto wanted = read(listener, options[i]); wanted && *wanted != *values[i])
                 chosen.push_back(*wanted);
     return chosen;
 }

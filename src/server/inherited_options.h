@@ -24,8 +24,11 @@ struct OptionValue {
     bool operator==(const OptionValue &) const = default;
 };
 
-/// Those of a listener's options that it hands down, and that differ from a new socket's.
-std::vector<OptionValue> chosen_options(int listener, int fresh);
+/// All of a socket's options that a listener hands down; nullopt for what such a socket has not.
+std::vector<std::optional<OptionValue>> all_options(int fd);
+/// Those of a listener's that differ from a new socket's, which are `values`.
+std::vector<OptionValue> chosen_options(int listener, int fresh,
+                                        const std::vector<std::optional<OptionValue>> &values);
 
 /// Gives them to a socket: those that count from the first packet on, or all. The name of the
 /// first that could not be given, for want of a right mostly; nullptr where all could.

@@ -1,8 +1,10 @@
 #include "server/server_socket.h"
 
+#include "base/scheduler.h"
 #include "base/socket.h"
 #include "server/sctp_socket.h"
 
+#include <map>
 #include <netinet/in.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,12 +15,28 @@ namespace {
 
 constexpr int protocol_mptcp = 262; // IPPROTO_MPTCP, RFC 8684 in Linux; not in every libc's headers
 
+/// A new socket's options, which only the system's settings change: a hundred questions that a
+/// listen() need not wait for each time.
+const std::vector<std::optional<OptionValue>> &options_of_new(int family, int protocol, int fresh) {
+    struct Known {
+        Time read_at;
+        std::vector<std::optional<OptionValue>> values;
+    };
+    static std::map<std::pair<int, int>, Known> known;
+    Known &kind = known[{family, protocol}];
+    const Time now = Clock::now();
+    if (kind.values.empty() || now - kind.read_at > std::chrono::seconds(10))
+        kind = {.read_at = now, .values = all_options(fresh)};
+    return kind.values;
+}
+
 /// Whether all of it can be given is tried on a new socket.
 void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionValue> &keys) {
     const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
     if (!fresh)
         return;
-    socket.chosen = chosen_options(socket.fd, fresh.fd());
+    socket.chosen = chosen_options(socket.fd, fresh.fd(),
+                                   options_of_new(socket.local.family(), protocol, fresh.fd()));
     socket.chosen.insert(socket.chosen.end(), keys.begin(), keys.end());
     const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
     const char *more = inimitable(socket.fd, fresh.fd());
@@ -33,6 +51,15 @@ void add_sctp_choices(ServerSocket &socket) {
     socket.streams_out = init.sinit_num_ostreams;
     socket.streams_in = init.sinit_max_instreams;
     sctp::get(socket.fd, SCTP_EVENTS, socket.events);
+}
+
+void take_choices(ServerSocket &socket, const ServerSocket &from) {
+    socket.chosen = from.chosen;
+    socket.not_to_be_given = from.not_to_be_given;
+    socket.option_memory = from.option_memory;
+    socket.streams_out = from.streams_out;
+    socket.streams_in = from.streams_in;
+    socket.events = from.events;
 }
 
 std::uint64_t number_option(int fd, int option) {
@@ -52,7 +79,8 @@ std::uint64_t network_of(int fd) {
     return number_option(fd, so_netns_cookie);
 }
 
-std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys) {
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys,
+                                     const ServerSocket *prepared) {
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     auto *any = reinterpret_cast<sockaddr *>(&address);
@@ -96,7 +124,9 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
                              socket.owner == geteuid() &&
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
                              !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
-    if (socket.transport == Transport::tcp)
+    if (prepared != nullptr)
+        take_choices(socket, *prepared);
+    else if (socket.transport == Transport::tcp)
         add_choices(socket, IPPROTO_TCP, keys);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)
         add_sctp_choices(socket);

@@ -16,10 +16,11 @@ struct ServerSocket {
     uid_t owner = 0;          ///< the user that made it
     Transport transport = Transport::tcp;
     Endpoint local;
-    Endpoint connected;      ///< whom it is connected to, if at all
-    bool listens = false;    ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
-    bool has_device = false; ///< bound to one (SO_BINDTODEVICE)
-    bool takes_v4 = false;   ///< AF_INET6 without IPV6_V6ONLY
+    Endpoint connected;          ///< whom it is connected to, if at all
+    bool listens = false;        ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
+    bool has_device = false;     ///< bound to one (SO_BINDTODEVICE)
+    bool takes_v4 = false;       ///< AF_INET6 without IPV6_V6ONLY
+    bool lets_others_in = false; ///< the server has set SO_REUSEADDR, as far as it is known
     /// What it hands down to its connections, of TCP and one-to-one SCTP.
     std::vector<OptionValue> chosen;
     /// What it has that a connection made beside it can't be given, as text for the log; nullptr:
@@ -47,8 +48,10 @@ struct ServerSocket {
 
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
 /// ENOTSOCK), not of a transport or address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
-/// `keys` are those that it is known to have been given (add_key()).
-std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {});
+/// `keys` are those that it is known to have been given (add_key()). `prepared`: the same socket
+/// just before its listen(), which has not changed its options.
+std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {},
+                                     const ServerSocket *prepared = nullptr);
 
 /// SO_COOKIE and SO_NETNS_COOKIE; 0 where there is none to be had.
 std::uint64_t cookie_of(int fd);

@@ -10,6 +10,11 @@ synergy_endpoint wire_endpoint(const Endpoint &endpoint) {
     return wire;
 }
 
+void Traffic::punched() const {
+    const auto now = std::chrono::floor<std::chrono::seconds>(Clock::now().time_since_epoch());
+    __atomic_store_n(&page_.punched, static_cast<std::uint32_t>(now.count()), __ATOMIC_RELAXED);
+}
+
 std::optional<Time> Traffic::last(synergy_way way, std::uint64_t cookie,
                                   const Endpoint &peer) const {
     const synergy_endpoint wire = wire_endpoint(peer);

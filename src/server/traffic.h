@@ -12,15 +12,18 @@ namespace synergy {
 
 class Traffic {
   public:
-    explicit Traffic(const synergy_page &page) : page_(page) {}
+    explicit Traffic(synergy_page &page) : page_(page) {}
 
     /// When the server's socket with this cookie last received a datagram from `peer`, or sent it
     /// one; whole seconds.
     [[nodiscard]] std::optional<Time> last(synergy_way way, std::uint64_t cookie,
                                            const Endpoint &peer) const;
 
+    /// A datagram has been sent that brings an error back, to the server's socket as well.
+    void punched() const;
+
   private:
-    const synergy_page &page_;
+    synergy_page &page_;
 };
 
 /// The same address for the shim.

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 
+#include <algorithm>
 #include <cstring>
 #include <system_error>
 
@@ -10,8 +11,10 @@ namespace synergy {
 LiveSettings::LiveSettings(Scheduler &scheduler, Settings initial, std::function<void()> changed)
     : scheduler_(scheduler), now_(std::move(initial)), changed_(std::move(changed)),
       next_try_(scheduler) {
-    for (const Problem &problem : now_.problems)
+    for (const Problem &problem : now_.problems) {
         said_.insert(problem.line());
+        is_file_in_force_ &= !problem.place.starts_with(now_.file);
+    }
 }
 
 bool LiveSettings::follow_file() {
@@ -43,6 +46,10 @@ bool LiveSettings::reload() {
     const Settings before = now_;
     now_ = reload_settings(now_);
     say_problems();
+    const auto is_of_file = [this](const Problem &problem) {
+        return problem.place.starts_with(now_.file) || problem.text == now_.file;
+    };
+    is_file_in_force_ |= std::none_of(now_.problems.begin(), now_.problems.end(), is_of_file);
     if (follows_names_)
         resolve();
     return now_ != before;
@@ -71,12 +78,23 @@ void LiveSettings::resolve() {
 /// Each once, until it is mended.
 void LiveSettings::say_problems() {
     std::set<std::string> lines;
-    for (const Problem &problem : now_.problems)
-        lines.insert(problem.line());
-    for (const std::string &line : lines)
+    for (const Problem &problem : now_.problems) {
+        const std::string line = problem.line();
+        lines.insert(line);
         if (!said_.contains(line))
-            log::error("{}; what the file said before stays in force", line);
+            log::error("{}; {}", line,
+                       is_in_force(problem) ? "what the file said before stays in force"
+                                            : "nothing of the file is in force");
+    }
     said_ = std::move(lines);
+}
+
+/// Whether there is anything that a file with this mistake has said before.
+bool LiveSettings::is_in_force(const Problem &problem) const {
+    for (const PeerFile &file : now_.peer_files)
+        if (problem.place.starts_with(file.path) || problem.text == file.path)
+            return file.is_right;
+    return is_file_in_force_;
 }
 
 } // namespace synergy

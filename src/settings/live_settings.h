@@ -30,11 +30,13 @@ class LiveSettings {
     bool reload();
     void resolve();
     void say_problems();
+    [[nodiscard]] bool is_in_force(const Problem &problem) const;
 
     Scheduler &scheduler_;
     Settings now_;
     std::function<void()> changed_;
-    std::set<std::string> said_; ///< the lines of problems that are known
+    std::set<std::string> said_;   ///< the lines of problems that are known
+    bool is_file_in_force_ = true; ///< it has been read without a mistake once
     std::optional<ConfigWatch> watch_;
     std::optional<HostNames> names_;
     Timer next_try_;

@@ -84,6 +84,9 @@ class Loader {
         : environment_(environment), file_(std::move(file)) {
         settings_.follows_file = follows_file;
         settings_.file = file_.path;
+        settings_.is_file_blank = file_.is_blank;
+        if (file_.path.empty())
+            settings_.hidden_file = file_.hidden;
         settings_.problems = std::move(file_.problems);
         sound_ = file_.sound;
     }
@@ -307,6 +310,42 @@ std::string printable(std::string_view text) {
     return text.size() > shown_max ? shown + "..." : shown;
 }
 
+/// How many letters are to be put in, left out or changed to make one word the other.
+std::size_t distance(std::string_view one, std::string_view other) {
+    std::vector<std::size_t> row(other.size() + 1);
+    for (std::size_t i = 0; i <= other.size(); i++)
+        row[i] = i;
+    for (std::size_t i = 0; i < one.size(); i++) {
+        std::size_t diagonal = std::exchange(row[0], i + 1);
+        for (std::size_t j = 0; j < other.size(); j++) {
+            const std::size_t changed = diagonal + (one[i] == other[j] ? 0 : 1);
+            diagonal = row[j + 1];
+            row[j + 1] = std::min({changed, diagonal + 1, row[j] + 1});
+        }
+    }
+    return row.back();
+}
+
+/// `entry`: "NAME=value".
+void name_unknown(std::string_view entry, const std::set<std::string, std::less<>> &known,
+                  std::vector<Problem> &problems) {
+    constexpr std::string_view ours = "SYNERGY_";
+    constexpr std::size_t near = 3;
+    const std::string_view name = entry.substr(0, entry.find('='));
+    if (!name.starts_with(ours) || known.contains(name))
+        return;
+    std::string_view nearest;
+    std::string all;
+    for (const std::string &each : known)
+        if (each.starts_with(ours)) {
+            all.append(all.empty() ? "one of " : ", ").append(each);
+            if (nearest.empty() || distance(name, each) < distance(name, nearest))
+                nearest = each;
+        }
+    const bool is_near = !nearest.empty() && distance(name, nearest) <= near;
+    problems.push_back({"environment", std::string(name), is_near ? std::string(nearest) : all});
+}
+
 bool covers(const std::vector<PortRange> &ports, std::uint16_t port) {
     const auto holds = [port](const PortRange &range) {
         return range.first <= port && port <= range.last;
@@ -449,11 +488,13 @@ Endpoint Settings::local_for(int family) const {
     return {};
 }
 
-Settings load_settings(const Environment &environment) {
+Settings load_settings(const Environment &environment, const char *const *all) {
     // Not `catch (...)`: glibc unwinds a cancelled thread by what only that would catch.
     try {
         std::map<std::string, std::string> variables;
+        std::set<std::string, std::less<>> asked;
         const Environment noted = [&](const char *name) {
+            asked.insert(name);
             const char *text = environment(name);
             if (text != nullptr)
                 variables[name] = text;
@@ -471,6 +512,9 @@ Settings load_settings(const Environment &environment) {
         if (settings.log_file != "stderr" && settings.log_file != "syslog")
             settings.log_file = std::filesystem::absolute(settings.log_file, error);
         settings.environment = std::move(variables);
+        // The variables that there are, are those that were asked for.
+        for (; all != nullptr && *all != nullptr; all++)
+            name_unknown(*all, asked, settings.problems);
         return settings;
     } catch (const std::exception &) {
         return {}; // out of memory: nothing is punched

@@ -90,10 +90,13 @@ struct Settings {
     LogLevel log = LogLevel::warn;
     std::string log_file = "stderr"; ///< a path, "stderr" or "syslog"
     std::string file;                ///< the config file that was read; empty: none
+    /// Where one would be looked for if this user might; empty where one was read all the same.
+    std::string hidden_file;
     /// Whether peers may come and go with the config file, which is one that can change, and no
     /// variable says who they are.
     bool follows_file = false;
     bool has_peer_directory = false; ///< peers.d is there
+    bool is_file_blank = false;      ///< nothing but comments, as an example has it
     std::vector<Problem> problems;
     /// The addresses (port 0) of peers that are host names, as far as they are known.
     std::map<std::string, std::vector<Endpoint>> addresses;
@@ -131,7 +134,9 @@ using Environment = std::function<const char *(const char *)>;
 /// Never throws for what it reads: what can't be used is in `problems`, and nothing is punched for
 /// it (a peer that is wrong is left out; with a wrong hop limit, port, address or interval there
 /// are no rules at all).
-Settings load_settings(const Environment &environment);
+/// `all`: of which variables there are ("NAME=value"), those of ours that nobody knows are
+/// problems.
+Settings load_settings(const Environment &environment, const char *const *all = nullptr);
 
 /// Reads of the file of `settings` again who is a peer, on what ports and with what hop limits,
 /// with the same variables of the environment; everything else stays. Of a file with any mistake

@@ -1,5 +1,7 @@
 #include "settings/settings_file.h"
 
+#include "base/ownership.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -172,6 +174,7 @@ class Reader {
     [[nodiscard]] bool is_sound() const { return sound_; }
 
     void read(const toml::table &root, ConfigFile &file) {
+        file.is_blank = root.empty();
         name_unknown(root, {"peers", "hops", "hops_min", "hops_max", "local", "refresh", "log",
                             "log_file", "listen"});
         file.peers = list(root, "peers");
@@ -325,6 +328,12 @@ bool parse(const std::string &path, const std::string &content, std::vector<Prob
     }
 }
 
+/// Whoever installs the program says where this is, and who may write to it.
+constexpr const char *system_file = SYNERGY_SYSCONFDIR "/synergy/synergy.toml";
+
+constexpr const char *a_file_of_roots =
+    "a file that nobody but root can change: SYNERGY_CONFIG must name this one if it is to count";
+
 std::string a_readable_file(int error) {
     return std::string("a file that can be read: ") + strerrordesc_np(error);
 }
@@ -348,7 +357,7 @@ std::vector<std::string> config_places(const Environment &environment) {
         places.push_back(xdg + "/synergy/synergy.toml");
     else if (home.starts_with('/'))
         places.push_back(home + "/.config/synergy/synergy.toml");
-    places.emplace_back(SYNERGY_SYSCONFDIR "/synergy/synergy.toml");
+    places.emplace_back(system_file);
     return places;
 }
 
@@ -359,8 +368,17 @@ ConfigFile read_config_file(const std::vector<std::string> &places, const char *
         const int error = read_file(place, content);
         struct stat status;
         // A home that this process may not look into has no file for it.
-        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0)
+        if (error != 0 && named_by == nullptr && ::stat(place.c_str(), &status) != 0) {
+            if (errno == EACCES && file.hidden.empty())
+                file.hidden = place;
             continue;
+        }
+        // Nor is root to do what somebody else writes, whose home root may have kept (su, sudo
+        // -E).
+        if (named_by == nullptr && place != system_file && others_can_change(place)) {
+            file.problems.push_back({unread_file, place, a_file_of_roots});
+            continue;
+        }
         file.path = place;
         if (error == 0) {
             file.sound =

@@ -36,8 +36,10 @@ struct ConfigFile {
     std::optional<Written> log_file;
 
     std::string path;              ///< empty: there is no file
+    bool is_blank = false;         ///< nothing but comments
     bool sound = true;             ///< false: it can't be read, or not be relied upon
     std::vector<Problem> problems; ///< of the file's form; its values are not looked at
+    std::string hidden;            ///< where this user may not look whether there is one
 };
 
 /// The place of a problem with a file that nobody named.

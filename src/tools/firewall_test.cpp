@@ -80,7 +80,7 @@ FirewallTest::FirewallTest(Scheduler &scheduler, Options options,
                                  .find_dying_hop = [this](const Hole &,
                                                           int) { return options_.dying_hop; },
                                  .proved = [](const Hole &, int) {},
-                                 .too_high = [](const Hole &, int) {}},
+                                 .refused = [](const Hole &, int, const IcmpError &) {}},
       sending_(scheduler), looking_(scheduler), waiting_(scheduler) {
     settings_.refresh = no_refresh;
     open_meeting(options_.port);

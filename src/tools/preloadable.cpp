@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string_view>
 
@@ -81,7 +82,59 @@ bool has_interpreter(std::istream &stream, const ElfHeader &header) {
     return false;
 }
 
+/// Whether the linker of Go has left its build number in the program, whatever linked it in the
+/// end.
+bool is_go(std::istream &stream, const ElfHeader &header) {
+    for (unsigned i = 0; i < header.e_phnum; ++i) {
+        ProgramHeader program;
+        stream.clear();
+        stream.seekg(static_cast<std::streamoff>(header.e_phoff + i * sizeof(program)));
+        if (!stream.read(reinterpret_cast<char *>(&program), sizeof(program)))
+            return false;
+        constexpr std::size_t notes_max = 1 << 16;
+        if (program.p_type != PT_NOTE || program.p_filesz > notes_max)
+            continue;
+        std::string notes(program.p_filesz, '\0');
+        stream.seekg(static_cast<std::streamoff>(program.p_offset));
+        if (!stream.read(notes.data(), static_cast<std::streamsize>(notes.size())))
+            return false;
+        const auto padded = [](std::size_t size) { return (size + 3) & ~std::size_t{3}; };
+        ElfW(Nhdr) note;
+        for (std::size_t at = 0; at + sizeof(note) <= notes.size();
+             at += sizeof(note) + padded(note.n_namesz) + padded(note.n_descsz)) {
+            std::memcpy(&note, notes.data() + at, sizeof(note));
+            // (Go pads the name before it counts it.)
+            if (note.n_namesz >= sizeof "Go" &&
+                notes.compare(at + sizeof(note), sizeof "Go", "Go", sizeof "Go") == 0)
+                return true;
+        }
+    }
+    return false;
+}
+
 } // namespace
+
+std::string find_library() {
+    std::error_code error;
+    const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+    for (const char *directory : {"preload", SYNERGY_LIBDIR}) {
+        const std::filesystem::path library =
+            (self.parent_path().parent_path() / directory / "libsynergy.so").lexically_normal();
+        if (std::filesystem::exists(library, error))
+            return library;
+    }
+    return {};
+}
+
+std::string find_keeper(const std::string &library) {
+    const std::string directory = std::filesystem::path(library).parent_path();
+    for (const std::string &place :
+         {directory + "/synergy-keeper", directory + "/../src/synergy-keeper",
+          std::string(SYNERGY_KEEPER)})
+        if (::access(place.c_str(), X_OK) == 0)
+            return place;
+    return {};
+}
 
 std::string find_command(const std::string &command) {
     if (command.find('/') != std::string::npos)
@@ -128,6 +181,9 @@ std::optional<std::string> why_not_preloadable(const std::string &file,
         return program + " is built for another architecture than " + library;
     if (!has_interpreter(stream, header))
         return program + " is statically linked: nothing can be preloaded into it";
+    if (is_go(stream, header))
+        return program + " is written in Go, whose programs make their system calls themselves: "
+                         "what is preloaded does not see them";
     return std::nullopt;
 }
 

@@ -6,6 +6,11 @@
 
 namespace synergy {
 
+/// libsynergy.so: beside this program, in the build tree or installed; empty: in neither.
+std::string find_library();
+/// The keeper that the library would start; empty: there is none.
+std::string find_keeper(const std::string &library);
+
 /// The file that execvp() runs for a command; empty where it finds none.
 std::string find_command(const std::string &command);
 

@@ -1,6 +1,7 @@
 // The `synergy` command: runs other programs with libsynergy.so in front, shows what has become of
 // their holes, and measures paths.
 #include "settings/settings_file.h"
+#include "tools/check_command.h"
 #include "tools/preloadable.h"
 #include "tools/probe_command.h"
 #include "tools/status_command.h"
@@ -84,7 +85,7 @@ void name_option(Problem &problem, const RunOptions &options) {
 
 /// Whether there is something to punch with, all of it right; says on stderr what is not.
 bool check_settings(const RunOptions &options) {
-    const Settings settings = load_settings(variable);
+    const Settings settings = load_settings(variable, environ);
     for (Problem problem : settings.problems) {
         name_option(problem, options);
         std::cerr << "synergy: " << problem.line() << '\n';
@@ -99,23 +100,12 @@ bool check_settings(const RunOptions &options) {
         const std::vector<std::string> files = config_places(variable);
         for (const std::string &file : files)
             places.append(&file == &files.back() ? " and " : ", ").append(file);
+        if (!settings.hidden_file.empty())
+            places.append("; this user may not look for ").append(settings.hidden_file);
         refuse("no peers: looked in " + places);
         return false;
     }
     return true;
-}
-
-/// Beside the program, in the build tree or installed; empty: in neither.
-std::string find_library() {
-    std::error_code error;
-    const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-    for (const char *directory : {"preload", SYNERGY_LIBDIR}) {
-        const std::filesystem::path library =
-            (self.parent_path().parent_path() / directory / "libsynergy.so").lexically_normal();
-        if (std::filesystem::exists(library, error))
-            return library;
-    }
-    return {};
 }
 
 void preload(const std::string &library) {
@@ -191,6 +181,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
 
     ProbeOptions probe;
     CLI::App *probe_command = add_probe_command(app, probe);
+    CheckOptions check;
+    CLI::App *check_command = add_check_command(app, check);
     StatusOptions status;
     CLI::App *status_command = add_status_command(app, status);
     TestOptions test;
@@ -208,6 +200,11 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     }
     if (probe_command->parsed())
         return run_probe(probe);
+    if (check_command->parsed()) {
+        if (dashes != arguments.end())
+            check.command.assign(dashes + 1, arguments.end());
+        return run_check(check);
+    }
     if (status_command->parsed())
         return run_status(status);
     if (test_command->parsed())

@@ -10,6 +10,14 @@ from topology import PEER, SERVER
 AF = {6: socket.AF_INET6, 4: socket.AF_INET}
 
 
+def prepared_client(stand, family, source_port):
+    """A TCP socket on B that only has to connect."""
+    sock = namespace.open_socket(stand.path.namespace("B"), AF[family], socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((PEER[family], source_port))
+    return sock
+
+
 class SocketClient:
     """A socket on B. Whatever does not come within the timeout raises TimeoutError."""
 

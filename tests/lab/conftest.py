@@ -36,6 +36,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "background(label, scenario): see background.py; such tests come late")
     config.addinivalue_line("markers", "quiet: comes last, when nothing else runs")
+    config.addinivalue_line("markers", "complains: there is something to warn of, as it must be")
     config.addinivalue_line("markers", "other_users: needs more users than a user namespace has")
 
 
@@ -81,25 +82,29 @@ def paths():
     built.stop()
 
 
-def stand_on(path):
+def stand_on(path, request=None):
+    """For the test that requests it, nothing may be said of a server that is worth a warning."""
     firewall.set_profile(path, "strict")
     firewall.forget_connections(path)
     stand = programs.Stand(path)
     try:
         yield stand
+        complaints = stand.complaints()
     finally:
         stand.clear()
+    if request is not None and not request.node.get_closest_marker("complains"):
+        assert complaints == [], "said though nothing is wrong"
 
 
 @pytest.fixture
-def stand(paths):  # pylint: disable=redefined-outer-name
+def stand(paths, request):  # pylint: disable=redefined-outer-name
     """The path with one firewall on each side, strict."""
-    yield from stand_on(paths.get("one"))
+    yield from stand_on(paths.get("one"), request)
 
 
 @pytest.fixture
-def stand_with_two_firewalls(paths):  # pylint: disable=redefined-outer-name
-    yield from stand_on(paths.get("two", two_firewalls=True))
+def stand_with_two_firewalls(paths, request):  # pylint: disable=redefined-outer-name
+    yield from stand_on(paths.get("two", two_firewalls=True), request)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@ client's connection has.
 
     options_server.py JSON
 
-JSON is a list of listeners: {"address": ..., "port": ..., "before": [[level, name, hex], ...],
+JSON is a list of listeners: {"address": ..., "port": ..., "protocol": ..., "before": [[level, name, hex], ...],
 "after": [...], "unseen": [...]}, options set before and after listen(), and after it by a system
 call that no library sees. The latter two are set when a line comes on standard input. A client gets one line of JSON: its address,
 and the value of every option by "level/name", in hexadecimal, or what errno says.
@@ -19,10 +19,11 @@ import struct
 import sys
 
 LEVELS = {socket.SOL_SOCKET: 110, socket.IPPROTO_TCP: 110, socket.IPPROTO_IP: 64,
-          socket.IPPROTO_IPV6: 80}
+          socket.IPPROTO_IPV6: 80, socket.IPPROTO_SCTP: 140}
 SO_ATTACH_FILTER = 26
 SO_ORIGINAL_DST = 80  # of IP and IPv6
 SIZE = 104  # of what is read, at most: struct tcp_info up to the retransmissions
+LIBC = ctypes.CDLL(None, use_errno=True)
 SYS_SETSOCKOPT = 54 if platform.machine() == "x86_64" else 208
 
 
@@ -30,15 +31,27 @@ def set_option(sock, level, name, value):
     if (level, name) == (socket.SOL_SOCKET, SO_ATTACH_FILTER):
         program = ctypes.create_string_buffer(value)
         value = struct.pack("HxxxxxxP", len(value) // 8, ctypes.addressof(program))
-    sock.setsockopt(level, name, value)
+    try:
+        sock.setsockopt(level, name, value)
+    except OSError as error:
+        sys.exit(f"level {level}, option {name}: {error}")
+
+
+def read_option(sock, level, name):
+    """SCTP's options are asked for with a structure that is all zeros."""
+    value, length = ctypes.create_string_buffer(SIZE), ctypes.c_uint(SIZE)
+    if LIBC.getsockopt(sock.fileno(), level, name, value, ctypes.byref(length)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, "getsockopt")
+    return value.raw[:length.value]
 
 
 def options_of(sock):
     options = {}
     for level, end in LEVELS.items():
-        for name in (*range(1, end), SO_ORIGINAL_DST):
+        for name in (*range(end), SO_ORIGINAL_DST):
             try:
-                options[f"{level}/{name}"] = sock.getsockopt(level, name, SIZE).hex()
+                options[f"{level}/{name}"] = read_option(sock, level, name).hex()
             except OSError as error:
                 options[f"{level}/{name}"] = errno.errorcode[error.errno]
     return options
@@ -46,7 +59,7 @@ def options_of(sock):
 
 def listening(listener):
     family = socket.AF_INET6 if ":" in listener["address"] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM, listener.get("protocol", 0))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for level, name, value in listener["before"]:
         set_option(sock, level, name, bytes.fromhex(value))
@@ -60,8 +73,7 @@ def set_late(sock, listener):
         set_option(sock, level, name, bytes.fromhex(value))
     for level, name, value in listener["unseen"]:
         data = bytes.fromhex(value)
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syscall(SYS_SETSOCKOPT, sock.fileno(), level, name, data, len(data)) != 0:
+        if LIBC.syscall(SYS_SETSOCKOPT, sock.fileno(), level, name, data, len(data)) != 0:
             raise OSError(ctypes.get_errno(), "setsockopt")
 
 
@@ -80,8 +92,10 @@ def main():
         for key, _ in selector.select():
             connection, peer = key.fileobj.accept()
             with connection:
-                answer = {"peer": peer[:2], "options": options_of(connection)}
-                connection.sendall(json.dumps(answer).encode() + b"\n")
+                answer = json.dumps({"peer": peer[:2], "options": options_of(connection)}) + "\n"
+                # In pieces, since SCTP may have been told not to divide messages.
+                for at in range(0, len(answer), 500):
+                    connection.sendall(answer[at:at + 500].encode())
 
 
 main()

@@ -98,7 +98,7 @@ class Preload:
         return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables, **others}
 
 
-def _as_user(user):
+def as_user(user):
     if user == "root":
         return []
     if has_other_users():
@@ -131,7 +131,7 @@ class Program:
         with namespace.inside(path.namespace(node)), open(self.stdout_file, "wb") as out, \
                 open(self.stderr_file, "wb") as err:
             self.process = subprocess.Popen(
-                [*_as_user(user), "env", "-i", *late, *command], stdin=subprocess.PIPE, stdout=out,
+                [*as_user(user), "env", "-i", *late, *command], stdin=subprocess.PIPE, stdout=out,
                 stderr=err, cwd="/", start_new_session=True,
             )
 
@@ -264,6 +264,12 @@ class Stand:
         program = self.start("A", command, **options)
         wait_listening(program, transport, port)
         return program
+
+    def complaints(self):
+        """What the library says at the default level, of all that was started."""
+        return [f"{program.name}: {line}" for program in self.programs if program.preload
+                for line in program.stderr().splitlines()
+                if re.match("synergy: (warning|error): ", line)]
 
     def clear(self):
         for program in self.programs:

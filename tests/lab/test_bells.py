@@ -23,6 +23,7 @@ from trials import PATIENCE, at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
+LISTENS_AGAIN = 3.5  # seconds for which a listener that is closed may come back
 WITHIN = 2.0  # seconds to a reset, where nobody can serve
 SIDE_BY_SIDE = 3
 
@@ -129,6 +130,7 @@ def test_a_listener_that_is_shut_down_and_listens_again(stand):
         time.sleep(SETTLING)
     program.write("for good\n")
     program.wait_for("does not listen\n")
+    time.sleep(LISTENS_AGAIN)
     with pytest.raises((ConnectionRefusedError, TimeoutError)):
         clients.tcp_client(stand, 6, source_ports[5], port, 1.5)
 

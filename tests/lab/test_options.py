@@ -13,6 +13,7 @@ import pytest
 import clients
 import firewall
 import namespace
+import sctp
 import servers
 from programs import SCRATCH, SETTLING, STAGE, Preload, fresh_peer_ports, fresh_port, script
 from topology import PEER, SERVER
@@ -20,8 +21,8 @@ from trials import NO_ANSWER, PATIENCE, at_once, peers, skip_if_impossible
 
 pytestmark = pytest.mark.usefixtures("library")
 
-SOCKET, TCP, IP, IPV6 = (socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP,
-                         socket.IPPROTO_IPV6)
+SOCKET, TCP, IP, IPV6, SCTP = (socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP,
+                               socket.IPPROTO_IPV6, socket.IPPROTO_SCTP)
 
 
 def number(value):
@@ -62,15 +63,16 @@ MOMENTS = ("before", "after", "unseen")
 # What a connection says of itself and of its moment, and not of its listener.
 OWN_AFFAIR = {
     *((SOCKET, name) for name in (4, 28, 49, 55, 56, 57)),
+    *((SCTP, name) for name in (9, 14, 15, 26, 28, 29, *range(108, 113), 115, 116, 117)),
     *((TCP, name) for name in (11, 24, 26, 30, 35)),
     *((IP, name) for name in (9, 14, 32, 33, 41, 48, 52)),
     *((IPV6, name) for name in (1, 6, 17, 18, 24, 61, 64, 65)),
 }
 
 
-def listener(address, port, **options):
+def listener(address, port, protocol=0, **options):
     """`options` are those to be set before, after and unseen (options_server.py)."""
-    return {"address": address, "port": port,
+    return {"address": address, "port": port, "protocol": protocol,
             **{when: [[*key, value.hex()] for key, value in options.get(when, {}).items()]
                for when in MOMENTS}}
 
@@ -86,8 +88,8 @@ def serve(stand, listeners, preload, user="nobody"):
     return program
 
 
-def options_seen(stand, family, source_port, port, timeout=PATIENCE):
-    with clients.tcp_client(stand, family, source_port, port, timeout) as client:
+def options_seen(stand, family, source_port, port, timeout=PATIENCE, client=clients.tcp_client):
+    with client(stand, family, source_port, port, timeout) as client:
         answer = json.loads(client.receive_until("\n"))
     address = PEER[family]
     assert answer["peer"][0].removeprefix("::ffff:") == address
@@ -107,6 +109,16 @@ def pace(options):
     assert pmtu == 1500 and snd_cwnd >= 10  # the offsets are right
     return (options_and_scales, snd_mss, rcv_mss, pmtu, rcv_ssthresh, snd_ssthresh, snd_cwnd,
             advmss, reordering, rcv_space)
+
+
+def differences(cases, punched, ordinary):
+    different = {}
+    for case, one, other in zip(cases, punched, ordinary):
+        for key in one:
+            level, _, name = key.partition("/")
+            if (int(level), int(name)) not in OWN_AFFAIR and one[key] != other[key]:
+                different[(*case, key)] = (one[key], other[key])
+    return different
 
 
 @pytest.mark.other_users
@@ -141,13 +153,7 @@ def test_options(stand, kind, user):
     changed = {key for case in ordinary for key in case if case[key] != default[key]}
     assert len(changed) > 30
     assert list(map(pace, punched)) == list(map(pace, ordinary))
-    different = {}
-    for case, one, other in zip(cases, punched, ordinary):
-        for key in one:
-            level, _, name = key.partition("/")
-            if (int(level), int(name)) not in OWN_AFFAIR and one[key] != other[key]:
-                different[(*case, key)] = (one[key], other[key])
-    assert different == {}
+    assert differences(cases, punched, ordinary) == {}
 
 
 def md5_key(address, secret=b"secret"):
@@ -342,3 +348,49 @@ def test_signatures(stand, when):
     assert at_once(is_let_in, list(zip(source_ports, secrets))) == [
         secret == b"secret" for secret in secrets]
     assert "nothing is punched" not in program.stderr()
+
+
+# linux/sctp.h; structures begin with the number of an association.
+OF_SCTP = {
+    (SOCKET, 9): number(1), (SOCKET, 10): number(1), (SOCKET, 13): struct.pack("ii", 1, 9),
+    (SOCKET, 20): struct.pack("qq", 70, 500000), (SOCKET, 29): number(1),
+    (SCTP, 0): struct.pack("4I", 0, 3100, 50000, 1100), (SCTP, 1): struct.pack("IHHIII", 0, 7, 0, 0,
+                                                                              0, 50000),
+    (SCTP, 2): struct.pack("4H", 5, 7, 6, 0), (SCTP, 3): number(1), (SCTP, 7): number(77),
+    (SCTP, 8): number(1), (SCTP, 10): struct.pack("HHHxxIIIIII", 0, 0, 0, 99, 88, 0, 0, 0, 0),
+    (SCTP, 11): bytes([1, 1] + [0] * 12), (SCTP, 13): struct.pack("II", 0, 900),
+    (SCTP, 16): struct.pack("III", 0, 150, 3), (SCTP, 17): struct.pack("II", 0, 66),
+    (SCTP, 18): number(1), (SCTP, 19): number(5000), (SCTP, 20): struct.pack("II", 0, 6),
+    (SCTP, 32): number(1), (SCTP, 33): number(1), (SCTP, 113): struct.pack("II", 0, 0),
+    (SCTP, 118): struct.pack("II", 0, 1), (SCTP, 123): struct.pack("II", 0, 2),
+    (SCTP, 130): struct.pack("II", 0, 0), (SCTP, 131): struct.pack("II", 0, 1),
+}
+
+
+@pytest.mark.parametrize("family", (6, 4))
+def test_sctp_options(stand, family):
+    sctp.skip_if_missing()
+    address = "::" if family == 6 else "0.0.0.0"
+    sets = {"none": {}, "many": OF_SCTP, "buffers": BUFFERS}
+    cases = [(name, when) for name in sets for when in ("before", "after")]
+    listeners = [listener(address, fresh_port(), socket.IPPROTO_SCTP, **{when: sets[name]})
+                 for name, when in cases]
+    source_ports, others = fresh_peer_ports(len(cases)), fresh_peer_ports(len(cases))
+    program = serve(stand, listeners, Preload(
+        peers=peers(family, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+
+    def seen(ports):
+        return [options_seen(stand, family, source_port, at["port"], client=clients.sctp_client)
+                for source_port, at in zip(ports, listeners)]
+
+    punched = seen(source_ports)
+    firewall.set_profile(stand.path, "open")
+    ordinary = seen(others)
+    assert "nothing is punched" not in program.stderr()
+    assert len({key for key in ordinary[0] if ordinary[2][key] != ordinary[0][key]}) > 20
+    # What makes room for further punches; and what Linux forgets of the peer where both sides begin
+    # an association at the same time (sctp_assoc_update()): partial reliability, and ECN.
+    unlike = {(SOCKET, socket.SO_REUSEPORT), (SCTP, 113), (SCTP, 130), (IP, socket.IP_TOS)}
+    different = {where: values for where, values in differences(cases, punched, ordinary).items()
+                 if tuple(map(int, where[2].split("/"))) not in unlike}
+    assert different == {}

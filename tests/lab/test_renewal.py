@@ -19,7 +19,7 @@ import servers
 from capture import UDP, Capture
 from programs import (SETTLING, Preload, fresh_peer_ports, fresh_port, slowness,
                       wait_until)
-from topology import SERVER
+from topology import PEER, SERVER
 from trials import PATIENCE, peers
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -245,6 +245,7 @@ def wait_for_punches(stand, port, source_ports):
             capture.wait_for(punches_to(stand, port, [source_port]), PATIENCE, "the punches again")
 
 
+@pytest.mark.complains
 def test_router_and_address_come_back(stand):
     """The way out is gone for a while, then the address itself: reported, and recovered from."""
     source_ports = fresh_peer_ports(6)
@@ -267,6 +268,35 @@ def test_router_and_address_come_back(stand):
     wait_for_punches(stand, port, source_ports[2:])
     for source_port in source_ports[2:]:
         call(stand, source_port, port)
+
+
+def test_address_is_replaced(stand):
+    """A new prefix at night: the holes are from the new address after one renewal."""
+    others, refresh = "2001:db8:a::77", 3
+    source_ports = fresh_peer_ports(3)
+    port, program = serve(stand, servers.own_tcp("::"), source_ports, refresh=refresh)
+    call(stand, source_ports[0], port)
+    ip(stand, "A", "address", "add", f"{others}/64", "dev", "to-fwa", "nodad")
+    ip(stand, "A", "address", "del", f"{SERVER[6]}/64", "dev", "to-fwa")
+    try:
+        ip(stand, "A", "route", "replace", "2001:db8:b::/64", "via", "2001:db8:a::1")
+        with Capture(stand.path, "fwa", "r1") as capture:
+            for source_port in source_ports[1:]:
+                is_punch = punches_to(stand, port, [source_port])
+                capture.wait_for(lambda packet: is_punch(packet) and packet.source == others,
+                                 2 * refresh, "the punches from the new address")
+        with namespace.open_socket(stand.path.namespace("B"), socket.AF_INET6,
+                                   socket.SOCK_STREAM) as peer:
+            peer.bind((PEER[6], source_ports[1]))
+            peer.settimeout(PATIENCE)
+            peer.connect((others, port))
+            peer.sendall(b"hello\n")
+            assert b"hello" in peer.recv(100)
+    finally:
+        ip(stand, "A", "address", "add", f"{SERVER[6]}/64", "dev", "to-fwa", "nodad")
+        ip(stand, "A", "address", "del", f"{others}/64", "dev", "to-fwa")
+        ip(stand, "A", "route", "replace", "2001:db8:b::/64", "via", "2001:db8:a::1")
+    assert program.is_running()
 
 
 OFTEN = 2  # seconds between renewals

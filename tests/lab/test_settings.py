@@ -11,7 +11,7 @@ import servers
 from programs import SCRATCH, Preload, fresh_port
 from topology import PEER
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.complains]
 
 GOOD_PEER = f"[{PEER[6]}]:5000"
 

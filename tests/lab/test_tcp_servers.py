@@ -2,13 +2,16 @@
 the library."""
 
 import dataclasses
+import time
 
 import pytest
 
 import clients
+import firewall
 import servers
+from programs import Preload, fresh_peer_ports, fresh_port
 from topology import SERVER
-from trials import check
+from trials import PATIENCE, at_once, check, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -59,3 +62,23 @@ def test_netcats_on_other_addresses(stand, server):
 ), ids=("wildcard", "specific", "v4-mapped", "ipv4-wildcard", "ipv4-specific"))
 def test_addresses(stand, address, family):
     check(stand, servers.own_tcp(address, family), count=5)
+
+
+@pytest.mark.complains
+@pytest.mark.parametrize("family", (6, 4))
+@pytest.mark.parametrize("after", (0, 1.5))
+def test_punches_that_are_prohibited(stand, family, after):
+    """Those go too far, and are answered by the remote firewall: its holes open all the same, and
+    the listener must not meet the peer's SYN between one punch and the next."""
+    firewall.set_profile(stand.path, "prohibited")
+    server = servers.own_tcp("::" if family == 6 else SERVER[4], family)
+    port, ports = fresh_port(), fresh_peer_ports(6)
+    program = server.start(stand, port, Preload(
+        peers=peers(family, ports[0], ports[-1]), hops=6))
+    time.sleep(after)  # the second SYN, and its error, come a second after the first
+
+    def one(source_port):
+        time.sleep((source_port - ports[0]) * 0.11)
+        server.talk(stand, server, program, source_port, port, PATIENCE)
+
+    assert at_once(one, ports) == [None] * len(ports)

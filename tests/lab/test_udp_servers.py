@@ -2,12 +2,16 @@
 library."""
 
 import dataclasses
+import re
+import time
 
 import pytest
 
+import clients
 import servers
-from topology import SERVER
-from trials import check
+from programs import (Preload, fresh_peer_ports, fresh_port, script, wait_listening, wait_until)
+from topology import PEER, SERVER
+from trials import PATIENCE, check, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -39,3 +43,42 @@ def test_two_firewalls_in_a_row(stand_with_two_firewalls):
 ), ids=("ipv4-netcat", "specific", "v4-mapped", "ipv4-wildcard", "ipv4-specific"))
 def test_addresses(stand, server):
     check(stand, server, count=5)
+
+
+def start_recverr(stand, family, preload, first="queue"):
+    port = fresh_port()
+    program = stand.start("A", ["/usr/bin/python3", script("recverr_server.py"), family, port, first],
+                          preload=preload)
+    wait_listening(program, "udp", port)
+    return program, port
+
+
+@pytest.mark.parametrize("first", ("queue", "socket"))
+@pytest.mark.parametrize("family", (4, 6))
+def test_server_that_wants_errors_gets_its_own_and_no_punchs(stand, family, first):
+    """Each punch dies on its way, and the kernel gives the error to the server's socket."""
+    (source_port,) = fresh_peer_ports(1)
+    punches = 4
+    program, port = start_recverr(
+        stand, family,
+        Preload(peers=peers(family, source_port), hops=2, refresh=1, log="debug"), first)
+    wait_until(lambda: program.stderr().count("punched") >= punches, PATIENCE, "punches", program)
+    time.sleep(0.3)  # the last one's error is on its way
+    assert not re.search("queued|failed", program.stdout())
+    # It is woken for each, once.
+    assert program.stdout().count("woken") <= program.stderr().count("punched")
+
+    program.write(f"{PEER[family]} 9\n")
+    program.wait_for(r"queued EHOSTUNREACH \d+ \d+ \d+ b'mine'")
+    assert "sending failed" not in program.stdout()
+    with clients.udp_client(stand, family, source_port, port, PATIENCE) as client:
+        client.send("hello\n")
+        program.wait_for(r"received b'hello")
+
+
+@pytest.mark.parametrize("family", (4, 6))
+def test_server_that_wants_errors_gets_them_without_the_library(stand, family):
+    """The control for the one above: what it sends itself comes back to it."""
+    program, _ = start_recverr(stand, family, None)
+    program.write(f"{PEER[family]} 9\n")
+    program.wait_for(r"queued EHOSTUNREACH \d+ \d+ \d+ b'mine'")

@@ -133,7 +133,11 @@ class Path:
             for link, (left, right) in enumerate(zip(self.nodes, self.nodes[1:]))
         ])
         for node in self.nodes:
-            _ip(["-n", self.namespace(node)], self._configuration(node))
+            self.configure(node)
+
+    def configure(self, node):
+        """Also once more, after an interface was down."""
+        _ip(["-force", "-n", self.namespace(node)], self._configuration(node))
 
     def _configuration(self, node):
         lines = ["link set lo up"]
@@ -172,4 +176,6 @@ def _link_address(link, end):
 
 
 def _ip(options, lines):
-    subprocess.run(["ip", *options, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    # (With -force, what is there already is no error.)
+    subprocess.run(["ip", *options, "-batch", "-"], input="\n".join(lines), text=True,
+                   check="-force" not in options)

@@ -177,3 +177,28 @@ TEST_CASE("the user's bounds hold what is automatic") {
     CHECK(choose_hop_limit(path, {6, 6}).reason.find("held") == std::string::npos);
     CHECK(choose_hop_limit(path_of(0), {5, 254}).hops == 5);
 }
+
+TEST_CASE("what a path says against a hop limit of the user's") {
+    const Path path = path_of(4, HopAnswer::prohibited, 4);
+    const auto objection = [&](int hops) { return hop_limit_objection(path, hops, {}); };
+    CHECK(objection(1).find("die at the first router") != std::string::npos);
+    for (int hops : {2, 3, 4})
+        CHECK(objection(hops) == "");
+    CHECK(objection(5).find("go too far") != std::string::npos);
+    CHECK(objection(5).ends_with("(hop 4). Set 3, or let it be automatic"));
+    CHECK(objection(200) != "");
+    // One that dies in silence may be right, and who refuses right at this end does so to probes.
+    CHECK(hop_limit_objection(path_of(0), 3, {}) == "");
+    CHECK(hop_limit_objection(path_of(1, HopAnswer::prohibited, 1), 3, {}) == "");
+    Path none = path;
+    none.error = ENETUNREACH;
+    CHECK(hop_limit_objection(none, 1, {}) == "");
+}
+
+TEST_CASE("a hop limit below the middle of the way may be right, and is told of when asked") {
+    CHECK(hop_limit_doubt(path_of(11, HopAnswer::refused, peer), 5, {}) != "");
+    CHECK(hop_limit_doubt(path_of(11, HopAnswer::refused, peer), 6, {}) == "");
+    CHECK(hop_limit_doubt(path_of(4), 2, {}) == "");
+    CHECK(hop_limit_doubt(path_of(5), 2, {}) != "");
+    CHECK(hop_limit_doubt(path_of(0), 1, {}) == "");
+}

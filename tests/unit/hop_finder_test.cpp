@@ -1,6 +1,7 @@
 #include "hops/hop_finder.h"
 
 #include "harness.h"
+#include "network.h"
 
 #include <doctest/doctest.h>
 
@@ -95,13 +96,14 @@ TEST_CASE("hop finder: what was too high is not told again" * doctest::skip(gete
               EXPECT_IN_CHILD(enter_silent_network());
               Bench bench;
               const Endpoint peer = silent_peer();
+              const IcmpError refusal{.answer = HopAnswer::refused, .from = {}};
               static_cast<void>(bench.finder.find_hops(peer, {}));
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
-              bench.finder.too_high(peer, {}, 3);
+              bench.finder.refused(peer, {}, 3, refusal);
               EXPECT_IN_CHILD(bench.found == 1);
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 2; }));
               EXPECT_IN_CHILD(bench.finder.find_hops(peer, {})->most == 2);
-              bench.finder.too_high(peer, {}, hop_limit_min); // lower there is none
+              bench.finder.refused(peer, {}, hop_limit_min, refusal); // lower there is none
               bench.run_until([] { return false; }, milliseconds(100));
               EXPECT_IN_CHILD(bench.finder.find_hops(peer, {})->most == 2);
               return "";
@@ -124,4 +126,60 @@ TEST_CASE("hop finder: ways that nobody wants are forgotten, in whatever state")
         CHECK_FALSE(bench.finder.find_hops(here, {}));
     }
     CHECK(harness::open_descriptors() == before);
+}
+
+TEST_CASE("hop finder: half the way, and how long its errors take" *
+          doctest::skip(geteuid() != 0)) {
+    for (const int family : {AF_INET6, AF_INET})
+        CHECK(harness::in_child([family]() -> std::string {
+                  Bench bench;
+                  harness::Network network(bench.scheduler);
+                  network.routers = 5;
+                  network.error_delay = milliseconds(60);
+                  const Endpoint peer = harness::Network::there(family);
+                  EXPECT_IN_CHILD(!bench.finder.find_hops(peer, {}));
+                  EXPECT_IN_CHILD(bench.run_until([&] { return bench.found == 1; }));
+                  const auto hops = bench.finder.find_hops(peer, {});
+                  EXPECT_IN_CHILD(hops && hops->best == 3); // of six
+                  EXPECT_IN_CHILD(hops->most < 5);          // the last router is the peer's
+                  // Once all is measured.
+                  std::optional<Hop> dying;
+                  EXPECT_IN_CHILD(bench.run_until([&] {
+                      dying = bench.finder.find_dying_hop(peer, {}, 3);
+                      return dying.has_value();
+                  }));
+                  EXPECT_IN_CHILD(dying->round_trip >= milliseconds(60));
+                  EXPECT_IN_CHILD(dying->round_trip < milliseconds(500));
+                  EXPECT_IN_CHILD(dying->from == harness::Network::router(family));
+                  // Nothing of it comes from the server's port, or goes to the peer's.
+                  for (const harness::Packet &packet : network.sent_here()) {
+                      EXPECT_IN_CHILD(packet.from.port() != harness::Network::server_port);
+                      EXPECT_IN_CHILD(packet.to.port() != harness::Network::peer_port);
+                  }
+                  return "";
+              }) == "");
+}
+
+TEST_CASE("hop finder: of a hop limit of the user's only the round trip is measured, there alone" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              harness::Network network(bench.scheduler);
+              network.error_delay = milliseconds(60);
+              const Endpoint peer = harness::Network::there(AF_INET6);
+              EXPECT_IN_CHILD(!bench.finder.find_dying_hop(peer, {}, 2));
+              std::optional<Hop> dying;
+              EXPECT_IN_CHILD(bench.run_until([&] {
+                  dying = bench.finder.find_dying_hop(peer, {}, 2);
+                  return dying.has_value();
+              }));
+              EXPECT_IN_CHILD(dying->round_trip >= milliseconds(60));
+              EXPECT_IN_CHILD(dying->round_trip < milliseconds(500));
+              EXPECT_IN_CHILD(dying->from == harness::Network::router(AF_INET6));
+              EXPECT_IN_CHILD(!network.sent_here().empty());
+              for (const harness::Packet &packet : network.sent_here())
+                  EXPECT_IN_CHILD(packet.hop_limit == 2);
+              EXPECT_IN_CHILD(bench.found == 0);
+              return "";
+          }) == "");
 }

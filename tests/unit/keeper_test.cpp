@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -282,6 +283,24 @@ TEST_CASE("keeper: without peers it says so and ends, unless it is asked for a p
     Kept mistaken({some_peer, "SYNERGY_HOPS=x"});
     CHECK(mistaken.started.answer.result == ENOENT);
     CHECK(mistaken.log().find("SYNERGY_HOPS: 'x': expected") != std::string::npos);
+}
+
+TEST_CASE("keeper: a file without a single setting is no settings") {
+    const harness::Directory directory;
+    const std::string variable = "SYNERGY_CONFIG=" + directory.path("synergy.toml");
+    for (const char *content : {"", "# peers = ['192.0.2.1:1']\n\n#hops = 3\n"}) {
+        directory.write("synergy.toml", content);
+        Kept kept({variable});
+        CHECK(kept.started.answer.result == ENOENT);
+        CHECK(kept.ends_within(seconds(2)));
+        CHECK(kept.log() == "");
+    }
+    // With one, or with a place for peers, it is the beginning of more.
+    directory.write("synergy.toml", "hops = 3\n");
+    CHECK(Kept({variable}).started.answer.result == 0);
+    directory.write("synergy.toml", "");
+    std::filesystem::create_directory(directory.path("peers.d"));
+    CHECK(Kept({variable}).started.answer.result == 0);
 }
 
 TEST_CASE("keeper: the page tells what the shim needs to know") {
@@ -924,6 +943,37 @@ Socket lingering_socket() {
 }
 
 } // namespace
+
+TEST_CASE("keeper: without a descriptor for what comes along it says so, and is there later") {
+    const DeafPeer peer;
+    const Kept kept({peer.variable(), hops});
+    const Socket listener = any_listener();
+    const auto leave_room = [&](rlim_t count) {
+        std::set<rlim_t> taken;
+        for (const auto &entry :
+             std::filesystem::directory_iterator("/proc/" + std::to_string(kept.process) + "/fd"))
+            taken.insert(std::stoul(entry.path().filename()));
+        rlimit limit{};
+        REQUIRE(::prlimit(kept.process, RLIMIT_NOFILE, nullptr, &limit) == 0);
+        limit.rlim_cur = 0;
+        for (; count > 0 || taken.contains(limit.rlim_cur); limit.rlim_cur++)
+            if (!taken.contains(limit.rlim_cur))
+                count--;
+        REQUIRE(::prlimit(kept.process, RLIMIT_NOFILE, &limit, nullptr) == 0);
+    };
+    leave_room(1); // for who asks
+    CHECK(kept.open(listener) == EMFILE);
+    // A stranger learns nothing.
+    const Socket stranger = connected(kept.page->keeper);
+    synergy_request request{};
+    request.version = SYNERGY_WIRE_VERSION;
+    request.kind = SYNERGY_MEET;
+    REQUIRE(send_to(stranger, &request, sizeof request, {listener.fd()}));
+    CHECK_FALSE(receive(stranger).is_there);
+    leave_room(100);
+    CHECK(kept.open(listener) == 0);
+    CHECK(punching_from(listener.local().port()) == 1);
+}
 
 TEST_CASE("keeper: strangers can neither take, delay nor use up anything" *
           doctest::skip(geteuid() != 0)) {

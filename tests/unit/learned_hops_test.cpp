@@ -59,6 +59,31 @@ Endpoint address(const std::string &text) {
 
 } // namespace
 
+TEST_CASE("root keeps nothing in a home that somebody else owns, wherever his links lead" *
+          doctest::skip(::geteuid() != 0)) {
+    constexpr uid_t other = 65534;
+    const harness::Directory directory;
+    const auto exists = [&](const char *name) {
+        return std::filesystem::exists(directory.path(name));
+    };
+    std::filesystem::create_directories(directory.path("home/.local"));
+    std::filesystem::create_directories(directory.path("roots"));
+    std::filesystem::create_directory_symlink(directory.path("roots"),
+                                              directory.path("home/.local/state"));
+    const std::string file = directory.path("home/.local/state/synergy/hops");
+    REQUIRE(::chown(directory.path("home").c_str(), other, other) == 0);
+    CHECK(store_learned_hops(file, route, 3, 5) == EPERM);
+    CHECK_FALSE(exists("roots/synergy"));
+
+    // Root's own home.
+    REQUIRE(::chown(directory.path("home").c_str(), 0, 0) == 0);
+    CHECK(store_learned_hops(file, route, 3, 5) == 0);
+    CHECK(exists("roots/synergy/hops"));
+    CHECK(find_learned_hops(file, route).has_value());
+    REQUIRE(::chown(directory.path("home").c_str(), other, other) == 0);
+    CHECK_FALSE(find_learned_hops(file, route).has_value());
+}
+
 TEST_CASE("what is stored is found again, by its route alone") {
     const StateFile file;
     CHECK_FALSE(file.find(route));

@@ -102,7 +102,52 @@ TEST_CASE("log: what can't be written to the file is for stderr, and errno stays
         return {};
     });
     CHECK(result == "");
-    CHECK(file.content() == "synergy: error: not lost\n");
+    CHECK(file.content() ==
+          "synergy: warning: /nonexistent/directory/file can't be written: No such "
+          "file or directory; what belongs there comes here\n"
+          "synergy: error: not lost\n");
+}
+
+TEST_CASE("log: the same cause is named once, and again when it was over") {
+    TemporaryFile file;
+    auto result = harness::in_child([&]() -> std::string {
+        EXPECT_IN_CHILD(make_stderr(file.path, O_WRONLY | O_APPEND));
+        log::configure({});
+        log::warn_once("one");
+        log::warn_once("one");
+        log::warn_once("two");
+        log::take_back("one");
+        log::warn_once("one");
+        log::warn_once("two");
+        return {};
+    });
+    CHECK(result == "");
+    CHECK(file.content() ==
+          "synergy: warning: one\nsynergy: warning: two\nsynergy: warning: one\n");
+}
+
+TEST_CASE("log: a line needs no descriptor where none is left") {
+    TemporaryFile file;
+    auto result = harness::in_child([&]() -> std::string {
+        log::configure({.where = file.path});
+        while (::open("/dev/null", O_RDONLY) >= 0)
+            ;
+        EXPECT_IN_CHILD(errno == EMFILE);
+        log::error("said");
+        log::error("and again");
+        return {};
+    });
+    CHECK(result == "");
+    CHECK(lines_in(file.content()) == 2);
+}
+
+TEST_CASE("log: which files can be written is seen without making them") {
+    const harness::Directory directory;
+    CHECK(log::why_unwritable(directory.path("new")) == 0);
+    CHECK(::access(directory.path("new").c_str(), F_OK) != 0);
+    CHECK(log::why_unwritable(directory.write("old", "")) == 0);
+    CHECK(log::why_unwritable(directory.path("nowhere/new")) == ENOENT);
+    CHECK(log::why_unwritable(directory.path("")) == EISDIR);
 }
 
 TEST_CASE("log: a line for stderr goes there, whole and with its level") {

@@ -283,8 +283,7 @@ void Network::take(int device, bool is_from_here) {
          bytes.resize(65536), (size = ::read(device, bytes.data(), bytes.size())) > 0;) {
         bytes.resize(static_cast<std::size_t>(size));
         Packet packet = read_packet(bytes, is_from_here);
-        // Neighbours and groups: no part of the path.
-        if (packet.to.is_multicast() || packet.protocol == IPPROTO_ICMPV6)
+        if (packet.to.is_multicast()) // groups are no part of the path
             continue;
         seen.push_back(packet);
         if (packet.hop_limit <= routers) {

@@ -33,6 +33,7 @@ struct PunchBench {
     bool is_alive = true;
     std::optional<synergy::Duration> round_trip;
     std::vector<int> proved, too_high; ///< hop limits
+    std::vector<synergy::IcmpError> refusals;
     std::vector<Delivered> delivered;
 
     synergy::PunchContext context{
@@ -56,7 +57,11 @@ struct PunchBench {
                 .round_trip = std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
         },
         .proved = [this](const synergy::Hole &, int hops) { proved.push_back(hops); },
-        .too_high = [this](const synergy::Hole &, int hops) { too_high.push_back(hops); }};
+        .refused =
+            [this](const synergy::Hole &, int hops, const synergy::IcmpError &how) {
+                too_high.push_back(hops);
+                refusals.push_back(how);
+            }};
 
     PunchBench() {
         synergy::log::configure(

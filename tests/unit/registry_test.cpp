@@ -101,7 +101,8 @@ struct Bench {
                                return socket_diag.life(socket.transport, socket.local,
                                                        socket.cookie) == SocketDiag::Life::lives;
                            },
-                       .is_port_taken = [](const auto &, const auto &) { return false; },
+                       .has_connection = [](const auto &) { return false; },
+                       .has_listener = [](const auto &) { return false; },
                        .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
                        .settings_changed = [this] { changes++; }}};
     DeafPeer deaf_peer;

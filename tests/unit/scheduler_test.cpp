@@ -4,10 +4,16 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+#include <cstddef>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <optional>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <vector>
 
@@ -178,6 +184,56 @@ TEST_CASE("scheduler: what can't be watched is refused with errno") {
     errno = 0;
     CHECK_FALSE(scheduler.watch(9999, EPOLLIN, [](std::uint32_t) {}));
     CHECK(errno == EBADF);
+}
+
+namespace {
+
+/// From now on epoll has no room for one more (fs.epoll.max_user_watches, which is the machine's).
+bool fill_epoll() {
+    std::array rules{
+        sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_ctl, 0, 3),
+        sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[1])),
+        sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, EPOLL_CTL_ADD, 0, 1),
+        sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSPC),
+        sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    const sock_fprog filter{.len = rules.size(), .filter = rules.data()};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+} // namespace
+
+TEST_CASE("scheduler: what epoll has no room for is looked at all the same") {
+    CHECK(harness::in_child([] {
+              Scheduler scheduler;
+              Socket one = counter(0), other = counter(0);
+              unsigned ones = 0, others = 0;
+              EXPECT_IN_CHILD(scheduler.watch(one.fd(), EPOLLIN, [&](std::uint32_t) { ones++; }));
+              EXPECT_IN_CHILD(fill_epoll());
+              epoll_event event{};
+              const Socket epoll(epoll_create1(EPOLL_CLOEXEC));
+              EXPECT_IN_CHILD(epoll_ctl(epoll.fd(), EPOLL_CTL_ADD, other.fd(), &event) != 0 &&
+                              errno == ENOSPC);
+              EXPECT_IN_CHILD(
+                  scheduler.watch(other.fd(), EPOLLIN, [&](std::uint32_t) { others++; }));
+              scheduler.run_once(milliseconds(1));
+              EXPECT_IN_CHILD(ones == 0 && others == 0);
+              eventfd_write(one.fd(), 1);
+              eventfd_write(other.fd(), 1);
+              scheduler.run_once(seconds(5));
+              EXPECT_IN_CHILD(ones > 0 && others == 1);
+              // The handler and the events may change, and it may be given up.
+              unsigned writable = 0;
+              EXPECT_IN_CHILD(
+                  scheduler.watch(other.fd(), EPOLLOUT, [&](std::uint32_t) { writable++; }));
+              scheduler.run_once(milliseconds(1));
+              EXPECT_IN_CHILD(others == 1 && writable == 1);
+              scheduler.unwatch(other.fd());
+              scheduler.run_once(milliseconds(1));
+              EXPECT_IN_CHILD(others == 1 && writable == 1);
+              return std::string();
+          }) == "");
 }
 
 TEST_CASE("scheduler: a handler may unwatch itself and go on with what it holds") {

@@ -35,6 +35,12 @@ std::string lines(const std::vector<Problem> &problems) {
     return all;
 }
 
+/// What is wrong with the names of these variables.
+std::string unknown(std::vector<const char *> entries) {
+    entries.push_back(nullptr);
+    return lines(load_settings([](const char *) { return nullptr; }, entries.data()).problems);
+}
+
 /// "[2001:db8::5]:5555/3 ..." with the hop limits.
 std::string targets(const Settings &settings, Transport transport, std::uint16_t port) {
     std::string all;
@@ -721,6 +727,61 @@ TEST_CASE("the first config file that exists is the one") {
     CHECK(places() == std::vector<std::string>{system});
 }
 
+TEST_CASE("root does not follow a config file that somebody else can change" *
+          doctest::skip(::geteuid() != 0)) {
+    constexpr uid_t other = 65534;
+    const Directory directory;
+    const std::string home = directory.path("home");
+    const std::string file = directory.write("home/.config/synergy/synergy.toml",
+                                             "peers = \"192.0.2.1:5\"\nlog_file = \"/tmp/his\"\n");
+    Variables variables{{"HOME", home}};
+    REQUIRE(load(variables).file == file);
+    const auto is_followed = [&] {
+        const Settings settings = load(variables);
+        CHECK(settings.has_peers() == (settings.file == file));
+        CHECK((settings.log_file == "/tmp/his") == (settings.file == file));
+        CHECK(settings.is_sound);
+        CHECK(settings.problems.size() == (settings.file == file ? 0 : 1));
+        return settings.file == file;
+    };
+
+    // His home, a directory or the file in it, or a link.
+    for (const char *part :
+         {"home", "home/.config", "home/.config/synergy", "home/.config/synergy/synergy.toml"}) {
+        REQUIRE(::chown(directory.path(part).c_str(), other, other) == 0);
+        CHECK_FALSE(is_followed());
+        REQUIRE(::chown(directory.path(part).c_str(), 0, 0) == 0);
+        CHECK(is_followed());
+    }
+    std::filesystem::rename(directory.path("home/.config"), directory.path("config"));
+    std::filesystem::create_directory_symlink(directory.path("config"),
+                                              directory.path("home/.config"));
+    CHECK(is_followed());
+    REQUIRE(::lchown(directory.path("home/.config").c_str(), other, other) == 0);
+    CHECK_FALSE(is_followed());
+    REQUIRE(::lchown(directory.path("home/.config").c_str(), 0, 0) == 0);
+
+    // Or he may write there.
+    for (const mode_t mode : {0757U, 0666U})
+        for (const std::string &part : {home, file}) {
+            REQUIRE(::chmod(part.c_str(), mode) == 0);
+            CHECK_FALSE(is_followed());
+            REQUIRE(::chmod(part.c_str(), 0755) == 0);
+        }
+    REQUIRE(::chmod(home.c_str(), 01777) == 0); // where what is root's stays
+    CHECK(is_followed());
+
+    REQUIRE(::chown(home.c_str(), other, other) == 0);
+    variables["XDG_CONFIG_HOME"] = directory.path("home/.config");
+    CHECK_FALSE(is_followed());
+    CHECK(lines(load(variables).problems) ==
+          "config file: '" + file +
+              "': expected a file that nobody but root can change: SYNERGY_CONFIG must name this "
+              "one if it is to count\n");
+    variables["SYNERGY_CONFIG"] = file;
+    CHECK(is_followed());
+}
+
 TEST_CASE("a default config file that exists and can't be read stops all punching") {
     const Directory directory;
     const std::string file = directory.path(".config/synergy/synergy.toml");
@@ -984,4 +1045,17 @@ TEST_CASE("damaged texts neither crash nor throw, and nothing unsound comes of t
         const std::string file = directory.write("synergy.toml", mutate(whole, random));
         CHECK_NOTHROW(check_sound(load({{"SYNERGY_CONFIG", file}})));
     }
+}
+
+TEST_CASE("variables that nobody knows are named, with the nearest that there is") {
+    CHECK(unknown({"SYNERGY_PEERS=x", "SYNERGY_HOPS=2", "SYNERGY_HOPS_MIN=1", "SYNERGY_CONFIG=/x",
+                   "PATH=/bin", "SYNERGIES=x", "HOME=/"}) == "");
+    CHECK(unknown({"SYNERGY_PEER=[2001:db8::5]:5555"}) ==
+          "environment: 'SYNERGY_PEER': expected SYNERGY_PEERS\n");
+    CHECK(unknown({"SYNERGY_HOP=2", "SYNERGY_LOGS=x"}) ==
+          "environment: 'SYNERGY_HOP': expected SYNERGY_HOPS\n"
+          "environment: 'SYNERGY_LOGS': expected SYNERGY_LOG\n");
+    CHECK(unknown({"SYNERGY_FROBNICATE=1"})
+              .starts_with("environment: 'SYNERGY_FROBNICATE': expected one of SYNERGY_CONFIG, "
+                           "SYNERGY_HOPS, "));
 }

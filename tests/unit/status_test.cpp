@@ -26,7 +26,7 @@ Endpoint v6(const char *address, std::uint16_t port) {
 /// The document's one hole.
 Json described(const HoleRecord &record, Transport transport = Transport::tcp,
                bool is_in_use = false) {
-    static const synergy_page page{};
+    static synergy_page page{};
     const Traffic traffic(page);
     SocketDiag socket_diag;
     ServerSocket server;

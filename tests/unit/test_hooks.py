@@ -23,6 +23,7 @@ BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
 LIBRARY = BUILD / "preload" / "libsynergy.so"
 KEEPER = BUILD / "src" / "synergy-keeper"
 PROGRAMS = BUILD / "tests"
+SOURCES = REPOSITORY / "tests" / "unit" / "programs"
 
 NOWHERE = "[2001:db8:b::5]:5555"
 
@@ -196,15 +197,20 @@ class DeafPeer:
     def text(self):
         return f"127.0.0.1:{self.port}"
 
+    def call(self, port, patience=10):
+        """A connection from the peer's very port."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # No four-tuple is to rest in TIME_WAIT here.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(patience)
+        client.bind(("127.0.0.1", self.port))
+        client.connect(("127.0.0.1", port))
+        return client
+
     def ask(self, port, patience=10):
-        """Connects from the peer's very port: what the server says it sees."""
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # No four-tuple is to rest in TIME_WAIT here.
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(patience)
-            client.bind(("127.0.0.1", self.port))
-            client.connect(("127.0.0.1", port))
+        """What the server says it sees."""
+        with self.call(port, patience) as client:
             return client.recv(100).decode().strip()
 
     def close(self):
@@ -222,9 +228,9 @@ def deaf_peer():
 class Waiting:
     """The program `wait`, serving until the end of the with block."""
 
-    def __init__(self, *arguments, environment, runner=(), **options):
+    def __init__(self, *arguments, environment, runner=(), program=PROGRAMS / "wait", **options):
         self.process = subprocess.Popen(
-            [*map(str, runner), str(PROGRAMS / "wait"), *arguments],
+            [*map(str, runner), str(program), *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -270,11 +276,17 @@ def keepers_of(pid):
         try:
             if os.readlink(f"/proc/{process}/exe") != os.path.realpath(KEEPER):
                 continue
-            watched = [info.read_text() for info in Path(f"/proc/{process}/fdinfo").iterdir()]
+            descriptors = list(Path(f"/proc/{process}/fdinfo").iterdir())
         except OSError:
             continue  # ended meanwhile
-        if any(re.search(rf"^Pid:\s*{pid}$", info, re.M) for info in watched):
-            found.append(process)
+        for descriptor in descriptors:
+            try:
+                info = descriptor.read_text()
+            except OSError:
+                continue  # closed meanwhile
+            if re.search(rf"^Pid:\s*{pid}$", info, re.M):
+                found.append(process)
+                break
     return found
 
 
@@ -367,6 +379,7 @@ def test_an_awkward_moment(way):
 @pytest.mark.parametrize("way, why", [
     ("no-exec", "Operation not permitted"),
     ("killed-exec", "does not answer"),
+    ("no-memory-file", "memfd: Operation not permitted"),
     ("no-processes", "Resource temporarily unavailable"),
     ("process-namespace", "Operation not permitted"),
 ])
@@ -656,13 +669,13 @@ def exported(library):
 
 
 def intercepted():
-    """The names in the table of intercepted calls (preload/calls.h)."""
-    text = (REPOSITORY / "preload" / "calls.h").read_text()
-    return set(re.findall(r"^\s*CALL\([\s\\]*\w+, (\w+),", text, re.M))
+    """The names in the table of intercepted calls (preload/calls.h), and those of 32-bit programs."""
+    text = (REPOSITORY / "preload" / "calls.h").read_text().split("define SYNERGY_TIME64_CALLS")
+    return [set(re.findall(r"^\s*CALL\([\s\\]*\w+, (\w+),", part, re.M)) for part in text[:2]]
 
 
 def test_the_library_exports_what_it_intercepts_and_its_own_calls():
-    calls = intercepted()
+    calls, _ = intercepted()
     assert {"listen", "bind", "accept", "accept4", "recvfrom", "__recvfrom_chk", "recvmsg",
             "recvmmsg", "close"} <= calls
     # A program that is linked with another major version of the library does not start with this.

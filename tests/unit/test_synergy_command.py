@@ -274,6 +274,43 @@ def test_statically_linked(synergy, static_program, tmp_path):
         assert refused(synergy("run", "--peer", PEER, "--", script), message)
 
 
+@pytest.fixture(name="compiler")
+def c_compiler():
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    return shutil.which("cc")
+
+
+@pytest.mark.parametrize("owner, is_go", (("Go", True), ("GNU", False)))
+def test_dynamically_linked_go(synergy, compiler, tmp_path, owner, is_go):
+    """As its linker marks what it makes; every other program has such notes too."""
+    program = tmp_path / "program"
+    source = f"""__asm__(".section .note.go.buildid,\\"a\\",@note\\n"
+                    ".p2align 2\\n.long 4, 8, 4\\n.string \\"{owner}\\"\\n"
+                    ".p2align 2\\n.quad 0\\n.text");
+                 int main(void) {{ return 7; }}"""
+    subprocess.run([compiler, "-x", "c", "-o", program, "-"], input=source, text=True, check=True)
+    result = synergy("run", "--peer", PEER, "--", program)
+    if is_go:
+        assert refused(result, f"synergy: {program} is written in Go, whose programs make their "
+                       "system calls themselves: what is preloaded does not see them\n")
+    else:
+        assert result.returncode == 7
+
+
+def test_check_of_a_command(synergy, static_program):
+    """The same reasons as `run` has, whatever else is wrong on this machine."""
+    for command, line in (
+        (static_program, f"wrong: {static_program} is statically linked: nothing can be preloaded "
+         "into it"),
+        ("no-such-command", "wrong: there is no command no-such-command"),
+        (shutil.which("true"), f"ok: {shutil.which('true')} can be preloaded"),
+    ):
+        result = synergy("check", "127.0.0.1:5555", "--", command)
+        assert line in result.stdout.splitlines(), result.stdout
+        assert result.returncode == 1, "127.0.0.1 is nobody's peer"
+
+
 def test_scripts(synergy, tmp_path):
     script = program_of(tmp_path / "script", "#! /bin/sh -e\nprintenv LD_PRELOAD\n")
     assert synergy("run", "--peer", PEER, "--", script).stdout == f"{LIBRARY}\n"

@@ -1,6 +1,6 @@
 /* A port that was closed is free at once, for this process and for others, by whatever call it was
  * closed; and nothing of the engine's is in the server's descriptor table. again HOW tcp|udp */
-#include "program.h"
+#include "child.h"
 
 #include <dirent.h>
 #include <sys/syscall.h>
@@ -54,6 +54,11 @@ static void close_by(const char *how, int fd) {
             _exit(close(fd) != 0);
         int status;
         NEED(waitpid(child, &status, 0) == child && status == 0);
+        NEED(close(fd) == 0);
+    } else if (strchr(how, '/')) {
+        char birth[32];
+        snprintf(birth, sizeof birth, "%.*s", (int)(strchr(how, '/') - how), how);
+        have_child(birth, strchr(how, '/') + 1, fd);
         NEED(close(fd) == 0);
     } else {
         NEED(!"a way to close");

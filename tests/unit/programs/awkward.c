@@ -293,6 +293,12 @@ static void killed_exec_way(void) {
     serve_one();
 }
 
+/* Which the keeper alone needs. */
+static void no_memory_file_way(void) {
+    answer(SYS_memfd_create, SECCOMP_RET_ERRNO | EPERM);
+    serve_one();
+}
+
 static void no_close_range_way(void) {
     answer(SYS_close_range, SECCOMP_RET_ERRNO | ENOSYS);
     serve_one();
@@ -340,6 +346,7 @@ int main(int count, char **words) {
         {"forks", forks_way},
         {"no-exec", no_exec_way},
         {"killed-exec", killed_exec_way},
+        {"no-memory-file", no_memory_file_way},
         {"no-close-range", no_close_range_way},
         {"no-processes", no_processes_way},
         {"process-namespace", process_namespace_way},

@@ -1,7 +1,8 @@
 /* Listens (or binds for datagrams), says its port, and serves until its standard input ends: every
  * connection is told its peer's address as the server sees it. wait tcp|udp [WAY], where WAY is
  * what happens to the process before it serves. */
-#include "program.h"
+#include "child.h"
+#include "only.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -15,8 +16,10 @@ static void serve_one(int listener) {
     struct sockaddr_storage from;
     socklen_t length = sizeof from;
     int fd = accept(listener, (struct sockaddr *)&from, &length);
-    if (fd < 0)
+    if (fd < 0) {
+        poll(NULL, 0, 5); /* (no room) */
         return;
+    }
     struct sockaddr_in *v4 = (struct sockaddr_in *)&from;
     char text[64];
     int size = snprintf(text, sizeof text, "%s %d\n", inet_ntoa(v4->sin_addr), ntohs(v4->sin_port));
@@ -47,11 +50,23 @@ static void serve_by_poll(int listener) {
     }
 }
 
+/* What a server at its limit of descriptors closes for the first byte that it reads. */
+static int spare[16], spare_count;
+
+static int server_fd; /* closed for a 'c' */
+
 static void *end_with_input(void *unused) {
     (void)unused;
     char byte;
-    while (read(0, &byte, 1) > 0)
-        ;
+    while (read(0, &byte, 1) > 0) {
+        while (spare_count > 0)
+            close(spare[--spare_count]);
+        if (byte == 'c') {
+            close(server_fd);
+            printf("closed\n");
+            fflush(stdout);
+        }
+    }
     _exit(0);
 }
 
@@ -123,6 +138,25 @@ static void poll_in_child(int listener) {
     NEED(waitpid(child, NULL, 0) == child);
 }
 
+/* "left-N" descriptors may be opened from now on; "later-N": as soon as a byte is read, and with
+ * "-and-M" so many from now on. "-hard": a limit that this user can't raise again. */
+static void lower_limit(const char *how, int listener) {
+    int left = atoi(strchr(how, '-') + 1), later = 0;
+    if (strncmp(how, "later", 5) == 0) {
+        later = left;
+        left = strstr(how, "-and-") ? atoi(strstr(how, "-and-") + 5) : 0;
+    }
+    for (; spare_count < later; spare_count++)
+        NEED((spare[spare_count] = dup(listener)) >= 0);
+    int next = dup(listener);
+    struct rlimit limit;
+    NEED(next >= 0 && close(next) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = (rlim_t)(next + left);
+    if (strstr(how, "-hard"))
+        limit.rlim_max = limit.rlim_cur;
+    NEED(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
 /* What happens on the way from listen() to accept(). */
 static void go(const char *way, const char *program, const char *transport, int *fd) {
     char number[16];
@@ -153,6 +187,15 @@ static void go(const char *way, const char *program, const char *transport, int 
         *fd = moved_to_a_connections_number(*fd);
     } else if (strcmp(way, "vfork-first") == 0) {
         poll_in_child(*fd);
+    } else if (strncmp(way, "only:", 5) == 0) {
+        allow_only(way + 5, SCMP_ACT_KILL_PROCESS);
+    } else if (strchr(way, '/')) {
+        char how[32];
+        snprintf(how, sizeof how, "%.*s", (int)(strchr(way, '/') - way), way);
+        for (int i = 0; i < 3; i++)
+            have_child(how, strchr(way, '/') + 1, *fd);
+    } else if (strncmp(way, "left-", 5) == 0 || strncmp(way, "later-", 6) == 0) {
+        lower_limit(way, *fd);
     } else if (strcmp(way, "filter") == 0) {
         forbid_all_but_the_loop();
     } else if (strcmp(way, "far") == 0) {
@@ -178,6 +221,7 @@ int main(int count, char **words) {
     socklen_t length = sizeof at;
     NEED(getsockname(fd, (struct sockaddr *)&at, &length) == 0);
     go(way, words[0], transport, &fd);
+    server_fd = fd;
     printf("%d\n", ntohs(at.sin_port));
     fflush(stdout);
     if (polls)

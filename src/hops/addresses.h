@@ -1,0 +1,28 @@
+// This host's addresses, and what kind of address may meet which.
+#pragma once
+
+#include "base/endpoint.h"
+
+#include <string>
+#include <vector>
+
+namespace synergy {
+
+/// For use within a network only: RFC 1918, RFC 6598 (a provider's NAT), RFC 4193.
+bool is_private(const Endpoint &address);
+bool is_link_local(const Endpoint &address);
+/// Whether two addresses belong to one customer's network, as far as numbers tell: /56 (RFC 6177),
+/// or in IPv4 /24.
+bool is_same_site(const Endpoint &one, const Endpoint &other);
+
+/// Whether this host has the address: what can't be told counts as yes.
+bool is_own_address(const Endpoint &address);
+
+/// Further addresses of the interface that has this one, which a peer may take for the host's as
+/// well: of the same kind, and not for a while only (RFC 8981).
+std::vector<Endpoint> other_addresses(const Endpoint &own);
+
+/// What the addresses of the two ends say against a hole, in words; empty: nothing.
+std::string address_objection(const Endpoint &source, const Endpoint &peer);
+
+} // namespace synergy

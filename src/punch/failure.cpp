@@ -1,0 +1,93 @@
+#include "punch/failure.h"
+
+#include "base/socket.h"
+#include "hops/addresses.h"
+
+#include <cstring>
+
+namespace synergy {
+
+namespace {
+
+const char *family_name(const Endpoint &peer) {
+    return peer.unmapped().family() == AF_INET ? "IPv4" : "IPv6";
+}
+
+/// For who wants to see for himself.
+std::string route_command(const Endpoint &peer) {
+    return std::string("ip ") + (peer.unmapped().family() == AF_INET ? "-4" : "-6") +
+           " route get " + peer.unmapped().address_text();
+}
+
+std::string route_cause(const char *what, const Endpoint &peer) {
+    return std::string(what) + " (" + route_command(peer) + ")";
+}
+
+} // namespace
+
+int route_error(const Endpoint &peer) {
+    const Endpoint to = peer.unmapped();
+    const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
+    return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 ? errno : 0;
+}
+
+std::string local_setting_cause(const Settings &settings, int family) {
+    const Endpoint chosen = settings.local_for(family);
+    if (chosen.empty() || is_own_address(chosen))
+        return {};
+    const bool is_variable = settings.environment.contains("SYNERGY_LOCAL");
+    return std::string(is_variable ? "SYNERGY_LOCAL" : "`local` in " + settings.file) + " is " +
+           chosen.address_text() + ", which is no address of this host";
+}
+
+std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
+                        const Settings &settings) {
+    const bool is_wildcard = source.empty() || source.is_wildcard();
+    // (Which of them it is depends on the family, and on who tells the kernel of the address.)
+    if (error == EADDRNOTAVAIL || error == EINVAL || error == ENETUNREACH)
+        if (std::string cause = local_setting_cause(settings, peer.unmapped().family());
+            is_wildcard && !cause.empty())
+            return cause;
+    switch (error) {
+    case EADDRINUSE:
+        return "another socket holds the port";
+    case EMFILE:
+        return "no descriptor is left: raise the limit of open files (RLIMIT_NOFILE; LimitNOFILE= "
+               "in a systemd unit)";
+    case ENFILE:
+        return "this system has no descriptor left (fs.file-max)";
+    case ENETUNREACH:
+        return route_cause("Network is unreachable: this host has no route to it", peer);
+    case EHOSTUNREACH:
+        return route_cause("this host's routing table has it as unreachable", peer);
+    case EACCES:
+        return route_cause("this host's routing table prohibits it", peer);
+    case EADDRNOTAVAIL:
+    case EINVAL:
+        if (!is_wildcard && !is_own_address(source))
+            return source.unmapped().address_text() + " is no address of this host any more";
+        if (error == EADDRNOTAVAIL)
+            return std::string("Cannot assign requested address: this host has no ") +
+                   family_name(peer) + " address for it";
+        if (is_link_local(peer))
+            return "an address of the link's own needs its interface, as " +
+                   peer.unmapped().address_text() + "%eth0";
+        return route_cause("this host's routing table drops it (a blackhole route)", peer);
+    case EPERM:
+        return "a firewall on this host lets it not out (OUTPUT)";
+    case EAFNOSUPPORT:
+        return std::string("this host, or the server's sandbox, has no ") + family_name(peer);
+    case ENETDOWN:
+        return "the network interface is down";
+    default:
+        return strerrordesc_np(error);
+    }
+}
+
+std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings) {
+    if (!source.empty() && !source.is_wildcard() && !is_own_address(source))
+        return local_cause(EADDRNOTAVAIL, source, peer, settings);
+    return "no SYN leaves this host: a firewall on it lets none out (OUTPUT)";
+}
+
+} // namespace synergy

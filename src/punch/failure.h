@@ -1,0 +1,25 @@
+// Why a punch does not leave this host, in words.
+#pragma once
+
+#include "base/endpoint.h"
+#include "settings/settings.h"
+
+#include <string>
+
+namespace synergy {
+
+/// What `error`, of a system call that was to send a punch or to make ready for it, comes from.
+/// `source`: where it was to leave from; a wildcard or nothing where that is the kernel's choice.
+std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
+                        const Settings &settings);
+
+/// The same where the kernel says nothing, and yet no SYN leaves.
+std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings);
+
+/// Which errno the kernel has for the way there, without sending anything; 0: there is one.
+int route_error(const Endpoint &peer);
+
+/// What is wrong with the source address that the settings choose for this family; empty: nothing.
+std::string local_setting_cause(const Settings &settings, int family);
+
+} // namespace synergy

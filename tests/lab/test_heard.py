@@ -1,0 +1,77 @@
+"""Who calls for the first time, at whatever moment, is heard at once, as nearly as can be: the
+distribution of how long it takes, over hundreds of calls."""
+
+import concurrent.futures
+import random
+import socket
+import time
+
+import pytest
+
+import clients
+import servers
+from programs import Preload, fresh_peer_ports, fresh_port, is_listening, wait_until
+from topology import SERVER
+from trials import peers
+
+pytestmark = pytest.mark.usefixtures("library")
+
+CALLS, RANGE = 300, 20
+EARLY, LATE = (0, 6), (6, 30)  # s after the server's listen()
+PATIENCE = 10
+AT_ONCE = 0.1  # more than an ordinary connection takes
+SOON = 1.3  # a SYN that was not heard, and its first repetition
+
+
+def wait_for_listen(stand, port):
+    wait_until(lambda: is_listening(stand.path, "A", "tcp", port), 10, f"TCP port {port}")
+    return time.monotonic()
+
+
+def first_calls(stand, when, hop_limit):
+    """Servers for a range of ports each, which are called once each at a random moment."""
+    chance = random.Random(f"{when} {hop_limit}")
+
+    def call(port, source_port, moment):
+        time.sleep(max(0, moment - time.monotonic()))
+        with clients.prepared_client(stand, 6, source_port) as sock:
+            if hop_limit:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
+            sock.settimeout(PATIENCE)
+            started = time.monotonic()
+            try:
+                sock.connect((SERVER[6], port))
+            except OSError:
+                return PATIENCE
+            return time.monotonic() - started
+
+    work = []
+    with concurrent.futures.ThreadPoolExecutor(CALLS) as pool:
+        for _ in range(CALLS // RANGE):
+            port, source_ports = fresh_port(), fresh_peer_ports(RANGE)
+            stand.start("A", servers.own_tcp("::").command(port), preload=Preload(
+                peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+            listens = wait_for_listen(stand, port)
+            work += [pool.submit(call, port, source_port, listens + chance.uniform(*when))
+                     for source_port in source_ports]
+        return sorted(item.result() for item in work)
+
+
+def show(took, title):
+    steps = (0.01, 0.05, AT_ONCE, 0.5, 0.9, SOON, PATIENCE)
+    counts = [sum(low < time <= high for time in took) for low, high in zip((-1, *steps), steps)]
+    print(f"{title}: median {took[len(took) // 2] * 1000:.1f} ms, longest {took[-1]:.2f} s; "
+          + ", ".join(f"{count} within {step} s" for count, step in zip(counts, steps) if count))
+
+
+@pytest.mark.slow
+@pytest.mark.quiet
+@pytest.mark.parametrize("hop_limit", (64, 128, 255))
+@pytest.mark.parametrize("when, share", ((EARLY, 0.90), (LATE, 0.99)), ids=("early", "late"))
+def test_first_call(stand, when, share, hop_limit):
+    took = first_calls(stand, when, hop_limit)
+    show(took, f"{CALLS} first calls, {when[0]} to {when[1]} s after listen(), with hop limit "
+         f"{hop_limit}")
+    at_once = sum(time <= AT_ONCE for time in took)
+    assert at_once >= (share if hop_limit == 64 else 1) * CALLS
+    assert took[-1] <= SOON

@@ -1,0 +1,797 @@
+"""Whatever goes wrong has one line at the default log level that names it, and no other: each is
+compared word for word. What the lines are to tell apart is made here by real firewalls, routes and
+addresses."""
+
+import contextlib
+import ipaddress
+import json
+import os
+import pathlib
+import re
+import socket
+import stat
+import struct
+import subprocess
+import threading
+import time
+
+import jsonschema
+import pytest
+
+import clients
+import firewall
+import namespace
+import servers
+from conftest import stand_on
+from names import Names
+from programs import (SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port, has_other_users, script,
+                      wait_listening)
+from responder import (ETHERTYPE, HOP_LIMIT_OFFSET, LONGEST_QUOTE, Packet, internet_checksum,
+                       sender)
+from servers import PYTHON
+from topology import PEER, SERVER
+
+pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.complains]
+
+FAMILIES = pytest.mark.parametrize("family", (6, 4))
+OTHER = {6: 4, 4: 6}
+ANY = {6: "::", 4: "0.0.0.0"}
+FAR = {6: "2001:db8:b::/64", 4: "203.0.113.0/24"}
+FIRST_ROUTER = {6: "2001:db8:a::1", 4: "198.51.100.1"}
+FWB = {6: "2001:db8:ff:3::2", 4: "192.0.2.14"}
+
+
+def shown(address, port):
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+class Run:
+    """A server with the library in front, and what is said for it."""
+
+    def __init__(self, stand, address="::", family=6, transport="tcp", *, command=None,
+                 arguments=(), wrap=(), user="nobody", environment=None, **settings):
+        """`command` and `arguments` are what is run before and after the port, where that is not
+        one of the lab's own servers; a setting that is None is left out."""
+        self.stand, self.family, self.address = stand, family, address
+        self.transport = transport
+        self.port, (self.source_port,) = fresh_port(), fresh_peer_ports(1)
+        settings = {"peers": shown(PEER[family], self.source_port), "hops": stand.path.hops,
+                    **settings}
+        self.server = servers.own_udp(address, "recvfrom", family) if transport == "udp" \
+            else servers.own_tcp(address, family)
+        words = [*command, self.port, *arguments] if command else self.server.command(self.port)
+        self.program = stand.start(
+            "A", [*wrap, *words], user=user, environment=environment, preload=Preload(
+                **{name: value for name, value in settings.items() if value is not None}))
+
+    def listens(self):
+        wait_listening(self.program, self.transport, self.port)
+
+    @property
+    def listener(self):
+        return f"{self.transport} {shown(self.address, self.port)}"
+
+    @property
+    def way(self):
+        return f"{self.listener} <- {PEER[self.family]}"
+
+    def lines(self):
+        return [line for line in self.program.stderr().splitlines() if line.startswith("synergy: ")]
+
+    def says(self, *expected, timeout=10):
+        """These lines, and no others."""
+        for line in expected:
+            self.program.wait_for(rf"(?m)^synergy: {re.escape(line)}$", timeout)
+        assert self.lines() == [f"synergy: {line}" for line in expected]
+
+
+def run_in(stand, node, *command):
+    with namespace.inside(stand.path.namespace(node)):
+        subprocess.run([str(word) for word in command], check=True)
+
+
+def iptables(family):
+    return {6: "ip6tables", 4: "iptables"}[family]
+
+
+@contextlib.contextmanager
+def rule(stand, node, family, *words):
+    """A further rule of a node's own firewall."""
+    run_in(stand, node, iptables(family), "-w", "-I", *words)
+    try:
+        yield
+    finally:
+        run_in(stand, node, iptables(family), "-w", "-D", *words)
+
+
+@contextlib.contextmanager
+def route(stand, family, *words):
+    """Another way to the peer's network than there is; none: no words."""
+    command = ["ip", f"-{family}", "route"]
+    run_in(stand, "A", *command, "del", FAR[family])
+    try:
+        if words:
+            run_in(stand, "A", *command, "add", *words)
+        yield
+    finally:
+        if words:
+            run_in(stand, "A", *command, "del", *words)
+        run_in(stand, "A", *command, "add", FAR[family], "via", FIRST_ROUTER[family])
+
+
+# Hop limits
+
+
+@FAMILIES
+@pytest.mark.parametrize("profile, does", (("reset", "refuses"), ("prohibited", "prohibits")))
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_too_high(stand, profile, does, family, transport):
+    firewall.set_profile(stand.path, profile)
+    run = Run(stand, ANY[family], family, transport, hops=5)
+    run.says(f"warning: {PEER[family]}: punches with hop limit 5 go too far: {FWB[family]} {does} "
+             "them (hop 4). Set 3, or let it be automatic")
+
+
+@FAMILIES
+def test_one(stand, family):
+    run = Run(stand, ANY[family], family, hops=1)
+    run.says(f"warning: {PEER[family]}: punches with hop limit 1 die at the first router, "
+             f"{FIRST_ROUTER[family]}, and open no firewall but one on this host: 2 is the least "
+             "that crosses it")
+
+
+# Routes and addresses
+
+
+@FAMILIES
+@pytest.mark.parametrize("hops", (2, "auto"))
+@pytest.mark.parametrize("words, cause", (
+    ((), "Network is unreachable: this host has no route to it"),
+    (("unreachable",), "this host's routing table has it as unreachable"),
+    (("prohibit",), "this host's routing table prohibits it"),
+    (("blackhole",), "this host's routing table drops it (a blackhole route)"),
+), ids=("none", "unreachable", "prohibit", "blackhole"))
+def test_routes(stand, words, cause, hops, family):
+    with route(stand, family, *words, *([FAR[family]] if words else [])):
+        run = Run(stand, ANY[family], family, hops=hops)
+        run.says(f"warning: {run.way}: can't punch: {cause} "
+                 f"(ip -{family} route get {PEER[family]})")
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_source_that_is_not_ours(stand, family, transport):
+    local = {6: "2001:db8:a::99", 4: "198.51.100.99"}[family]
+    run = Run(stand, ANY[family], family, transport, local=local)
+    run.says(f"warning: {run.way}: can't punch: SYNERGY_LOCAL is {local}, which is no address of "
+             "this host")
+
+
+@FAMILIES
+def test_second_address(stand, family):
+    second, length = {6: ("2001:db8:a::12", 64), 4: ("198.51.100.12", 24)}[family]
+    nodad = ["nodad"] if family == 6 else []
+    run_in(stand, "A", "ip", "address", "add", f"{second}/{length}", "dev", "to-fwa", *nodad)
+    try:
+        run = Run(stand, ANY[family], family)
+        run.program.wait_for("SYNERGY_LOCAL chooses")
+        own = SERVER[family] if SERVER[family] in run.program.stderr().split("leave from")[1][:20] \
+            else second
+        other = second if own == SERVER[family] else SERVER[family]
+        run.says(f"warning: {run.way}: punches leave from {own}, and only who calls that gets in; "
+                 f"this host has {other} as well. SYNERGY_LOCAL chooses")
+        # Who has chosen need not be told.
+        chosen = Run(stand, ANY[family], family, local=second, log="info")
+        chosen.program.wait_for(f"opens, hop limit 2, from {second}")
+    finally:
+        run_in(stand, "A", "ip", "address", "del", f"{second}/{length}", "dev", "to-fwa")
+
+
+@pytest.mark.parametrize("family, source, length", (
+    (4, "192.168.7.2", 24), (4, "10.1.2.3", 8), (4, "100.64.0.9", 10), (6, "fd00:1::2", 64)))
+def test_nat_at_this_side(stand, family, source, length):
+    nodad = ["nodad"] if family == 6 else []
+    run_in(stand, "A", "ip", "address", "add", f"{source}/{length}", "dev", "to-fwa", *nodad)
+    try:
+        run = Run(stand, source, family)
+        run.says(f"warning: {run.way}: this host's own address is {source}, which is private: a NAT "
+                 "lies on the way, and the peer's answers are for another address. Only where "
+                 "nothing rewrites addresses or ports can anybody come in")
+    finally:
+        run_in(stand, "A", "ip", "address", "del", f"{source}/{length}", "dev", "to-fwa")
+
+
+@pytest.mark.parametrize("family, peer", ((4, "192.168.7.2"), (6, "fd00:1::2")))
+def test_nat_at_the_peers_side(stand, family, peer):
+    way = ["ip", f"-{family}", "route", "%s", peer, "via", FIRST_ROUTER[family]]
+    run_in(stand, "A", *[word.replace("%s", "add") for word in way])
+    try:
+        run = Run(stand, ANY[family], family, peers=shown(peer, 5555))
+        run.says(f"warning: {run.listener} <- {peer}: the address is private, and this host's "
+                 f"({SERVER[family]}) is not: from here it can't be the peer's. Set the one that "
+                 "others see it by")
+    finally:
+        run_in(stand, "A", *[word.replace("%s", "del") for word in way])
+
+
+@FAMILIES
+@pytest.mark.parametrize("is_loopback", (False, True), ids=("own", "loopback"))
+def test_peer_that_is_this_host(stand, family, is_loopback):
+    peer = {6: "::1", 4: "127.0.0.1"}[family] if is_loopback else SERVER[family]
+    run = Run(stand, ANY[family], family, peers=shown(peer, 5555))
+    run.says(f"warning: {run.listener} <- {peer}: that address is this host's own, and no peer's. "
+             "Peers are at the other side; from here the port can be reached as it is")
+
+
+# This host's firewall
+
+
+@FAMILIES
+@pytest.mark.parametrize("target", ("DROP", "REJECT"))
+def test_output(stand, family, target):
+    with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", target):
+        run = Run(stand, ANY[family], family)
+        run.says(f"warning: {run.way}: can't punch: no SYN leaves this host: a firewall on it lets "
+                 "none out (OUTPUT)")
+
+
+@FAMILIES
+def test_output_for_datagrams(stand, family):
+    with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "udp", "-j", "DROP"):
+        run = Run(stand, ANY[family], family, "udp")
+        run.says(f"warning: {run.way}: can't punch: a firewall on this host lets it not out (OUTPUT)")
+
+
+# Listeners that get nothing
+
+
+@FAMILIES
+def test_listener_on_loopback(stand, family):
+    address = {6: "::1", 4: "127.0.0.1"}[family]
+    run = Run(stand, address, family)
+    run.says(f"warning: {run.listener}: nothing is punched: it listens on {address}, where nobody "
+             "but this host comes: let it listen on :: or on an address of this host")
+
+
+@pytest.mark.parametrize("address, peer_family, advice", (
+    ("0.0.0.0", 6, "let it listen on ::"),
+    (SERVER[4], 6, "let it listen on :: or on an IPv6 address of this host"),
+    (SERVER[6], 4, "let it listen on 0.0.0.0 or on an IPv4 address of this host"),
+))
+def test_wrong_family(stand, address, peer_family, advice):
+    run = Run(stand, address, peer_family)
+    own, others = ("IPv4", "IPv6") if peer_family == 6 else ("IPv6", "IPv4")
+    run.says(f"warning: {run.listener}: nothing is punched: it speaks {own} alone, and the peer "
+             f"{shown(PEER[peer_family], run.source_port)} has an {others} address: {advice}")
+
+
+def test_name_that_resolves_to_the_other_family_alone(stand):
+    names = Names()
+    try:
+        names.set(laptop=[PEER[6]])
+        run = Run(stand, "0.0.0.0", 4, peers="laptop.example.net:5555")
+        run.says(f"warning: {run.listener}: nothing is punched: it speaks IPv4 alone, and the peer "
+                 f"laptop.example.net ({PEER[6]}) has an IPv6 address: let it listen on ::")
+    finally:
+        names.restore()
+
+
+@FAMILIES
+def test_port_that_is_left_out(stand, family):
+    """By the environment, and by a section of the file."""
+    run = Run(stand, ANY[family], family, ports="1-99,7777")
+    run.says(f"warning: nothing is punched: port {run.port} is not among those of SYNERGY_PORTS: "
+             "1-99,7777")
+    config = written("ports.toml", f'''[[listen]]
+port = 7777
+peers = ["{shown(PEER[family], 5555)}"]
+''')
+    run = Run(stand, ANY[family], family, peers=None, hops=None, config=config)
+    run.says(f"warning: {run.listener}: nothing is punched: port {run.port} is not among those of "
+             f"{config}: 7777")
+
+
+@pytest.mark.parametrize("address, ports", (("::1", None), ("0.0.0.0", None), ("::", "left out")))
+def test_further_listeners_are_no_mistake(stand, address, ports):
+    """What a server has for purposes of its own."""
+    port = fresh_port()
+    run = Run(stand, address, 6, command=[PYTHON, script("awkward_server.py"), "two", address],
+              arguments=["::", port], ports=port if ports else None, log="info")
+    run.program.wait_for(rf"\[::\]:{port} <- .*: opens")
+    time.sleep(1)  # what is to be said of a listener is said half a second after
+    assert [line for line in run.lines() if " info: " not in line] == []
+
+
+@pytest.mark.other_users
+def test_listener_of_another_user(stand):
+    """Made by root, and left to one who is not, as systemd's socket units do."""
+    run = Run(stand, "::", command=[PYTHON, script("awkward_server.py"), "handed-down", "::"],
+              user="root", wrap=["env", "-u", "LD_PRELOAD", f"LATER={STAGE}/preload/libsynergy.so"])
+    run.says(f"error: {run.listener}: nothing is punched: user 0 made this listener, and no other "
+             "user (this process is user 65534) can bind beside it")
+
+
+# Settings
+
+
+def written(name, text, mode=0o644):
+    SCRATCH.mkdir(mode=0o755, exist_ok=True)
+    file = SCRATCH / name
+    file.write_text(text, encoding="ascii")
+    file.chmod(mode)
+    return file
+
+
+@pytest.mark.parametrize("name, nearest", (
+    ("PEER", "SYNERGY_PEERS"), ("HOP", "SYNERGY_HOPS"), ("LOGFILE", "SYNERGY_LOG_FILE"),
+    ("ANYTHING", "one of SYNERGY_CONFIG, SYNERGY_HOPS, SYNERGY_HOPS_MAX, SYNERGY_HOPS_MIN, "
+     "SYNERGY_LOCAL, SYNERGY_LOG, SYNERGY_LOG_FILE, SYNERGY_PEERS, SYNERGY_PORTS, "
+     "SYNERGY_REFRESH")))
+def test_unknown_variable(stand, name, nearest):
+    run = Run(stand, **{name.lower(): "2"})
+    run.says(f"error: environment: 'SYNERGY_{name}': expected {nearest}")
+
+
+def test_unknown_variable_alone(stand):
+    run = Run(stand, peers=None, hops=None, peer=shown(PEER[6], 5555))
+    run.says("error: environment: 'SYNERGY_PEER': expected SYNERGY_PEERS")
+
+
+@pytest.mark.parametrize("make, reason", (
+    (lambda: SCRATCH / "nowhere/log", "No such file or directory"),
+    (lambda: written("log-of-root", "", 0o600), "Permission denied"),
+    (lambda: "/dev/full", "No space left on device"),
+), ids=("nowhere", "forbidden", "full"))
+def test_log_file_that_cannot_be_written(stand, make, reason):
+    file = make()
+    run = Run(stand, hops=1, log_file=file)
+    run.says(f"warning: {file} can't be written: {reason}; what belongs there comes here",
+             f"warning: {PEER[6]}: punches with hop limit 1 die at the first router, "
+             f"{FIRST_ROUTER[6]}, and open no firewall but one on this host: 2 is the least that "
+             "crosses it")
+
+
+@pytest.mark.other_users
+def test_home_that_cannot_be_entered(stand):
+    home = SCRATCH / "home-of-root"
+    home.mkdir(mode=0o700, exist_ok=True)
+    run = Run(stand, peers=None, hops=None, environment={"HOME": home})
+    run.says(f"warning: no peers are set: whether {home}/.config/synergy/synergy.toml has any can't "
+             "be told, since user 65534 may not look into that directory")
+    # Where there are settings nothing is missing.
+    good = Run(stand, environment={"HOME": home})
+    good.listens()
+    assert good.lines() == []
+
+
+def test_file_that_was_broken_from_the_start(stand):
+    file = written("broken-from-start.toml", "peers = [\n")
+    run = Run(stand, peers=None, hops=None, config=file, log="info")
+    first = rf"(?m)^synergy: error: {re.escape(str(file))}:\d+:\d+: .*expected valid TOML.*$"
+    line = run.program.wait_for(first).group()
+    run.listens()
+    written("broken-from-start.toml", "peers = {\n")
+    run.program.wait_for("(?m); nothing of the file is in force$")
+    assert run.lines()[0] == line and len(run.lines()) == 2, run.lines()
+    # And what was right stays in force when it is broken.
+    written("broken-from-start.toml", f'peers = ["{shown(PEER[6], 5555)}"]\nhops = 2\n')
+    run.program.wait_for("opens, hop limit 2")
+    written("broken-from-start.toml", "peers = [\n")
+    run.program.wait_for("(?m); what the file said before stays in force$")
+
+
+# The server's process
+
+
+@contextlib.contextmanager
+def system_log():
+    """A place for /dev in which the lab's is the only system's log; `run` sees it."""
+    place = SCRATCH / "dev"
+    place.mkdir(mode=0o755, exist_ok=True)
+    for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
+        if not (place / name).exists():
+            os.mknod(place / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+            (place / name).chmod(0o666)
+    with contextlib.suppress(FileNotFoundError):
+        (place / "log").unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(place / "log"))
+        (place / "log").chmod(0o666)
+        log.settimeout(10)
+        yield log, ["unshare", "-m", "sh", "-c",
+                    f'mount --bind {place} /dev && exec "$@"', "sh"]
+
+
+@pytest.mark.other_users
+@pytest.mark.parametrize("order", ("first", "then"))
+def test_daemon_without_stderr(stand, order):
+    """What is said after it went to the background is for the system's log."""
+    with system_log() as (log, within):
+        run = Run(stand, "::", user="root", wrap=within, arguments=[order], hops=1, log="info",
+                  command=[PYTHON, script("awkward_server.py"), "background", "::"])
+        expected = (f"{PEER[6]}: punches with hop limit 1 die at the first router, "
+                    f"{FIRST_ROUTER[6]}, and open no firewall but one on this host: 2 is the least "
+                    "that crosses it")
+        said = ""
+        while not said.endswith(expected):
+            said = log.recv(1000).decode()
+        assert re.fullmatch(rf"<28>synergy\[\d+\]: {re.escape(expected)}", said), said
+        assert not any("warning" in line for line in run.lines())
+
+
+@FAMILIES
+@pytest.mark.parametrize("free", (0, 1))
+def test_server_without_descriptors(stand, family, free):
+    run = Run(stand, SERVER[family], family, arguments=[free],
+              command=[PYTHON, script("awkward_server.py"), "starved", SERVER[family]])
+    run.program.wait_for("starved")
+    with contextlib.suppress(TimeoutError):
+        clients.tcp_client(stand, family, run.source_port, run.port, 1.5).close()
+    run.says(f"warning: {run.listener}: a peer's connection waits: the server has no descriptor left "
+             "for it. Raise its limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
+
+
+def test_no_unix_sockets(stand):
+    server = servers.own_tcp("::")
+    run = Run(stand, "::", command=[
+        PYTHON, script("awkward_server.py"), "without-unix", *server.command(1)[:-2]],
+        arguments=["echo"])
+    run.says("error: nothing is punched: Unix sockets are forbidden here (AF_UNIX is missing from "
+             "RestrictAddressFamilies= of a systemd unit?)")
+
+
+# The loopback interface
+
+
+@FAMILIES
+@pytest.mark.parametrize("how", (
+    ("DROP",), ("REJECT",), ("REJECT", "--reject-with", "prohibited")), ids=lambda how: how[-1])
+def test_loopback_that_is_shut(stand, family, how):
+    words = [{"prohibited": {6: "icmp6-adm-prohibited", 4: "icmp-admin-prohibited"}[family]}.get(
+        word, word) for word in how]
+    with rule(stand, "A", family, "INPUT", "-i", "lo", "-j", *words):
+        run = Run(stand, ANY[family], family)
+        run.listens()
+        with contextlib.suppress(OSError):
+            clients.tcp_client(stand, family, run.source_port, run.port, 3).close()
+        run.says(f"error: {run.listener}: nothing is punched any more: no connection from this host "
+                 "reaches it: does a firewall forbid the loopback interface?")
+
+
+# What is right
+
+
+@FAMILIES
+@pytest.mark.parametrize("hops", (2, "auto"))
+def test_nothing_is_said_where_nothing_is_wrong(stand, family, hops):
+    run = Run(stand, ANY[family], family, hops=hops, log="info")
+    run.program.wait_for(f"opens, hop limit \\d.*, from {SERVER[family]}")
+    if hops == 2:
+        run.program.wait_for(f"{PEER[family]}: punches with hop limit 2 die at "
+                             f"{stand.path.addresses('r1')[0][1][family]}")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 10)
+    assert [line for line in run.lines() if " info: " not in line] == []
+
+
+# `synergy check`
+
+
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
+
+
+@pytest.fixture(name="schema", scope="session")
+def described():
+    source = pathlib.Path(__file__).parents[2] / "src/tools/check.schema.json"
+    return json.loads(source.read_text(encoding="ascii"))
+
+
+@pytest.fixture(name="check")
+def checked(schema):
+    def check(stand, *arguments, user="nobody", wrap=(), is_document_wanted=False, **settings):
+        """What is wrong, and what is not; the document for programs has the same."""
+        as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] \
+            if user != "root" and has_other_users() else []
+        variables = {f"SYNERGY_{name.upper()}": str(value) for name, value in settings.items()}
+
+        def run(*options):
+            with namespace.inside(stand.path.namespace("A")):
+                return subprocess.run(
+                    [*as_user, *wrap, STAGE / "src/synergy", "check", *options, *arguments],
+                    capture_output=True, text=True, timeout=30, check=False,
+                    env={**ENVIRONMENT, **variables})
+        result = run()
+        print(result.stdout, result.stderr)
+        lines = result.stdout.splitlines()
+        found = [line.removeprefix("wrong: ") for line in lines if line.startswith("wrong: ")]
+        assert [line for line in lines if not line.startswith(("wrong: ", "ok: "))] == []
+        assert result.returncode == (1 if found else 0)
+        right = [line.removeprefix("ok: ") for line in lines if line.startswith("ok: ")]
+        if is_document_wanted:
+            result = run("--json")
+            document = json.loads(result.stdout)
+            jsonschema.validate(document, schema)
+            assert document["ok"] == (not found) == (result.returncode == 0)
+            assert document["findings"] == [
+                {"wrong": line.startswith("wrong: "), "text": line.partition(": ")[2]}
+                for line in lines]
+        return found, right
+    return check
+
+
+def peer_text(family):
+    return shown(PEER[family], 5555)
+
+
+@FAMILIES
+@pytest.mark.parametrize("hops", (2, "auto"))
+def test_check_finds_nothing(stand, check, family, hops):
+    wrong, right = check(stand, "--", "ncat", "-l", "4444", peers=peer_text(family), hops=hops,
+                         is_document_wanted=True)
+    assert wrong == []
+    router = stand.path.addresses("r1" if hops == 2 else "r2")[0][1][family]
+    assert right[-1] == (f"{peer_text(family)}: punched from {SERVER[family]}, hop limit "
+                         f"{2 if hops == 2 else 3}, dies at {router}")
+    assert any(re.fullmatch(r"\S+/ncat can be preloaded", line) for line in right)
+
+
+@FAMILIES
+def test_check_hop_limits(stand, check, family):
+    peers = peer_text(family)
+    assert check(stand, peers=peers, hops=1, is_document_wanted=True)[0] == [
+        f"{peers}: punches with hop limit 1 die at the first router, {FIRST_ROUTER[family]}, and "
+        "open no firewall but one on this host: 2 is the least that crosses it"]
+    firewall.set_profile(stand.path, "prohibited")
+    assert check(stand, peers=peers, hops=5)[0] == [
+        f"{peers}: punches with hop limit 5 go too far: {FWB[family]} prohibits them (hop 4). Set "
+        "3, or let it be automatic"]
+
+
+@FAMILIES
+def test_check_own_second_firewall(stand_with_two_firewalls, check, family):
+    stand, peers = stand_with_two_firewalls, peer_text(family)
+    router = stand.path.addresses("fwa")[0][1][family]
+    assert check(stand, peers=peers, hops=2)[0] == [
+        f"{peers}: punches with hop limit 2 die at {router}, nearer than the middle of the way: a "
+        "firewall of this side that stands there, or beyond, is not opened. 3 is half of the 6 hops "
+        "to the peer, at the least: beyond hop 5 nothing answers"]
+    assert check(stand, peers=peers, hops=3)[0] == []
+
+
+@FAMILIES
+@pytest.mark.parametrize("words, cause", (
+    ((), "Network is unreachable: this host has no route to it"),
+    (("unreachable",), "this host's routing table has it as unreachable"),
+    (("prohibit",), "this host's routing table prohibits it"),
+    (("blackhole",), "this host's routing table drops it (a blackhole route)"),
+), ids=("none", "unreachable", "prohibit", "blackhole"))
+def test_check_routes(stand, check, words, cause, family):
+    with route(stand, family, *words, *([FAR[family]] if words else [])):
+        assert check(stand, peer_text(family))[0] == [
+            f"{peer_text(family)}: can't punch: {cause} (ip -{family} route get {PEER[family]})"]
+
+
+@FAMILIES
+def test_check_own_addresses(stand, check, family):
+    own = shown(SERVER[family], 5555)
+    end = ("that address is this host's own, and no peer's. Peers are at the other side; from here "
+           "the port can be reached as it is")
+    assert check(stand, own)[0] == [f"{own}: {end}"]
+    loopback = shown({6: "::1", 4: "127.0.0.1"}[family], 5555)
+    assert check(stand, loopback)[0] == [f"{loopback}: {end}"]
+    local = {6: "2001:db8:a::99", 4: "198.51.100.99"}[family]
+    assert check(stand, peer_text(family), local=local)[0] == [
+        f"{peer_text(family)}: can't punch: SYNERGY_LOCAL is {local}, which is no address of this "
+        "host"]
+
+
+@FAMILIES
+@pytest.mark.parametrize("target, reason", (
+    ("DROP", "it is dropped"), ("REJECT", "Connection refused")))
+def test_check_loopback(stand, check, family, target, reason):
+    words = ["--reject-with", "tcp-reset"] if target == "REJECT" else []
+    address = {6: "::1", 4: "127.0.0.1"}[family]
+    with rule(stand, "A", family, "INPUT", "-i", "lo", "-p", "tcp", "--syn", "-j", target, *words):
+        assert check(stand, peer_text(family), hops=2)[0] == [
+            f"no connection from this host to {address} comes through ({reason}), so none can be "
+            "handed to the server: let a firewall on this host accept what the loopback interface "
+            "(lo) brings"]
+
+
+@pytest.mark.other_users
+def test_check_settings(stand, check):
+    peers = peer_text(6)
+    assert check(stand, peers=peers, hops=2, hop=3)[0] == [
+        "environment: 'SYNERGY_HOP': expected SYNERGY_HOPS"]
+    assert check(stand, peers=f"[{PEER[6]}]:0", hops=2)[0][0] == (
+        f"SYNERGY_PEERS: '[{PEER[6]}]:0': expected a port from 1 to 65535, or a range as 5000-5010")
+    assert check(stand, peers=peers, hops=2, log_file="/nowhere/log")[0] == [
+        "the log file /nowhere/log can't be written: No such file or directory"]
+    config = written("of-others.toml", f'peers = ["{peers}"]\nhops = 2\n', 0o666)
+    assert check(stand, config=config)[0] == [
+        f"{config} can be written by others than its owner, who can let peers in: chmod go-w"]
+    config.chmod(0o644)
+    assert check(stand, config=config)[0] == []
+    os.chown(config, 1, 1)
+    assert check(stand, config=config)[0] == [
+        f"{config} belongs to user 1, who can let peers in: chown it"]
+    assert check(stand, "--", "no-such-command", peers=peers, hops=2)[0] == [
+        "there is no command no-such-command"]
+    run = Run(stand, "::", command=[PYTHON, script("awkward_server.py"), "handed-down", "::"],
+              user="root", wrap=["env", "-u", "LD_PRELOAD", f"LATER={STAGE}/preload/libsynergy.so"])
+    run.listens()
+    assert check(stand, peers=peers, hops=2, ports=run.port)[0] == [
+        f"tcp port {run.port}: user 0 made this listener, and no other user (this process is user "
+        "65534) can bind beside it"]
+
+
+def test_check_sandbox(stand, check):
+    wrong, _ = check(stand, peers=peer_text(6), hops=2,
+                     wrap=[PYTHON, script("awkward_server.py"), "without-unix"])
+    assert wrong == ["Unix sockets are forbidden here (AF_UNIX is missing from "
+                     "RestrictAddressFamilies= of a systemd unit?)"]
+
+
+def test_check_names(stand, check):
+    names = Names()
+    try:
+        names.set(laptop=[PEER[6]])
+        wrong, right = check(stand, "laptop.example.net:5555", hops=2)
+        assert wrong == [] and right[-1].startswith(f"laptop.example.net ({peer_text(6)}): punched")
+        wrong, _ = check(stand, "nobody.example.net:5555", hops=2)
+        assert len(wrong) == 1 and wrong[0].startswith("nobody.example.net does not resolve: ")
+    finally:
+        names.restore()
+
+
+# What ends again
+
+
+@contextlib.contextmanager
+def outage(stand, family, how):
+    if how == "interface":
+        run_in(stand, "A", "ip", "link", "set", "to-fwa", "down")
+        try:
+            yield
+        finally:
+            stand.path.configure("A")
+    else:
+        with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", "DROP"):
+            yield
+
+
+@FAMILIES
+@pytest.mark.parametrize("how, cause", (
+    ("interface", "Network is unreachable: this host has no route to it (ip -{family} route get "
+     "{peer})"),
+    ("firewall", "no SYN leaves this host: a firewall on it lets none out (OUTPUT)"),
+), ids=("interface", "firewall"))
+def test_outage(stand, family, how, cause):
+    """It is named, and not taken for a bad clock; a peer gets in when it is over."""
+    run = Run(stand, ANY[family], family, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    with outage(stand, family, how):
+        line = f"{run.way}: can't punch: {cause.format(family=family, peer=PEER[family])}"
+        run.program.wait_for(f"(?m)^synergy: warning: {re.escape(line)}$")
+        time.sleep(2)  # for as long as the kernel tries in vain
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
+    assert "timers" not in run.program.stderr()
+
+
+# Refusals that come late
+
+
+class LateRefusals(threading.Thread):
+    """The peer's firewall, which drops what comes unasked, says so a quarter of a second later: by
+    an ICMP error of its own, or by a reset in the peer's name (to a datagram: port unreachable)."""
+
+    DELAY = 0.25
+
+    def __init__(self, path, family, how):
+        super().__init__(daemon=True)
+        self.family, self.how, self.is_over = family, how, False
+        link = path.left_of("fwb")
+        with namespace.inside(path.namespace("fwb")):
+            self.ears = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM,
+                                      socket.htons(ETHERTYPE[family]))
+            self.ears.bind((f"to-{link}", ETHERTYPE[family]))
+            self.voice = sender(family)
+        self.ears.settimeout(0.05)
+        self.back = (f"to-{link}", ETHERTYPE[family])
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        self.join()
+        self.ears.close()
+        self.voice.close()
+
+    def run(self):
+        due = []
+        while not self.is_over:
+            with contextlib.suppress(TimeoutError):
+                data, address = self.ears.recvfrom(65536)
+                packet = Packet(self.family, data)
+                protocol = packet.protocol
+                asks = protocol == socket.IPPROTO_UDP or (
+                    protocol == socket.IPPROTO_TCP and data[packet.header + 13] & 0x12 == 2)
+                if address[2] == 0 and asks and data[HOP_LIMIT_OFFSET[self.family]] > 1:
+                    due.append((time.monotonic() + self.DELAY, packet, address[4]))
+            while due and due[0][0] <= time.monotonic():
+                self.refuse(*due.pop(0)[1:])
+
+    def refuse(self, packet, link_address):
+        if self.how == "reset" and packet.protocol == socket.IPPROTO_TCP:
+            self.ears.sendto(self.reset(packet), (*self.back, 0, 0, link_address))
+            return
+        kinds = {("prohibited", 6): (1, 1), ("reset", 6): (1, 4),
+                 ("prohibited", 4): (3, 13), ("reset", 4): (3, 3)}
+        kind, code = kinds[self.how, self.family]
+        quote = packet.data[:LONGEST_QUOTE[self.family]]
+        error = struct.pack("!BBHI", kind, code, 0, 0) + quote
+        if self.family == 4:
+            error = struct.pack("!BBHI", kind, code, internet_checksum(error), 0) + quote
+        self.voice.sendto(error, (str(ipaddress.ip_address(packet.source)), 0))
+
+    def reset(self, packet):
+        source_port, port, number = struct.unpack_from("!HHI", packet.data, packet.header)
+        segment = struct.pack("!HHIIBBHHH", port, source_port, 0, number + 1 & 0xFFFFFFFF, 5 << 4,
+                              0x14, 0, 0, 0)
+        ends = packet.destination + packet.source
+        if self.family == 6:
+            pseudo = ends + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
+            header = struct.pack("!IHBB", 6 << 28, len(segment), socket.IPPROTO_TCP, 64) + ends
+        else:
+            pseudo = ends + struct.pack("!HH", socket.IPPROTO_TCP, len(segment))
+            header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0, 64,
+                                 socket.IPPROTO_TCP, 0) + ends
+            header = header[:10] + struct.pack("!H", internet_checksum(header)) + header[12:]
+        checksum = internet_checksum(pseudo + segment)
+        return header + segment[:16] + struct.pack("!H", checksum) + segment[18:]
+
+
+@FAMILIES
+@pytest.mark.parametrize("how, does", (("reset", "refuses"), ("prohibited", "prohibits")))
+def test_too_high_and_told_late(stand, how, does, family):
+    with LateRefusals(stand.path, family, how):
+        run = Run(stand, ANY[family], family, hops=5)
+        run.says(f"warning: {PEER[family]}: punches with hop limit 5 go too far: {FWB[family]} "
+                 f"{does} them (hop 4). Set 3, or let it be automatic")
+
+
+@FAMILIES
+def test_guess(paths, family):
+    for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
+        run = Run(stand, ANY[family], family, hops="auto")
+        run.says(f"warning: {PEER[family]}: hop limit 3 is a guess: no router answers: a guess. "
+                 "Where nobody gets in, set one that crosses the last firewall of this side")
+
+
+def test_keeper_without_descriptors(stand):
+    """Fewer than there are peers; said once, and not for each of them."""
+    run = Run(stand, "::", wrap=["prlimit", "--nofile=40:40"], peers=f"[{PEER[6]}]:5500-5560")
+    run.says(f"warning: {run.way}: can't punch: no descriptor is left: raise the limit of open files "
+             "(RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
+
+
+# Nobody comes
+
+
+def silence(stand):
+    run = Run(stand, "::", log="info")
+    run.program.wait_for("nobody has come in", 75)
+    return run.lines()[-1], run
+
+
+@pytest.mark.background("nobody", silence)
+def test_silence(background):
+    line, run = background.result()
+    assert line == (
+        f"synergy: info: {run.listener}: nobody has come in for 60 s. To be compared with the other "
+        f"side: the peer calls {shown(SERVER[6], run.port)}, from {shown(PEER[6], run.source_port)}; "
+        "neither side has a NAT; the hop limit (2) crosses the last firewall here and meets none "
+        "there; no firewall on this host drops what comes in; and those on the way take simultaneous "
+        "open. `synergy test` at both ends tells which")

@@ -1,0 +1,33 @@
+/* A system call filter of the allowing kind, which most programs have. */
+#pragma once
+
+#include "program.h"
+
+#include <seccomp.h>
+
+/* The file names what is allowed, a call in a line; "socket:AF_UNIX" and the like allow it with
+ * that first argument only. Anything else has `otherwise` for an answer, also in the other threads.
+ */
+static inline void allow_only(const char *path, uint32_t otherwise) {
+    scmp_filter_ctx filter = seccomp_init(otherwise);
+    FILE *names = fopen(path, "re");
+    char line[64];
+    NEED(filter && names);
+    NEED(seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0);
+    while (fscanf(names, "%63s", line) == 1) {
+        char *argument = strchr(line, ':');
+        if (argument)
+            *argument++ = 0;
+        int number = seccomp_syscall_resolve_name(line);
+        if (number < 0)
+            continue; /* another architecture's, or another release's */
+        if (argument)
+            NEED(seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1,
+                                  SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)atoi(argument))) == 0);
+        else
+            NEED(seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0) == 0);
+    }
+    fclose(names);
+    NEED(seccomp_load(filter) == 0);
+    seccomp_release(filter);
+}

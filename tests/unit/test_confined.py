@@ -1,0 +1,378 @@
+"""What a server has lost or taken from itself, and whom else there is on its machine: root, descriptors,
+system calls; children with the memory of their parent, and strangers.
+
+Run as test_hooks.py is, whose helpers these are.
+"""
+
+import os
+import re
+import resource
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from test_hooks import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, DeafPeer, Waiting, deaf_peer,
+                        plain_environment, preloaded_environment, run, same_with_and_without,
+                        wait_until)
+
+
+def resident(process):
+    """In KiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"^VmRSS:\s*(\d+)", status, re.M)[1])
+
+
+def held_by(process):
+    """Descriptors of all its threads' tables: what is given up is held by one of its own."""
+    count = 0
+    for task in Path(f"/proc/{process}/task").iterdir():
+        try:
+            count += len(list((task / "fd").iterdir()))
+        except OSError:
+            pass  # a thread that has ended meanwhile
+    return count
+
+
+def name_of(keeper):
+    """Under which abstract name a keeper listens."""
+    inodes = {os.readlink(fd) for fd in Path(f"/proc/{keeper}/fd").iterdir()}
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        fields = line.split()
+        if len(fields) == 8 and fields[7].startswith("@synergy-keeper/") \
+                and f"socket:[{fields[6]}]" in inodes:
+            return fields[7][1:]
+    raise AssertionError("no name")
+
+
+@pytest.mark.parametrize("who", ["another user", "the same user"])
+def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
+    """3,000 forged messages with descriptors of every kind, 50 at a time among them, while 1,500
+    connections say nothing."""
+    if who == "another user" and os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    peers = [DeafPeer() for _ in range(12)]
+    environment = preloaded_environment(",".join(peer.text() for peer in peers), SYNERGY_LOG="warn")
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        shutil.copy(SOURCES / "stranger.py", place)
+        with Waiting("tcp", environment=environment) as server:
+            (keeper,) = server.keepers()
+            assert peers[0].ask(server.port)
+            version = re.search(r"define SYNERGY_WIRE_VERSION (\d+)",
+                                (REPOSITORY / "src" / "wire.h").read_text())[1]
+            before, memory = held_by(keeper), resident(keeper)
+            stranger = subprocess.Popen(
+                ["/usr/bin/python3", f"{place}/stranger.py", name_of(keeper), version,
+                 "3000", "1500"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain_environment(),
+                preexec_fn=as_nobody if who == "another user" else None)
+            took = []
+            for peer in peers[1:]:
+                begin = time.monotonic()
+                assert peer.ask(server.port) == f"127.0.0.1 {peer.port}"
+                took.append(time.monotonic() - begin)
+                time.sleep(0.1)
+            output, _ = stranger.communicate(timeout=60)
+            sent, idle, *_ = map(int, output.split())
+            assert sent >= 3000 and idle == 1500
+            # (A SYN that leaves at that very moment is not heard: it is repeated after a second.)
+            assert max(took) < 1.3, took
+            # (A punch for each peer whose turn is over may be open again.)
+            assert wait_until(lambda: held_by(keeper) <= before, 10), (before, held_by(keeper))
+            # Its own user may have as many connections there as it likes.
+            assert resident(keeper) < memory + (2048 if who == "another user" else 4096)
+            assert server.keepers() == [keeper]
+            _, errors = server.end()
+    for peer in peers:
+        peer.close()
+    assert errors == ""
+
+
+BIRTHS = ["fork", "_Fork", "raw-fork", "vfork", "clone-vm", "clone-beside", "posix_spawn"]
+DEEDS = ["close", "close-all", "replace", "shut-away", "accept"]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("birth", BIRTHS)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_what_a_child_does_with_its_own_descriptors_is_not_its_parents(
+        birth, deed, transport, deaf_peer):
+    """Some children have the parent's memory, and all have other descriptors. The parent's sockets
+    are served as before, and when it closes one the port is free at once."""
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting(transport, f"{birth}/{deed}", environment=environment) as server:
+        assert server.port
+        if transport == "tcp":
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                mine = client.getsockname()[1]
+                assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+        assert len(server.keepers()) == 1
+        with socket.socket(type=socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM) as other:
+            with pytest.raises(OSError, match="in use"):
+                other.bind(("0.0.0.0", server.port))
+        server.process.stdin.write("c")
+        server.process.stdin.flush()
+        if transport == "tcp":  # it sits in accept(), which goes on with what was closed
+            return
+        assert server.process.stdout.readline() == "closed\n"
+        with socket.socket(type=socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", server.port))
+        _, errors = server.end()
+    assert errors == ""
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("birth", BIRTHS)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_port_is_free_at_once_whatever_children_there_were(birth, deed, transport):
+    same_with_and_without("again", f"{birth}/{deed}", transport)
+
+
+def as_nobody():
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+# As many descriptors as the server has left: the bell, and what it is asked by, take two.
+ROOM = ["left-1", "left-2", "left-3", "left-2-hard", "left-3-hard"]
+
+
+@pytest.mark.parametrize("room", ROOM)
+def test_a_server_with_hardly_a_descriptor_left_gets_its_peers(room, deaf_peer, tmp_path):
+    check_with_few_descriptors(room, deaf_peer, tmp_path)
+
+
+def check_with_few_descriptors(room, deaf_peer, tmp_path, wait_for=lambda server: None):
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for each in (PROGRAMS / "wait", LIBRARY, KEEPER):
+            shutil.copy(each, place)
+        log = Path(place) / "log"
+        log.touch()
+        log.chmod(0o666)
+        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug",
+                                            SYNERGY_LOG_FILE=str(log))
+        environment["LD_PRELOAD"] = f"{place}/libsynergy.so"
+        # (Root may pass his limits, hard ones as well.)
+        options = {"preexec_fn": as_nobody} if os.geteuid() == 0 else {}
+        with Waiting("tcp", room, environment=environment, program=f"{place}/wait", **options) as server:
+            with deaf_peer.call(server.port) as client:
+                wait_for(server)
+                assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+            # And ordinary clients, as ever.
+            with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+                mine = client.getsockname()[1]
+                assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+        said = log.read_text()
+        assert said.count(" connected") == 1, said
+        assert "error" not in said
+
+
+@pytest.mark.parametrize("room", ["later-1", "later-2", "later-2-hard"])
+def test_a_server_without_a_descriptor_for_a_while_gets_its_peers_after_it(
+        room, deaf_peer, tmp_path):
+    """Longer than a bell that nobody answers is rung again."""
+    def wait(server):
+        time.sleep(12)
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+
+    check_with_few_descriptors(room, deaf_peer, tmp_path, wait)
+
+
+def test_one_descriptor_and_no_way_to_more_makes_the_peer_wait_for_room(deaf_peer, tmp_path):
+    """The kernel gives a process nothing without a number: the connection waits, and is not reset
+    for a wrong reason, until a second one is free."""
+    def wait(server):
+        time.sleep(12)
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+
+    check_with_few_descriptors("later-1-and-1-hard", deaf_peer, tmp_path, wait)
+
+
+def leave_room(process, count):
+    """The process may open so many descriptors from now on."""
+    taken = {int(entry.name) for entry in Path(f"/proc/{process}/fd").iterdir()}
+    free = [number for number in range(max(taken) + 2 + count) if number not in taken]
+    resource.prlimit(process, resource.RLIMIT_NOFILE,
+                     (free[count], resource.prlimit(process, resource.RLIMIT_NOFILE)[1]))
+
+
+def test_a_keeper_without_a_descriptor_for_a_while_loses_no_connection(deaf_peer, tmp_path):
+    log = tmp_path / "log"
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug",
+                                        SYNERGY_LOG_FILE=str(log))
+    with Waiting("tcp", environment=environment) as server:
+        (keeper,) = server.keepers()
+        leave_room(keeper, 0)
+        with deaf_peer.call(server.port) as client:
+            time.sleep(1.5)
+            assert not select.select([client], [], [], 0)[0]
+            leave_room(keeper, 100)
+            assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+        assert "error" not in log.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root does with somebody else's files")
+@pytest.mark.parametrize("owner", [65534, 0], ids=["anothers", "roots own"])
+def test_root_does_not_follow_somebody_elses_config_file(owner, deaf_peer, tmp_path):
+    home, target = tmp_path / "home", tmp_path / "target"
+    target.write_text("of root's\n")
+    config = home / ".config" / "synergy" / "synergy.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'peers = "{deaf_peer.text()}"\nlog = "info"\nlog_file = "{target}"\n')
+    os.chown(home, owner, owner)
+    environment = plain_environment(LD_PRELOAD=str(LIBRARY), HOME=str(home), SYNERGY_HOPS="2")
+    with Waiting("tcp", environment=environment) as server:
+        if owner == 0:
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert bool(server.keepers()) == (owner == 0)
+        _, errors = server.end()
+    assert (target.read_text() == "of root's\n") == (owner != 0)
+    lines = errors.splitlines()
+    assert len(lines) == (owner != 0)
+    assert all(str(config) in line and "SYNERGY_CONFIG" in line for line in lines)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root is confined to")
+@pytest.mark.parametrize("owner", [65534, 0], ids=["anothers", "roots own"])
+def test_where_root_remembers_hop_limits_is_there_before_the_keeper_is_confined(
+        owner, deaf_peer, tmp_path):
+    os.chown(tmp_path, owner, owner)
+    environment = preloaded_environment(deaf_peer.text(), HOME=str(tmp_path))
+    with Waiting("tcp", environment=environment) as server:
+        assert server.keepers()
+        assert (tmp_path / ".local/state/synergy").is_dir() == (owner == 0)
+        assert any(tmp_path.iterdir()) == (owner == 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
+        moment, deaf_peer, tmp_path):
+    """One file, also where it is named relative to the server's directory, and where it is moved
+    away (by a program that rotates logs) when root has been given up."""
+    log = tmp_path / "log"
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug", SYNERGY_LOG_FILE="log")
+    with Waiting("tcp", "nobody", environment=environment, cwd=tmp_path) as server:
+        assert "punched" in log.read_text()
+        if moment == "after":
+            log.rename(tmp_path / "log.1")
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert wait_until(lambda: log.exists() and "connected" in log.read_text())
+        _, errors = server.end()
+    assert errors == ""
+    assert (log.stat().st_uid, log.stat().st_mode & 0o777) == (0, 0o640)
+
+
+# What systemd's sets hold (systemd-analyze), OpenSSH allows its child before the login, and chrony
+# itself; then the least that a loop takes.
+THREADS = """clone clone3 mmap mprotect munmap madvise rseq set_robust_list futex exit exit_group
+    gettid rt_sigaction rt_sigprocmask rt_sigreturn brk fstat newfstatat"""
+PRIVSEP = THREADS + """ clock_gettime clock_nanosleep close geteuid getpgid getpid getrandom
+    gettimeofday getuid mremap nanosleep poll ppoll pselect6 read select shutdown time write writev
+    accept accept4"""
+CHRONY = THREADS + """ adjtimex clock_adjtime clock_gettime gettimeofday settimeofday time getpid
+    getrlimit rt_sigaction set_tid_address wait4 access chmod chown fchmodat fstat lseek newfstatat
+    readlink rename renameat stat statx unlink unlinkat bind connect getsockname getsockopt recvfrom
+    recvmmsg recvmsg sendmmsg sendmsg sendto close openat pipe pipe2 poll ppoll pselect6 read select
+    write getrandom sysinfo uname socket:2 socket:10 setsockopt fcntl accept accept4"""
+LOOP = THREADS + " accept accept4 read write close"
+# The control: all that the library needs is in it.
+WIDE = CHRONY + """ socket socketpair getpeername dup3 geteuid rt_sigpending rt_sigtimedwait
+    nanosleep prlimit64"""
+
+
+def system_calls_of(*sets):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze")
+    found = set()
+    for each in sets:
+        output = subprocess.run(["systemd-analyze", "syscall-filter", each], capture_output=True,
+                                text=True, check=True).stdout
+        names = [line.strip() for line in output.splitlines() if line.startswith("    ")]
+        found |= {name for name in names if re.match(r"\w", name)}
+        found |= system_calls_of(*(name for name in names if name.startswith("@"))) \
+            if any(name.startswith("@") for name in names) else set()
+    return found
+
+
+UNITS = {
+    "service": lambda: ("kill", system_calls_of("@system-service")),
+    "hardened": lambda: ("kill", system_calls_of("@system-service")
+                         - system_calls_of("@privileged", "@resources")),
+    "container": lambda: ("errno", system_calls_of("@system-service") | {"seccomp", "landlock_restrict_self",
+                          "landlock_create_ruleset", "landlock_add_rule"}
+                          - {"clone3", "keyctl", "add_key", "request_key", "unshare", "setns",
+                             "personality", "userfaultfd", "name_to_handle_at"}),
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_a_server_in_a_sandbox_is_punched_for(unit, user, deaf_peer, tmp_path):
+    action, names = UNITS[unit]()
+    allowed = tmp_path / "allowed"
+    allowed.write_text("\n".join(names))
+    os.chmod(tmp_path, 0o755)
+    as_user = [] if user == "root" or os.geteuid() != 0 else [
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for each in (PROGRAMS / "wait", PROGRAMS / "sandboxed", LIBRARY, KEEPER, allowed):
+            shutil.copy(each, place)
+        environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug")
+        preload = f"LD_PRELOAD={place}/libsynergy.so"
+        del environment["LD_PRELOAD"]
+        runner = [*as_user, f"{place}/sandboxed", action, f"{place}/allowed",
+                  "/usr/bin/env", preload]
+        with Waiting("tcp", environment=environment, runner=runner, program=f"{place}/wait") as server:
+            assert server.port
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+            time.sleep(0.2)  # it has confined itself by then
+            assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+            server.process.stdin.write("c")
+            server.process.stdin.flush()
+            status, errors = server.end()
+    assert status == 0
+    assert "killed" not in errors and "error" not in errors
+
+
+FILTERS = {"privilege separation": PRIVSEP, "chrony": CHRONY, "loop": LOOP, "wide": WIDE}
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_that_a_server_gives_itself_never_ends_it(name, transport, deaf_peer, tmp_path):
+    """For all threads, after listen(). What it forbids the library does not try."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(FILTERS[name])
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting(transport, f"only:{allowed}", environment=environment) as server:
+        if transport == "tcp":
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", server.port)) as client:
+                    mine = client.getsockname()[1]
+                    assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+                if name == "wide":
+                    assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+                    continue
+                with pytest.raises(ConnectionError):  # nobody can hand it over: it is told
+                    with deaf_peer.call(server.port) as peer:
+                        peer.recv(1)
+                        raise ConnectionResetError
+                assert server.process.poll() is None
+        server.process.stdin.write("c")
+        server.process.stdin.flush()
+        status, errors = server.end()
+    assert status == 0
+    if transport == "tcp":
+        assert errors.count("system call filter") == (name != "wide")
