@@ -199,6 +199,8 @@ int Control::claim(std::uint64_t cookie) {
 }
 
 void Control::claim_port(std::uint64_t cookie, int transport, std::uint16_t port) {
+    if (ports_.contains(cookie))
+        return;
     synergy_address wanted{};
     synergy_port_name(transport, port, &wanted);
     sockaddr_un address;

@@ -62,7 +62,6 @@ class Guard {
     /// little more. No SYN prolongs that: the first one after it opens the hole anew, and so one is
     /// to come right then.
     static constexpr Duration hole_lifetime = std::chrono::milliseconds(120200);
-
     static constexpr Duration last_moment = std::chrono::milliseconds(200);
 
     /// `window`: how long after a SYN its error may come; zero where the socket can tell the error
@@ -109,6 +108,9 @@ class Guard {
             return Phase::open;
         }
     }
+    /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
+    [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
+    [[nodiscard]] Duration window() const { return window_; }
     /// The error of a SYN that has left is to come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
     /// Who has called while the socket was deaf for the last SYN, and repeats that after a second,
@@ -118,8 +120,6 @@ class Guard {
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.
     [[nodiscard]] bool knows_all(SynTimer timer) const { return timer.retransmits == seen_; }
-    /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
-    [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
     /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.

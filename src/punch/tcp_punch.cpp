@@ -59,7 +59,8 @@ constexpr unsigned short_rests = 120;
 constexpr Duration handshake_time = seconds(15);
 
 /// How many packets have come while the socket was deaf to them: SK_MEMINFO_DROPS of SO_MEMINFO
-/// counts what was meant for it and not taken. (The ICMP error is not among that.)
+/// counts what was meant for it and not taken, calls of the peer's and resets. (The ICMP error is
+/// not among that.)
 std::uint32_t missed_by(const Socket &socket) {
     constexpr int so_meminfo = 55;           // asm-generic/socket.h
     constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
@@ -119,9 +120,10 @@ TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), deaf_hop_limit_(deaf_to_most),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
              stagger_of(hole_.peer.port())),
-      timer_(context.scheduler) {}
+      timer_(context.scheduler), probe_timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
+    stop_asking();
     close_socket();
 }
 
@@ -136,6 +138,13 @@ void TcpPunch::close_socket() {
     ::setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     set_hop_limit(socket_, is_v4_, hop_limit_min);
     socket_.reset();
+}
+
+/// The listener would answer with a sequence number that no firewall expects: the peer would be
+/// connected to nobody.
+bool TcpPunch::let_end() {
+    is_ending_ = true;
+    return bool(socket_);
 }
 
 int TcpPunch::open() {
@@ -171,7 +180,6 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
 }
 
-/// Nor does it hear what the server's listener would not.
 void TcpPunch::hear_from(int least_hop_limit) {
     // With IPv4 the error is told from the peer's SYN by its own TTL.
     if (is_v4_ && !guard_.is_awaiting())
@@ -214,16 +222,6 @@ int TcpPunch::bind_socket() {
     failed_here(error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
-}
-
-/// The listener would answer with a sequence number that no firewall expects: the peer would be
-/// connected to nobody.
-bool TcpPunch::let_end() {
-    is_ending_ = true;
-    if (!socket_)
-        return false;
-    const auto state = info_of(socket_).tcpi_state;
-    return state == state_syn_sent || state == state_syn_received;
 }
 
 int TcpPunch::punch() {
@@ -334,7 +332,7 @@ void TcpPunch::tick() {
         happened();
         return;
     }
-    if (is_ending_ && now >= guard_.hole_ends()) {
+    if (is_ending_ && busy_until_ == Time{} && now >= guard_.hole_ends()) {
         begin_again(); // which it does not
         return;
     }
@@ -368,15 +366,59 @@ void TcpPunch::tick() {
     }
     follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
-        if (guard_.is_in_step()) {
-            answer_peer(false);
-            return;
+        was_in_step_ = guard_.is_in_step();
+        if (!ask_what_came()) {
+            if (was_in_step_) {
+                answer_peer(false);
+                return;
+            }
+            missed_ = missed_by(socket_);
         }
-        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
     }
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
+}
+
+/// Something has come unheard behind the last SYN: a call, or a reset, which must not be answered
+/// by a SYN that goes all the way. One from another port, with the hop limit of that punch, tells,
+/// since what comes back for it is heard.
+/// False where it can't be asked.
+bool TcpPunch::ask_what_came() {
+    probe_ = is_v4_ ? Socket{} : Socket::open(AF_INET6, SOCK_STREAM, IPPROTO_TCP);
+    set_hop_limit(probe_, is_v4_, hop_limit());
+    const Endpoint from = socket_.local().with_port(0);
+    if (!probe_ || ::bind(probe_.fd(), from.data(), from.length()) != 0 ||
+        (::connect(probe_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
+         errno != EINPROGRESS) ||
+        !context_.scheduler.watch(probe_.fd(), EPOLLOUT, [this](std::uint32_t) {
+            know_what_came(probe_.get(SOL_SOCKET, SO_ERROR, 0));
+        })) {
+        probe_.reset();
+        return false;
+    }
+    probe_timer_.set(Clock::now() + guard_.window(), [this] { know_what_came(ETIMEDOUT); });
+    return true;
+}
+
+void TcpPunch::know_what_came(int error) {
+    stop_asking();
+    if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
+        return;
+    // Its own error has come, or nothing at all.
+    if (error != EHOSTUNREACH && error != ETIMEDOUT)
+        failed(error != 0 ? error : ECONNREFUSED);
+    else if (was_in_step_)
+        tick();
+    else
+        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
+}
+
+void TcpPunch::stop_asking() {
+    probe_timer_.cancel();
+    if (probe_)
+        context_.scheduler.unwatch(probe_.fd());
+    probe_.reset();
 }
 
 /// Whether this host has another address toward the peer than when the socket connected: peers call
@@ -397,7 +439,7 @@ bool TcpPunch::leaves_from_elsewhere() const {
 }
 
 bool TcpPunch::has_missed_peer() const {
-    return missed_by(socket_) != missed_;
+    return !probe_ && missed_by(socket_) != missed_;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all

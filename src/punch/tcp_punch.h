@@ -29,6 +29,9 @@ class TcpPunch final : public Punch {
     [[nodiscard]] bool has_missed_peer() const;
     bool open_in_time();
     void answer_peer(bool was_heard);
+    [[nodiscard]] bool ask_what_came();
+    void know_what_came(int error);
+    void stop_asking();
     void failed(int error);
     void timed_out();
     void error_came();
@@ -55,6 +58,9 @@ class TcpPunch final : public Punch {
     unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
     unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
     bool is_ending_ = false;     ///< with its hole
+    Socket probe_;               ///< asks what has come unheard
+    Timer probe_timer_;
+    bool was_in_step_ = false; ///< Guard::is_in_step(), as that came
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

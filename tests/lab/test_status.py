@@ -115,7 +115,7 @@ def test_resting(stand, status):
 
 
 @pytest.mark.complains
-@pytest.mark.parametrize("family", (4,))
+@pytest.mark.parametrize("family", (6, 4))
 def test_refused(stand, status, family):
     firewall.set_profile(stand.path, "reset")
     ports = fresh_peer_ports(1)
