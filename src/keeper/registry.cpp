@@ -345,7 +345,7 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
     if (hole.peer.is_loopback())
         server.loopback.set(Clock::now() + before_loopback_advice,
-                            [this, &server] { advise_of_loopback(server); });
+                            [&server] { advise_of_loopback(server); });
     if (server.punches.empty() && !server.is_reached)
         server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
