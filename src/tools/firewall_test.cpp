@@ -69,7 +69,7 @@ bool has_sctp() {
 FirewallTest::FirewallTest(Scheduler &scheduler, Options options,
                            std::function<void(const std::string &)> say)
     : scheduler_(scheduler), options_(std::move(options)), say_(std::move(say)),
-      nonce_(random_text()), started_(Clock::now()), idle_(options_.idle),
+      nonce_(random_text()), idle_(options_.idle),
       no_traffic_(no_page_), context_{
                                  .scheduler = scheduler,
                                  .timers = timers_,
@@ -185,7 +185,6 @@ void FirewallTest::heard(const std::string &text, const Endpoint &from) {
     const Time now = Clock::now();
     if (peer_nonce_.empty() || (nonce != peer_nonce_ && phase_ == Phase::waiting)) {
         peer_nonce_ = nonce;
-        first_heard_ = now;
         say_once("the peer is there");
     }
     if (nonce != peer_nonce_)

@@ -8,7 +8,6 @@
 
 #include "tools/test_report.h"
 
-#include <deque>
 #include <functional>
 #include <list>
 #include <string>
@@ -77,7 +76,7 @@ class FirewallTest {
     std::string peer_nonce_;
     Phase phase_ = Phase::waiting;
     std::list<Meeting> meetings_;
-    Time started_, last_heard_{}, first_heard_{}, begun_{}, done_at_{};
+    Time last_heard_{}, begun_{}, done_at_{};
     std::optional<Endpoint> seen_as_, peer_seen_as_;
     Endpoint peer_source_;
     bool peer_is_done_ = false, peer_has_results_ = false, peer_has_sctp_ = false;

@@ -1,8 +1,7 @@
 #include "tools/peer_argument.h"
 
-#include "settings/settings.h"
-
 #include <charconv>
+#include <cstdlib>
 #include <iostream>
 #include <netdb.h>
 
@@ -48,6 +47,14 @@ Endpoint parse_peer(const std::string &text, std::string &error) {
         host = text.substr(0, colon);
     }
     return resolve(host, AI_ADDRCONFIG, error).with_port(port);
+}
+
+Settings settings_of_environment() {
+    Settings settings =
+        load_settings([](const char *name) -> const char * { return std::getenv(name); });
+    for (const Problem &problem : settings.problems)
+        std::cerr << "synergy: " << problem.line() << '\n';
+    return settings;
 }
 
 int refuse_argument(const std::string &place, const std::string &text,

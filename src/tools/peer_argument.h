@@ -1,7 +1,9 @@
-// A peer and an address of this host as arguments of a command, and what is said of wrong ones.
+// What a command is told: a peer and an address of this host as arguments, the settings in the
+// environment; and what is said of wrong ones.
 #pragma once
 
 #include "base/endpoint.h"
+#include "settings/settings.h"
 
 #include <string>
 
@@ -16,6 +18,9 @@ Endpoint resolve(const std::string &host, int flags, std::string &error);
 
 /// As in SYNERGY_PEERS, or without a port (0), or a host name.
 Endpoint parse_peer(const std::string &text, std::string &error);
+
+/// As the environment has them; what is wrong with them is said on stderr.
+Settings settings_of_environment();
 
 /// Says on stderr what is wrong with an argument; the exit status for that.
 int refuse_argument(const std::string &place, const std::string &text, const std::string &expected);

@@ -4,6 +4,7 @@
 #include "hops/path_probe.h"
 #include "tools/path_picture.h"
 #include "tools/peer_argument.h"
+#include "tools/terminal.h"
 
 #include <langinfo.h>
 #include <netdb.h>
@@ -99,10 +100,8 @@ class Screen {
         std::setlocale(LC_CTYPE, "");
         const bool is_terminal = ::isatty(STDOUT_FILENO) == 1;
         style_.unicode = std::strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
-        const char *no_color = std::getenv("NO_COLOR"); // https://no-color.org
-        const char *terminal = std::getenv("TERM");
-        is_live_ = is_terminal && terminal != nullptr && std::strcmp(terminal, "dumb") != 0;
-        style_.color = is_live_ && (no_color == nullptr || *no_color == '\0');
+        is_live_ = is_live_terminal();
+        style_.color = has_color();
         winsize size{};
         if (is_terminal && ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
             style_.columns = size.ws_col;
@@ -157,10 +156,7 @@ CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
 }
 
 int run_probe(const ProbeOptions &options) {
-    const Settings settings =
-        load_settings([](const char *name) -> const char * { return std::getenv(name); });
-    for (const Problem &problem : settings.problems)
-        std::cerr << "synergy: " << problem.line() << '\n';
+    const Settings settings = settings_of_environment();
     if (!settings.problems.empty())
         return exit_refused;
 

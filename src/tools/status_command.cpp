@@ -2,10 +2,9 @@
 
 #include "tools/keepers.h"
 #include "tools/status_picture.h"
+#include "tools/terminal.h"
 
 #include <csignal>
-#include <cstdlib>
-#include <cstring>
 #include <iostream>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -28,10 +27,7 @@ The document of --json is described by status.schema.json, which is installed.)"
 
 Style style_of_terminal() {
     Style style;
-    const char *no_color = std::getenv("NO_COLOR"); // https://no-color.org
-    const char *terminal = std::getenv("TERM");
-    style.color = isatty(STDOUT_FILENO) == 1 && terminal != nullptr &&
-                  std::strcmp(terminal, "dumb") != 0 && (no_color == nullptr || *no_color == '\0');
+    style.color = has_color();
     return style;
 }
 

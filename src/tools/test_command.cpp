@@ -89,10 +89,7 @@ CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
 int run_test(const TestOptions &options) {
     if (!options.hops.empty())
         ::setenv("SYNERGY_HOPS", options.hops.c_str(), 1);
-    const Settings settings =
-        load_settings([](const char *name) -> const char * { return std::getenv(name); });
-    for (const Problem &problem : settings.problems)
-        std::cerr << "synergy: " << problem.line() << '\n';
+    const Settings settings = settings_of_environment();
     if (!settings.problems.empty())
         return exit_refused;
     std::string error;
