@@ -73,11 +73,6 @@ void Guard::expect_error_within(Duration window) {
         next_ = last_sent_ + window_;
 }
 
-bool Guard::is_in_step() const {
-    const Duration apart = retransmission_ - last_sent_;
-    return apart > first_timeout - window_ - lead && apart < first_timeout + window_ + lead;
-}
-
 void Guard::peer_was_heard(Time now) {
     if (window_ > Duration::zero() && phase() != Phase::open && step_ != Step::answering_deaf) {
         step_ = Step::answering_deaf;

@@ -113,9 +113,6 @@ class Guard {
     [[nodiscard]] Duration window() const { return window_; }
     /// The error of a SYN that has left is to come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
-    /// Who has called while the socket was deaf for the last SYN, and repeats that after a second,
-    /// would find it deaf for the next one.
-    [[nodiscard]] bool is_in_step() const;
     /// The next SYN is about to leave.
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.

@@ -215,7 +215,6 @@ int TcpPunch::bind_socket() {
     socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
     if (socket_) {
         guard_.begin();
-        missed_ = 0;
         return 0;
     }
     const int error = errno;
@@ -366,13 +365,9 @@ void TcpPunch::tick() {
     }
     follow_guard(before);
     if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
-        was_in_step_ = guard_.is_in_step();
         if (!ask_what_came()) {
-            if (was_in_step_) {
-                answer_peer(false);
-                return;
-            }
-            missed_ = missed_by(socket_);
+            answer_peer(false);
+            return;
         }
     }
     if (guard_.user_timeout() != timeout)
@@ -408,10 +403,8 @@ void TcpPunch::know_what_came(int error) {
     // Its own error has come, or nothing at all.
     if (error != EHOSTUNREACH && error != ETIMEDOUT)
         failed(error != 0 ? error : ECONNREFUSED);
-    else if (was_in_step_)
-        tick();
     else
-        missed_ = missed_by(socket_); // and is heard when it repeats its SYN
+        tick();
 }
 
 void TcpPunch::stop_asking() {
@@ -439,7 +432,7 @@ bool TcpPunch::leaves_from_elsewhere() const {
 }
 
 bool TcpPunch::has_missed_peer() const {
-    return !probe_ && missed_by(socket_) != missed_;
+    return !probe_ && missed_by(socket_) != 0;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all

@@ -54,13 +54,11 @@ class TcpPunch final : public Punch {
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take
     bool was_connected_ = false; ///< since the last punch
-    std::uint32_t missed_ = 0;   ///< packets, of which nothing more is to be made
     unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
     unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
     bool is_ending_ = false;     ///< with its hole
     Socket probe_;               ///< asks what has come unheard
     Timer probe_timer_;
-    bool was_in_step_ = false; ///< Guard::is_in_step(), as that came
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

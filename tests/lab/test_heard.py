@@ -67,12 +67,12 @@ def show(took, title):
 @pytest.mark.slow
 @pytest.mark.quiet
 @pytest.mark.parametrize("hop_limit", (64, 128, 255))
-@pytest.mark.parametrize("when, share", ((EARLY, 0.90), (LATE, 0.95)), ids=("early", "late"))
+@pytest.mark.parametrize("when, share", ((EARLY, 0.90), (LATE, 0.97)), ids=("early", "late"))
 def test_first_call(stand, when, share, hop_limit):
     took = first_calls(stand, when, hop_limit)
     show(took, f"{CALLS} first calls, {when[0]} to {when[1]} s after listen(), with hop limit "
          f"{hop_limit}")
     at_once = sum(time <= AT_ONCE for time in took)
     # Who starts above 64 is unheard for the fraction of a millisecond in which a SYN leaves.
-    assert at_once >= (share if hop_limit == 64 else 0.97) * CALLS
+    assert at_once >= (share if hop_limit == 64 else 0.995) * CALLS
     assert took[-1] <= SOON
