@@ -14,6 +14,8 @@
 
 #include "base/timer_wheel.h"
 
+#include <algorithm>
+
 namespace synergy {
 
 /// Where the kernel's retransmission timer stands (TCP_INFO: tcpi_retransmits, tcpi_rto).
@@ -109,7 +111,9 @@ class Guard {
         }
     }
     /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
-    [[nodiscard]] Time hole_ends() const { return hole_began_ + hole_lifetime - last_moment; }
+    [[nodiscard]] Time hole_ends() const {
+        return std::max(hole_began_, socket_began_) + hole_lifetime - last_moment;
+    }
     [[nodiscard]] Duration window() const { return window_; }
     /// The error of a SYN that has left is to come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
@@ -140,7 +144,11 @@ class Guard {
     Step step_ = Step::idle;
     Time next_{};
     Time first_sent_{};
-    Time hole_began_{}; ///< when the SYN left that the firewalls count from
+    /// When the SYN left that the firewalls count from. That is the first one of this socket or,
+    /// where earlier ones have failed within the hole's lifetime, the first one of theirs: it
+    /// depends on whether a firewall has seen those. Both are taken for it.
+    Time hole_began_ = Time{} - hole_lifetime;
+    Time socket_began_{};
     Time last_sent_{};
     Time retransmission_{}; ///< when the kernel's timer runs out, if not later
     Time not_before_{};     ///< the SYN that is awaited had not left then

@@ -64,30 +64,31 @@ struct Run {
     bool gave_up = false;
 };
 
-/// A socket's life, with timers of kernel and thread as late as told.
+const Time start{seconds(1000)};
+
+/// A socket's life from `began`, with timers of kernel and thread as late as told.
 Run live(Guard guard, unsigned linear, Duration kernel_late, Duration thread_late, Duration length,
-         Timers timers = {}, Duration connect_took = {}) {
+         Timers timers = {}, Duration connect_took = {}, Time began = start) {
     Run run;
     Kernel kernel(linear, timers);
-    const Time start{seconds(1000)};
     Duration user_timeout{};
-    guard.sent(start, start + connect_took);
+    guard.sent(began, began + connect_took);
     user_timeout = guard.user_timeout();
     run.sent.emplace_back(0);
-    kernel.fires = timers.end(start, start + seconds(1)) + kernel_late;
-    Time low_since = start;
+    kernel.fires = timers.end(began, began + seconds(1)) + kernel_late;
+    Time low_since = began;
     auto phase = guard.phase();
     if (phase == Guard::Phase::open)
         run.deaf.emplace_back(Duration{}, Duration{});
-    for (Time now = start; now < start + length;
+    for (Time now = began; now < began + length;
          now =
              std::max(now + milliseconds(1), std::min(kernel.fires, guard.next() + thread_late))) {
         if (now >= kernel.fires) {
-            kernel.retransmit(now, start + user_timeout);
+            kernel.retransmit(now, began + user_timeout);
             if (kernel.gave_up)
                 break;
             kernel.fires += kernel_late;
-            run.sent.push_back(now - start);
+            run.sent.push_back(now - began);
             run.stayed_low_for_each &= phase == Guard::Phase::low;
         }
         if (now >= guard.next() + thread_late) {
@@ -98,7 +99,7 @@ Run live(Guard guard, unsigned linear, Duration kernel_late, Duration thread_lat
                 if (phase == Guard::Phase::low) {
                     low_since = now;
                 } else {
-                    run.deaf.emplace_back(low_since - start, now - start);
+                    run.deaf.emplace_back(low_since - began, now - began);
                 }
             }
         }
@@ -171,6 +172,27 @@ TEST_CASE("a SYN comes as soon as a firewall has forgotten the hole that was not
                 }
             CHECK(times >= 5);
         }
+}
+
+TEST_CASE("what a firewall has forgotten is opened again, though another socket had opened it") {
+    constexpr Duration lifetime = seconds(120); // nf_conntrack_tcp_timeout_syn_sent
+    for (auto lost_after : {seconds(1), seconds(4), seconds(50), seconds(119)}) {
+        CAPTURE(lost_after.count());
+        Guard guard(milliseconds(150), seconds(60), unknown);
+        guard.sent(start, start);
+        guard.begin();
+        Run run = live(guard, 4, {}, milliseconds(1), seconds(500), {}, {}, start + lost_after);
+        // A firewall that had not seen the first socket's counts from the second's.
+        for (Duration opened : {Duration{}, Duration(lost_after)}) {
+            CAPTURE(opened.count());
+            for (Duration syn : run.sent)
+                if (syn + lost_after >= opened + lifetime) {
+                    CHECK(syn + lost_after <= opened + lifetime + seconds(1));
+                    opened = syn + lost_after;
+                }
+            CHECK(opened > seconds(360));
+        }
+    }
 }
 
 TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the latest") {

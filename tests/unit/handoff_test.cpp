@@ -529,8 +529,8 @@ TEST_CASE("handoff: who accepts and does not answer, keeps nobody waiting") {
 
 TEST_CASE("handoff: who is kept from answering has all the time that it is kept for") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
-    for (const auto &[activity, is_waited_for] :
-         {std::pair{Activity::stopped, true}, std::pair{Activity::rests, false}}) {
+    for (const Activity activity : {Activity::stopped, Activity::rests}) {
+        const bool is_waited_for = activity == Activity::stopped;
         CAPTURE(is_waited_for);
         Bench bench;
         bench.activity = activity;

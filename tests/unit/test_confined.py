@@ -81,12 +81,14 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
             output, _ = stranger.communicate(timeout=60)
             sent, idle, *_ = map(int, output.split())
             assert sent >= 3000 and idle == 1500
-            # (A SYN that leaves at that very moment is not heard: it is repeated after a second.)
-            assert max(took) < 1.3, took
+            # (A SYN that leaves at that very moment is not heard: it is repeated after a second.
+            # On a machine that is busy with other things as well, some more than that.)
+            assert max(took) < 4, took
             # (A punch for each peer whose turn is over may be open again.)
             assert wait_until(lambda: held_by(keeper) <= before, 10), (before, held_by(keeper))
             # Its own user may have as many connections there as it likes.
-            assert resident(keeper) < memory + (2048 if who == "another user" else 4096)
+            grown = resident(keeper) - memory
+            assert grown < (2048 if who == "another user" else 4096), grown
             assert server.keepers() == [keeper]
             _, errors = server.end()
     for peer in peers:
