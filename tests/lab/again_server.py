@@ -3,6 +3,7 @@
     again_server.py PORT early        the listener is closed as soon as somebody has come
     again_server.py PORT late         it is closed when that connection is over
     again_server.py PORT anew         as early, by a listener that does not let others have its port
+    again_server.py PORT MODE sctp    the same of SCTP
 
 The peer gets a line with its address, and ends the connection or waits for its end.
 """
@@ -12,8 +13,8 @@ import sys
 import time
 
 
-def listener_on(port, is_shared):
-    listener = socket.socket(socket.AF_INET6)
+def listener_on(port, is_shared, protocol):
+    listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
     if is_shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     while True:
@@ -26,8 +27,8 @@ def listener_on(port, is_shared):
     return listener
 
 
-def serve_one(port, mode):
-    listener = listener_on(port, mode != "anew")
+def serve_one(port, mode, protocol):
+    listener = listener_on(port, mode != "anew", protocol)
     connection, peer = listener.accept()
     if mode in ("early", "anew"):
         listener.close()
@@ -41,7 +42,7 @@ def serve_one(port, mode):
 def main():
     port, mode = int(sys.argv[1]), sys.argv[2]
     while True:
-        serve_one(port, mode)
+        serve_one(port, mode, socket.IPPROTO_SCTP if "sctp" in sys.argv else 0)
 
 
 main()

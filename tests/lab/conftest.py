@@ -30,7 +30,7 @@ PACKAGES = {
     "dovecot": "dovecot-imapd", "exim4": "exim4-daemon-light", "iperf3": "iperf3",
     "vsftpd": "vsftpd", "curl": "curl", "openvpn": "openvpn", "inetd": "openbsd-inetd",
     "inetutils-inetd": "inetutils-inetd", "tcpserver": "ucspi-tcp-ipv6",
-    "systemd-socket-activate": "systemd",
+    "systemd-socket-activate": "systemd", "gunicorn": "gunicorn",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

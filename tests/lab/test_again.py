@@ -8,6 +8,7 @@ import time
 import pytest
 
 import clients
+import sctp
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port, script, wait_listening
 from topology import PEER
@@ -20,25 +21,40 @@ PATIENCE = 4
 SOON = 1.3  # a SYN that was not heard, and its first repetition
 
 
-def again_server(stand, mode, source_ports):
+def again_server(stand, mode, source_ports, transport):
     port = fresh_port()
     program = stand.start(
-        "A", [servers.PYTHON, script("again_server.py"), port, mode], preload=Preload(
+        "A", [servers.PYTHON, script("again_server.py"), port, mode, transport], preload=Preload(
             peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
-    wait_listening(program, "tcp", port)
+    wait_listening(program, transport, port)
     return port
 
 
-def call(stand, source_port, port):
+CLIENTS = {"tcp": clients.tcp_client, "sctp": clients.sctp_client}
+
+
+def call(stand, source_port, port, transport):
     """A connection to its end; how long it took to come about, or why it did not."""
     started = time.monotonic()
     try:
-        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+        with CLIENTS[transport](stand, 6, source_port, port, PATIENCE) as client:
             took = time.monotonic() - started
             assert client.receive_until("\n") == f"{PEER[6]} {source_port}\n"
             return took
     except OSError as error:
         return repr(error)
+
+
+def check(stand, mode, after_ms, transport):
+    source_ports = fresh_peer_ports(CALLS)
+    port = again_server(stand, mode, source_ports, transport)
+    results = []
+    for source_port in source_ports:
+        results.append(call(stand, source_port, port, transport))
+        time.sleep(after_ms / 1000)
+    print([result if isinstance(result, str) else round(result, 3) for result in results])
+    failed = [result for result in results if isinstance(result, str) or result > SOON]
+    assert not failed
 
 
 # A listener that lets nobody else have its port has it again only when the last connection is quite
@@ -47,12 +63,11 @@ def call(stand, source_port, port):
     *itertools.product(("early", "late"), (0, 10, 100, 1000)),
     *itertools.product(("anew",), (10, 100, 1000))])
 def test_listening_again(stand, mode, after_ms):
-    source_ports = fresh_peer_ports(CALLS)
-    port = again_server(stand, mode, source_ports)
-    results = []
-    for source_port in source_ports:
-        results.append(call(stand, source_port, port))
-        time.sleep(after_ms / 1000)
-    print([result if isinstance(result, str) else round(result, 3) for result in results])
-    failed = [result for result in results if isinstance(result, str) or result > SOON]
-    assert not failed
+    check(stand, mode, after_ms, "tcp")
+
+
+@pytest.mark.parametrize("after_ms", (0, 10, 100, 1000))
+@pytest.mark.parametrize("mode", ("early", "late"))
+def test_listening_again_for_sctp(stand, mode, after_ms):
+    sctp.skip_if_missing()
+    check(stand, mode, after_ms, "sctp")

@@ -1,0 +1,206 @@
+"""Whatever is killed, whoever calls after that gets in: any process of a server while another one goes
+on, and the keeper beside it."""
+
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import random
+import signal
+import socket
+import time
+
+import pytest
+
+import clients
+import firewall
+import sctp
+import servers
+from programs import (SCRATCH, Preload, fresh_peer_ports, fresh_port, script, slowness,
+                      wait_listening, wait_until)
+from servers import PYTHON
+from test_families import children_of
+from trials import peers
+
+pytestmark = pytest.mark.usefixtures("library")
+
+KILLS = 50
+BETWEEN_CALLS = 0.05
+PATIENCE = 5  # more than a SYN and two repetitions
+MOST_CALLS = 600
+# A call that had begun by so long after the kill may have been the killed process's.
+IN_ITS_HANDS = 0.02
+
+
+@dataclasses.dataclass
+class Call:
+    begun: float
+    took: float
+    end: str = ""  # of one that was not served: what it met
+
+
+def call(stand, kind, talk, source_port, port):
+    begun, end = time.monotonic(), ""
+    try:
+        with clients.SocketClient(stand.path, 6, socket.SOCK_STREAM, source_port, port, PATIENCE,
+                                  kind) as client:
+            talk(client)
+    except OSError as error:
+        end = repr(error)
+    return Call(begun, time.monotonic() - begun, end)
+
+
+class Calls:
+    """A peer that calls each 50 ms, each time from a fresh port of its range, while the block runs."""
+
+    def __init__(self, stand, port, talk, source_ports, kind=0):
+        self.over, self.calls = False, []
+        self.arguments = stand, port, talk, source_ports, kind
+
+    def __enter__(self):
+        self.pool = concurrent.futures.ThreadPoolExecutor(200)
+        self.caller = self.pool.submit(self._call)
+        return self
+
+    def _call(self):
+        stand, port, talk, source_ports, kind = self.arguments
+        due, work = time.monotonic(), []
+        for source_port in source_ports:
+            if self.over:
+                break
+            time.sleep(max(0, due - time.monotonic()))
+            due += BETWEEN_CALLS * slowness()
+            work.append(self.pool.submit(call, stand, kind, talk, source_port, port))
+        self.calls = [item.result() for item in work]
+
+    def __exit__(self, *_):
+        self.over = True
+        self.caller.result()
+        self.pool.shutdown()
+
+
+def talk_http(client):
+    client.send("GET /hello.txt HTTP/1.0\r\n\r\n")
+    if " 200 " not in client.receive_all():
+        raise ConnectionError("ended without an answer")
+
+
+def talk_line(client):
+    client.send("hello\n")
+    client.receive_until("hello\n")
+
+
+class Chain:
+    """killed_server.py, one of whose two processes goes on."""
+
+    talk, user = staticmethod(talk_line), "nobody"
+
+    def __init__(self, kind=0):
+        self.transport = "sctp" if kind else "tcp"
+
+    def command(self, port):
+        return [PYTHON, script("killed_server.py"), port, self.transport]
+
+    def processes(self, program):
+        lines = program.stdout().splitlines()
+        pair = list(map(int, lines[-1].split())) if lines else []
+        return [each for each in pair if is_there(each)]
+
+
+class Workers:
+    """Servers whose main process has a worker for each that ends."""
+
+    def __init__(self, command, talk):
+        self.command, self.talk, self.user = command, talk, "root"
+
+    def processes(self, program):
+        return children_of(program.pid)
+
+
+def is_there(process):
+    try:
+        status = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def gunicorn(port):
+    (SCRATCH / "lab_application.py").write_text(
+        "def application(environment, start):\n"
+        "    start('200 OK', [('Content-Length', '3')])\n"
+        "    return [b'in\\n']\n", encoding="ascii")
+    return [PYTHON, "-m", "gunicorn", "--chdir", SCRATCH, "-w", "2", "-b", f"[::]:{port}",
+            "--worker-tmp-dir", "/dev/shm", "lab_application:application"]
+
+
+def killed_in_a_row(stand, server, kinds, with_library, kills=KILLS):
+    """The calls, and when which process was killed."""
+    port, source_ports = fresh_port(), fresh_peer_ports(MOST_CALLS)
+    program = stand.start("A", server.command(port), user=server.user, preload=Preload(
+        peers=peers(6, source_ports[0], source_ports[-1]),
+        hops=stand.path.hops) if with_library else None)
+    wait_listening(program, server.transport if hasattr(server, "transport") else "tcp", port)
+    wait_until(lambda: len(server.processes(program)) == 2, 10, "two processes", program)
+    chance, moments = random.Random(kills), []
+    with Calls(stand, port, server.talk, source_ports, kinds) as calls:
+        for _ in range(kills):
+            time.sleep(chance.uniform(0.05, 0.25) * slowness())
+            victim = chance.choice(server.processes(program))
+            os.kill(victim, signal.SIGKILL)
+            moments.append(time.monotonic())
+            wait_until(lambda: len(set(server.processes(program)) - {victim}) == 2, 10,
+                       "another process")
+        time.sleep(1)
+    program.stop()
+    return calls.calls, moments
+
+
+def show(stand, calls, moments, title):
+    failed = [one for one in calls if one.end]
+    took = sorted(one.took for one in calls if not one.end)
+    stand.say(f"{title}: {len(calls)} calls, {len(moments)} kills; served {len(took)}, "
+              f"half of them within {took[len(took) // 2] * 1000:.0f} ms, all within {took[-1]:.2f} s")
+    for one in failed:
+        before = max((moment for moment in moments if moment <= one.begun), default=None)
+        after = min((moment for moment in moments if moment > one.begun), default=None)
+        stand.say(f"  begun {f'{(one.begun - before) * 1000:.1f} ms after' if before else ''} a kill"
+                  f"{f', {(after - one.begun) * 1000:.1f} ms before the next' if after else ''}: "
+                  f"{one.end} after {one.took:.2f} s")
+    return failed
+
+
+def check(stand, server, kind=0):
+    firewall.set_profile(stand.path, "open")
+    show(stand, *killed_in_a_row(stand, server, kind, False), "without the library, let in")
+    firewall.set_profile(stand.path, "strict")
+    firewall.forget_connections(stand.path)
+    calls, moments = killed_in_a_row(stand, server, kind, True)
+    failed = show(stand, calls, moments, "with the library")
+    assert len(moments) == KILLS
+    assert not [one for one in failed if not is_in_killed_hands(one, moments)]
+
+
+def is_in_killed_hands(one, moments):
+    return "TimeoutError" not in one.end and any(
+        one.begun - IN_ITS_HANDS * slowness() <= moment <= one.begun + one.took for moment in moments)
+
+
+def test_forking_server(stand):
+    check(stand, Chain())
+
+
+@pytest.mark.other_users
+@pytest.mark.needs("nginx")
+def test_nginx_workers(stand):
+    check(stand, Workers(servers.nginx_command, talk_http))
+
+
+@pytest.mark.needs("gunicorn")
+def test_gunicorn_workers(stand):
+    check(stand, Workers(gunicorn, talk_http))
+
+
+def test_forking_sctp_server(stand):
+    sctp.skip_if_missing()
+    check(stand, Chain(sctp.SCTP), sctp.SCTP)
