@@ -340,6 +340,15 @@ void have_free_keeper(void) {
     starting_end();
 }
 
+/* False where the keeper's standby has taken its place (src/keeper/standby.h); otherwise it never
+ * will, from now on. */
+static int is_to_be_replaced(struct synergy_page *page) {
+    uint32_t holder = SYNERGY_HOLDER_DIED;
+    return __atomic_compare_exchange_n(&page->holder, &holder, SYNERGY_HOLDER_DIED | 1, 0,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) ||
+           holder == 0 || (holder & SYNERGY_HOLDER_DIED);
+}
+
 void replace_keeper(int keeper) {
     static int is_said;
     struct synergy_page *page = keeper_page(keeper);
@@ -347,7 +356,8 @@ void replace_keeper(int keeper) {
     if (!starting_begin())
         return;
     /* Another thread may have been first. */
-    int is_ours_to_do = memcmp(&secret, &page->secret, sizeof secret) == 0;
+    int is_ours_to_do =
+        memcmp(&secret, &page->secret, sizeof secret) == 0 && is_to_be_replaced(page);
     if (is_ours_to_do) {
         if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) &&
             !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
@@ -459,11 +469,11 @@ int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bel
 }
 
 /* What it means depends on the page: a keeper that lives says so too to who comes from another
- * network namespace, or when it has no descriptor left. */
-static int is_gone(const struct synergy_page *page, int error) {
+ * network namespace, or when it has no descriptor left. `asked`: the process that it was. */
+static int is_gone(const struct synergy_page *page, int32_t asked, int error) {
     int tells_of_its_end = __atomic_load_n(&page->holder, __ATOMIC_ACQUIRE) != 0;
     return (error == ECONNREFUSED || error == ECONNRESET || error == EPIPE) &&
-           (!tells_of_its_end || synergy_is_over(page));
+           (!tells_of_its_end || synergy_is_over(page) || page->keeper.process != asked);
 }
 
 /* A keeper that did not answer is left alone for a while: one that was stopped must not hold up
@@ -511,8 +521,9 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass,
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD ||
                 request->kind == SYNERGY_PREPARE;
     struct synergy_page *page = keeper_page(keeper);
+    int32_t asked = page->keeper.process;
     int error = exchange_unless_resting(keeper, request, pass, answer);
-    if (is_gone(page, error)) {
+    if (is_gone(page, asked, error)) {
         replace_keeper(keeper);
         if (opens)
             error = exchange(page, request, pass, answer);
@@ -551,6 +562,7 @@ int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
                                 .bell = bell,
                                 .answer = answer,
                                 .received = received};
+    int32_t asked = fetching.page->keeper.process;
     *received = -1;
     if (rests(keeper))
         return ETIMEDOUT;
@@ -560,7 +572,7 @@ int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
         run_beyond_limit(fetch_aside, &fetching);
         starting_end();
     }
-    if (is_gone(fetching.page, fetching.error))
+    if (is_gone(fetching.page, asked, fetching.error))
         replace_keeper(keeper);
     return noted(keeper, fetching.error);
 }

@@ -76,6 +76,8 @@ class Spare {
             held_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     }
 
+    void forget() { held_ = -1; }
+
   private:
     int held_ = -1;
 };
@@ -242,6 +244,11 @@ int why_unwritable(const std::string &path) {
 
 void watch_stderr(std::function<bool()> is_lost) {
     is_stderr_lost() = std::move(is_lost);
+}
+
+void hold_no_descriptor() {
+    spare.forget();
+    spare.hold();
 }
 
 bool is_on(LogLevel level) {

@@ -30,6 +30,8 @@ struct Destination {
 void configure(Destination destination);
 /// `is_lost` says whether nobody reads any more what stderr gets: then it is for the system's log.
 void watch_stderr(std::function<bool()> is_lost);
+/// In a child that has closed all descriptors but the standard ones and `stderr_path`.
+void hold_no_descriptor();
 /// Why a file can't be written, as far as that is seen without making it; 0: it can.
 [[nodiscard]] int why_unwritable(const std::string &path);
 /// Whether lines of this level are wanted.

@@ -4,6 +4,7 @@
 #include "base/survival.h"
 
 #include <array>
+#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -144,9 +145,12 @@ bool keep_system_calls() {
         if (result == 0)
             result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1, argument);
     };
-    // Threads, but no processes. (Where clone3(2) is not there, the C library takes clone(2), whose
-    // flags a filter can see.)
+    // Threads, and processes by fork(3) alone (keeper/standby.h): none in other namespaces, and no
+    // program. (Where clone3(2) is not there, the C library takes clone(2), whose flags a filter can
+    // see.)
     allow_with(SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+    allow_with(SCMP_SYS(clone),
+               SCMP_A0(SCMP_CMP_EQ, CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD));
     if (result == 0)
         result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
     // A descriptor table of a thread's own (base/close_apart.h).

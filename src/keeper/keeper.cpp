@@ -36,6 +36,12 @@ constexpr Duration time_to_end = seconds(90);
 /// What can wait does so for as long: the server's listen(), and the first punch.
 constexpr Duration first_punch_time = milliseconds(50);
 
+/// What is to be known by who takes a killed keeper's place: a copy of the process knows it, and a
+/// fork is not to be in the way of the first calls, nor be made for each of a row of sockets. One
+/// that has taken another's place may have inherited what killed that.
+constexpr Duration before_first_standby = milliseconds(300);
+constexpr Duration before_further_standby = seconds(10);
+
 constexpr std::size_t sockets_with_keys_max = 256;
 
 synergy_mark mark_of(const ServerSocket &socket) {
@@ -69,9 +75,9 @@ int read_target(const synergy_request &request, const ServerSocket &socket, Targ
 
 } // namespace
 
-Keeper::Keeper(const Settings &settings, const std::string &learned_file,
+Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_file,
                std::vector<std::string> written)
-    : traffic_(*page_),
+    : page_(page), traffic_(*page_),
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
@@ -90,6 +96,7 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
            .dropped =
                [this](std::uint64_t cookie) {
                    control_.release(cookie);
+                   leave_standby();
                    look_for_the_end();
                },
            .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
@@ -99,8 +106,9 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                      registry_.look_for_closed();
                      look_for_the_end();
                  }),
-      looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
-      afterwards_(scheduler_), telling_time_(scheduler_) {
+      looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
+      written_(std::move(written)), afterwards_(scheduler_), telling_time_(scheduler_),
+      before_standby_(before_first_standby), leaving_standby_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
@@ -133,12 +141,7 @@ void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
         return;
     }
     control_.serve_starter(std::move(connection), starter);
-    // A daemon's parent ends when it has gone to the background. Children that are something else
-    // by then have a stderr of their own.
-    log::watch_stderr([this, starter] {
-        const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
-        return processes_.has(silent) && (silent == starter || !processes_.has(starter));
-    });
+    answer_at_stderr(starter);
     if (is_early)
         rest_for(time_for_a_socket);
     afterwards_.set(Clock::now() + first_punch_time, [this] {
@@ -147,6 +150,70 @@ void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
         if (geteuid() == 0)
             give_up_rights();
     });
+}
+
+/// A daemon's parent ends when it has gone to the background. Children that are something else by
+/// then have a stderr of their own.
+void Keeper::answer_at_stderr(pid_t starter) {
+    starter_ = starter;
+    log::watch_stderr([this] {
+        const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
+        return processes_.has(silent) && (silent == starter_ || !processes_.has(starter_));
+    });
+}
+
+/// Whenever what is kept has changed.
+void Keeper::leave_standby() {
+    if (std::exchange(is_standby_due_, true))
+        return;
+    leaving_standby_.set(Clock::now() + before_standby_, [this] {
+        is_standby_due_ = false;
+        if (!registry_.is_empty() && standby_.leave({SYNERGY_STDERR_FD, page_.memory().fd()}))
+            go_on_in_its_place();
+    });
+}
+
+/// In the copy. This keeper's descriptors are gone with the process that had them, and nothing of it
+/// is to run any more.
+void Keeper::go_on_in_its_place() {
+    try {
+        // (Where the server's own socket is needed, that has to be handed over again.)
+        const bool needs_server = registry_.holds_duplicates();
+        auto *next = needs_server
+                         ? nullptr
+                         : new Keeper(page_, registry_.settings(), learned_file_, written_);
+        if (needs_server)
+            log::warn("the keeper has been killed: nothing is punched until the server's next call");
+        else if (page_.take_over()) {
+            next->take_over(*this);
+            log::warn("the keeper has been killed: another one has taken its place");
+            next->run();
+            delete next;
+        }
+    } catch (const std::exception &error) {
+        log::error("the keeper has been killed, and nobody takes its place: {}", error.what());
+    }
+    _exit(0);
+}
+
+void Keeper::take_over(const Keeper &killed) {
+    registry_.take_over(killed.registry_, [this](const ServerSocket &socket) {
+        return control_.claim(socket.cookie) == 0;
+    });
+    keys_ = killed.keys_;
+    said_ = killed.said_;
+    for (const pid_t process : killed.processes_.all())
+        processes_.add(process);
+    // The others that there are speak up when they call.
+    processes_.may_be_more();
+    before_standby_ = before_further_standby;
+    answer_at_stderr(killed.starter_);
+    tell_time();
+    leave_standby();
+    registry_.look_for_closed();
+    if (registry_.is_empty())
+        look_for_the_end();
+    afterwards_.set(Clock::now() + first_punch_time, [this] { registry_.follow_settings(); });
 }
 
 /// Who made the first socket is not known when a server gives its rights up before, and that user
@@ -374,6 +441,7 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     if (registry_.has(socket.cookie)) {
         rest_.cancel();
         tell_time();
+        leave_standby();
     } else {
         control_.release(socket.cookie);
     }
@@ -477,6 +545,7 @@ void Keeper::keep_key(const Call &call, Reply &reply) {
     }
     if (!add_key(keys_[cookie], *key))
         reply.answer.result = ENOSPC;
+    leave_standby();
 }
 
 void Keeper::meet(const Call &call, Reply &reply) {

@@ -6,6 +6,7 @@
 #include "keeper/page.h"
 #include "keeper/processes.h"
 #include "keeper/registry.h"
+#include "keeper/standby.h"
 #include "server/socket_diag.h"
 
 #include <map>
@@ -16,7 +17,7 @@ namespace synergy {
 class Keeper {
   public:
     /// `written`: the places where root's keeper writes, and no others. Throws std::system_error.
-    Keeper(const Settings &settings, const std::string &learned_file,
+    Keeper(Page &page, const Settings &settings, const std::string &learned_file,
            std::vector<std::string> written);
 
     /// Tells the process that started the keeper, at the other end of this connection, where the
@@ -57,9 +58,13 @@ class Keeper {
     bool become_ready_for(uid_t owner);
     void tell_time();
     void give_up_rights() const;
+    void answer_at_stderr(pid_t starter);
+    void leave_standby();
+    [[noreturn]] void go_on_in_its_place();
+    void take_over(const Keeper &killed);
 
     Scheduler scheduler_;
-    Page page_;
+    Page &page_;
     mutable SocketDiag socket_diag_;
     Traffic traffic_;
     Handoff handoff_;
@@ -70,6 +75,7 @@ class Keeper {
     Socket signals_;
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
+    const std::string learned_file_;
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
     Timer telling_time_;
@@ -78,6 +84,11 @@ class Keeper {
     std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
     std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
     bool is_over_ = false;
+    pid_t starter_ = 0;
+    Duration before_standby_;
+    Timer leaving_standby_;
+    bool is_standby_due_ = false;
+    Standby standby_;
 };
 
 } // namespace synergy

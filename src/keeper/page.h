@@ -21,6 +21,10 @@ class Page {
     /// To be mapped by others.
     [[nodiscard]] const Socket &memory() const { return memory_; }
 
+    /// In a copy of the process whose page it was, and which was killed: makes it this process's.
+    /// False where another keeper has taken its place already.
+    bool take_over();
+
     /// Says which local ports concern us.
     void show_ports(const Settings &settings);
     /// Says what time it is, in whole seconds.

@@ -27,6 +27,9 @@ class Processes {
     /// taken to live for ever: then sockets alone tell that all is over.)
     void add(pid_t process, pid_t parent = 0);
 
+    /// There are some that are not known: sockets alone tell that all is over.
+    void may_be_more() { is_any_unwatched_ = true; }
+
     [[nodiscard]] bool has(pid_t process) const { return watched_.contains(process); }
     [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
 

@@ -119,6 +119,34 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    }},
       parking_(scheduler) {}
 
+/// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit is
+/// measured again, and nothing is asked that was answered.
+void Registry::take_over(const Registry &killed,
+                         const std::function<bool(const ServerSocket &)> &claim) {
+    expected_ = killed.expected_;
+    unshared_ = killed.unshared_;
+    std::vector<Server *> taken_over;
+    for (const auto &[cookie, before] : killed.servers_) {
+        if (!before.socket.is_ready() || !claim(before.socket))
+            continue;
+        Server &server = server_for(before.socket, {});
+        taken_over.push_back(&server);
+        for (const auto &[peer, punch] : before.punches) {
+            Hole hole{.server = server.socket, .peer = peer, .hops = punch->hole().hops};
+            (server.punches[peer] = make_punch(server, std::move(hole)))->open();
+        }
+        server.asked = before.asked;
+        server.is_reached = before.is_reached;
+    }
+    settings_.follow_names();
+    for (Server *server : taken_over) {
+        declare(*server);
+        for (const auto *targets : {&server->declared, &server->asked})
+            for (const Target &target : *targets)
+                open_hole(*server, target, false);
+    }
+}
+
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
     return found == servers_.end() ? nullptr : &found->second.socket;

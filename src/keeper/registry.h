@@ -67,6 +67,9 @@ class Registry {
     void look_for_closed();
     /// Ends them all. True if there were any.
     bool give_way();
+    /// In a new registry: opens the holes again that one had whose process was killed, of which
+    /// nothing is left but what it knew. `claim`: whether the socket is to be kept.
+    void take_over(const Registry &killed, const std::function<bool(const ServerSocket &)> &claim);
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
 

@@ -158,7 +158,7 @@ constexpr unsigned kinds = 19;
 
 class Game {
   public:
-    explicit Game(Input &input) : input_(input), keeper_(settings(), {}, {}), page_(map_page()) {}
+    explicit Game(Input &input) : input_(input), keeper_(kept_, settings(), {}, {}), page_(map_page()) {}
     ~Game() {
         callers_.clear();
         things_.clear();
@@ -348,6 +348,7 @@ class Game {
     }
 
     Input &input_;
+    Page kept_;
     Keeper keeper_;
     synergy_secret secret_{};
     synergy_address address_{};

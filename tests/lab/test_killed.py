@@ -8,12 +8,14 @@ import pathlib
 import random
 import signal
 import socket
+import subprocess
 import time
 
 import pytest
 
 import clients
 import firewall
+import namespace
 import sctp
 import servers
 from programs import (SCRATCH, Preload, fresh_peer_ports, fresh_port, script, slowness,
@@ -204,3 +206,180 @@ def test_gunicorn_workers(stand):
 def test_forking_sctp_server(stand):
     sctp.skip_if_missing()
     check(stand, Chain(sctp.SCTP), sctp.SCTP)
+
+
+# From the keeper's end to the successor's punches, a peer's call meets the listener, if any hole is
+# open, and nobody else.
+GAP = 0.02
+
+
+def keepers(path, name="synergy-keeper"):
+    """The processes on A that are called so."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and path.owns(entry.name) and (entry / "comm").read_text(
+                    encoding="ascii").strip() == name and is_there(entry.name):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def standby_of(stand):
+    return wait_until(lambda: keepers(stand.path, "synergy-standby"), 15, "a standby")[0]
+
+
+def kill_keeper(stand):
+    """Another one is there when it returns: the standby, or one that the server has started."""
+    (keeper,) = keepers(stand.path)
+    standby_of(stand)
+    os.kill(keeper, signal.SIGKILL)
+    moment = time.monotonic()
+    wait_until(lambda: set(keepers(stand.path)) - {keeper}, 2, "another keeper")
+    return moment
+
+
+def start_waiting(stand, how, source_ports, **settings):
+    """A server that makes no further call of itself."""
+    port = fresh_port()
+    program = stand.start("A", [PYTHON, script("family_server.py"), port, *how], preload=Preload(
+        peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops, **settings))
+    wait_listening(program, "tcp", port)
+    return port, program
+
+
+def is_said_once(program):
+    return program.stderr().count("has been killed") == 1 == len(program.stderr().splitlines())
+
+
+@pytest.mark.complains
+@pytest.mark.parametrize("how", (("accept",), ("prefork", "accept"), ("prefork", "epoll")),
+                         ids=" ".join)
+def test_killed_keeper(stand, how):
+    """The server makes no call that could notice it: it waits for peers, who had no way to it."""
+    source_ports = fresh_peer_ports(100)
+    port, program = start_waiting(stand, how, source_ports)
+    standby_of(stand)
+    with Calls(stand, port, talk_line, source_ports) as calls:
+        time.sleep(1)
+        moment = kill_keeper(stand)
+        time.sleep(2)
+    failed = show(stand, calls.calls, [moment], " ".join(how))
+    assert len(calls.calls) > 50
+    assert not [one for one in failed if abs(one.begun - moment) > GAP]
+    assert is_said_once(program)
+
+
+@pytest.mark.complains
+def test_killed_keeper_of_a_server_that_nobody_calls(stand):
+    """It is killed, its successor is there, and has opened all holes, before the first call; and when
+    that is killed as soon as it has a standby of its own, another one."""
+    source_ports = fresh_peer_ports(40)
+    port, program = start_waiting(stand, ("accept",), source_ports)
+    for half in (source_ports[:20], source_ports[20:]):
+        moment = kill_keeper(stand)
+        time.sleep(GAP)
+        with Calls(stand, port, talk_line, half) as calls:
+            calls.caller.result()
+        assert not show(stand, calls.calls, [moment], "nobody else")
+    assert program.stderr().count("has been killed") == 2
+
+
+@pytest.mark.complains
+@pytest.mark.parametrize("is_replaced", (True, False), ids=("standby", "none"))
+def test_killed_keeper_of_a_udp_server(stand, is_replaced):
+    """What it left is forgotten by the firewall 2 s later; a server that waits for a datagram opens
+    nothing by itself."""
+    port, source_ports = fresh_port(), fresh_peer_ports(5)
+    timers = {f"net/netfilter/nf_conntrack_udp_timeout{more}": None for more in ("", "_stream")}
+    fwa = stand.path.namespace("fwa")
+    with namespace.inside(fwa):
+        before = {name: pathlib.Path("/proc/sys", name).read_text(encoding="ascii")
+                  for name in timers}
+    namespace.sysctl(fwa, dict.fromkeys(timers, 2))
+    try:
+        program = stand.start(
+            "A", [PYTHON, script("udp_server.py"), "::", port, "recvfrom"], preload=Preload(
+                peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops, refresh=1))
+        wait_listening(program, "udp", port)
+        if is_replaced:
+            kill_keeper(stand)
+        else:
+            os.kill(standby_of(stand), signal.SIGKILL)
+            os.kill(keepers(stand.path)[0], signal.SIGKILL)
+        time.sleep(3)
+
+        def ask(source_port):
+            with clients.udp_client(stand, 6, source_port, port, 1) as client:
+                client.send("hello")
+                return client.receive_until("hello")
+
+        for source_port in source_ports:
+            if is_replaced:
+                assert ask(source_port)
+            else:
+                with pytest.raises(TimeoutError):
+                    ask(source_port)
+    finally:
+        namespace.sysctl(fwa, before)
+
+
+def forget_soon(stand, source_port, seconds):
+    """The firewall's entry of this hole ends then, as it would after two minutes."""
+    with namespace.inside(stand.path.namespace("fwa")):
+        subprocess.run(["conntrack", "-U", "-f", "ipv6", "-p", "tcp", "--orig-port-dst",
+                        str(source_port), "-t", str(seconds)], check=True, capture_output=True)
+
+
+@pytest.mark.complains
+def test_killed_keeper_without_a_standby(stand):
+    """Nobody is in until the server makes a call. Whoever has called meanwhile gets in again as soon
+    as the firewall has forgotten; all others at once."""
+    source_ports, forgets = fresh_peer_ports(10), 4
+    port, program = start_waiting(stand, ("prefork", "epoll"), source_ports)
+    os.kill(standby_of(stand), signal.SIGKILL)
+    os.kill(keepers(stand.path)[0], signal.SIGKILL)
+    wait_until(lambda: not keepers(stand.path), 2, "the keeper to end")
+    locked_out = call(stand, 0, talk_line, source_ports[0], port)
+    assert "TimeoutError" in locked_out.end
+    assert not keepers(stand.path)
+    # A client from the server's own host.
+    with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6,
+                               socket.SOCK_STREAM) as own:
+        own.connect(("::1", port))
+        own.sendall(b"hello\n")
+        assert own.recv(100)
+    wait_until(lambda: keepers(stand.path), 2, "another keeper")
+    time.sleep(GAP)
+    for source_port in source_ports[1:]:
+        assert not call(stand, 0, talk_line, source_port, port).end
+    # (Others have called it since, so it is not the firewall alone that lets it in.)
+    assert call(stand, 0, talk_line, source_ports[0], port).end
+    forget_soon(stand, source_ports[0], forgets)
+    begun = time.monotonic()
+    while call(stand, 0, talk_line, source_ports[0], port).end:
+        assert time.monotonic() < begun + 30
+    took = time.monotonic() - begun
+    stand.say(f"in again {took:.1f} s after that, the firewall having forgotten after {forgets} s")
+    assert took < forgets + PATIENCE + 13  # another punch
+    assert is_said_once(program)
+
+
+def test_stopped_keeper(stand):
+    """For 10 s: the server does not notice, and afterwards whoever did not call meanwhile gets in."""
+    source_ports = fresh_peer_ports(40)
+    port, _ = start_waiting(stand, ("accept",), source_ports)
+    (keeper,) = keepers(stand.path)
+    standby_of(stand)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        time.sleep(10)
+        assert keepers(stand.path) == [keeper]
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    with Calls(stand, port, talk_line, source_ports) as calls:
+        moment = time.monotonic()
+        calls.caller.result()
+    failed = show(stand, calls.calls, [moment], "stopped for 10 s")
+    assert not [one for one in failed if abs(one.begun - moment) > GAP]

@@ -1,0 +1,99 @@
+#include "keeper/standby.h"
+
+#include "base/log.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace synergy {
+
+namespace {
+
+// What `ps` shows.
+constexpr const char *name_on_duty = "synergy-keeper";
+constexpr const char *name_on_standby = "synergy-standby";
+
+void close_all_but(std::vector<int> kept) {
+    std::sort(kept.begin(), kept.end());
+    unsigned next = STDERR_FILENO + 1;
+    for (const int fd : kept) {
+        if (fd < static_cast<int>(next))
+            continue;
+        if (const auto number = static_cast<unsigned>(fd); number > next)
+            close_range(next, number - 1, 0);
+        next = static_cast<unsigned>(fd) + 1;
+    }
+    close_range(next, ~0U, 0);
+}
+
+bool is_over(const Socket &process, int patience_ms) {
+    pollfd end{.fd = process.fd(), .events = POLLIN, .revents = 0};
+    return poll(&end, 1, patience_ms) == 1;
+}
+
+} // namespace
+
+Standby::~Standby() {
+    constexpr int patience_ms = 100;
+    dismiss();
+    // Its parent's end would make it the first process's to bury.
+    if (copy_)
+        is_over(copy_, patience_ms);
+}
+
+void Standby::dismiss() {
+    if (dismissal_)
+        static_cast<void>(::write(dismissal_.fd(), "", 1));
+    dismissal_.reset();
+}
+
+bool Standby::leave(std::vector<int> kept) {
+    std::array<int, 2> ends{};
+    const Socket original(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+    if (!original || pipe2(ends.data(), O_CLOEXEC) != 0)
+        return false;
+    const Socket dismissed(ends[0]);
+    Socket dismissal(ends[1]);
+    // Buried by the kernel.
+    signal(SIGCHLD, SIG_IGN);
+    const pid_t copy = fork();
+    if (copy == 0)
+        return sleep(original, dismissed, std::move(kept));
+    if (copy < 0) {
+        log::debug("nobody takes this keeper's place if it is killed: fork: {}",
+                   strerrordesc_np(errno));
+        return false;
+    }
+    dismiss();
+    copy_ = Socket(static_cast<int>(syscall(SYS_pidfd_open, copy, 0)));
+    dismissal_ = std::move(dismissal);
+    return false;
+}
+
+bool Standby::sleep(const Socket &original, const Socket &dismissal, std::vector<int> kept) {
+    prctl(PR_SET_NAME, name_on_standby);
+    kept.insert(kept.end(), {original.fd(), dismissal.fd()});
+    close_all_but(std::move(kept));
+    log::hold_no_descriptor();
+    // Killed, the original writes nothing, and the pipe ends shortly before it does.
+    char nothing;
+    ssize_t length;
+    do
+        length = ::read(dismissal.fd(), &nothing, 1);
+    while (length < 0 && errno == EINTR);
+    if (length != 0)
+        _exit(0);
+    constexpr int for_ever = -1;
+    is_over(original, for_ever);
+    prctl(PR_SET_NAME, name_on_duty);
+    return true;
+}
+
+} // namespace synergy
