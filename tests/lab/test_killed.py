@@ -41,10 +41,10 @@ class Call:
     end: str = ""  # of one that was not served: what it met
 
 
-def call(stand, kind, talk, source_port, port):
+def call(stand, kind, talk, source_port, port, patience=PATIENCE):
     begun, end = time.monotonic(), ""
     try:
-        with clients.SocketClient(stand.path, 6, socket.SOCK_STREAM, source_port, port, PATIENCE,
+        with clients.SocketClient(stand.path, 6, socket.SOCK_STREAM, source_port, port, patience,
                                   kind) as client:
             talk(client)
     except OSError as error:
@@ -208,9 +208,13 @@ def test_forking_sctp_server(stand):
     check(stand, Chain(sctp.SCTP), sctp.SCTP)
 
 
-# From the keeper's end to the successor's punches, a peer's call meets the listener, if any hole is
-# open, and nobody else.
+# From the keeper's end to its successor's punches, a peer's call meets the listener alone. And who has
+# called and was not answered yet has shown the firewall a SYN that the successor's does not match.
 GAP = 0.02
+
+
+def are_due_to_the_kill(failed, moment):
+    return all(one.begun < moment + GAP * slowness() for one in failed)
 
 
 def keepers(path, name="synergy-keeper"):
@@ -267,7 +271,7 @@ def test_killed_keeper(stand, how):
         time.sleep(2)
     failed = show(stand, calls.calls, [moment], " ".join(how))
     assert len(calls.calls) > 50
-    assert not [one for one in failed if abs(one.begun - moment) > GAP]
+    assert are_due_to_the_kill(failed, moment) and len(failed) <= 2
     assert is_said_once(program)
 
 
@@ -354,15 +358,14 @@ def test_killed_keeper_without_a_standby(stand):
     time.sleep(GAP)
     for source_port in source_ports[1:]:
         assert not call(stand, 0, talk_line, source_port, port).end
-    # (Others have called it since, so it is not the firewall alone that lets it in.)
+    # (It is not the keeper alone that lets it in.)
     assert call(stand, 0, talk_line, source_ports[0], port).end
+    # Each further call would make the firewall remember for longer.
     forget_soon(stand, source_ports[0], forgets)
-    begun = time.monotonic()
-    while call(stand, 0, talk_line, source_ports[0], port).end:
-        assert time.monotonic() < begun + 30
-    took = time.monotonic() - begun
-    stand.say(f"in again {took:.1f} s after that, the firewall having forgotten after {forgets} s")
-    assert took < forgets + PATIENCE + 13  # another punch
+    time.sleep(forgets + 0.5)
+    again = call(stand, 0, talk_line, source_ports[0], port, 30)
+    stand.say(f"in again {again.took:.1f} s after the firewall has forgotten")
+    assert not again.end
     assert is_said_once(program)
 
 
@@ -382,4 +385,4 @@ def test_stopped_keeper(stand):
         moment = time.monotonic()
         calls.caller.result()
     failed = show(stand, calls.calls, [moment], "stopped for 10 s")
-    assert not [one for one in failed if abs(one.begun - moment) > GAP]
+    assert are_due_to_the_kill(failed, moment) and len(failed) <= 1
