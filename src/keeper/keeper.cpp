@@ -91,6 +91,10 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                        return socket_diag_.has_connection(ends.first, ends.second);
                    });
                },
+           .control_chunks =
+               [this](const Endpoint &from, const Endpoint &to) {
+                   return socket_diag_.control_chunks(from, to).value_or(0);
+               },
            .has_listener =
                [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
            .dropped =

@@ -98,6 +98,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .settings = settings_.now(),
                .traffic = traffic,
                .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
+               .control_chunks = owner_.control_chunks,
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);

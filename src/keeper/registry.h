@@ -19,6 +19,8 @@ class Registry {
         std::function<bool(ServerSocket &)> locate;
         /// Whether any of these connections is there, by its ends here and there.
         std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &)> has_connection;
+        /// How many control chunks have come in an SCTP association.
+        std::function<std::uint64_t(const Endpoint &from, const Endpoint &to)> control_chunks;
         /// Whether anybody listens at the port of this listener, which is gone.
         std::function<bool(const ServerSocket &)> has_listener;
         /// The holes of the socket with this cookie have ended.

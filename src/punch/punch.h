@@ -36,6 +36,9 @@ struct PunchContext {
     /// Asked before anything is sent: false if the server no longer has the socket, whose holes
     /// end then.
     std::function<bool(const ServerSocket &)> check_alive;
+    /// How many control chunks have come in the SCTP association with these ends, as far as the
+    /// kernel tells.
+    std::function<std::uint64_t(const Endpoint &from, const Endpoint &to)> control_chunks;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;

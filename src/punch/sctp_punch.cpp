@@ -1,10 +1,13 @@
 #include "punch/sctp_punch.h"
 
 #include "base/log.h"
+#include "hops/route.h"
 #include "punch/beside.h"
 #include "server/sctp_socket.h"
 
-#include <cstring>
+#include <algorithm>
+#include <utility>
+
 #include <netinet/in.h>
 #include <sys/epoll.h>
 
@@ -15,11 +18,21 @@ using std::chrono::seconds;
 
 namespace {
 
-/// How often to look for the error of an INIT, which no event tells of.
-constexpr Duration glance = milliseconds(10);
+/// Between INITs. Shorter than the 3 s for which a tracker may keep a half-open association
+/// (nf_conntrack_sctp_timeout_cookie_wait), and than the 3 s after which a peer's client repeats its
+/// own (Linux).
+constexpr Duration period = milliseconds(1650);
+/// By then the kernel would repeat an INIT. It is what it takes without us, and stays with the
+/// association.
+constexpr Duration kernels_own = seconds(3);
 
-/// The first INIT's error tells the round trip; one that takes longer is not waited for.
-constexpr Duration longest_round_trip = milliseconds(300);
+/// How long a Linux firewall keeps a hole (nf_conntrack_sctp_timeout_closed, 10 s), and a little more.
+/// No INIT prolongs that: the first one after it opens the hole anew.
+constexpr Duration hole_lifetime = milliseconds(10030);
+
+/// A peer that has called repeats what was lost after 3 s.
+constexpr Duration handshake_time = seconds(7);
+constexpr Duration between_looks = milliseconds(100);
 
 /// How often to see whether an earlier association with the peer is over.
 constexpr Duration rest = seconds(1);
@@ -30,47 +43,69 @@ SctpPunch::SctpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), timer_(context.scheduler) {}
 
 SctpPunch::~SctpPunch() {
+    close_socket();
+}
+
+void SctpPunch::close_socket() {
     if (socket_)
         context_.scheduler.unwatch(socket_.fd());
+    socket_.reset();
 }
 
 int SctpPunch::open() {
-    // The kernel renews it.
     return socket_ ? 0 : punch();
 }
 
-bool SctpPunch::try_bind() {
+/// Empty and errno set if there can be none.
+Socket SctpPunch::bound_socket() const {
     const ServerSocket &server = hole_.server;
-    socket_ = open_beside(server, IPPROTO_SCTP);
-    if (!socket_)
-        return false;
-    // The INIT again after this time, without doubling it, and as often as can be had.
-    constexpr auto period_ms = static_cast<std::uint16_t>(InitClock::period / milliseconds(1));
+    Socket socket = open_beside(server, IPPROTO_SCTP);
+    if (!socket)
+        return {};
     sctp_rtoinfo timeouts{};
-    timeouts.srto_initial = timeouts.srto_max = period_ms;
+    timeouts.srto_initial = kernels_own / milliseconds(1);
     sctp_initmsg init{};
-    init.sinit_max_init_timeo = period_ms;
-    init.sinit_max_attempts = UINT16_MAX;
     init.sinit_num_ostreams = server.streams_out;
     init.sinit_max_instreams = server.streams_in;
-    if (!sctp::set(socket_.fd(), SCTP_RTOINFO, timeouts) ||
-        !sctp::set(socket_.fd(), SCTP_INITMSG, init))
-        return false;
+    if (!sctp::set(socket.fd(), SCTP_RTOINFO, timeouts) ||
+        !sctp::set(socket.fd(), SCTP_INITMSG, init))
+        return {};
     // The server may wait for the notification that the association is up.
-    sctp::set(socket_.fd(), SCTP_EVENTS, server.events);
-    return bind_beside(socket_, server, context_.settings, is_v4_);
+    sctp::set(socket.fd(), SCTP_EVENTS, server.events);
+    if (!bind_beside(socket, server, context_.settings, is_v4_))
+        socket.reset();
+    return socket;
+}
+
+/// A peer's INIT has been answered: what it sends next is for this socket alone.
+bool SctpPunch::waits_for_peer() {
+    if (Clock::now() >= punched_ + handshake_time)
+        return false;
+    Endpoint own = hole_.server.local.unmapped();
+    const Endpoint peer = hole_.peer.unmapped();
+    if (own.is_wildcard())
+        if (const auto route = route_to(peer, context_.settings.local_for(peer.family())))
+            own = route->source.unmapped().with_port(own.port());
+    return context_.control_chunks(peer, own) != 0;
+}
+
+Time SctpPunch::next() const {
+    return std::min(punched_ + period, hole_began_ + hole_lifetime);
 }
 
 int SctpPunch::punch() {
-    if (socket_) {
-        context_.scheduler.unwatch(socket_.fd());
-        socket_.reset();
-    }
-    if (!context_.check_alive(hole_.server))
+    if (!context_.check_alive(hole_.server)) {
+        close_socket();
         return EBADF;
+    }
+    if (socket_ && waits_for_peer()) {
+        retry_at(Clock::now() + between_looks);
+        return 0;
+    }
     // Other than TCP, the kernel would allow a second one of the same two ends, and give it what is
     // meant for the first.
-    auto earlier = associations_.find(hole_.server.local, hole_.peer);
+    const auto earlier =
+        socket_ ? std::nullopt : associations_.find(hole_.server.local, hole_.peer);
     if (earlier && earlier->is_there) {
         if (!rests_)
             log::debug("{}: waits for an earlier association to be over", hole_.text());
@@ -79,68 +114,27 @@ int SctpPunch::punch() {
         return 0;
     }
     rests_ = false;
-    if (!try_bind())
+    Socket next_socket = bound_socket();
+    if (!next_socket)
         return failed(errno);
     next_hop_limit();
-    set_hop_limit(socket_, is_v4_, hop_limit());
+    set_hop_limit(next_socket, is_v4_, hop_limit());
+    close_socket();
+    socket_ = std::move(next_socket);
+    punched_ = Clock::now();
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
         return failed(errno);
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
-    clock_.sent(Clock::now());
+    if (punched_ >= hole_began_ + hole_lifetime - milliseconds(1))
+        hole_began_ = punched_;
+    failures_ = 0;
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed(errno);
-    await_first_error();
+    retry_at(next());
     return 0;
-}
-
-/// The kernel keeps the error that an INIT died with for who asks, and does nothing else about it.
-bool SctpPunch::take_error() const {
-    return socket_.get(SOL_SOCKET, SO_ERROR, 0) != 0;
-}
-
-void SctpPunch::await_first_error() {
-    Time now = Clock::now();
-    if (take_error()) {
-        clock_.first_error_came(now);
-    } else if (now < clock_.from() - InitClock::period + longest_round_trip) {
-        timer_.set(now + glance, [this] { await_first_error(); });
-        return;
-    }
-    await_repetition();
-}
-
-void SctpPunch::await_repetition() {
-    timer_.set(clock_.from(), [this] {
-        // At the cost of a peer that is being answered at this very moment.
-        if (clock_.is_vague()) {
-            punch();
-            return;
-        }
-        if (!context_.check_alive(hole_.server))
-            return;
-        next_hop_limit();
-        set_hop_limit(socket_, is_v4_, hop_limit());
-        static_cast<void>(take_error()); // one that came too late to tell anything
-        look_for_repetition(Clock::now());
-    });
-}
-
-void SctpPunch::look_for_repetition(Time asked) {
-    Time now = Clock::now();
-    if (take_error()) {
-        clock_.error_came(asked, now);
-    } else if (now < clock_.until()) {
-        timer_.set(now + glance, [this, now] { look_for_repetition(now); });
-        return;
-    } else {
-        clock_.unseen();
-    }
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
-    failures_ = 0;
-    await_repetition();
 }
 
 void SctpPunch::happened(std::uint32_t events) {
@@ -164,9 +158,7 @@ int SctpPunch::failed(int error) {
 }
 
 void SctpPunch::begin_again() {
-    if (socket_)
-        context_.scheduler.unwatch(socket_.fd());
-    socket_.reset();
+    close_socket();
     retry_at(Clock::now() + retry_delay(++failures_ + 1, context_.settings.refresh));
 }
 
@@ -178,7 +170,7 @@ void SctpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
     sctp::keep_alive(socket_.fd(), 0);
-    static_cast<void>(take_error()); // the punch's, and not the server's
+    static_cast<void>(socket_.get(SOL_SOCKET, SO_ERROR, 0)); // the punch's, and not the server's
     failures_ = 0;
     recovered();
     log::info("{}: connected", hole_.text());

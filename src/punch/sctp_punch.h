@@ -2,9 +2,12 @@
 // stays in COOKIE_WAIT with the peer's address; its INIT opens the firewall and dies beyond it, and
 // the peer's own INIT is answered with the very tag that the firewall saw. The error that the INIT
 // dies with does no harm.
+//
+// The kernel repeats an INIT by a timer that no call tells of, with the hop limit that the socket has
+// then. So it never comes to that: each INIT is a new socket's, which takes the place of the one
+// before, and the hop limit is low for as long as connect() takes. (A tracker takes the new tag.)
 #pragma once
 
-#include "punch/init_clock.h"
 #include "punch/punch.h"
 #include "punch/sctp_associations.h"
 
@@ -19,12 +22,11 @@ class SctpPunch final : public Punch {
     [[nodiscard]] bool is_in_use() const override { return rests_; }
 
   private:
-    [[nodiscard]] bool try_bind();
+    [[nodiscard]] Socket bound_socket() const;
     int punch();
-    [[nodiscard]] bool take_error() const;
-    void await_first_error();
-    void await_repetition();
-    void look_for_repetition(Time asked);
+    void close_socket();
+    [[nodiscard]] bool waits_for_peer();
+    [[nodiscard]] Time next() const;
     void happened(std::uint32_t events);
     void established();
     int failed(int error);
@@ -34,8 +36,9 @@ class SctpPunch final : public Punch {
     bool is_v4_;
     SctpAssociations associations_;
     Socket socket_;
-    InitClock clock_;
     Timer timer_;
+    Time punched_{};    ///< its INIT left then, or a little later
+    Time hole_began_{}; ///< the same of the one that firewalls count from
     unsigned failures_ = 0;
     bool rests_ = false; ///< an earlier association is still there
 };

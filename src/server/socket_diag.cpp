@@ -1,5 +1,7 @@
 #include "server/socket_diag.h"
 
+#include "server/sctp_socket.h"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -45,6 +47,8 @@ Question about(Transport transport, int family, std::uint16_t flags, std::uint32
     question.request.sdiag_protocol = protocol_of(transport);
     question.request.idiag_states = transport == Transport::udp ? established | closed : listens;
     question.request.idiag_ext = 1U << (INET_DIAG_SKMEMINFO - 1);
+    if (transport == Transport::sctp)
+        question.request.idiag_ext |= 1U << (INET_DIAG_INFO - 1);
     std::fill(std::begin(question.request.id.idiag_cookie),
               std::end(question.request.id.idiag_cookie), INET_DIAG_NOCOOKIE);
     return question;
@@ -62,22 +66,25 @@ void put(const Endpoint &endpoint, __be32 *address, __be16 &port) {
     }
 }
 
-/// SO_MEMINFO's numbers come along.
-std::uint32_t option_memory_in(nlmsghdr *header) {
+/// A number at this place within what comes along under this name.
+template <typename T>
+std::optional<T> number_in(nlmsghdr *header, unsigned short name, std::size_t place) {
     auto *attribute =
         reinterpret_cast<rtattr *>(static_cast<inet_diag_msg *>(NLMSG_DATA(header)) + 1);
     auto left = static_cast<int>(NLMSG_PAYLOAD(header, sizeof(inet_diag_msg)));
     for (; RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left))
-        if (attribute->rta_type == INET_DIAG_SKMEMINFO &&
-            RTA_PAYLOAD(attribute) >= (SK_MEMINFO_OPTMEM + 1) * sizeof(std::uint32_t)) {
-            std::uint32_t memory = 0;
-            std::memcpy(&memory,
-                        static_cast<char *>(RTA_DATA(attribute)) +
-                            SK_MEMINFO_OPTMEM * sizeof memory,
-                        sizeof memory);
-            return memory;
+        if (attribute->rta_type == name && RTA_PAYLOAD(attribute) >= place + sizeof(T)) {
+            T number{};
+            std::memcpy(&number, static_cast<char *>(RTA_DATA(attribute)) + place, sizeof number);
+            return number;
         }
-    return 0;
+    return std::nullopt;
+}
+
+/// SO_MEMINFO's numbers.
+std::uint32_t option_memory_in(nlmsghdr *header) {
+    constexpr std::size_t place = SK_MEMINFO_OPTMEM * sizeof(std::uint32_t);
+    return number_in<std::uint32_t>(header, INET_DIAG_SKMEMINFO, place).value_or(0);
 }
 
 } // namespace
@@ -140,7 +147,10 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                                      .rests = time_wait == 1U << found->idiag_state,
                                      .waiting = found->idiag_rqueue,
                                      .room = found->idiag_wqueue,
-                                     .option_memory = option_memory_in(header)});
+                                     .option_memory = option_memory_in(header),
+                                     .control_chunks = number_in<__u64>(
+                                         header, INET_DIAG_INFO,
+                                         offsetof(sctp_info, sctpi_ictrlchunks))});
             if (!is_dump)
                 return reply;
         }
@@ -196,6 +206,11 @@ std::optional<SocketDiag::Listener> SocketDiag::find(Transport transport, const 
 bool SocketDiag::has_connection(const Endpoint &from, const Endpoint &to) {
     const auto found = who_hears(to, from, 0);
     return found && !found->listens;
+}
+
+std::optional<std::uint64_t> SocketDiag::control_chunks(const Endpoint &from, const Endpoint &to) {
+    const auto found = who_hears(from, to, 0, Transport::sctp);
+    return found ? found->control_chunks : std::nullopt;
 }
 
 bool SocketDiag::has_listener(const Endpoint &local) {

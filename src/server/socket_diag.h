@@ -36,6 +36,7 @@ class SocketDiag {
         std::uint32_t waiting = 0;       ///< in a listener's queue, to be accepted
         std::uint32_t room = 0;          ///< in that queue: listen(2)'s backlog
         std::uint32_t option_memory = 0; ///< what it keeps of filters, keys and the like takes this
+        std::optional<std::uint64_t> control_chunks{}; ///< that have come in an SCTP association
     };
     /// The listener or bound socket of life(), where it lives.
     [[nodiscard]] std::optional<Listener> find(Transport transport, const Endpoint &local,
@@ -48,6 +49,11 @@ class SocketDiag {
     [[nodiscard]] std::optional<Listener> who_hears(const Endpoint &from, const Endpoint &to,
                                                     unsigned interface,
                                                     Transport transport = Transport::tcp);
+
+    /// How many control chunks have come in the SCTP association with these ends. nullopt where the
+    /// kernel can't say.
+    [[nodiscard]] std::optional<std::uint64_t> control_chunks(const Endpoint &from,
+                                                              const Endpoint &to);
 
     /// Whether there is a TCP connection with these ends, in whatever state.
     [[nodiscard]] bool has_connection(const Endpoint &from, const Endpoint &to);

@@ -9,8 +9,10 @@ import time
 import pytest
 
 import clients
+import sctp
 import servers
-from programs import Preload, fresh_peer_ports, fresh_port, is_listening, wait_until
+from programs import (Preload, fresh_peer_ports, fresh_port, is_listening, script, wait_listening,
+                      wait_until)
 from topology import SERVER
 from trials import peers
 
@@ -76,3 +78,33 @@ def test_first_call(stand, when, share, hop_limit):
     # Who starts above 64 is unheard for the fraction of a millisecond in which a SYN leaves.
     assert at_once >= (share if hop_limit == 64 else 0.995) * CALLS
     assert took[-1] <= SOON
+
+
+@pytest.mark.slow
+def test_first_sctp_call(stand):
+    """The tracker forgets a hole 10 s after its first INIT, and the peer's client repeats what was
+    dropped 3 s later."""
+    sctp.skip_if_missing()
+    chance, took = random.Random(1), []
+
+    def call(port, source_port, moment):
+        time.sleep(max(0, moment - time.monotonic()))
+        started = time.monotonic()
+        try:
+            with clients.sctp_client(stand, 6, source_port, port, PATIENCE):
+                return time.monotonic() - started
+        except OSError:
+            return PATIENCE
+
+    port, source_ports = fresh_port(), fresh_peer_ports(100)
+    program = stand.start(
+        "A", [servers.PYTHON, script("sctp_server.py"), "::", port, "one-to-one"], preload=Preload(
+            peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+    wait_listening(program, "sctp", port)
+    begun = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(len(source_ports)) as pool:
+        work = [pool.submit(call, port, source_port, begun + chance.uniform(3, 33))
+                for source_port in source_ports]
+        took = sorted(item.result() for item in work)
+    show(took, f"{len(took)} first SCTP calls")
+    assert sum(time <= 0.5 for time in took) >= 0.97 * len(took)

@@ -8,8 +8,10 @@
 #include <fcntl.h>
 #include <fstream>
 #include <netdb.h>
+#include <sched.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -56,7 +58,13 @@ TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
               EXPECT_IN_CHILD(::kill(getppid(), 0) == -1 && errno == EPERM);
               EXPECT_IN_CHILD(::ptrace(PTRACE_TRACEME, 0, 0, 0) == -1 && errno == EPERM);
               EXPECT_IN_CHILD(::setuid(0) == -1);
-              EXPECT_IN_CHILD(::fork() == -1);
+              // A copy of itself, and no other process.
+              const pid_t copy = ::fork();
+              if (copy == 0)
+                  ::_exit(0);
+              EXPECT_IN_CHILD(copy > 0);
+              EXPECT_IN_CHILD(::syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0) == -1);
+              EXPECT_IN_CHILD(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) == -1);
               std::thread([] {}).join();
               // Punching goes on, on a low port too where it did before.
               const bool was_root = geteuid() == 0;

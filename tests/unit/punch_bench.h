@@ -5,6 +5,7 @@
 #include "harness.h"
 #include "network.h"
 #include "punch/punch.h"
+#include "server/socket_diag.h"
 
 #include <fstream>
 #include <memory>
@@ -42,6 +43,10 @@ struct PunchBench {
         .settings = settings,
         .traffic = traffic,
         .check_alive = [this](const synergy::ServerSocket &) { return is_alive; },
+        .control_chunks =
+            [](const synergy::Endpoint &from, const synergy::Endpoint &to) {
+                return synergy::SocketDiag().control_chunks(from, to).value_or(0);
+            },
         .deliver =
             [this](synergy::Socket connection, const synergy::Endpoint &peer,
                    const synergy::ServerSocket &of) {

@@ -102,6 +102,7 @@ struct Bench {
                                                        socket.cookie) == SocketDiag::Life::lives;
                            },
                        .has_connection = [](const auto &) { return false; },
+                       .control_chunks = [](const auto &, const auto &) { return 0U; },
                        .has_listener = [](const auto &) { return false; },
                        .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
                        .settings_changed = [this] { changes++; }}};

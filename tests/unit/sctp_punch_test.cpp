@@ -8,8 +8,6 @@
 
 #include <unistd.h>
 
-#include <set>
-
 using namespace synergy;
 using harness::Network;
 using harness::Packet;
@@ -30,7 +28,7 @@ struct Bench : harness::PunchBench {
 
 } // namespace
 
-TEST_CASE("sctp punch: every INIT is low, with one tag, and the hop limits have their turns" *
+TEST_CASE("sctp punch: every INIT is low, and the hop limits have their turns" *
           doctest::skip(!harness::has_sctp())) {
     for (const int family : {AF_INET6, AF_INET})
         CHECK(harness::in_child([family]() -> std::string {
@@ -41,16 +39,12 @@ TEST_CASE("sctp punch: every INIT is low, with one tag, and the hop limits have 
                   EXPECT_IN_CHILD(punch.open() == 0);
                   EXPECT_IN_CHILD(punch.open() == 0); // once it is open, nothing more
                   EXPECT_IN_CHILD(bench.run_until_sent(4));
-                  std::set<std::uint32_t> tags;
                   std::vector<int> hops;
                   for (const Packet &init : bench.network.inits()) {
-                      tags.insert(init.sequence);
                       hops.push_back(init.hop_limit);
                       EXPECT_IN_CHILD(init.from == Network::here(family));
                       EXPECT_IN_CHILD(init.to == Network::there(family));
                   }
-                  // (On a busy machine the clock may have lost its count once.)
-                  EXPECT_IN_CHILD(tags.size() <= 2);
                   EXPECT_IN_CHILD(hops == std::vector({3, 3, 4, 2}));
                   return "";
               }) == "");
