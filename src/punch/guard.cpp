@@ -44,9 +44,7 @@ Time Guard::next_after(Time syn, unsigned retransmits) {
 }
 
 void Guard::sent(Time asked, Time now, bool is_again) {
-    short_ones_ = is_again                                 ? short_intervals_again
-                  : std::exchange(has_met_error_, false) ? short_intervals_after_error
-                                                           : short_intervals;
+    short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
     is_staggered_ = false;
     first_sent_ = socket_began_ = now;
@@ -97,7 +95,6 @@ void Guard::expect_lateness(Duration lateness) {
 void Guard::error_came(Time now) {
     if (window_ == Duration::zero())
         return;
-    has_met_error_ = true;
     least_window_ = std::clamp<Duration>((now - last_sent_) * 3 / 2, window_, widest);
     window_ = least_window_;
 }

@@ -54,9 +54,6 @@ class Guard {
     static constexpr Duration out_of_step = std::chrono::milliseconds(780);
     /// How many retransmissions there are while the intervals are that short.
     static constexpr unsigned short_intervals = 5;
-    /// And where an error has ended the socket before: the hole is open, and each SYN makes it deaf
-    /// for a while, when others may be waiting already.
-    static constexpr unsigned short_intervals_after_error = 1;
     /// And after a connection that the peer may have ended by a reset: for 10 s
     /// (nf_conntrack_tcp_timeout_close), Linux takes a SYN of ours for none.
     /// That and a little more than the intervals of the peer's client, 1, 2, 4 and 8 s.
@@ -143,7 +140,6 @@ class Guard {
     const TimerWheel &wheel_;
     double stagger_;
     bool is_staggered_ = false;
-    bool has_met_error_ = false; ///< since the last SYN that opened anything
     Duration lead_ = lead;
     Step step_ = Step::idle;
     Time next_{};
