@@ -218,7 +218,9 @@ static void set_option(int fd, int name, int value) {
 struct preparation socket_will_listen(int fd) {
     struct preparation preparation = {.keeper = NO_KEEPER};
     struct identity identity;
-    uint16_t port = transport_of(fd) == TCP ? port_of(fd) : 0;
+    enum transport transport = transport_of(fd);
+    int is_listener = transport == TCP || (transport == SCTP && !is_one_to_many(fd, transport));
+    uint16_t port = is_listener ? port_of(fd) : 0;
     if (port == 0 || option(fd, SO_ACCEPTCONN) == 1 || !identify(fd, &identity))
         return preparation;
     int keeper = known_keeper(&identity);
@@ -227,7 +229,7 @@ struct preparation socket_will_listen(int fd) {
             return preparation;
         keeper = needed_keeper(&identity, SOCKET_IS_THERE);
     }
-    if (keeper == NO_KEEPER || !has_peers(keeper, TCP, port, 0))
+    if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, 0))
         return preparation;
     preparation = (struct preparation){.keeper = keeper,
                                        .lets_others_in = option(fd, SO_REUSEADDR),

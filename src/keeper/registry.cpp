@@ -22,6 +22,7 @@ namespace {
 constexpr std::size_t expected_max = 4096;
 
 using std::chrono::milliseconds;
+using std::chrono::minutes;
 using std::chrono::seconds;
 
 /// After the first punches, which nothing is to hold up.
@@ -99,6 +100,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .traffic = traffic,
                .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .control_chunks = owner_.control_chunks,
+               .began = [this](const Hole &hole) -> Time & { return when_began(hole); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
                        handoff_.offer(std::move(connection), peer, server);
@@ -495,6 +497,14 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
+Time &Registry::when_began(const Hole &hole) {
+    constexpr std::size_t most = 4096; // then those are forgotten that firewalls have forgotten
+    const Time now = Clock::now();
+    if (began_.size() >= most)
+        std::erase_if(began_, [&](const auto &each) { return each.second + minutes(2) < now; });
+    return began_[hole.text()];
+}
+
 bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
@@ -540,7 +550,8 @@ void Registry::forget(std::uint64_t cookie) {
 bool Registry::may_park(const Server &server, bool is_for_others) const {
     const ServerSocket &socket = server.socket;
     const Duration parked = Clock::now() - server.parked_at;
-    if (socket.transport != Transport::tcp || !socket.listens || parked >= time_to_listen_again)
+    if (!socket.listens || !socket.accepts() || socket.one_to_many ||
+        parked >= time_to_listen_again)
         return false;
     if (socket.lets_others_in && !is_for_others && parked < time_to_listen_again_at_once)
         return !owner_.has_listener(socket);

@@ -138,6 +138,7 @@ class Registry {
     void say_silence(Server &server) const;
     void say_nobody(const ServerSocket &socket);
     [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
+    [[nodiscard]] Time &when_began(const Hole &hole);
     bool check_alive(const ServerSocket &socket);
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
     void drop(std::uint64_t cookie, bool may_listen_again = true);
@@ -152,6 +153,7 @@ class Registry {
     LiveSettings settings_;
     HopFinder hop_finder_;
     TimerWheel timers_;
+    std::unordered_map<std::string, Time> began_; ///< by Hole::text()
     PunchContext context_;
     std::unordered_map<std::uint64_t, Server> servers_;               ///< by cookie
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie

@@ -39,6 +39,9 @@ struct PunchContext {
     /// How many control chunks have come in the SCTP association with these ends, as far as the
     /// kernel tells.
     std::function<std::uint64_t(const Endpoint &from, const Endpoint &to)> control_chunks;
+    /// When the packet left that firewalls count the hole's end from, for who knows when they do:
+    /// kept for the next one that has the hole.
+    std::function<Time &(const Hole &)> began;
     /// Takes a connection that a punch has become, to be accepted by the server.
     std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
         deliver;

@@ -90,7 +90,7 @@ bool SctpPunch::waits_for_peer() {
 }
 
 Time SctpPunch::next() const {
-    return std::min(punched_ + period, hole_began_ + hole_lifetime);
+    return std::min(punched_ + period, context_.began(hole_) + hole_lifetime);
 }
 
 int SctpPunch::punch() {
@@ -126,8 +126,8 @@ int SctpPunch::punch() {
         errno != EINPROGRESS)
         return failed(errno);
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
-    if (punched_ >= hole_began_ + hole_lifetime - milliseconds(1))
-        hole_began_ = punched_;
+    if (Time &began = context_.began(hole_); punched_ >= began + hole_lifetime)
+        began = punched_;
     failures_ = 0;
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,

@@ -37,8 +37,7 @@ class SctpPunch final : public Punch {
     SctpAssociations associations_;
     Socket socket_;
     Timer timer_;
-    Time punched_{};    ///< its INIT left then, or a little later
-    Time hole_began_{}; ///< the same of the one that firewalls count from
+    Time punched_{}; ///< its INIT left then, or a little later
     unsigned failures_ = 0;
     bool rests_ = false; ///< an earlier association is still there
 };

@@ -37,6 +37,8 @@ struct PunchBench {
     std::vector<synergy::IcmpError> refusals;
     std::vector<Delivered> delivered;
 
+    synergy::Time began{};
+
     synergy::PunchContext context{
         .scheduler = scheduler,
         .timers = timers,
@@ -47,6 +49,7 @@ struct PunchBench {
             [](const synergy::Endpoint &from, const synergy::Endpoint &to) {
                 return synergy::SocketDiag().control_chunks(from, to).value_or(0);
             },
+        .began = [this](const synergy::Hole &) -> synergy::Time & { return began; },
         .deliver =
             [this](synergy::Socket connection, const synergy::Endpoint &peer,
                    const synergy::ServerSocket &of) {
