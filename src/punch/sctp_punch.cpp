@@ -30,6 +30,10 @@ constexpr Duration kernels_own = seconds(3);
 /// No INIT prolongs that: the first one after it opens the hole anew.
 constexpr Duration hole_lifetime = milliseconds(10030);
 
+/// An INIT that was to open the hole anew may have been faster on its way than the one before, and so
+/// have come too early.
+constexpr Duration to_be_sure = milliseconds(200);
+
 /// A peer that has called repeats what was lost after 3 s.
 constexpr Duration handshake_time = seconds(7);
 constexpr Duration between_looks = milliseconds(100);
@@ -90,7 +94,9 @@ bool SctpPunch::waits_for_peer() {
 }
 
 Time SctpPunch::next() const {
-    return std::min(punched_ + period, context_.began(hole_) + hole_lifetime);
+    const Time began = context_.began(hole_);
+    return punched_ == began ? punched_ + to_be_sure
+                             : std::min(punched_ + period, began + hole_lifetime);
 }
 
 int SctpPunch::punch() {

@@ -49,8 +49,9 @@ def call(stand, source_port, port, transport):
     """A connection to its end; how long it took to come about, or why it did not."""
     started = time.monotonic()
     result = call_once(stand, source_port, port, transport, started)
-    # An SCTP server that does not listen yet says so at once, without a firewall too.
-    while transport == "sctp" and "Refused" in str(result) and time.monotonic() < started + SOON:
+    # An SCTP server that does not listen yet says so at once, or takes nobody any more whom its last
+    # listener let in, without a firewall too.
+    while transport == "sctp" and "Connection" in str(result) and time.monotonic() < started + SOON:
         time.sleep(0.002)
         result = call_once(stand, source_port, port, transport, started)
     return result

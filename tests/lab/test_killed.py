@@ -199,6 +199,36 @@ def test_nginx_workers(stand):
     check(stand, Workers(servers.nginx_command, talk_http))
 
 
+@pytest.mark.other_users
+@pytest.mark.needs("nginx")
+def test_nginx_main_process(stand):
+    """Its workers go on, and none comes in the place of one that is killed after it."""
+    workers, calls, failed, kills = 6, [], [], 0
+    while kills < KILLS:
+        port, source_ports = fresh_port(), fresh_peer_ports(60)
+        command = servers.nginx_command(port)
+        configuration = command[2] / "nginx.conf"
+        configuration.write_text(configuration.read_text(encoding="ascii").replace(
+            "worker_processes 2", f"worker_processes {workers}"), encoding="ascii")
+        program = stand.start("A", command, user="root", preload=Preload(
+            peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+        wait_listening(program, "tcp", port)
+        wait_until(lambda: len(children_of(program.pid)) == workers, 10, "workers", program)
+        victims, moments = [program.pid, *children_of(program.pid)[1:]], []
+        with Calls(stand, port, talk_http, source_ports) as peer:
+            for victim in victims:
+                time.sleep(0.12)
+                os.kill(victim, signal.SIGKILL)
+                moments.append(time.monotonic())
+            time.sleep(0.2)
+        stand.clear()
+        calls += peer.calls
+        kills += len(moments)
+        failed += [one for one in show(stand, peer.calls, moments, "nginx, its main process first")
+                   if not is_in_killed_hands(one, moments)]
+    assert len(calls) > 2 * KILLS and not failed
+
+
 @pytest.mark.needs("gunicorn")
 def test_gunicorn_workers(stand):
     check(stand, Workers(gunicorn, talk_http))
@@ -245,11 +275,12 @@ def kill_keeper(stand):
     return moment
 
 
-def start_waiting(stand, how, source_ports, **settings):
+def start_waiting(stand, how, source_ports, user="nobody"):
     """A server that makes no further call of itself."""
     port = fresh_port()
-    program = stand.start("A", [PYTHON, script("family_server.py"), port, *how], preload=Preload(
-        peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops, **settings))
+    program = stand.start(
+        "A", [PYTHON, script("family_server.py"), port, *how], user=user, preload=Preload(
+            peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
     wait_listening(program, "tcp", port)
     return port, program
 
@@ -259,12 +290,14 @@ def is_said_once(program):
 
 
 @pytest.mark.complains
-@pytest.mark.parametrize("how", (("accept",), ("prefork", "accept"), ("prefork", "epoll")),
-                         ids=" ".join)
-def test_killed_keeper(stand, how):
+@pytest.mark.parametrize("how, user", (
+    (("accept",), "nobody"), (("prefork", "accept"), "nobody"), (("prefork", "epoll"), "nobody"),
+    (("nobody",), "root"), (("prefork", "accept"), "root")),
+    ids=("accept", "prefork", "epoll", "given-up", "root"))
+def test_killed_keeper(stand, how, user):
     """The server makes no call that could notice it: it waits for peers, who had no way to it."""
     source_ports = fresh_peer_ports(100)
-    port, program = start_waiting(stand, how, source_ports)
+    port, program = start_waiting(stand, how, source_ports, user)
     standby_of(stand)
     with Calls(stand, port, talk_line, source_ports) as calls:
         time.sleep(1)
@@ -387,3 +420,45 @@ def test_stopped_keeper(stand):
         calls.caller.result()
     failed = show(stand, calls.calls, [moment], "stopped for 10 s")
     assert are_due_to_the_kill(failed, moment) and len(failed) <= 1
+
+
+def timed_calls(program):
+    """{call: (result, ms)}"""
+    before = len(program.stdout())
+    program.write("now\n")
+    wait_until(lambda: program.stdout()[before:].endswith("done\n"), 30, "all calls", program)
+    lines = program.stdout()[before:].splitlines()[:-1]
+    return {name: (result, float(took)) for name, result, took in map(str.split, lines)}
+
+
+@pytest.mark.complains
+@pytest.mark.parametrize("state, longest_ms", (
+    ("alive", 100), ("killed", 100), ("killed without a standby", 100), ("stopped", 2500)))
+def test_each_call(stand, state, longest_ms):
+    """No call of the server's hangs, or fails, for what has become of the keeper; of one that is
+    stopped it waits once."""
+    port, other_port, source_ports = fresh_port(), fresh_port(), fresh_peer_ports(5)
+    command = [PYTHON, script("timed_calls.py"), port, other_port]
+    bare = stand.start("A", command)
+    bare.wait_for("ready")
+    expected = {name: result for name, (result, _) in timed_calls(bare).items()}
+    bare.stop()
+    program = stand.start("A", command, preload=Preload(
+        peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+    program.wait_for("ready")
+    standby, (keeper,) = standby_of(stand), keepers(stand.path)
+    if state == "killed without a standby":
+        os.kill(standby, signal.SIGKILL)
+    if state != "alive":
+        os.kill(keeper, signal.SIGSTOP if state == "stopped" else signal.SIGKILL)
+    try:
+        rounds = [timed_calls(program) for _ in range(3)]
+    finally:
+        if state == "stopped":
+            os.kill(keeper, signal.SIGCONT)
+    took = {name: round(max(one[name][1] for one in rounds), 1) for name in expected}
+    stand.say(f"{state}: {took} ms at most")
+    for one in rounds:
+        assert {name: result for name, (result, _) in one.items()} == expected
+    assert max(took.values()) < longest_ms * slowness()
+    assert sum(ms > 100 * slowness() for ms in took.values()) <= (state == "stopped")
