@@ -80,10 +80,10 @@ enum synergy_kind {
     /* Who has a socket that this keeper keeps asks for the page: it comes back as a descriptor. The
      * socket comes along as the proof; needs no secret. */
     SYNERGY_MEET,
-    /* A socket of the server's (TCP, one-to-one SCTP) is about to listen: punch for it now, since where a hole is open
-     * from before, the listener would answer a peer's SYN with a number of its own, which closes
-     * the hole. A duplicate comes along, and in `flags` whether the server itself has set
-     * SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
+    /* A socket of the server's (TCP, one-to-one SCTP) is about to listen: punch for it now, since
+     * where a hole is open from before, the listener would answer a peer's SYN with a number of its
+     * own, which closes the hole. A duplicate comes along, and in `flags` whether the server itself
+     * has set SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
     SYNERGY_PREPARE,
     /* The socket that comes along has been given a key (TCP_MD5SIG), which nobody can read again:
      * if it listens, now or later, its punches are signed. */

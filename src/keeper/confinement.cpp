@@ -146,8 +146,8 @@ bool keep_system_calls() {
             result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1, argument);
     };
     // Threads, and processes by fork(3) alone (keeper/standby.h): none in other namespaces, and no
-    // program. (Where clone3(2) is not there, the C library takes clone(2), whose flags a filter can
-    // see.)
+    // program. (Where clone3(2) is not there, the C library takes clone(2), whose flags a filter
+    // can see.)
     allow_with(SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
     allow_with(SCMP_SYS(clone),
                SCMP_A0(SCMP_CMP_EQ, CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD));

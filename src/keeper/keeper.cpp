@@ -177,8 +177,8 @@ void Keeper::leave_standby() {
     });
 }
 
-/// In the copy. This keeper's descriptors are gone with the process that had them, and nothing of it
-/// is to run any more.
+/// In the copy. This keeper's descriptors are gone with the process that had them, and nothing of
+/// it is to run any more.
 void Keeper::go_on_in_its_place() {
     try {
         // (Where the server's own socket is needed, that has to be handed over again.)
@@ -187,7 +187,8 @@ void Keeper::go_on_in_its_place() {
                          ? nullptr
                          : new Keeper(page_, registry_.settings(), learned_file_, written_);
         if (needs_server)
-            log::warn("the keeper has been killed: nothing is punched until the server's next call");
+            log::warn(
+                "the keeper has been killed: nothing is punched until the server's next call");
         else if (page_.take_over()) {
             next->take_over(*this);
             log::warn("the keeper has been killed: another one has taken its place");

@@ -122,8 +122,8 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    }},
       parking_(scheduler) {}
 
-/// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit is
-/// measured again, and nothing is asked that was answered.
+/// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit
+/// is measured again, and nothing is asked that was answered.
 void Registry::take_over(const Registry &killed,
                          const std::function<bool(const ServerSocket &)> &claim) {
     expected_ = killed.expected_;

@@ -1,5 +1,5 @@
-// A copy of the keeper's process that sleeps until that is killed, and goes on in its place: a server
-// that waits in accept() makes no call in which anything could be noticed.
+// A copy of the keeper's process that sleeps until that is killed, and goes on in its place: a
+// server that waits in accept() makes no call in which anything could be noticed.
 #pragma once
 
 #include "base/socket.h"

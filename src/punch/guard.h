@@ -52,9 +52,10 @@ class Guard {
     /// again.
     static constexpr Duration out_of_step_first = std::chrono::milliseconds(700);
     static constexpr Duration out_of_step = std::chrono::milliseconds(780);
-    /// How many retransmissions there are while the intervals are that short. The kernel's own ones,
-    /// which can't be made longer, are 1 s four times (tcp_syn_linear_timeouts) and are doubled
-    /// each time from then on: after so many, none is shorter than the time between renewals.
+    /// How many retransmissions there are while the intervals are that short. The kernel's own
+    /// ones, which can't be made longer, are 1 s four times (tcp_syn_linear_timeouts) and are
+    /// doubled each time from then on: after so many, none is shorter than the time between
+    /// renewals.
     static constexpr unsigned short_intervals = 7;
     /// And after a connection that the peer may have ended by a reset: for 10 s
     /// (nf_conntrack_tcp_timeout_close), Linux takes a SYN of ours for none.

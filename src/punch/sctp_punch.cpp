@@ -19,19 +19,19 @@ using std::chrono::seconds;
 namespace {
 
 /// Between INITs. Shorter than the 3 s for which a tracker may keep a half-open association
-/// (nf_conntrack_sctp_timeout_cookie_wait), and than the 3 s after which a peer's client repeats its
-/// own (Linux).
+/// (nf_conntrack_sctp_timeout_cookie_wait), and than the 3 s after which a peer's client repeats
+/// its own (Linux).
 constexpr Duration period = milliseconds(1650);
 /// By then the kernel would repeat an INIT. It is what it takes without us, and stays with the
 /// association.
 constexpr Duration kernels_own = seconds(3);
 
-/// How long a Linux firewall keeps a hole (nf_conntrack_sctp_timeout_closed, 10 s), and a little more.
-/// No INIT prolongs that: the first one after it opens the hole anew.
+/// How long a Linux firewall keeps a hole (nf_conntrack_sctp_timeout_closed, 10 s), and a little
+/// more. No INIT prolongs that: the first one after it opens the hole anew.
 constexpr Duration hole_lifetime = milliseconds(10030);
 
-/// An INIT that was to open the hole anew may have been faster on its way than the one before, and so
-/// have come too early.
+/// An INIT that was to open the hole anew may have been faster on its way than the one before, and
+/// so have come too early.
 constexpr Duration to_be_sure = milliseconds(200);
 
 /// A peer that has called repeats what was lost after 3 s.

@@ -3,9 +3,10 @@
 // the peer's own INIT is answered with the very tag that the firewall saw. The error that the INIT
 // dies with does no harm.
 //
-// The kernel repeats an INIT by a timer that no call tells of, with the hop limit that the socket has
-// then. So it never comes to that: each INIT is a new socket's, which takes the place of the one
-// before, and the hop limit is low for as long as connect() takes. (A tracker takes the new tag.)
+// The kernel repeats an INIT by a timer that no call tells of, with the hop limit that the socket
+// has then. So it never comes to that: each INIT is a new socket's, which takes the place of the
+// one before, and the hop limit is low for as long as connect() takes. (A tracker takes the new
+// tag.)
 #pragma once
 
 #include "punch/punch.h"

@@ -139,18 +139,18 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                 header->nlmsg_len < NLMSG_LENGTH(sizeof(inet_diag_msg)))
                 continue;
             const auto *found = static_cast<const inet_diag_msg *>(NLMSG_DATA(header));
-            reply.sockets.push_back({.cookie = std::uint64_t{found->id.idiag_cookie[1]} << 32 |
-                                               found->id.idiag_cookie[0],
-                                     .inode = found->idiag_inode,
-                                     .user = found->idiag_uid,
-                                     .listens = listens == 1U << found->idiag_state,
-                                     .rests = time_wait == 1U << found->idiag_state,
-                                     .waiting = found->idiag_rqueue,
-                                     .room = found->idiag_wqueue,
-                                     .option_memory = option_memory_in(header),
-                                     .control_chunks = number_in<__u64>(
-                                         header, INET_DIAG_INFO,
-                                         offsetof(sctp_info, sctpi_ictrlchunks))});
+            reply.sockets.push_back(
+                {.cookie =
+                     std::uint64_t{found->id.idiag_cookie[1]} << 32 | found->id.idiag_cookie[0],
+                 .inode = found->idiag_inode,
+                 .user = found->idiag_uid,
+                 .listens = listens == 1U << found->idiag_state,
+                 .rests = time_wait == 1U << found->idiag_state,
+                 .waiting = found->idiag_rqueue,
+                 .room = found->idiag_wqueue,
+                 .option_memory = option_memory_in(header),
+                 .control_chunks = number_in<__u64>(header, INET_DIAG_INFO,
+                                                    offsetof(sctp_info, sctpi_ictrlchunks))});
             if (!is_dump)
                 return reply;
         }

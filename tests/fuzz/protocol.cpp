@@ -158,7 +158,8 @@ constexpr unsigned kinds = 19;
 
 class Game {
   public:
-    explicit Game(Input &input) : input_(input), keeper_(kept_, settings(), {}, {}), page_(map_page()) {}
+    explicit Game(Input &input)
+        : input_(input), keeper_(kept_, settings(), {}, {}), page_(map_page()) {}
     ~Game() {
         callers_.clear();
         things_.clear();
