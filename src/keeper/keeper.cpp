@@ -346,6 +346,9 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
                  known != nullptr && !known->is_ready() ? known : nullptr);
     if (!socket)
         return std::nullopt;
+    // (An SCTP listener shows the address at which somebody has come last.)
+    if (known != nullptr && socket->transport == Transport::sctp)
+        socket->local = known->local;
     socket->fd = call.request.fd;
     socket->lets_others_in =
         call.request.kind == SYNERGY_PREPARE && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;

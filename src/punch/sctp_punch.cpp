@@ -22,6 +22,8 @@ namespace {
 /// (nf_conntrack_sctp_timeout_cookie_wait), and than the 3 s after which a peer's client repeats
 /// its own (Linux).
 constexpr Duration period = milliseconds(1650);
+/// In need.
+constexpr Duration longest = milliseconds(2500);
 /// By then the kernel would repeat an INIT. It is what it takes without us, and stays with the
 /// association.
 constexpr Duration kernels_own = seconds(3);
@@ -99,6 +101,17 @@ Time SctpPunch::next() const {
                              : std::min(punched_ + period, began + hole_lifetime);
 }
 
+bool SctpPunch::has_association() const {
+    const auto earlier = associations_.find(hole_.server.local, hole_.peer);
+    return earlier && earlier->is_there;
+}
+
+void SctpPunch::wait_for_its_end() {
+    if (!std::exchange(rests_, true))
+        log::debug("{}: waits for an earlier association to be over", hole_.text());
+    retry_at(Clock::now() + rest);
+}
+
 int SctpPunch::punch() {
     if (!context_.check_alive(hole_.server)) {
         close_socket();
@@ -110,27 +123,35 @@ int SctpPunch::punch() {
     }
     // Other than TCP, the kernel would allow a second one of the same two ends, and give it what is
     // meant for the first.
-    const auto earlier =
-        socket_ ? std::nullopt : associations_.find(hole_.server.local, hole_.peer);
-    if (earlier && earlier->is_there) {
-        if (!rests_)
-            log::debug("{}: waits for an earlier association to be over", hole_.text());
-        rests_ = true;
-        retry_at(Clock::now() + rest);
+    if (!socket_ && has_association()) {
+        wait_for_its_end();
         return 0;
     }
     rests_ = false;
     Socket next_socket = bound_socket();
-    if (!next_socket)
+    if (!next_socket) {
+        // A server that listens again has not let others in yet.
+        if (errno == EADDRINUSE && socket_ && Clock::now() < punched_ + longest) {
+            retry_at(Clock::now() + between_looks);
+            return 0;
+        }
         return failed(errno);
+    }
     next_hop_limit();
     set_hop_limit(next_socket, is_v4_, hop_limit());
     close_socket();
     socket_ = std::move(next_socket);
     punched_ = Clock::now();
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
-        errno != EINPROGRESS)
-        return failed(errno);
+        errno != EINPROGRESS) {
+        const int error = errno;
+        // It has come about by the listener itself.
+        if (error != EADDRNOTAVAIL || !has_association())
+            return failed(error);
+        close_socket();
+        wait_for_its_end();
+        return 0;
+    }
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
     if (Time &began = context_.began(hole_); punched_ >= began + hole_lifetime)
         began = punched_;

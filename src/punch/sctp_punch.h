@@ -27,6 +27,8 @@ class SctpPunch final : public Punch {
     int punch();
     void close_socket();
     [[nodiscard]] bool waits_for_peer();
+    [[nodiscard]] bool has_association() const;
+    void wait_for_its_end();
     [[nodiscard]] Time next() const;
     void happened(std::uint32_t events);
     void established();
