@@ -847,6 +847,30 @@ TEST_CASE("keeper: a section of the file that comes later counts for a listener 
     CHECK(punching_from(port) == 1);
 }
 
+TEST_CASE("keeper: one that is killed has its place taken, and one that is replaced has not") {
+    DeafPeer peer;
+    for (const bool is_replaced : {false, true}) {
+        Kept kept({peer.variable(), hops});
+        Socket listener = any_listener();
+        REQUIRE(kept.open(listener) == 0);
+        const auto has_standby = [&] {
+            const std::string task = "/proc/" + std::to_string(kept.process) + "/task/";
+            std::ifstream children(task + std::to_string(kept.process) + "/children");
+            int child = 0;
+            return static_cast<bool>(children >> child);
+        };
+        REQUIRE(harness::wait_until(has_standby, seconds(2)));
+        if (is_replaced) // as by a server's call that was first
+            __atomic_store_n(&kept.page->over, 1, __ATOMIC_RELEASE);
+        REQUIRE(::kill(kept.process, SIGKILL) == 0);
+        const auto is_taken_over = [&] {
+            return !synergy_is_over(kept.page) && kept.page->keeper.process != kept.process;
+        };
+        CHECK(harness::wait_until(is_taken_over, milliseconds(500)) == !is_replaced);
+        CHECK((kept.result_of(SYNERGY_MEET, listener) == 0) == !is_replaced);
+    }
+}
+
 TEST_CASE("keeper: garbage is no request, and costs nothing") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops});
