@@ -241,7 +241,7 @@ def test_forking_sctp_server(stand):
 
 # From the keeper's end to its successor's punches, a peer's call meets the listener alone. And who has
 # called and was not answered yet has shown the firewall a SYN that the successor's does not match.
-GAP = 0.02
+GAP = 0.05
 
 
 def are_due_to_the_kill(failed, moment):
@@ -289,6 +289,7 @@ def is_said_once(program):
     return program.stderr().count("has been killed") == 1 == len(program.stderr().splitlines())
 
 
+@pytest.mark.quiet
 @pytest.mark.complains
 @pytest.mark.parametrize("how, user", (
     (("accept",), "nobody"), (("prefork", "accept"), "nobody"), (("prefork", "epoll"), "nobody"),
@@ -370,6 +371,7 @@ def forget_soon(stand, source_port, seconds):
                         str(source_port), "-t", str(seconds)], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.complains
 def test_killed_keeper_without_a_standby(stand):
     """Nobody is in until the server makes a call. Whoever has called meanwhile gets in again as soon
@@ -403,6 +405,7 @@ def test_killed_keeper_without_a_standby(stand):
     assert is_said_once(program)
 
 
+@pytest.mark.slow
 def test_stopped_keeper(stand):
     """For 10 s: the server does not notice, and afterwards whoever did not call meanwhile gets in."""
     source_ports = fresh_peer_ports(40)
