@@ -131,7 +131,7 @@ int SctpPunch::punch() {
     Socket next_socket = bound_socket();
     if (!next_socket) {
         // A server that listens again has not let others in yet.
-        if (errno == EADDRINUSE && socket_ && Clock::now() < punched_ + longest) {
+        if (errno == EADDRINUSE && Clock::now() < punched_ + longest) {
             retry_at(Clock::now() + between_looks);
             return 0;
         }
