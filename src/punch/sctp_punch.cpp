@@ -22,7 +22,7 @@ namespace {
 /// (nf_conntrack_sctp_timeout_cookie_wait), and than the 3 s after which a peer's client repeats
 /// its own (Linux).
 constexpr Duration period = milliseconds(1650);
-/// In need.
+/// So late is the next INIT at most, where it can't be had sooner.
 constexpr Duration longest = milliseconds(2500);
 /// By then the kernel would repeat an INIT. It is what it takes without us, and stays with the
 /// association.
@@ -34,7 +34,7 @@ constexpr Duration hole_lifetime = milliseconds(10030);
 
 /// An INIT that was to open the hole anew may have been faster on its way than the one before, and
 /// so have come too early.
-constexpr Duration to_be_sure = milliseconds(200);
+constexpr Duration to_be_sure = milliseconds(80);
 
 /// A peer that has called repeats what was lost after 3 s.
 constexpr Duration handshake_time = seconds(7);
