@@ -181,16 +181,20 @@ static inline int is_ringing(int keeper) {
                             0) != 0;
 }
 
-__attribute__((cold, noinline)) static int is_another_ringing(void) {
-    for (int i = 1; i < KEEPERS && keeper_page(i); i++)
+__attribute__((cold, noinline)) static int is_any_ringing(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
         if (is_ringing(i))
             return 1;
     return 0;
 }
 
-/* To be called where any keeper is known. */
-static inline int is_any_ringing(void) {
-    return is_ringing(0) || (__builtin_expect(keeper_page(1) != NULL, 0) && is_another_ringing());
+__attribute__((cold, noinline)) static int is_stirring_indeed(void) {
+    return !knows_keepers() || is_any_ringing();
+}
+
+static inline int is_anything_stirring(void) {
+    return __builtin_expect(*__atomic_load_n(&stirring, __ATOMIC_ACQUIRE) != 0, 0) &&
+           is_stirring_indeed();
 }
 
 __attribute__((cold, noinline)) static int is_anybody_waiting(int listener) {
@@ -205,30 +209,37 @@ __attribute__((cold, noinline)) static int is_blocking(int listener) {
     return flags >= 0 && !(flags & O_NONBLOCK);
 }
 
-/* A call of accept() or accept4(), and what is to be known before it lest it can't be undone. */
+/* A call of accept() or accept4(), as it was made: what is needed to make it again. */
 struct accepting {
     int listener;
-    const int *flags; /* accept4()'s; NULL: it is accept() */
-    struct caller_address caller;
-    /* The caller may have asked poll() first, and not expect to wait here. */
-    int was_anybody_waiting;
+    int flags; /* accept4()'s */
+    socklen_t *length;
+    socklen_t room; /* *length before the call, which says something else afterwards */
 };
 
+enum which { ACCEPT, ACCEPT4 };
+
+static inline int call_accept(enum which which, const struct accepting *call,
+                              struct sockaddr *address) {
+    return which == ACCEPT4 ? libc.accept4(call->listener, address, call->length, call->flags)
+                            : libc.accept(call->listener, address, call->length);
+}
+
 /* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(const struct accepting *accepting, int *fd) {
-    const struct caller_address *caller = &accepting->caller;
+__attribute__((cold, noinline)) static int answer(const struct accepting *call,
+                                                  struct sockaddr *address, int *fd) {
     if (!may_ask()) {
-        struct descriptor listener = descriptor_of(accepting->listener);
+        struct descriptor listener = descriptor_of(call->listener);
         if (is_ours(listener.mark))
             __atomic_store_n(&keeper_page((int)listener.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
         return 1;
     }
+    const struct caller_address caller = {address, call->length, call->room};
     struct aside aside = aside_begin();
-    enum accepted accepted =
-        answer_bell(accepting->listener, fd, accepting->flags ? *accepting->flags : 0, caller);
+    enum accepted accepted = answer_bell(call->listener, fd, call->flags, &caller);
     aside_end(&aside);
-    if (accepted == NO_ONE && caller->address && caller->length)
-        *caller->length = caller->room;
+    if (accepted == NO_ONE && address && call->length)
+        *call->length = call->room;
     return accepted != NO_ONE;
 }
 
@@ -238,129 +249,170 @@ __attribute__((cold, noinline)) static void is_starved(int listener) {
         say_starved((int)descriptor.keeper);
 }
 
-static int call_accept(const struct accepting *accepting) {
-    const struct caller_address *caller = &accepting->caller;
-    return accepting->flags ? libc.accept4(accepting->listener, caller->address, caller->length,
-                                           *accepting->flags)
-                            : libc.accept(accepting->listener, caller->address, caller->length);
-}
-
 /* What accept() has got: the caller is given that, or a punched connection in its place; where
- * nobody was there, accept() is called again. A listener that blocks would keep a caller who knew
- * of somebody until somebody else comes: that one is told, as of a connection that has gone. */
-static int for_caller(const struct accepting *accepting, int got) {
+ * nobody was there, accept() is called again. If somebody was waiting before, the caller may know
+ * it from poll(): a listener that blocks would keep it until somebody else comes, so it is told, as
+ * of a connection that has gone. */
+__attribute__((cold, noinline)) static int for_caller(enum which which,
+                                                      const struct accepting *call,
+                                                      struct sockaddr *address, int got,
+                                                      int was_anybody_waiting) {
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
-        is_starved(accepting->listener);
+        is_starved(call->listener);
     while (got >= 0) {
         if (is_concerned())
             note_connection(got);
-        if (!may_be_bell(got, &accepting->caller) || answer(accepting, &got))
+        if (!(call->room >= LEAST_ROOM ? is_from_bell_port(address) : asks_where_from(got)) ||
+            answer(call, address, &got))
             break;
-        if (accepting->was_anybody_waiting && !is_anybody_waiting(accepting->listener) &&
-            is_blocking(accepting->listener)) {
+        if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
+            is_blocking(call->listener)) {
             errno = ECONNABORTED;
             return -1;
         }
-        got = call_accept(accepting);
+        got = call_accept(which, call, address);
     }
     return got;
 }
 
-__attribute__((cold, noinline)) static int
-accepted_bell(int got, int fd, struct caller_address caller, const int *flags) {
-    struct accepting accepting = {.listener = fd, .flags = flags, .caller = caller};
-    return for_caller(&accepting, got);
-}
+/* Where a caller that does not ask is told where the connection comes from. */
+struct unasked {
+    union synergy_endpoint from;
+    socklen_t length;
+};
 
-__attribute__((cold, noinline)) static int accepted_bell4(int got, int fd,
-                                                          struct caller_address caller, int flags) {
-    return accepted_bell(got, fd, caller, &flags);
+static inline struct sockaddr *room_of_ours(struct unasked *unasked, struct accepting *call) {
+    unasked->from.any.sa_family = AF_UNSPEC;
+    unasked->from.v4.sin_port = 0;
+    unasked->length = call->room = sizeof unasked->from;
+    call->length = &unasked->length;
+    return &unasked->from.any;
 }
 
 /* A listener that is met, or whose keeper is replaced, which is not to wait until accept() has
  * blocked; a bell that rings already; a caller's variable that the kernel is to be asked for. */
-__attribute__((cold, noinline)) static int accept_apart(int fd, struct sockaddr *address,
-                                                        socklen_t *length, const int *flags) {
-    struct accepting accepting = {
-        .listener = fd,
-        .flags = flags,
-        .caller = {.address = address, .length = length},
-    };
-    if (is_concerned() && mark_of(fd) != SYNERGY_UNTOUCHED) {
+__attribute__((cold, noinline)) static int
+accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    struct unasked unasked;
+    struct accepting call = {.listener = fd, .flags = flags, .length = length};
+    if (concerns_us() && mark_of(fd) != SYNERGY_UNTOUCHED) {
         before_waiting();
         word_after_all(fd, ACCEPTS);
     }
+    if (__atomic_load_n(&left_out_port, __ATOMIC_RELAXED))
+        say_left_out();
     struct descriptor descriptor = descriptor_of(fd);
     if (!may_ask() && is_ours(descriptor.mark))
         __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
-    accepting.caller.room = address && length ? length_if_readable(length) : 0;
-    accepting.was_anybody_waiting = knows_keepers() && is_any_ringing() && is_anybody_waiting(fd);
-    return for_caller(&accepting, call_accept(&accepting));
+    if (!address)
+        address = room_of_ours(&unasked, &call);
+    else if (length)
+        call.room = length_if_readable(length);
+    int was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd);
+    return for_caller(which, &call, address, call_accept(which, &call, address),
+                      was_anybody_waiting);
 }
 
-__attribute__((cold, noinline)) static int accept4_apart(int fd, struct sockaddr *address,
-                                                         socklen_t *length, int flags) {
-    return accept_apart(fd, address, length, &flags);
-}
-
-/* Where no keeper is known. */
-static inline int is_left_to_libc(int listener) {
-    if (mark_of(listener) != SYNERGY_UNTOUCHED)
-        return 0;
-    if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
-        say_left_out();
-    return 1;
-}
-
-/* Whether nothing is to be done before the call: the listener is known, its keeper is there, and no
- * bell rings yet. */
-static inline int is_quiet(int fd) {
-    if (!knows_keepers())
-        return is_left_to_libc(fd);
-    struct descriptor descriptor = descriptor_of(fd);
-    if (descriptor.mark != SYNERGY_UNTOUCHED &&
-        (descriptor.mark != SYNERGY_LISTENER ||
-         !__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED) ||
-         synergy_is_over(keeper_page((int)descriptor.keeper))))
-        return 0;
-    return may_ask() && !is_any_ringing();
-}
-
-/* Also where nothing is set, what comes out is looked at: who waits at a listener may have got it
- * from a server that has a keeper. Before the call that asks for the room that the caller has for
- * the address, which is mostly a variable of the caller's. */
-static inline int is_to_be_called_apart(int fd, const struct sockaddr *address,
-                                        const socklen_t *length) {
-    return (concerns_us() && !is_quiet(fd)) ||
-           (address && length && !is_variable_of_caller(length, sizeof *length));
-}
-
-static inline int is_to_be_looked_at(int got, const struct caller_address *caller) {
-    if (got < 0)
-        return 0;
-    if (is_concerned())
+__attribute__((noinline)) static int accept_unasked(enum which which, int fd, int flags,
+                                                    int is_noted) {
+    struct unasked unasked;
+    struct accepting call = {.listener = fd, .flags = flags};
+    struct sockaddr *address = room_of_ours(&unasked, &call);
+    int got = call_accept(which, &call, address);
+    if (got >= 0 && is_noted)
         note_connection(got);
-    return may_be_bell(got, caller);
+    return __builtin_expect(got >= 0 && is_from_bell_port(address), 0)
+               ? for_caller(which, &call, address, got, 0)
+               : got;
+}
+
+/* Whether the listener needs nothing before the call: it is not ours, or its keeper is there, and
+ * no bell rings yet. */
+static inline int is_quiet(struct descriptor listener) {
+    if (listener.mark != SYNERGY_UNTOUCHED && (listener.mark != SYNERGY_LISTENER || !may_ask() ||
+                                               synergy_is_over(keeper_page((int)listener.keeper))))
+        return 0;
+    return !is_anything_stirring();
+}
+
+__attribute__((cold, noinline)) static int accepted_bell(enum which which, int fd,
+                                                         struct sockaddr *address,
+                                                         socklen_t *length, int flags,
+                                                         socklen_t room, int got) {
+    struct accepting call = {fd, flags, length, room};
+    return for_caller(which, &call, address, got, 0);
+}
+
+/* A call that needs nothing before it. What comes out is looked at, also where nothing is set: who
+ * waits at a listener may have got it from a server that has a keeper. */
+__attribute__((always_inline)) static inline int accept_quietly(enum which which, int fd,
+                                                                struct sockaddr *address,
+                                                                socklen_t *length, int flags,
+                                                                int is_noted) {
+    if (__builtin_expect(!address, 0))
+        return accept_unasked(which, fd, flags, is_noted);
+    /* How much room the caller has is to be known before the call that changes it. It is mostly a
+     * variable of the caller's. */
+    if (__builtin_expect(!is_variable_of_caller(length, sizeof *length) || *length < LEAST_ROOM, 0))
+        return accept_apart(which, fd, address, length, flags);
+    /* (Not in registers, each of which would have to be saved and restored in every call.) */
+    volatile struct accepting call;
+    call.listener = fd;
+    if (which == ACCEPT4)
+        call.flags = flags;
+    call.length = length;
+    call.room = *length;
+    int got = which == ACCEPT ? libc.accept(fd, address, length)
+                              : libc.accept4(fd, address, length, flags);
+    if (__builtin_expect(got < 0, 0))
+        return got;
+    if (is_noted)
+        note_connection(got);
+    if (__builtin_expect(!is_from_bell_port(address), 1))
+        return got;
+    return accepted_bell(which, call.listener, address, call.length,
+                         which == ACCEPT4 ? call.flags : 0, call.room, got);
+}
+
+/* The less common ones: with nothing set, and at a listener of ours. */
+__attribute__((noinline)) static int accept_unset(int fd, struct sockaddr *address,
+                                                  socklen_t *length) {
+    return accept_quietly(ACCEPT, fd, address, length, 0, 0);
+}
+
+__attribute__((noinline)) static int accept4_unset(int fd, struct sockaddr *address,
+                                                   socklen_t *length, int flags) {
+    return accept_quietly(ACCEPT4, fd, address, length, flags, 0);
+}
+
+__attribute__((noinline)) static int accept_ours(int fd, struct sockaddr *address,
+                                                 socklen_t *length) {
+    return is_quiet(descriptor_of(fd)) ? accept_quietly(ACCEPT, fd, address, length, 0, 1)
+                                       : accept_apart(ACCEPT, fd, address, length, 0);
+}
+
+__attribute__((noinline)) static int accept4_ours(int fd, struct sockaddr *address,
+                                                  socklen_t *length, int flags) {
+    return is_quiet(descriptor_of(fd)) ? accept_quietly(ACCEPT4, fd, address, length, flags, 1)
+                                       : accept_apart(ACCEPT4, fd, address, length, flags);
+}
+
+static inline int is_untouched_and_quiet(int fd) {
+    return descriptor_word(fd) == SYNERGY_UNTOUCHED &&
+           *__atomic_load_n(&stirring, __ATOMIC_ACQUIRE) == 0;
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
-    if (__builtin_expect(is_to_be_called_apart(fd, address, length), 0))
-        return accept_apart(fd, address, length, NULL);
-    struct caller_address caller = {address, length, address && length ? *length : 0};
-    int got = libc.accept(fd, address, length);
-    return __builtin_expect(is_to_be_looked_at(got, &caller), 0)
-               ? accepted_bell(got, fd, caller, NULL)
-               : got;
+    if (__builtin_expect(is_untouched_and_quiet(fd), 1))
+        return accept_quietly(ACCEPT, fd, address, length, 0, 1);
+    return concerns_us() ? accept_ours(fd, address, length) : accept_unset(fd, address, length);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
-    if (__builtin_expect(is_to_be_called_apart(fd, address, length), 0))
-        return accept4_apart(fd, address, length, flags);
-    struct caller_address caller = {address, length, address && length ? *length : 0};
-    int got = libc.accept4(fd, address, length, flags);
-    return __builtin_expect(is_to_be_looked_at(got, &caller), 0)
-               ? accepted_bell4(got, fd, caller, flags)
-               : got;
+    if (__builtin_expect(is_untouched_and_quiet(fd), 1))
+        return accept_quietly(ACCEPT4, fd, address, length, flags, 1);
+    return concerns_us() ? accept4_ours(fd, address, length, flags)
+                         : accept4_unset(fd, address, length, flags);
 }
 
 /* What is known of the descriptor if what is received there is to be noted; 0 if not. */
