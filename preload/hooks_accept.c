@@ -165,6 +165,8 @@ static inline int is_quiet(struct descriptor listener) {
     return !is_anything_stirring();
 }
 
+/* A quiet call has got what may be a bell.
+ * NOLINTBEGIN(readability-non-const-parameter): libc writes to *length in the end */
 __attribute__((cold, noinline)) static int accepted_bell(enum which which, int fd,
                                                          struct sockaddr *address,
                                                          socklen_t *length, int flags,
@@ -172,6 +174,7 @@ __attribute__((cold, noinline)) static int accepted_bell(enum which which, int f
     struct accepting call = {fd, flags, length, room};
     return for_caller(which, &call, address, got, 0);
 }
+/* NOLINTEND(readability-non-const-parameter) */
 
 /* A call that needs nothing before it. What comes out is looked at, also where nothing is set: who
  * waits at a listener may have got it from a server that has a keeper. */
