@@ -320,6 +320,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     Server &server = server_for(socket, std::move(duplicate));
     declare(server);
     if (is_new && server.declared.empty() && expected.empty() && !may_gain) {
+        handoff_.withdraw(socket.cookie);
         servers_.erase(socket.cookie);
         return ENOENT;
     }
@@ -581,7 +582,6 @@ void Registry::take_up_parked(const ServerSocket &socket) {
     if (found == parked_.end())
         return;
     auto server = parked_.extract(found);
-    handoff_.listens_again(server.key(), socket);
     server.key() = socket.cookie;
     server.mapped().asked.clear();
     servers_.insert(std::move(server));
