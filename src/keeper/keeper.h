@@ -63,6 +63,7 @@ class Keeper {
     [[noreturn]] void go_on_in_its_place();
     void take_over(const Keeper &killed);
 
+    Standby standby_; ///< is waited for at the end, when the ports are free
     Scheduler scheduler_;
     Page &page_;
     mutable SocketDiag socket_diag_;
@@ -88,7 +89,6 @@ class Keeper {
     Duration before_standby_;
     Timer leaving_standby_;
     bool is_standby_due_ = false;
-    Standby standby_;
 };
 
 } // namespace synergy

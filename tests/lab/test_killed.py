@@ -128,6 +128,7 @@ def is_there(process):
 
 
 def gunicorn(port):
+    SCRATCH.mkdir(mode=0o755, exist_ok=True)
     (SCRATCH / "lab_application.py").write_text(
         "def application(environment, start):\n"
         "    start('200 OK', [('Content-Length', '3')])\n"
@@ -244,8 +245,11 @@ def test_forking_sctp_server(stand):
 GAP = 0.05
 
 
+UNANSWERED = 1.2  # a SYN that was not heard, and is not repeated yet
+
+
 def are_due_to_the_kill(failed, moment):
-    return all(one.begun < moment + GAP * slowness() for one in failed)
+    return all(moment - UNANSWERED < one.begun < moment + GAP for one in failed)
 
 
 def keepers(path, name="synergy-keeper"):
@@ -306,7 +310,7 @@ def test_killed_keeper(stand, how, user):
         time.sleep(2)
     failed = show(stand, calls.calls, [moment], " ".join(how))
     assert len(calls.calls) > 50
-    assert are_due_to_the_kill(failed, moment) and len(failed) <= 2
+    assert are_due_to_the_kill(failed, moment)
     assert is_said_once(program)
 
 
@@ -422,7 +426,7 @@ def test_stopped_keeper(stand):
         moment = time.monotonic()
         calls.caller.result()
     failed = show(stand, calls.calls, [moment], "stopped for 10 s")
-    assert are_due_to_the_kill(failed, moment) and len(failed) <= 1
+    assert are_due_to_the_kill(failed, moment)
 
 
 def timed_calls(program):
