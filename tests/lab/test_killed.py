@@ -190,16 +190,19 @@ def is_in_killed_hands(one, moments):
         one.begun - IN_ITS_HANDS * slowness() <= moment <= one.begun + one.took for moment in moments)
 
 
+@pytest.mark.quiet
 def test_forking_server(stand):
     check(stand, Chain("tcp"))
 
 
+@pytest.mark.quiet
 @pytest.mark.other_users
 @pytest.mark.needs("nginx")
 def test_nginx_workers(stand):
     check(stand, Workers(servers.nginx_command, talk_http))
 
 
+@pytest.mark.quiet
 @pytest.mark.other_users
 @pytest.mark.needs("nginx")
 def test_nginx_main_process(stand):
@@ -230,11 +233,13 @@ def test_nginx_main_process(stand):
     assert len(calls) > 2 * KILLS and not failed
 
 
+@pytest.mark.quiet
 @pytest.mark.needs("gunicorn")
 def test_gunicorn_workers(stand):
     check(stand, Workers(gunicorn, talk_http))
 
 
+@pytest.mark.quiet
 def test_forking_sctp_server(stand):
     sctp.skip_if_missing()
     check(stand, Chain("sctp"))
