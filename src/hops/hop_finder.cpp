@@ -58,6 +58,11 @@ Endpoint HopFinder::dies_at(const Endpoint &peer, const Endpoint &source, int ho
     return hop == way->second->dying_hops.end() ? Endpoint{} : hop->second.from;
 }
 
+bool HopFinder::is_refused(const Endpoint &peer, const Endpoint &source, int hops) const {
+    const auto way = ways_.find(key_of(peer, source));
+    return way != ways_.end() && synergy::is_refused(way->second->path, hops);
+}
+
 std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoint &source) {
     Way &way = way_to(peer, source);
     way.is_wanted = true;
@@ -193,11 +198,16 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
         return;
     }
     if (!is_automatic) {
-        if (now && now->answer == HopAnswer::time_exceeded)
+        if (now && now->answer == HopAnswer::time_exceeded) {
             log::once(LogLevel::info, way.peer.address_text() + ": punches with hop limit " +
                                           std::to_string(hops) + " die at " +
                                           now->from.address_text());
-        say_objection(way, hops, path);
+            way.path = path;
+        }
+        // Who refuses was named when the whole path was looked into: one hop alone does not tell
+        // where he stands.
+        if (!is_no_router)
+            say_objection(way, hops, path);
     }
     if (is_automatic)
         if (auto route = route_to(way.peer, way.source);
@@ -239,6 +249,7 @@ void HopFinder::look_into(Way &way, int hops) {
     way.probe = std::make_unique<PathProbe>(
         scheduler_, way.peer, way.source, [this, &way, hops](const Path &path) {
             way.patience.set(Clock::now(), [&way] { way.probe.reset(); });
+            way.path = path;
             say_objection(way, hops, path);
             way.next.set(Clock::now() + between_round_trips,
                          [this, &way, hops] { check(way, hops); });

@@ -370,6 +370,7 @@ void Registry::say_opened(const Hole &hole) {
 
 /// What is not in the way of the first punch, once for each way.
 void Registry::advise(Server &server) {
+    handoff_.feel(server.socket);
     std::unordered_set<Endpoint> seen;
     for (const auto *targets : {&server.declared, &server.asked})
         for (const Target &target : *targets) {
@@ -643,6 +644,8 @@ std::vector<Registry::SocketStatus> Registry::status() const {
                                     .source = source,
                                     .router = hop_finder_.dies_at(peer, source_toward(hole),
                                                                   punch->record().hop_limit),
+                                    .is_refused = hop_finder_.is_refused(
+                                        peer, source_toward(hole), punch->record().hop_limit),
                                     .is_in_use = punch->is_in_use()});
         }
         const auto targets =

@@ -80,6 +80,7 @@ class Registry {
         const HoleRecord &record;
         Endpoint source; ///< port 0; empty: there is no route
         Endpoint router; ///< where punches die; empty: not known
+        bool is_refused = false; ///< by somebody on the path, says the path
         bool is_in_use = false;
     };
     struct SocketStatus {

@@ -458,6 +458,19 @@ def test_loopback_that_is_shut(stand, family, how):
                  "reaches it: does a firewall forbid the loopback interface?")
 
 
+@FAMILIES
+@pytest.mark.parametrize("how", (
+    ("-i", "lo", "-j", "DROP"), ("-i", "lo", "-j", "REJECT"), ("-p", "tcp", "--syn", "-j", "DROP")),
+    ids=("dropped", "refused", "host"))
+def test_input_is_felt_before_anybody_calls(stand, family, how):
+    """By what lets no bell in; the server is shown nothing."""
+    with rule(stand, "A", family, "INPUT", *how):
+        run = Run(stand, ANY[family], family)
+        run.says(f"error: {run.listener}: nothing is punched any more: no connection from this host "
+                 "reaches it: does a firewall forbid the loopback interface?", timeout=5)
+        assert "accepted" not in run.program.stdout() + run.program.stderr()
+
+
 # What is right
 
 
