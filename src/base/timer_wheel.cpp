@@ -71,13 +71,21 @@ void TimerWheel::sample() {
     const auto next = ((count + 1) * unit + tick_ - Duration(1)) / tick_;
     const Time earliest = tick - (next - 1) * tick_;
     const Time latest = tick - first * tick_ + tick_;
-    if (is_sampled_ && earliest <= latest_epoch_ && latest >= earliest_epoch_) {
+    began_between(earliest, latest);
+}
+
+/// The clock runs by another measure than the jiffies, by parts of a million, and they drift apart
+/// slowly: one that was known to the microsecond can be so no longer.
+void TimerWheel::began_between(Time earliest, Time latest) {
+    const bool is_possible = earliest <= latest_epoch_ && latest >= earliest_epoch_;
+    if (is_sampled_ && is_possible) {
         earliest_epoch_ = std::max(earliest, earliest_epoch_);
         latest_epoch_ = std::min(latest, latest_epoch_);
         return;
     }
-    if (std::exchange(is_sampled_, true))
-        distrust(); // the two clocks have drifted apart
+    const Duration apart = std::max(earliest - latest_epoch_, earliest_epoch_ - latest);
+    if (std::exchange(is_sampled_, true) && apart > inexactness)
+        distrust();
     earliest_epoch_ = earliest;
     latest_epoch_ = latest;
 }
