@@ -320,11 +320,14 @@ void Handoff::feel(const ServerSocket &listener) {
 void Handoff::look_whether_answered(Knock &knock) {
     const Endpoint to = bell_address(knock.listener).unmapped();
     const Time now = Clock::now();
+    const auto end = socket_diag_.who_hears(knock.socket.local(), to, interface_of(to));
     if (meminfo_of(knock.socket.fd(), SK_MEMINFO_DROPS) > 0) {
-        take_back(knock, to);
+        // (Where the kernel keeps nothing of it, with tcp_syncookies=2, another would be answered.)
+        if (end && !end->listens)
+            take_back(knock, to);
+        knock.socket.reset();
         return;
     }
-    const auto end = socket_diag_.who_hears(knock.socket.local(), to, interface_of(to));
     if (!end || !end->listens || end->waiting * 2 > end->room)
         knock.without_room = now;
     if (now - knock.without_room >= silence_time) {
@@ -344,7 +347,6 @@ void Handoff::take_back(Knock &knock, const Endpoint &to) {
     knock.socket = Socket::open(to.family(), SOCK_STREAM);
     if (knock.socket && ::bind(knock.socket.fd(), from.data(), from.length()) == 0)
         static_cast<void>(::connect(knock.socket.fd(), to.data(), to.length()));
-    knock.socket.reset();
 }
 
 void Handoff::ring_again(Id id, Duration delay) {

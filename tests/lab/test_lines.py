@@ -775,6 +775,27 @@ def test_too_high_and_told_late(stand, how, does, family):
                  f"{does} them (hop 4). Set 3, or let it be automatic")
 
 
+@pytest.mark.parametrize("is_late", (False, True), ids=("at-once", "late"))
+def test_prohibition_leaves_no_gap(stand, is_late):
+    """What a peer's IPv4 firewall prohibits, one punch after the other, keeps nobody from coming: 20 of
+    20, each at a moment of its own."""
+    firewall.set_profile(stand.path, "strict" if is_late else "prohibited")
+    ports = fresh_peer_ports(20)
+    with LateRefusals(stand.path, 4, "prohibited") if is_late else contextlib.nullcontext():
+        run = Run(stand, "0.0.0.0", 4, hops=5, peers=f"{PEER[4]}:{ports[0]}-{ports[-1]}", refresh=2)
+        run.listens()
+        times = []
+        for port in ports:
+            started = time.monotonic()
+            with clients.tcp_client(stand, 4, port, run.port, 5) as client:
+                client.send("hello\n")
+                client.receive_until("hello\n")
+            times.append(time.monotonic() - started)
+            time.sleep(0.13)
+        stand.say("calls: " + ", ".join(f"{t:.2f}" for t in sorted(times)))
+        assert max(times) < 1.3
+
+
 @FAMILIES
 def test_guess(paths, family):
     for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
