@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import stat
 import struct
@@ -829,3 +830,39 @@ def test_silence(background):
         "neither side has a NAT; the hop limit (2) crosses the last firewall here and meets none "
         "there; no firewall on this host drops what comes in; and those on the way take simultaneous "
         "open. `synergy test` at both ends tells which")
+
+
+# What was asleep
+
+
+def keeper_of(stand, program):
+    with namespace.inside(stand.path.namespace("A")):
+        result = subprocess.run([STAGE / "src/synergy", "status", "--json"], capture_output=True,
+                                text=True, timeout=20, check=True, env=ENVIRONMENT)
+    return next(keeper["pid"] for keeper in json.loads(result.stdout)["keepers"]
+                if program.pid in [process["pid"] for process in keeper["processes"]])
+
+
+def sleep_and_wake(stand):
+    """The keeper alone, which can tell nothing meanwhile."""
+    said = {}
+    for family in (6, 4):
+        run = Run(stand, SERVER[family], family, log="info")
+        run.listens()
+        keeper = keeper_of(stand, run.program)
+        run.program.wait_for("die at")
+        os.kill(keeper, signal.SIGSTOP)
+        time.sleep(10)
+        os.kill(keeper, signal.SIGCONT)
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 20)
+        said[family] = run.lines()
+    return said
+
+
+@FAMILIES
+@pytest.mark.background("asleep", sleep_and_wake)
+def test_keeper_that_was_stopped(background, family):
+    """A machine that slept, or a debugger: nothing is wrong, and a peer gets in."""
+    lines = background.result()[family]
+    assert [line for line in lines if " info: " not in line or "timers" in line] == []
+    assert lines[-1].endswith(": connected")
