@@ -204,8 +204,12 @@ int Registry::open_asked(Server &server, const Target &target) {
 /// Takes from the settings whom the socket is to punch for now.
 void Registry::declare(Server &server) {
     const ServerSocket &socket = server.socket;
-    server.declared = context_.settings.targets_for(socket.transport, socket.local.port());
-    if (server.declared.size() == targets_max && !std::exchange(server.is_full, true))
+    server.declared = context_.settings.targets_for(socket.transport, socket.local.port(),
+                                                    targets_max + 1); // of them to be left out
+    const bool are_too_many = server.declared.size() > targets_max;
+    if (are_too_many)
+        server.declared.pop_back();
+    if (are_too_many && !std::exchange(server.is_full, true))
         log::warn("{} {}: {} peers and ports, which is the most that there can be: further ones "
                   "are left out",
                   name(socket.transport), socket.local.text(), targets_max);

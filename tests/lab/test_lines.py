@@ -333,6 +333,91 @@ def test_unknown_variable(stand, name, nearest):
     run.says(f"error: environment: 'SYNERGY_{name}': expected {nearest}")
 
 
+@pytest.mark.parametrize("settings, line", (
+    (dict(peers="[2001:db8:b::/64]:5555"),
+     "SYNERGY_PEERS: '[2001:db8:b::/64]:5555': expected the address of one host: a hole is for one "
+     "address, not a network"),
+    (dict(peers="203.0.113.0/24:5555"),
+     "SYNERGY_PEERS: '203.0.113.0/24:5555': expected the address of one host: a hole is for one "
+     "address, not a network"),
+    (dict(peers="203.0.113.5:1;203.0.113.5:2"),
+     "SYNERGY_PEERS: '203.0.113.5:1;203.0.113.5:2': expected a comma or a space between peers"),
+    (dict(peers="255.255.255.255:5555"),
+     "SYNERGY_PEERS: '255.255.255.255:5555': expected the address of one host, neither wildcard nor "
+     "multicast nor broadcast"),
+    (dict(peers="2001:db8:b::5:5555"),
+     "SYNERGY_PEERS: '2001:db8:b::5:5555': expected an IPv6 address in brackets, as "
+     "[2001:db8::5]:5555"),
+    (dict(peers="[fe80::5%nosuch]:5555"),
+     "SYNERGY_PEERS: '[fe80::5%nosuch]:5555': expected after '%' a network interface of this host"),
+    (dict(peers="[2001:db8:b::5%to-fwa]:5555"),
+     "SYNERGY_PEERS: '[2001:db8:b::5%to-fwa]:5555': expected no '%' but after a link-local address "
+     "(fe80::)"),
+    (dict(peers="[2001:db8:b::5]:0"),
+     "SYNERGY_PEERS: '[2001:db8:b::5]:0': expected a port from 1 to 65535, or a range as 5000-5010"),
+    (dict(peers="garbage"),
+     "SYNERGY_PEERS: 'garbage': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 "
+     "or laptop.example.net:5555"),
+    (dict(hops="2 "), "SYNERGY_HOPS: '2 ': expected a hop limit from 1 to 254, or auto"),
+    (dict(hops="auto,3"), "SYNERGY_HOPS: 'auto,3': expected a hop limit from 1 to 254, or auto"),
+    (dict(hops="300"), "SYNERGY_HOPS: '300': expected a hop limit from 1 to 254, or auto"),
+    (dict(local="[2001:db8:a::11]:4444"),
+     "SYNERGY_LOCAL: '[2001:db8:a::11]:4444': expected an address without port, as 2001:db8::11 or "
+     "198.51.100.11"),
+    (dict(ports="http"),
+     "SYNERGY_PORTS: 'http': expected a port from 1 to 65535, or a range as 5000-5010"),
+    (dict(refresh="13s"), "SYNERGY_REFRESH: '13s': expected whole seconds from 1 to 3600"),
+    (dict(log="warning"), "SYNERGY_LOG: 'warning': expected debug, info, warn, error or off"),
+    (dict(peers=None, config="/nonexistent/synergy.toml"),
+     "SYNERGY_CONFIG: '/nonexistent/synergy.toml': expected a file that can be read: No such file or "
+     "directory"),
+    (dict(peers=None, config="/proc"),
+     "SYNERGY_CONFIG: '/proc': expected a file that can be read: Is a directory"),
+), ids=lambda value: "-".join(value) if isinstance(value, dict) else "")
+def test_mistaken_setting(stand, settings, line):
+    run = Run(stand, "::", **settings)
+    run.says(f"error: {line}")
+
+
+def test_more_peers_than_there_can_be(stand):
+    """One line, however many; the others are punched for."""
+    file = written("too-many.toml", "hops = 2\npeers = [\n" + "".join(
+        f'"[2001:db8:b::{i // 60000 + 5:x}]:{i % 60000 + 1}",\n' for i in range(5000)) + "]\n")
+    run = Run(stand, "::", peers=None, hops=None, config=file)
+    run.listens()
+    time.sleep(1)
+    assert run.lines() == [
+        f"synergy: error: {file}:4099:1: '[2001:db8:b::5]:4097': expected 4096 addresses and ports at "
+        "most in all: this one is left out, and so is what comes after it and has no room"]
+
+
+@pytest.mark.other_users
+def test_file_that_is_too_large(stand):
+    file = written("too-large.toml", "peers = []\n" + "# all work and no play\n" * 100000)
+    run = Run(stand, "::", peers=None, hops=None, config=file)
+    run.listens()
+    time.sleep(0.5)
+    run.says(f"error: SYNERGY_CONFIG: '{file}': expected a file that can be read: File too large")
+
+
+@pytest.mark.parametrize("address", ("127.0.1.1", "::1", "0.0.0.0"))
+def test_name_that_stands_for_this_host(stand, address):
+    """Debian's /etc/hosts has 127.0.1.1 for the host's own name; a blocking name server 0.0.0.0."""
+    names = Names()
+    try:
+        names.set(laptop=[address])
+        run = Run(stand, "::", peers="laptop.example.net:5555")
+        run.says(f"warning: laptop.example.net resolves to {address}, which is no peer's address (does "
+                 "a line of /etc/hosts say so, or a name server that blocks it?); nothing is punched "
+                 "for it, and it is tried again every 13 s")
+        names.set(laptop=[PEER[6]])
+        unknown = Run(stand, "::", peers="nobody.example.net:5555")
+        unknown.program.wait_for("nobody.example.net does not resolve: .*; nothing is punched for it")
+        assert len(unknown.lines()) == 1
+    finally:
+        names.restore()
+
+
 def test_unknown_variable_alone(stand):
     run = Run(stand, peers=None, hops=None, peer=shown(PEER[6], 5555))
     run.says("error: environment: 'SYNERGY_PEER': expected SYNERGY_PEERS")
@@ -430,6 +515,39 @@ def test_server_without_descriptors(stand, family, free):
         clients.tcp_client(stand, family, run.source_port, run.port, 1.5).close()
     run.says(f"warning: {run.listener}: a peer's connection waits: the server has no descriptor left "
              "for it. Raise its limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
+
+
+@pytest.mark.other_users
+@pytest.mark.parametrize("stderr", ("2>&-", "2>>full"), ids=("closed", "full"))
+def test_stderr_that_takes_nothing(stand, stderr):
+    """No descriptor at all, or a file for which there is no room (ulimit -f): the system's log."""
+    full = SCRATCH / "full-stderr"
+    full.write_bytes(bytes(2 << 20))
+    with system_log() as (log, within):
+        redirected = stderr.replace("full", str(full))
+        run = Run(stand, "::", user="root", hops=1, command=[PYTHON, script("tcp_server.py"), "::"],
+                  arguments=["echo"], wrap=[*within, "sh", "-c",
+                                            f'ulimit -f 1000; exec "$@" {redirected}', "sh"])
+        expected = f"{PEER[6]}: punches with hop limit 1 die at the first router"
+        said = ""
+        while expected not in said:
+            said = log.recv(1000).decode()
+        assert run.program.is_running()
+
+
+def test_no_file_may_be_written(stand):
+    """By ulimit -f 0. (The server's own standard error is a pipe.)"""
+    run = Run(stand, "::", wrap=["sh", "-c", 'sh -c \'ulimit -f 0; exec "$@"\' sh "$@" 2>&1 | cat >&2',
+                                 "sh"])
+    run.program.wait_for("RLIMIT_FSIZE")
+    run.says("error: nothing is punched: no page can be shared, by the limit on the size of files "
+             "(RLIMIT_FSIZE, LimitFSIZE=): File too large")
+
+
+def test_no_process_is_left(stand):
+    run = Run(stand, "::", wrap=["prlimit", "--nproc=1:1"])
+    run.says("error: nothing is punched: synergy-keeper can't be started (RLIMIT_NPROC, TasksMax=): "
+             "Resource temporarily unavailable")
 
 
 def test_no_unix_sockets(stand):
