@@ -47,8 +47,7 @@ class PeerList {
 
   private:
     static constexpr const char *too_many =
-        "4096 addresses and ports at most in all: this one is left out, and so is what comes after "
-        "it and has no room";
+        "4096 addresses and ports at most in all; what has no room is left out";
 
     /// Whether there is room for what this peer adds to the endpoints of those before.
     bool count(const Peer &peer) {

@@ -343,7 +343,7 @@ def test_unknown_variable(stand, name, nearest):
     (dict(peers="203.0.113.5:1;203.0.113.5:2"),
      "SYNERGY_PEERS: '203.0.113.5:1;203.0.113.5:2': expected a comma or a space between peers"),
     (dict(peers="255.255.255.255:5555"),
-     "SYNERGY_PEERS: '255.255.255.255:5555': expected the address of one host, neither wildcard nor "
+     "SYNERGY_PEERS: '255.255.255.255:5555': expected the address of one host, neither wildcard, "
      "multicast nor broadcast"),
     (dict(peers="2001:db8:b::5:5555"),
      "SYNERGY_PEERS: '2001:db8:b::5:5555': expected an IPv6 address in brackets, as "
@@ -388,7 +388,7 @@ def test_more_peers_than_there_can_be(stand):
     time.sleep(1)
     assert run.lines() == [
         f"synergy: error: {file}:4099:1: '[2001:db8:b::5]:4097': expected 4096 addresses and ports at "
-        "most in all: this one is left out, and so is what comes after it and has no room"]
+        "most in all; what has no room is left out"]
 
 
 @pytest.mark.other_users
