@@ -24,8 +24,6 @@ class TimerWheel {
 
     /// Asks once more what the jiffies are, which makes it known better: one system call.
     void sample();
-    /// Jiffy 0 was between the two, as was seen this time.
-    void began_between(Time earliest, Time latest);
     /// A timer ran out before its earliest_end(). If that happens again and again, the kernel's
     /// wheel is not the one described here: nothing is told of it any more.
     void distrust();

@@ -53,25 +53,6 @@ TEST_CASE("what a timer is set for is in the middle of a slot that ends when it 
     }
 }
 
-TEST_CASE("the clock and the jiffies may drift apart, and a wheel that jumps is not known") {
-    const Time now{seconds(100)};
-    const auto is_known = [now](const TimerWheel &wheel) {
-        return wheel.earliest_end(now, now + seconds(3)) > now + seconds(3);
-    };
-    // 50 parts of a million, either way.
-    for (const std::chrono::nanoseconds drift :
-         {std::chrono::nanoseconds(50'000), std::chrono::nanoseconds(-50'000)}) {
-        TimerWheel wheel(milliseconds(4), Time{});
-        for (int second = 1; second < 1000; second++)
-            wheel.began_between(Time(drift * second), Time(drift * second + milliseconds(1)));
-        CHECK(is_known(wheel));
-    }
-    TimerWheel wheel(milliseconds(4), Time{});
-    for (int times = 1; times <= 3; times++)
-        wheel.began_between(Time(seconds(times)), Time(seconds(times) + milliseconds(1)));
-    CHECK_FALSE(is_known(wheel));
-}
-
 TEST_CASE("nothing is told of a wheel that is not known") {
     TimerWheel wheel(milliseconds(4), Time{});
     const Time now{seconds(100)};
@@ -82,6 +63,18 @@ TEST_CASE("nothing is told of a wheel that is not known") {
     CHECK(wheel.earliest_end(now, now + seconds(3)) == now + seconds(3));
     CHECK(wheel.due_from(now, now + seconds(3)) == now + seconds(3));
     CHECK(wheel.due_until(now, now + seconds(3)) == now + seconds(3));
+}
+
+// The clock's coarse reading drifts away from the jiffies, and stands to them otherwise on each
+// machine: what is known does not depend on it.
+TEST_CASE("this kernel's wheel stays known, however often its jiffies are asked for") {
+    TimerWheel wheel;
+    for (int i = 0; i < 500; i++) {
+        wheel.sample();
+        std::this_thread::sleep_for(std::chrono::microseconds(1300));
+    }
+    const Time now = Clock::now();
+    CHECK(wheel.earliest_end(now, now + seconds(3)) > now + seconds(3));
 }
 
 // SYNs to a listener whose queue is full get no answer (listen(2), tcp_abort_on_overflow 0).
