@@ -750,6 +750,19 @@ def test_check_loopback(stand, check, family, target, reason):
             "(lo) brings"]
 
 
+@FAMILIES
+def test_check_input_of_a_port(stand, check, family):
+    """A host's firewall that drops what is for the server's port, from wherever it comes."""
+    port = fresh_port()
+    at = shown({6: "::1", 4: "127.0.0.1"}[family], port)
+    with rule(stand, "A", family, "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP"):
+        assert check(stand, peer_text(family), hops=2, ports=f"{port}-{port + 3}")[0] == [
+            f"no connection from this host to {at} comes through (it is dropped), so none can be "
+            "handed to the server: let a firewall on this host accept what the loopback interface "
+            "(lo) brings"]
+        assert check(stand, peer_text(family), hops=2, ports=port + 1)[0] == []
+
+
 @pytest.mark.other_users
 def test_check_settings(stand, check):
     peers = peer_text(6)
