@@ -141,6 +141,20 @@ def test_one(stand, family):
              "that crosses it")
 
 
+def test_own_second_firewall(paths):
+    """It is known for one of this side's by its address alone; where that says nothing, nor does the
+    keeper, since a provider's router looks the same."""
+    for stand in stand_on(paths.get("site", two_firewalls=True, has_site_addresses=True)):
+        router = stand.path.addresses("fwa")[0][1][6]
+        run = Run(stand, "::", hops=2)
+        run.says(f"warning: {PEER[6]}: punches with hop limit 2 die at {router}, which is a router of "
+                 "this side by its address: a firewall on it, or beyond, is not opened. Set a higher "
+                 "one, or let it be automatic")
+        right = Run(stand, "::", hops=3)
+        right.server.talk(stand, right.server, right.program, right.source_port, right.port, 10)
+        assert right.lines() == []
+
+
 # Routes and addresses
 
 
