@@ -20,7 +20,8 @@ inline int get_option(int fd, int level, int option, int otherwise = 0) {
     return getsockopt(fd, level, option, &value, &length) == 0 ? value : otherwise;
 }
 
-/// One of SO_MEMINFO's numbers (linux/sock_diag.h: SK_MEMINFO_DROPS, say); 0 where it can't be read.
+/// One of SO_MEMINFO's numbers (linux/sock_diag.h: SK_MEMINFO_DROPS, say); 0 where it can't be
+/// read.
 inline std::uint32_t meminfo_of(int fd, std::size_t number) {
     constexpr int so_meminfo = 55; // asm-generic/socket.h
     std::array<std::uint32_t, 16> values{};

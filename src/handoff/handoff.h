@@ -48,9 +48,9 @@ class Handoff {
     /// Whether a connection can be given all that the listener has, as far as the kernel tells. If
     /// not, nothing is offered to it any more.
     bool check_imitable(const ServerSocket &listener);
-    /// Finds out whether bells come through a firewall on this host, once for each listener, by half
-    /// a connection, of which the server learns nothing. Where they don't, nothing is offered to the
-    /// listener any more.
+    /// Finds out whether bells come through a firewall on this host, once for each listener, by
+    /// half a connection, of which the server learns nothing. Where they don't, nothing is offered
+    /// to the listener any more.
     void feel(const ServerSocket &listener);
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
     /// peer gets a reset.
@@ -99,7 +99,8 @@ class Handoff {
     };
     using Id = std::uint64_t;
 
-    /// A SYN like a bell's, by a socket that is deaf to the answer: only that there was one is seen.
+    /// A SYN like a bell's, by a socket that is deaf to the answer: only that there was one is
+    /// seen.
     struct Knock {
         Knock(Scheduler &scheduler, ServerSocket at) : listener(std::move(at)), timer(scheduler) {}
         ServerSocket listener;

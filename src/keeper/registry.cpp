@@ -648,8 +648,8 @@ std::vector<Registry::SocketStatus> Registry::status() const {
                                     .source = source,
                                     .router = hop_finder_.dies_at(peer, source_toward(hole),
                                                                   punch->record().hop_limit),
-                                    .is_refused = hop_finder_.is_refused(
-                                        peer, source_toward(hole), punch->record().hop_limit),
+                                    .is_refused = hop_finder_.is_refused(peer, source_toward(hole),
+                                                                         punch->record().hop_limit),
                                     .is_in_use = punch->is_in_use()});
         }
         const auto targets =

@@ -22,8 +22,7 @@ constexpr Expected a_v6 = "an IPv6 address between the brackets";
 constexpr Expected a_v4 = "an IPv4 address as 198.51.100.5";
 constexpr Expected brackets = "an IPv6 address in brackets, as [2001:db8::5]:5555";
 constexpr Expected a_bracket = "']' after the IPv6 address";
-constexpr Expected one_host =
-    "the address of one host, neither wildcard, multicast nor broadcast";
+constexpr Expected one_host = "the address of one host, neither wildcard, multicast nor broadcast";
 constexpr Expected no_network = "the address of one host: a hole is for one address, not a network";
 constexpr Expected a_comma = "a comma or a space between peers";
 constexpr Expected a_scope = "after '%' a network interface of this host";

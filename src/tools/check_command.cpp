@@ -169,8 +169,7 @@ Loopback try_loopback(const Endpoint &at) {
         ::listen(listener.fd(), 1) != 0)
         return {.is_there = false};
     for (int i = SYNERGY_BELL_PORTS; i-- > 0;) {
-        const Endpoint from =
-            at.with_port(static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + i));
+        const Endpoint from = at.with_port(static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + i));
         if (::bind(client.fd(), from.data(), from.length()) == 0 || errno != EADDRINUSE)
             break;
     }
@@ -211,7 +210,8 @@ void check_loopback(int family, const Settings &settings, Findings &findings) {
     constexpr int ports_most = 16;
     int count = 0;
     for (const PortRange &range : settings.concerned_ports(Transport::tcp))
-        for (unsigned port = range.first; port <= range.last && count < ports_most; port++, count++) {
+        for (unsigned port = range.first; port <= range.last && count < ports_most;
+             port++, count++) {
             const Endpoint at = any.with_port(static_cast<std::uint16_t>(port));
             const bool are_named = range.last - range.first < ports_most;
             const Loopback there = are_named ? try_loopback(at) : Loopback{.is_there = false};
@@ -380,6 +380,11 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
     const std::string who = text_of(way) + ": ";
     const HopChoice choice = choose_hop_limit(path, settings.hop_bounds);
     const int hops = way.hops.is_automatic() ? choice.hops : way.hops.number();
+    if (path.last_answer() == 0)
+        if (const std::string mute = mute_gateway_cause(way.source, way.peer); !mute.empty()) {
+            findings.wrong(who + "can't punch: " + mute);
+            return;
+        }
     if (path.is_kept_in)
         findings.wrong(who +
                        "a firewall on this host lets no UDP out, so the path can't be measured "

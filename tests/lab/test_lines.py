@@ -175,6 +175,22 @@ def test_routes(stand, words, cause, hops, family):
 
 @FAMILIES
 @pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_router_that_does_not_answer(stand, family, transport):
+    """A mistyped gateway, or one that is switched off, is no firewall."""
+    gateway = {6: "2001:db8:a::77", 4: "198.51.100.77"}[family]
+    with route(stand, family, FAR[family], "via", gateway):
+        run = Run(stand, ANY[family], family, transport, refresh=4)
+        run.says(f"warning: {run.way}: can't punch: the router {gateway} does not answer this host "
+                 "(ip neigh)", timeout=20)
+        time.sleep(5)
+        run.says(*[line.removeprefix("synergy: ") for line in run.lines()[:1]])
+    if transport == "tcp":
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+        assert len(run.lines()) == 1
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
 def test_source_that_is_not_ours(stand, family, transport):
     local = {6: "2001:db8:a::99", 4: "198.51.100.99"}[family]
     run = Run(stand, ANY[family], family, transport, local=local)
@@ -735,6 +751,15 @@ def test_check_routes(stand, check, words, cause, family):
     with route(stand, family, *words, *([FAR[family]] if words else [])):
         assert check(stand, peer_text(family))[0] == [
             f"{peer_text(family)}: can't punch: {cause} (ip -{family} route get {PEER[family]})"]
+
+
+@FAMILIES
+def test_check_router_that_does_not_answer(stand, check, family):
+    gateway = {6: "2001:db8:a::77", 4: "198.51.100.77"}[family]
+    with route(stand, family, FAR[family], "via", gateway):
+        assert check(stand, peer_text(family), hops=2)[0] == [
+            f"{peer_text(family)}: can't punch: the router {gateway} does not answer this host "
+            "(ip neigh)"]
 
 
 @FAMILIES

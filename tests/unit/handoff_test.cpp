@@ -540,8 +540,7 @@ TEST_CASE("handoff: what is felt leaves no trace at the listener" * as_root) {
                       const Endpoint to = Endpoint::loopback(family, listener.local().port());
                       const auto began = std::chrono::steady_clock::now();
                       const Socket client = client_of(listener, to);
-                      EXPECT_IN_CHILD(std::chrono::steady_clock::now() - began <
-                                      milliseconds(500));
+                      EXPECT_IN_CHILD(std::chrono::steady_clock::now() - began < milliseconds(500));
                       const Socket accepted(accept(listener.fd(), nullptr, nullptr));
                       EXPECT_IN_CHILD(accepted.remote() == client.local());
                       EXPECT_IN_CHILD(!harness::is_readable(listener.fd(), milliseconds(0)));
