@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -35,6 +36,16 @@ void Processes::add(pid_t process, pid_t parent) {
     auto closed =
         before != watched_.end() ? before->second.closed : std::unordered_set<std::uint64_t>();
     watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
+}
+
+void Processes::look() {
+    std::erase_if(watched_, [this](const auto &entry) {
+        pollfd end{.fd = entry.second.pidfd.fd(), .events = POLLIN, .revents = 0};
+        if (::poll(&end, 1, 0) != 1)
+            return false;
+        scheduler_.unwatch(end.fd);
+        return true;
+    });
 }
 
 std::vector<pid_t> Processes::all() const {

@@ -30,6 +30,9 @@ class Processes {
     [[nodiscard]] bool has(pid_t process) const { return watched_.contains(process); }
     [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
 
+    /// Whoever has ended is known from here on, without being told of.
+    void look();
+
     /// Those that are watched, in ascending order.
     [[nodiscard]] std::vector<pid_t> all() const;
 

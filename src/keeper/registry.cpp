@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/addresses.h"
 #include "hops/route.h"
+#include "punch/guard.h"
 #include "punch/sctp_many_punch.h"
 #include "punch/sctp_punch.h"
 #include "punch/tcp_punch.h"
@@ -66,8 +67,14 @@ constexpr Duration time_to_listen_again = std::chrono::seconds(3);
 /// Where nothing else keeps the port from others, one that sets SO_REUSEADDR has so long: less than
 /// another preloaded server's bind() waits.
 constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
+/// One that has not come to rest since, on a machine that has other things to do as well.
+constexpr Duration time_to_come_to_rest = std::chrono::milliseconds(500);
+/// Where it has ended and another one like it comes, that takes as long to start. What takes longer
+/// than this has been running for a while.
+constexpr Duration longest_start_up = std::chrono::milliseconds(500);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = std::chrono::milliseconds(5);
+constexpr Duration between_late_looks = std::chrono::milliseconds(20);
 
 /// What a peer has been told already. (The rest is given with the connection.)
 std::vector<OptionValue> early_options(const ServerSocket &socket) {
@@ -484,9 +491,11 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     if (server.empty())
         return;
     server.mapped().parked_at = Clock::now();
-    if (may_listen_again && may_park(server.mapped(), false)) {
+    server.mapped().kept_for = time_to_listen_again_at_once;
+    const bool is_parked = may_listen_again && may_park(server.mapped(), false);
+    if (is_parked) {
         parked_.insert(std::move(server));
-        look_at_parked(false);
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
     } else {
         handoff_.withdraw(cookie);
     }
@@ -496,41 +505,94 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
         looking_.cancel();
         settings_.forget_names();
     }
-    owner_.dropped(cookie);
+    if (is_parked)
+        owner_.parked(cookie);
+    else
+        owner_.dropped(cookie);
 }
 
 void Registry::forget(std::uint64_t cookie) {
     drop(cookie, false);
 }
 
-/// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
-/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
-/// that firewalls know, and so do the connections that have come. They are in the way of who would
-/// have the port for himself, as is any connection that the server still has there; where it has
-/// none, they stay for a moment only.
+/// Whether the server still has a connection there, accepted by now, or the rest of one.
+bool Registry::has_connection(const Server &server) const {
+    std::vector<std::pair<Endpoint, Endpoint>> connections;
+    for (const auto &[peer, punch] : server.punches)
+        if (!punch->connected_from().empty() &&
+            !handoff_.has_waiting(server.socket.cookie, peer))
+            connections.emplace_back(punch->connected_from(), peer);
+    return owner_.has_connection(connections);
+}
+
+/// Firewalls keep the holes open for two minutes. A peer that calls before somebody listens again
+/// would be refused, by a reset that no firewall takes for one, and its hole be closed for that
+/// time; so the sockets stay, with the numbers that firewalls know, and so do the connections that
+/// have come. They are in the way of who would have the port for himself, as is any connection that
+/// the server still has there; where it has none, they stay for a moment only.
 bool Registry::may_park(const Server &server, bool is_for_others) const {
     const ServerSocket &socket = server.socket;
     const Duration parked = Clock::now() - server.parked_at;
-    if (socket.transport != Transport::tcp || !socket.listens || parked >= time_to_listen_again)
+    if (socket.transport != Transport::tcp || !socket.listens)
         return false;
-    if (socket.lets_others_in && !is_for_others && parked < time_to_listen_again_at_once)
+    const auto is_about_to_listen = [&] {
+        return parked < server.kept_for ||
+               (parked < time_to_come_to_rest && !has_ended_ && owner_.is_at_work());
+    };
+    if (socket.lets_others_in && !is_for_others && is_about_to_listen())
         return !owner_.has_listener(socket);
-    std::vector<std::pair<Endpoint, Endpoint>> connections;
-    for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty() && !handoff_.has_waiting(socket.cookie, peer))
-            connections.emplace_back(punch->connected_from(), peer);
-    return owner_.has_connection(connections) && !owner_.has_listener(socket);
+    if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
+        return false;
+    return has_connection(server) && !owner_.has_listener(socket);
 }
 
 void Registry::look_at_parked(bool is_for_others) {
-    std::erase_if(parked_, [&](const auto &entry) {
-        if (may_park(entry.second, is_for_others))
-            return false;
-        handoff_.withdraw(entry.first);
-        return true;
-    });
+    std::vector<std::uint64_t> gone;
+    Duration youngest = Duration::max();
+    for (auto &[cookie, server] : parked_) {
+        const Duration parked = Clock::now() - server.parked_at;
+        const bool stays = may_park(server, is_for_others);
+        if (!stays)
+            gone.push_back(cookie);
+        youngest = std::min(youngest, parked);
+        if (!stays || parked >= time_to_listen_again)
+            handoff_.withdraw(cookie);
+        // What nobody listens for is not renewed for ever.
+        if (parked >= time_to_listen_again)
+            for (const auto &punch : server.punches)
+                static_cast<void>(punch.second->let_end());
+    }
+    for (const std::uint64_t cookie : gone) {
+        parked_.erase(cookie);
+        owner_.dropped(cookie);
+    }
     if (!parked_.empty())
-        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
+        parking_.set(Clock::now() +
+                         (youngest < time_to_listen_again ? between_looks : between_late_looks),
+                     [this] {
+                         owner_.serve_waiting();
+                         look_at_parked(false);
+                     });
+}
+
+void Registry::wait_for_successor(
+    Duration start_up, const std::function<bool(std::uint64_t cookie)> &can_be_found) {
+    has_ended_ = true;
+    const Time now = Clock::now();
+    for (auto &[cookie, server] : parked_) {
+        server.parked_at = can_be_found(cookie) ? now : Time{};
+        server.kept_for = time_to_listen_again_at_once +
+                          (start_up < longest_start_up ? 2 * start_up : Duration::zero());
+    }
+    look_at_parked(false);
+}
+
+void Registry::successor_has_come() {
+    has_ended_ = false;
+    for (auto &entry : parked_) {
+        entry.second.parked_at = Clock::now();
+        entry.second.kept_for = time_to_listen_again;
+    }
 }
 
 /// What was made for the one listener is the other's: the holes know it by its place here.
@@ -542,15 +604,17 @@ void Registry::take_up_parked(const ServerSocket &socket) {
         return;
     auto server = parked_.extract(found);
     handoff_.listens_again(server.key(), socket);
+    owner_.listens_again(server.key(), socket.cookie);
     server.key() = socket.cookie;
     server.mapped().asked.clear();
     servers_.insert(std::move(server));
 }
 
 void Registry::forget_parked() {
-    for (const auto &entry : parked_)
+    for (const auto &entry : std::exchange(parked_, {})) {
         handoff_.withdraw(entry.first);
-    parked_.clear();
+        owner_.dropped(entry.first);
+    }
 }
 
 /// Toward whom no hole is left, nothing is to be measured either.

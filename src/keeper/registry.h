@@ -21,8 +21,16 @@ class Registry {
         std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &)> has_connection;
         /// Whether anybody listens at the port of this listener, which is gone.
         std::function<bool(const ServerSocket &)> has_listener;
+        /// The socket with this cookie is gone, and its holes wait for the next one on its port.
+        std::function<void(std::uint64_t cookie)> parked;
+        /// Which has come.
+        std::function<void(std::uint64_t before, std::uint64_t now)> listens_again;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
+        /// Whether the server runs, so that it may be about to listen again.
+        std::function<bool()> is_at_work;
+        /// Has those answered who have asked for something by now.
+        std::function<void()> serve_waiting;
         /// Other ports concern us than before.
         std::function<void()> settings_changed;
     };
@@ -36,7 +44,7 @@ class Registry {
     void follow_settings();
     [[nodiscard]] bool has(std::uint64_t cookie) const { return servers_.contains(cookie); }
     [[nodiscard]] const ServerSocket *find(std::uint64_t cookie) const;
-    [[nodiscard]] bool is_empty() const { return servers_.empty(); }
+    [[nodiscard]] bool is_empty() const { return servers_.empty() && parked_.empty(); }
     [[nodiscard]] bool holds_duplicates() const;
     [[nodiscard]] bool has_datagrams() const;
     /// Whether connections can be given what their listeners have, with the rights of this moment.
@@ -67,6 +75,15 @@ class Registry {
     void look_for_closed();
     /// Ends them all. True if there were any.
     bool give_way();
+    /// The server has no process any more. What is kept for the next one, where that finds it, is
+    /// so for a while: longer, the longer it takes the server to start.
+    void wait_for_successor(Duration start_up,
+                            const std::function<bool(std::uint64_t cookie)> &can_be_found);
+    /// Who has bound the port, and is about to listen.
+    void successor_has_come();
+    /// Whether holes wait for a next listener.
+    [[nodiscard]] bool has_parked() const { return !parked_.empty(); }
+    void forget_parked();
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
 
@@ -107,7 +124,8 @@ class Registry {
         std::vector<Target> on_link;    ///< of them, not punched; the log says so
         std::vector<Target> asked;      ///< by synergy_to()
         std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-        Time parked_at{}; ///< when the listener was closed
+        Time parked_at{}; ///< when the listener was closed, or the server ended
+        Duration kept_for{}; ///< from then on, if nothing else keeps the port from others
     };
 
     void declare(Server &server);
@@ -122,10 +140,10 @@ class Registry {
     void forget_ways();
     void look_from_time_to_time();
     [[nodiscard]] bool may_park(const Server &server, bool is_for_others) const;
+    [[nodiscard]] bool has_connection(const Server &server) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look_at_parked(bool is_for_others);
     void take_up_parked(const ServerSocket &socket);
-    void forget_parked();
     void say_opened(const Hole &hole);
     void advise(Server &server);
     static void advise_of_loopback(const Server &server);
@@ -154,6 +172,7 @@ class Registry {
     /// Of listeners that are closed, for when the server listens again: by the old cookie.
     std::unordered_map<std::uint64_t, Server> parked_;
     Timer parking_;
+    bool has_ended_ = false; ///< the server has
 };
 
 } // namespace synergy

@@ -87,7 +87,7 @@ class Punch {
     /// those that it has had: that takes another punch.
     [[nodiscard]] bool adopt(const HopRange &hops);
 
-    /// It is not renewed any more. Whoever comes while firewalls still hold it is met, lest
+    /// It is not renewed any more, unless it is opened again. Whoever comes while firewalls still hold it is met, lest
     /// somebody else answer. False: there is nothing to wait for.
     virtual bool let_end() { return false; }
 

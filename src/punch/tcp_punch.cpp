@@ -148,6 +148,7 @@ bool TcpPunch::let_end() {
 }
 
 int TcpPunch::open() {
+    is_ending_ = false;
     // Renewing by hand would be a SYN with another sequence number (guard.h).
     if (!socket_ || rests_ > 0)
         return punch();

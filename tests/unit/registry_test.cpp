@@ -103,7 +103,11 @@ struct Bench {
                            },
                        .has_connection = [](const auto &) { return false; },
                        .has_listener = [](const auto &) { return false; },
+                       .parked = [](std::uint64_t) {},
+                       .listens_again = [](std::uint64_t, std::uint64_t) {},
                        .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
+                       .is_at_work = [] { return false; },
+                       .serve_waiting = [] {},
                        .settings_changed = [this] { changes++; }}};
     DeafPeer deaf_peer;
 
