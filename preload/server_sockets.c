@@ -353,6 +353,14 @@ static int do_keepers_give_way(void) {
     return is_any;
 }
 
+/* What a server that has ended has left for the next one of its kind. */
+static void have_port_given_up(enum transport transport, uint16_t port) {
+    struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+    struct synergy_answer answer = {0};
+    if (transport == TCP && port != 0 && settings_mean_port(port))
+        ask_who_has_port(transport, port, &request, -1, &answer);
+}
+
 int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
     if (length < sizeof(struct sockaddr_in) ||
@@ -365,6 +373,8 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     int patience = 0, has_way_been_given = 0, result, error;
     for (int waited = 0;; waited++) {
         has_way_been_given |= do_keepers_give_way();
+        if (waited == 0)
+            have_port_given_up(transport, port);
         result = libc.bind(fd, address, length);
         error = errno;
         /* A datagram socket that is about to go can't be told from one that stays. */

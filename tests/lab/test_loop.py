@@ -1,8 +1,9 @@
 """A shell's loop around a server that ends after one connection: the next one is another process.
-Whoever calls in between meets nobody. Without firewalls he is refused; here he gets in when the
-next one listens, and nobody's hole is closed by an answer that the firewall does not know."""
+Whoever calls in between meets nobody. Without firewalls he is refused; with the library he gets in
+when the next one listens, and nobody's hole is closed by an answer that the firewall does not know."""
 
 import itertools
+import socket
 import time
 
 import pytest
@@ -18,51 +19,57 @@ CALLS = 20
 PATIENCE = 4
 SOON = 1.3  # a SYN that was not heard, and its first repetition
 
+# The first three say something and end the connection, which then rests on their side; the others
+# wait for the peer to end it, and nothing is left.
 SERVERS = {
-    "nc.openbsd": "nc.openbsd -6 -n -N -l {port}",
-    "ncat": "ncat -6 -n -l {port}",
-    "socat": "socat TCP6-LISTEN:{port},reuseaddr STDIO",
+    "nc.openbsd": "echo served | nc.openbsd -6 -n -N -l {port}",
+    "ncat": "echo served | ncat -6 -n -l {port}",
+    "socat": "echo served | socat TCP6-LISTEN:{port},reuseaddr STDIO",
+    "nc.openbsd-d": "nc.openbsd -6 -n -d -l {port}",
+    "socat-u": "socat -u TCP6-LISTEN:{port},reuseaddr STDOUT",
 }
 
 
-def start_loop(stand, name, source_ports=None):
+class Loop:
     """Without `source_ports`, without the library."""
-    port = fresh_port()
-    command = SERVERS[name].format(port=port)
-    preload = Preload(peers=peers(6, source_ports[0], source_ports[-1]),
-                      hops=stand.path.hops) if source_ports else None
-    program = stand.start("A", ["bash", "-c", f"while :; do echo served | {command}; done"],
-                          preload=preload)
-    wait_listening(program, "tcp", port)
-    return port
 
+    def __init__(self, stand, name, source_ports=None):
+        self.stand, self.port, self.speaks = stand, fresh_port(), "served" in SERVERS[name]
+        preload = Preload(peers=peers(6, source_ports[0], source_ports[-1]),
+                          hops=stand.path.hops) if source_ports else None
+        self.program = stand.start("A", [
+            "bash", "-c", f"while :; do {SERVERS[name].format(port=self.port)}; done"],
+            preload=preload)
+        wait_listening(self.program, "tcp", self.port)
 
-def call(stand, source_port, port):
-    """A conversation to its end; how long it took to begin, or why it did not."""
-    started = time.monotonic()
-    try:
-        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
-            took = time.monotonic() - started
-            assert client.receive_until("\n") == "served\n"
-            return took
-    except OSError as error:
-        return repr(error)
+    def call(self, source_port):
+        """A conversation to its end; how long it took to begin, or why it did not."""
+        started = time.monotonic()
+        try:
+            with clients.tcp_client(self.stand, 6, source_port, self.port, PATIENCE) as client:
+                took = time.monotonic() - started
+                client.send(f"hello {source_port}\n")
+                client.sock.shutdown(socket.SHUT_WR)
+                assert client.receive_all() == ("served\n" if self.speaks else "")
+                assert f"hello {source_port}\n" in self.program.stdout()
+                return took
+        except OSError as error:
+            return repr(error)
 
-
-def call_in_a_row(stand, port, source_ports, after_ms):
-    results = []
-    for source_port in source_ports:
-        results.append(call(stand, source_port, port))
-        time.sleep(after_ms / 1000)
-    stand.say([result if isinstance(result, str) else round(result, 3) for result in results])
-    return results
+    def call_in_a_row(self, source_ports, after_ms):
+        results = []
+        for source_port in source_ports:
+            results.append(self.call(source_port))
+            time.sleep(after_ms / 1000)
+        self.stand.say(
+            [result if isinstance(result, str) else round(result, 3) for result in results])
+        return results
 
 
 @pytest.mark.parametrize("name, after_ms", itertools.product(SERVERS, (0, 10, 100, 1000)))
 def test_a_loop(stand, name, after_ms):
     source_ports = fresh_peer_ports(CALLS)
-    port = start_loop(stand, name, source_ports)
-    results = call_in_a_row(stand, port, source_ports, after_ms)
+    results = Loop(stand, name, source_ports).call_in_a_row(source_ports, after_ms)
     assert not [result for result in results if isinstance(result, str) or result > SOON]
 
 
@@ -70,5 +77,5 @@ def test_a_loop(stand, name, after_ms):
 def test_the_same_loop_refuses_without_firewalls(stand, name):
     """What a peer that calls at once meets by itself: nobody."""
     firewall.set_profile(stand.path, "open")
-    results = call_in_a_row(stand, start_loop(stand, name), fresh_peer_ports(CALLS), 0)
+    results = Loop(stand, name).call_in_a_row(fresh_peer_ports(CALLS), 0)
     assert [result for result in results if isinstance(result, str)]
