@@ -88,10 +88,8 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
            .has_listener =
                [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
            .parked = [this](std::uint64_t cookie) { control_.release(cookie); },
-           .listens_again =
-               [this](std::uint64_t before, std::uint64_t now) {
-                   control_.hand_on_port(before, now);
-               },
+           .listens_again = [this](std::uint64_t before,
+                                   std::uint64_t now) { control_.hand_on_port(before, now); },
            .dropped =
                [this](std::uint64_t cookie) {
                    control_.release(cookie);
@@ -389,8 +387,7 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
     if (const ServerSocket *kept = registry_.find(socket.cookie);
-        is_new && kept != nullptr &&
-        (!kept->is_shared || kept->transport == Transport::tcp))
+        is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
         control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
     if (registry_.has(socket.cookie)) {
         rest_.cancel();

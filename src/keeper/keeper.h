@@ -81,9 +81,9 @@ class Keeper {
     std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
     std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
     int server_stderr_ = -1;
-    pid_t starter_ = 0;          ///< who has had the keeper started, or become its server later
-    Duration start_up_{};        ///< how long that took it
-    Time told_to_end_until_{};   ///< a signal has come
+    pid_t starter_ = 0;        ///< who has had the keeper started, or become its server later
+    Duration start_up_{};      ///< how long that took it
+    Time told_to_end_until_{}; ///< a signal has come
     bool is_over_ = false;
 };
 

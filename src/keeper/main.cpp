@@ -122,7 +122,7 @@ int keep(std::string_view cause) {
         std::fputs("synergy-keeper: is started by libsynergy.so, not by hand\n", stderr);
         return 2;
     }
-    const int server_stderr = is_stderr_a_file() ? STDERR_FILENO
+    const int server_stderr = is_stderr_a_file()                       ? STDERR_FILENO
                               : fcntl(SYNERGY_STDERR_FD, F_GETFD) >= 0 ? SYNERGY_STDERR_FD
                                                                        : -1;
     const auto refuse = [&](int error) {

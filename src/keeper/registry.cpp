@@ -19,6 +19,9 @@ namespace synergy {
 
 namespace {
 
+/// Holes of a listener's that end: more are just closed.
+constexpr std::size_t ending_max = 256;
+
 /// For sockets that may listen one day.
 constexpr std::size_t expected_max = 4096;
 
@@ -107,7 +110,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
-                       handoff_.offer(std::move(connection), peer, server);
+                       deliver(std::move(connection), peer, server);
                    },
                .find_dying_hop =
                    [this](const Hole &hole, int hop_limit) {
@@ -170,8 +173,10 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     // And what the server has set, before we did.
     const bool let_others_in = server.socket.lets_others_in;
     // What has left without them is of no use to a listener that has other options now.
-    if (!begin_alike(server.socket.chosen, socket.chosen))
+    if (!begin_alike(server.socket.chosen, socket.chosen)) {
         server.punches.clear();
+        server.ending.clear();
+    }
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
@@ -252,13 +257,14 @@ void Registry::settings_changed() {
         for (const auto *targets : {&server.declared, &server.asked})
             for (const Target &target : *targets)
                 wanted.insert(reachable(server.socket, target.peer));
-        std::erase_if(server.punches, [&](const auto &punch) {
-            if (wanted.contains(punch.first))
-                return false;
+        for (auto punch = server.punches.begin(); punch != server.punches.end();) {
+            const auto one = punch++;
+            if (wanted.contains(one->first))
+                continue;
             log::info("{} {} <- {}: ends: it is no peer any more", name(server.socket.transport),
-                      server.socket.local.text(), punch.first.text());
-            return true;
-        });
+                      server.socket.local.text(), one->first.text());
+            end_hole(server, server.punches.extract(one));
+        }
         if (!server.declared.empty() && can_be_rung_at(handoff_, server))
             for (const Target &target : server.declared)
                 open_hole(server, target, false);
@@ -266,6 +272,29 @@ void Registry::settings_changed() {
             say_nobody(server.socket);
     }
     forget_ways();
+}
+
+/// Firewalls may hold it for two minutes yet: whoever calls meanwhile is not to meet the listener,
+/// whose answer would close it for that long, lest he be kept out when he is a peer again.
+void Registry::end_hole(Server &server, Punches::node_type punch) {
+    forget_ended(server);
+    if (server.ending.size() < ending_max && punch.mapped()->let_end())
+        server.ending.insert(std::move(punch));
+}
+
+void Registry::forget_ended(Server &server) {
+    std::erase_if(server.ending, [](const auto &punch) { return !punch.second->let_end(); });
+}
+
+/// Who is no peer any more is refused.
+void Registry::deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket) {
+    const auto server = servers_.find(socket.cookie);
+    if (server == servers_.end() || !server->second.ending.contains(peer)) {
+        handoff_.offer(std::move(connection), peer, socket);
+        return;
+    }
+    constexpr linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
 bool Registry::may_have_peers(const ServerSocket &socket) const {
@@ -345,9 +374,15 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
         hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
+    bool is_back = false;
+    if (auto ending = server.ending.extract(peer); !ending.empty()) {
+        is_back = true;
+        say_opened(hole);
+        server.punches.insert(std::move(ending));
+    }
     auto present = server.punches.find(peer);
     if (present != server.punches.end() && present->second->adopt(hole.hops))
-        return is_to_punch ? present->second->open() : 0;
+        return is_to_punch || is_back ? present->second->open() : 0;
     say_opened(hole);
     server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
     if (hole.peer.is_loopback())
@@ -519,8 +554,7 @@ void Registry::forget(std::uint64_t cookie) {
 bool Registry::has_connection(const Server &server) const {
     std::vector<std::pair<Endpoint, Endpoint>> connections;
     for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty() &&
-            !handoff_.has_waiting(server.socket.cookie, peer))
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
             connections.emplace_back(punch->connected_from(), peer);
     return owner_.has_connection(connections);
 }
@@ -575,8 +609,8 @@ void Registry::look_at_parked(bool is_for_others) {
                      });
 }
 
-void Registry::wait_for_successor(
-    Duration start_up, const std::function<bool(std::uint64_t cookie)> &can_be_found) {
+void Registry::wait_for_successor(Duration start_up,
+                                  const std::function<bool(std::uint64_t cookie)> &can_be_found) {
     has_ended_ = true;
     const Time now = Clock::now();
     for (auto &[cookie, server] : parked_) {
@@ -644,6 +678,8 @@ void Registry::look_from_time_to_time() {
     looking_.set(Clock::now() + context_.settings.refresh, [this] {
         look_from_time_to_time();
         look_for_closed();
+        for (auto &entry : servers_)
+            forget_ended(entry.second);
     });
 }
 

@@ -108,6 +108,7 @@ class Registry {
     [[nodiscard]] std::vector<SocketStatus> status() const;
 
   private:
+    using Punches = std::unordered_map<Endpoint, std::unique_ptr<Punch>>;
     struct Server {
         explicit Server(Scheduler &scheduler)
             : advising(scheduler), silence(scheduler), loopback(scheduler) {}
@@ -123,15 +124,20 @@ class Registry {
         std::vector<Target> declared;   ///< by the settings
         std::vector<Target> on_link;    ///< of them, not punched; the log says so
         std::vector<Target> asked;      ///< by synergy_to()
-        std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-        Time parked_at{}; ///< when the listener was closed, or the server ended
+        Punches punches;
+        /// Of peers that are none any more, for as long as firewalls may hold their holes.
+        Punches ending;
+        Time parked_at{};    ///< when the listener was closed, or the server ended
         Duration kept_for{}; ///< from then on, if nothing else keeps the port from others
     };
 
     void declare(Server &server);
+    static void end_hole(Server &server, Punches::node_type punch);
+    static void forget_ended(Server &server);
     static bool can_be_rung_at(const Handoff &handoff, Server &server);
     void settings_changed();
     Server &server_for(const ServerSocket &socket, Socket duplicate);
+    void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket);
     int open_asked(Server &server, const Target &target);
     int open_hole(Server &server, const Target &target, bool is_to_punch = true);
     [[nodiscard]] std::unique_ptr<Punch> make_punch(const Server &server, Hole hole) const;

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <fcntl.h>
 #include <ctime>
+#include <fcntl.h>
 #include <filesystem>
 #include <sstream>
 #include <string>
@@ -25,8 +25,9 @@ std::string fields_of(const std::string &task) {
         return {};
     const std::string_view line(text.data(), static_cast<std::size_t>(size));
     const std::size_t end = line.rfind(')');
-    return end != std::string_view::npos && end + 2 < line.size() ? std::string(line.substr(end + 2))
-                                                                  : std::string();
+    return end != std::string_view::npos && end + 2 < line.size()
+               ? std::string(line.substr(end + 2))
+               : std::string();
 }
 
 char state_of(const std::string &task) {
@@ -62,7 +63,8 @@ Duration age_of(pid_t process) {
     timespec now{};
     if (!(fields >> ticks) || clock_gettime(CLOCK_BOOTTIME, &now) != 0)
         return Duration::zero();
-    const auto since_boot = std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+    const auto since_boot =
+        std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
     const auto started = std::chrono::nanoseconds(ticks * (1000000000LL / sysconf(_SC_CLK_TCK)));
     return std::max<Duration>(since_boot - started, Duration::zero());
 }
