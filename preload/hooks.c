@@ -49,6 +49,12 @@ __attribute__((constructor)) static void construct(int count, char **words, char
         begin(environ ? environ : environment);
 }
 
+/* Of a server that leaves of its own accord the keepers keep the holes for a moment: in a shell's
+ * loop there will be a next one. */
+__attribute__((destructor)) static void destruct(void) {
+    if (knows_keepers())
+        note_leaving();
+}
 /* A hook may be called before any constructor: by what resolves symbols, or another library that
  * comes first. */
 __attribute__((cold, noinline)) static int begin_early(void) {

@@ -399,6 +399,11 @@ void note_stderr(void) {
         __atomic_store_n(&keeper_page(i)->silent, getpid(), __ATOMIC_RELEASE);
 }
 
+void note_leaving(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_store_n(&keeper_page(i)->leaving, getpid(), __ATOMIC_RELEASE);
+}
+
 /* A connection to the page's keeper, and the secret for it; -1 and errno. */
 static int connect_to_keeper(const struct synergy_page *page, struct synergy_request *request) {
     struct owner owner;

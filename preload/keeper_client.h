@@ -84,6 +84,9 @@ static inline void say_starved(int keeper) {
  * what they have to say. */
 void note_stderr(void);
 
+/* This process is about to end, by exit(). */
+void note_leaving(void);
+
 /* Every keeper is told of this process (0), or of its child. */
 void keepers_hear_of(pid_t child);
 

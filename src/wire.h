@@ -211,6 +211,7 @@ struct synergy_page {
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
      * is to ring. */
     uint32_t is_deaf;
+    int32_t leaving; /* the process of the server's that has called exit(3) last; 0: none */
     int32_t silent; /* the process of the server whose stderr is /dev/null now; 0: none */
     /* Goes up when a process of the server's has no descriptor left for a connection, or for
      * fetching it: the bell rings again when there is room. */

@@ -550,10 +550,14 @@ bool Keeper::locate(ServerSocket &socket) const {
 
 /// Whoever listened there may be followed by another process, as in a shell's loop.
 void Keeper::process_has_ended() {
-    registry_.look_for_closed();
-    if (processes_.are_gone() && Clock::now() >= told_to_end_until_)
-        registry_.wait_for_successor(
-            start_up_, [this](std::uint64_t cookie) { return control_.has_port_of(cookie); });
+    if (!processes_.are_gone() || Clock::now() < told_to_end_until_) {
+        registry_.look_for_closed();
+        return;
+    }
+    const pid_t leaving = __atomic_load_n(&page_->leaving, __ATOMIC_ACQUIRE);
+    registry_.wait_for_successor(
+        start_up_, leaving != 0 && leaving == processes_.last_ended(),
+        [this](std::uint64_t cookie) { return control_.has_port_of(cookie); });
 }
 
 void Keeper::adopt(const Call &call, Reply &reply) {
@@ -573,6 +577,7 @@ void Keeper::adopt(const Call &call, Reply &reply) {
         reply.answer.result = ENOENT;
         return;
     }
+    __atomic_store_n(&page_->leaving, 0, __ATOMIC_RELEASE);
     registry_.successor_has_come();
     rest_.cancel();
     is_early_ = false;

@@ -26,6 +26,7 @@ void Processes::add(pid_t process, pid_t parent) {
         const auto found = watched_.find(process);
         scheduler_.unwatch(found->second.pidfd.fd());
         watched_.erase(found);
+        last_ended_ = process;
         ended_();
     });
     if (!is_watched) {
@@ -44,6 +45,7 @@ void Processes::look() {
         if (::poll(&end, 1, 0) != 1)
             return false;
         scheduler_.unwatch(end.fd);
+        last_ended_ = entry.first;
         return true;
     });
 }

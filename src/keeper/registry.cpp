@@ -72,8 +72,11 @@ constexpr Duration time_to_listen_again = std::chrono::seconds(3);
 constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
 /// One that has not come to rest since, on a machine that has other things to do as well.
 constexpr Duration time_to_come_to_rest = std::chrono::milliseconds(500);
-/// Where it has ended and another one like it comes, that takes as long to start. What takes longer
-/// than this has been running for a while.
+/// Where it has ended and a shell's loop starts the next one, that is there by then; more of it on
+/// a machine on which the last one has taken long to start.
+constexpr Duration time_to_start_again = std::chrono::milliseconds(250);
+constexpr int start_ups_to_start_again = 4;
+/// What takes longer has been running for a while.
 constexpr Duration longest_start_up = std::chrono::milliseconds(500);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = std::chrono::milliseconds(5);
@@ -127,7 +130,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    [this](const Hole &hole, int hop_limit, const IcmpError &how) {
                        hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
                    }},
-      parking_(scheduler) {}
+      parking_(scheduler), new_are_kept_for_(time_to_listen_again_at_once) {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
@@ -526,7 +529,7 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     if (server.empty())
         return;
     server.mapped().parked_at = Clock::now();
-    server.mapped().kept_for = time_to_listen_again_at_once;
+    server.mapped().kept_for = new_are_kept_for_;
     const bool is_parked = may_listen_again && may_park(server.mapped(), false);
     if (is_parked) {
         parked_.insert(std::move(server));
@@ -609,20 +612,29 @@ void Registry::look_at_parked(bool is_for_others) {
                      });
 }
 
-void Registry::wait_for_successor(Duration start_up,
+/// Who has closed the listener and served who had come, or has left of its own accord, is one that
+/// a loop starts again; another user of the port would come later.
+void Registry::wait_for_successor(Duration start_up, bool has_left,
                                   const std::function<bool(std::uint64_t cookie)> &can_be_found) {
+    const Duration enough =
+        time_to_start_again +
+        (start_up < longest_start_up ? start_ups_to_start_again * start_up : Duration::zero());
     has_ended_ = true;
-    const Time now = Clock::now();
-    for (auto &[cookie, server] : parked_) {
-        server.parked_at = can_be_found(cookie) ? now : Time{};
-        server.kept_for = time_to_listen_again_at_once +
-                          (start_up < longest_start_up ? 2 * start_up : Duration::zero());
+    new_are_kept_for_ = has_left ? enough : Duration::zero();
+    for (auto &entry : parked_) {
+        entry.second.parked_at = Clock::now();
+        entry.second.kept_for = enough;
     }
+    look_for_closed();
+    for (auto &entry : parked_)
+        if (!can_be_found(entry.first))
+            entry.second.parked_at = Time{};
     look_at_parked(false);
 }
 
 void Registry::successor_has_come() {
     has_ended_ = false;
+    new_are_kept_for_ = time_to_listen_again_at_once;
     for (auto &entry : parked_) {
         entry.second.parked_at = Clock::now();
         entry.second.kept_for = time_to_listen_again;

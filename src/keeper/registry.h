@@ -76,8 +76,9 @@ class Registry {
     /// Ends them all. True if there were any.
     bool give_way();
     /// The server has no process any more. What is kept for the next one, where that finds it, is
-    /// so for a while: longer, the longer it takes the server to start.
-    void wait_for_successor(Duration start_up,
+    /// so for a while: longer, the longer it takes the server to start. `has_left`: it was not
+    /// killed.
+    void wait_for_successor(Duration start_up, bool has_left,
                             const std::function<bool(std::uint64_t cookie)> &can_be_found);
     /// Who has bound the port, and is about to listen.
     void successor_has_come();
@@ -178,7 +179,8 @@ class Registry {
     /// Of listeners that are closed, for when the server listens again: by the old cookie.
     std::unordered_map<std::uint64_t, Server> parked_;
     Timer parking_;
-    bool has_ended_ = false; ///< the server has
+    bool has_ended_ = false;      ///< the server has
+    Duration new_are_kept_for_{}; ///< of those that are parked from now on: see Server
 };
 
 } // namespace synergy

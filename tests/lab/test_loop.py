@@ -10,7 +10,8 @@ import pytest
 
 import clients
 import firewall
-from programs import Preload, fresh_peer_ports, fresh_port, wait_listening
+import servers
+from programs import Preload, fresh_peer_ports, fresh_port, script, wait_listening
 from trials import peers
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -27,6 +28,8 @@ SERVERS = {
     "socat": "echo served | socat TCP6-LISTEN:{port},reuseaddr STDIO",
     "nc.openbsd-d": "nc.openbsd -6 -n -d -l {port}",
     "socat-u": "socat -u TCP6-LISTEN:{port},reuseaddr STDOUT",
+    # One that has its listener until it ends.
+    "python": "{python} {once} {port}",
 }
 
 
@@ -37,8 +40,10 @@ class Loop:
         self.stand, self.port, self.speaks = stand, fresh_port(), "served" in SERVERS[name]
         preload = Preload(peers=peers(6, source_ports[0], source_ports[-1]),
                           hops=stand.path.hops) if source_ports else None
+        command = SERVERS[name].format(port=self.port, python=servers.PYTHON,
+                                       once=script("once_server.py"))
         self.program = stand.start("A", [
-            "bash", "-c", f"while :; do {SERVERS[name].format(port=self.port)}; done"],
+            "bash", "-c", f"while :; do {command}; done"],
             preload=preload)
         wait_listening(self.program, "tcp", self.port)
 
