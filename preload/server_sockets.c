@@ -353,6 +353,33 @@ static int do_keepers_give_way(void) {
     return is_any;
 }
 
+/* Whether nothing keeps the address from the socket but what a keeper has kept for it since the
+ * last listener was closed. */
+static int is_kept_for(int fd, const struct sockaddr *address, socklen_t length) {
+    socklen_t size =
+        address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    struct synergy_request request = {.kind = SYNERGY_BESIDE};
+    struct synergy_answer answer;
+    if (length < size || transport_of(fd) != TCP || option(fd, SO_DOMAIN) != address->sa_family ||
+        port_of(fd) != 0)
+        return 0;
+    memcpy(&request.peer, address, size);
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++)
+        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, fd, &answer) == 0 &&
+            answer.result == 0)
+            return 1;
+    return 0;
+}
+
+static int bind_beside(int fd, const struct sockaddr *address, socklen_t length) {
+    int shares = option(fd, SO_REUSEPORT);
+    set_option(fd, SO_REUSEPORT, 1);
+    int result = libc.bind(fd, address, length), error = errno;
+    set_option(fd, SO_REUSEPORT, shares);
+    errno = error;
+    return result;
+}
+
 /* What a server that has ended has left for the next one of its kind. */
 static void have_port_given_up(enum transport transport, uint16_t port) {
     struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
@@ -372,10 +399,15 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     enum transport transport = transport_of(fd);
     int patience = 0, has_way_been_given = 0, result, error;
     for (int waited = 0;; waited++) {
-        has_way_been_given |= do_keepers_give_way();
-        if (waited == 0)
-            have_port_given_up(transport, port);
-        result = libc.bind(fd, address, length);
+        if (is_kept_for(fd, address, length)) {
+            result = bind_beside(fd, address, length);
+            has_way_been_given = 1;
+        } else {
+            has_way_been_given |= do_keepers_give_way();
+            if (waited == 0)
+                have_port_given_up(transport, port);
+            result = libc.bind(fd, address, length);
+        }
         error = errno;
         /* A datagram socket that is about to go can't be told from one that stays. */
         if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
@@ -388,7 +420,7 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
         wait_a_millisecond();
     }
     if (result == 0 && has_way_been_given)
-        /* What has gone stood there for a listener that was closed: at once again. */
+        /* What has gone, or stands there, did so for a listener that was closed: at once again. */
         socket_will_listen(fd);
     errno = error;
     return result;

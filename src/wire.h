@@ -106,6 +106,10 @@ enum synergy_kind {
      * lest its sockets be in the way of another one's. For the keeper's own user and root; needs no
      * secret. EBUSY: it has a server. */
     SYNERGY_ADOPT,
+    /* bind() has found the address in `peer` in use, for the socket that comes along: 0 where
+     * nothing is there but what the keeper has kept for whoever listens there next, so that
+     * SO_REUSEPORT gets by. Else ENOENT. */
+    SYNERGY_BESIDE,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE

@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -87,6 +88,10 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                },
            .has_listener =
                [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
+           .has_others =
+               [this](std::uint16_t port, const std::unordered_set<std::uint64_t> &than) {
+                   return socket_diag_.has_others(port, than);
+               },
            .parked = [this](std::uint64_t cookie) { control_.release(cookie); },
            .listens_again = [this](std::uint64_t before,
                                    std::uint64_t now) { control_.hand_on_port(before, now); },
@@ -251,6 +256,9 @@ Keeper::Reply Keeper::answer(const Call &call) {
             break;
         case SYNERGY_BIND:
             bind(call, reply);
+            break;
+        case SYNERGY_BESIDE:
+            reply.answer.result = is_kept_for(call) ? 0 : ENOENT;
             break;
         case SYNERGY_ADOPT:
             adopt(call, reply);
@@ -472,6 +480,17 @@ void Keeper::bind(const Call &call, Reply &reply) {
         get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
         registry_.is_taken(transports[transport], address, takes_v4))
         reply.answer.result = EADDRINUSE;
+}
+
+bool Keeper::is_kept_for(const Call &call) const {
+    const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
+    struct stat status {};
+    const int fd = call.passed.fd();
+    return !address.empty() && fstat(fd, &status) == 0 &&
+           registry_.is_kept_for(address,
+                                 address.family() == AF_INET6 &&
+                                     get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0,
+                                 status.st_uid);
 }
 
 /// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.

@@ -44,6 +44,7 @@ class Keeper {
     void meet(const Call &call, Reply &reply);
     void executed_without_library(const Call &call);
     void bind(const Call &call, Reply &reply);
+    [[nodiscard]] bool is_kept_for(const Call &call) const;
     void keep_key(const Call &call, Reply &reply);
     void status(Reply &reply);
 

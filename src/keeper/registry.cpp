@@ -567,7 +567,7 @@ bool Registry::has_connection(const Server &server) const {
 /// time; so the sockets stay, with the numbers that firewalls know, and so do the connections that
 /// have come. They are in the way of who would have the port for himself, as is any connection that
 /// the server still has there; where it has none, they stay for a moment only.
-bool Registry::may_park(const Server &server, bool is_for_others) const {
+bool Registry::may_park(Server &server, bool is_for_others) const {
     const ServerSocket &socket = server.socket;
     const Duration parked = Clock::now() - server.parked_at;
     if (socket.transport != Transport::tcp || !socket.listens)
@@ -580,7 +580,14 @@ bool Registry::may_park(const Server &server, bool is_for_others) const {
         return !owner_.has_listener(socket);
     if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
         return false;
-    return has_connection(server) && !owner_.has_listener(socket);
+    if (!has_connection(server)) {
+        // Who waits for the last connection to be over, to listen again, is there by then.
+        if (is_for_others || has_ended_ || Clock::now() >= server.in_use_at + 2 * between_looks)
+            return false;
+    } else {
+        server.in_use_at = Clock::now();
+    }
+    return !owner_.has_listener(socket);
 }
 
 void Registry::look_at_parked(bool is_for_others) {
@@ -592,17 +599,15 @@ void Registry::look_at_parked(bool is_for_others) {
         if (!stays)
             gone.push_back(cookie);
         youngest = std::min(youngest, parked);
-        if (!stays || parked >= time_to_listen_again)
+        if (parked >= time_to_listen_again)
             handoff_.withdraw(cookie);
         // What nobody listens for is not renewed for ever.
         if (parked >= time_to_listen_again)
             for (const auto &punch : server.punches)
                 static_cast<void>(punch.second->let_end());
     }
-    for (const std::uint64_t cookie : gone) {
-        parked_.erase(cookie);
-        owner_.dropped(cookie);
-    }
+    for (const std::uint64_t cookie : gone)
+        forget_parked(cookie);
     if (!parked_.empty())
         parking_.set(Clock::now() +
                          (youngest < time_to_listen_again ? between_looks : between_late_looks),
@@ -644,10 +649,15 @@ void Registry::successor_has_come() {
 /// What was made for the one listener is the other's: the holes know it by its place here.
 void Registry::take_up_parked(const ServerSocket &socket) {
     const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
-        return is_same_to_peers(entry.second.socket, socket);
+        return entry.second.socket.transport == socket.transport &&
+               entry.second.socket.local == socket.local;
     });
     if (found == parked_.end())
         return;
+    if (!is_same_to_peers(found->second.socket, socket)) {
+        forget_parked(found->first); // they would be in the way of its own
+        return;
+    }
     auto server = parked_.extract(found);
     handoff_.listens_again(server.key(), socket);
     owner_.listens_again(server.key(), socket.cookie);
@@ -656,11 +666,30 @@ void Registry::take_up_parked(const ServerSocket &socket) {
     servers_.insert(std::move(server));
 }
 
+bool Registry::is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        return socket.local == address && socket.takes_v4 == takes_v4 && socket.owner == owner;
+    });
+    if (found == parked_.end())
+        return false;
+    const auto waiting = handoff_.waiting(found->first);
+    std::unordered_set<std::uint64_t> own(waiting.begin(), waiting.end());
+    for (const auto *punches : {&found->second.punches, &found->second.ending})
+        for (const auto &punch : *punches)
+            own.insert(punch.second->cookie());
+    return !owner_.has_others(address.port(), own);
+}
+
+void Registry::forget_parked(std::uint64_t cookie) {
+    handoff_.withdraw(cookie);
+    parked_.erase(cookie);
+    owner_.dropped(cookie);
+}
+
 void Registry::forget_parked() {
-    for (const auto &entry : std::exchange(parked_, {})) {
-        handoff_.withdraw(entry.first);
-        owner_.dropped(entry.first);
-    }
+    while (!parked_.empty())
+        forget_parked(parked_.begin()->first);
 }
 
 /// Toward whom no hole is left, nothing is to be measured either.

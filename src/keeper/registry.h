@@ -21,6 +21,9 @@ class Registry {
         std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &)> has_connection;
         /// Whether anybody listens at the port of this listener, which is gone.
         std::function<bool(const ServerSocket &)> has_listener;
+        /// Whether a TCP port has any sockets but those with these cookies.
+        std::function<bool(std::uint16_t port, const std::unordered_set<std::uint64_t> &than)>
+            has_others;
         /// The socket with this cookie is gone, and its holes wait for the next one on its port.
         std::function<void(std::uint64_t cookie)> parked;
         /// Which has come.
@@ -75,6 +78,8 @@ class Registry {
     void look_for_closed();
     /// Ends them all. True if there were any.
     bool give_way();
+    /// Whether nothing keeps the address from a listener of this user's but what waits for it.
+    [[nodiscard]] bool is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const;
     /// The server has no process any more. What is kept for the next one, where that finds it, is
     /// so for a while: longer, the longer it takes the server to start. `has_left`: it was not
     /// killed.
@@ -129,6 +134,7 @@ class Registry {
         /// Of peers that are none any more, for as long as firewalls may hold their holes.
         Punches ending;
         Time parked_at{};    ///< when the listener was closed, or the server ended
+        Time in_use_at{};    ///< when it was last seen to have a connection
         Duration kept_for{}; ///< from then on, if nothing else keeps the port from others
     };
 
@@ -146,10 +152,11 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    [[nodiscard]] bool may_park(const Server &server, bool is_for_others) const;
+    [[nodiscard]] bool may_park(Server &server, bool is_for_others) const;
     [[nodiscard]] bool has_connection(const Server &server) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look_at_parked(bool is_for_others);
+    void forget_parked(std::uint64_t cookie);
     void take_up_parked(const ServerSocket &socket);
     void say_opened(const Hole &hole);
     void advise(Server &server);

@@ -103,6 +103,7 @@ struct Bench {
                            },
                        .has_connection = [](const auto &) { return false; },
                        .has_listener = [](const auto &) { return false; },
+                       .has_others = [](std::uint16_t, const auto &) { return true; },
                        .parked = [](std::uint64_t) {},
                        .listens_again = [](std::uint64_t, std::uint64_t) {},
                        .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
