@@ -93,7 +93,10 @@ constexpr Duration fetch_time = milliseconds(800);
 constexpr Duration busy_time = milliseconds(1600);
 /// A server at its limit of open files closes others when it closes them.
 constexpr Duration until_there_is_room = milliseconds(100);
-constexpr unsigned refused_most = 4;
+/// For an address that is taken away and given again, an interface that comes up, a firewall that
+/// is loaded anew.
+constexpr Duration obstructed_most = milliseconds(500);
+constexpr Duration obstructed_rest = milliseconds(20);
 constexpr unsigned unanswered_most = 8;
 
 void reset(const Socket &connection) {
@@ -287,7 +290,7 @@ void Handoff::ring(Id id) {
     if (rung == Rung::no) {
         const int error = errno;
         if (is_about_firewalls(error)) {
-            give_up(offer.listener, filtered);
+            obstructed(id, filtered);
             return;
         }
         if (error == ECONNREFUSED) {
@@ -302,7 +305,7 @@ void Handoff::ring(Id id) {
     }
     if (rung != Rung::yes) {
         if (is_there(offer.listener))
-            give_up(offer.listener, rung == Rung::heard_by_others ? anothers : bound_to_device);
+            obstructed(id, rung == Rung::heard_by_others ? anothers : bound_to_device);
         else // gone or shut down, and we will be told
             ring_again(id, milliseconds(10));
         return;
@@ -377,19 +380,31 @@ void Handoff::look(Id id) {
 void Handoff::refused(Id id) {
     Offer &offer = *offers_.at(id);
     const bool is_filtered = offer.listener.transport == Transport::tcp && is_there(offer.listener);
-    if (is_filtered && ++offer.refused >= refused_most) {
-        give_up(offer.listener, filtered);
+    if (is_filtered) {
+        obstructed(id, filtered);
         return;
     }
-    if (!is_filtered)
-        offer.without_room = {};
+    offer.without_room = {};
     ring_again(id, milliseconds(10));
+}
+
+/// Nothing gets from here to the listener, or only to somebody else's. If that does not pass soon,
+/// no peer's connection ever will.
+void Handoff::obstructed(Id id, const char *why) {
+    Offer &offer = *offers_.at(id);
+    const Time now = Clock::now();
+    if (offer.obstructed == Time{})
+        offer.obstructed = now;
+    if (now - offer.obstructed >= obstructed_most)
+        give_up(offer.listener, why);
+    else
+        ring_again(id, obstructed_rest);
 }
 
 void Handoff::happened(Id id, std::uint32_t events) {
     Offer &offer = *offers_.at(id);
     if (!(events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))) {
-        offer.without_room = {};
+        offer.without_room = offer.obstructed = {};
         introduce(offer); // connected
         scheduler_.watch(offer.doorbell.fd(), EPOLLRDHUP,
                          [this, id](std::uint32_t later) { happened(id, later); });
@@ -403,7 +418,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
         return;
     }
     if (is_about_firewalls(error)) {
-        give_up(offer.listener, filtered);
+        obstructed(id, filtered);
         return;
     }
     if (error == ECONNREFUSED) {

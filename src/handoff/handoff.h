@@ -90,8 +90,8 @@ class Handoff {
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
         std::uint32_t starved = 0; ///< the page's, when it rang
-        unsigned refused = 0;
-        bool has_said = false; ///< that it is a bell
+        bool has_said = false;     ///< that it is a bell
+        Time obstructed{};         ///< since when no bell of it gets to the listener; zero: they do
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
         Timer timer;         ///< to look after the bell, or to ring again
@@ -108,6 +108,7 @@ class Handoff {
     Rung connect_doorbell(Offer &offer);
     static void introduce(Offer &offer);
     void refused(Id id);
+    void obstructed(Id id, const char *why);
     void happened(Id id, std::uint32_t events);
     void look_after(Id id);
     void look(Id id);
