@@ -3,6 +3,9 @@ Whoever calls in between meets nobody. Without firewalls he is refused; with the
 when the next one listens, and nobody's hole is closed by an answer that the firewall does not know."""
 
 import itertools
+import os
+import pathlib
+import signal
 import socket
 import time
 
@@ -10,8 +13,9 @@ import pytest
 
 import clients
 import firewall
+import namespace
 import servers
-from programs import Preload, fresh_peer_ports, fresh_port, script, wait_listening
+from programs import (Preload, fresh_peer_ports, fresh_port, script, wait_listening, wait_until)
 from trials import peers
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -85,3 +89,89 @@ def test_the_same_loop_refuses_without_firewalls(stand, name):
     firewall.set_profile(stand.path, "open")
     results = Loop(stand, name).call_in_a_row(fresh_peer_ports(CALLS), 0)
     assert [result for result in results if isinstance(result, str)]
+
+
+def test_a_long_conversation(stand):
+    """Who calls while the server is busy with one for long is refused, and soon; nobody is locked out
+    by it."""
+    ports = fresh_peer_ports(CALLS)
+    loop = Loop(stand, "nc.openbsd-d", ports)
+    with clients.tcp_client(stand, 6, ports[0], loop.port, PATIENCE) as client:
+        client.send(f"hello {ports[0]}\n")
+        loop.program.wait_for(f"hello {ports[0]}\n")
+        time.sleep(4)  # a server that listens again while it serves does so sooner
+        for source_port in ports[1:6]:
+            with clients.tcp_client(stand, 6, source_port, loop.port, PATIENCE) as other:
+                with pytest.raises(ConnectionError):
+                    other.receive_until("\n", 1)
+    results = [loop.call(source_port) for source_port in ports[6:]]
+    assert not [result for result in results if isinstance(result, str) or result > SOON]
+
+
+def test_other_settings_have_another_keeper(stand):
+    """What the one has kept is given up for the other, whose peers get in as well."""
+    ports, port = fresh_peer_ports(CALLS), fresh_port()
+    preload = Preload(hops=stand.path.hops)
+    turns = " ".join(f"SYNERGY_PEERS='{peers(6, *turn)}' nc.openbsd -6 -n -d -l {port};"
+                     for turn in ((ports[0], ports[9]), (ports[10], ports[19])))
+    program = stand.start("A", ["bash", "-c", f"while :; do {turns} done"], preload=preload)
+    wait_listening(program, "tcp", port)
+    for source_port in itertools.chain.from_iterable(zip(ports[:10], ports[10:])):
+        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+            client.send(f"hello {source_port}\n")
+            client.sock.shutdown(socket.SHUT_WR)
+            client.receive_all()
+        program.wait_for(f"hello {source_port}\n")
+        wait_listening(program, "tcp", port)
+
+
+def keepers(stand):
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if (entry / "comm").read_text(encoding="ascii") == "synergy-keeper\n" \
+                    and stand.path.owns(int(entry.name)):
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            pass
+    return found
+
+
+def can_bind(stand, port):
+    """Who would have the port for himself."""
+    with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6,
+                               socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(("::", port))
+            return True
+        except OSError:
+            return False
+
+
+@pytest.mark.parametrize("end", ("left", "told", "killed"))
+def test_the_port_is_free_soon(stand, end):
+    """Of a server that left the holes are kept for a moment, unless the keeper is told to end; of one
+    that was killed they are not."""
+    (source_port,), port = fresh_peer_ports(1), fresh_port()
+    program = stand.start("A", [servers.PYTHON, script("once_server.py"), port], preload=Preload(
+        peers=peers(6, source_port), hops=stand.path.hops))
+    wait_listening(program, "tcp", port)
+    (keeper,) = keepers(stand)
+    if end == "killed":
+        os.kill(program.pid, signal.SIGKILL)
+    else:
+        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+            client.send("hello\n")
+    program.wait_exit()
+    ended = time.monotonic()
+    is_kept = not can_bind(stand, port)
+    if end == "told":
+        os.kill(keeper, signal.SIGTERM)
+    wait_until(lambda: can_bind(stand, port), 5, "the port")
+    wait_until(lambda: not keepers(stand), 5, "the keeper to end")
+    took = time.monotonic() - ended
+    stand.say(f"free after {took:.3f} s")
+    if end == "left":
+        assert is_kept and took > 0.2
+    else:
+        assert took < 0.2
