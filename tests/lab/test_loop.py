@@ -95,15 +95,15 @@ def test_a_long_conversation(stand):
     """Who calls while the server is busy with one for long is refused, and soon; nobody is locked out
     by it."""
     ports = fresh_peer_ports(CALLS)
-    loop = Loop(stand, "nc.openbsd-d", ports)
+    loop = Loop(stand, "socat-u", ports)
     with clients.tcp_client(stand, 6, ports[0], loop.port, PATIENCE) as client:
         client.send(f"hello {ports[0]}\n")
         loop.program.wait_for(f"hello {ports[0]}\n")
         time.sleep(4)  # a server that listens again while it serves does so sooner
         for source_port in ports[1:6]:
-            with clients.tcp_client(stand, 6, source_port, loop.port, PATIENCE) as other:
-                with pytest.raises(ConnectionError):
-                    other.receive_until("\n", 1)
+            with pytest.raises(ConnectionError), \
+                    clients.tcp_client(stand, 6, source_port, loop.port, PATIENCE) as other:
+                other.receive_until("\n", 1)
     results = [loop.call(source_port) for source_port in ports[6:]]
     assert not [result for result in results if isinstance(result, str) or result > SOON]
 
@@ -152,9 +152,9 @@ def can_bind(stand, port):
 def test_the_port_is_free_soon(stand, end):
     """Of a server that left the holes are kept for a moment, unless the keeper is told to end; of one
     that was killed they are not."""
-    (source_port,), port = fresh_peer_ports(1), fresh_port()
+    (source_port, other), port = fresh_peer_ports(2), fresh_port()
     program = stand.start("A", [servers.PYTHON, script("once_server.py"), port], preload=Preload(
-        peers=peers(6, source_port), hops=stand.path.hops))
+        peers=peers(6, source_port, other), hops=stand.path.hops))
     wait_listening(program, "tcp", port)
     (keeper,) = keepers(stand)
     if end == "killed":
