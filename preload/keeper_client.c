@@ -259,7 +259,7 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
 
 /* The keeper of a server that has ended a moment ago, and has left its holes open for whoever
  * listens at this TCP port next. */
-static int adopted_keeper(uint16_t port) {
+static int adopted_keeper(int bound, uint16_t port) {
     struct synergy_request request = {
         .kind = SYNERGY_ADOPT,
         .cookie = synergy_circumstances(keeper_environment(), STDERR_FILENO)};
@@ -272,7 +272,7 @@ static int adopted_keeper(uint16_t port) {
     if (connection < 0)
         return NO_KEEPER;
     if (is_trusted(&owner, geteuid()))
-        error = send_and_receive(connection, &request, -1, &answer, &memory);
+        error = send_and_receive(connection, &request, bound, &answer, &memory);
     syscall(SYS_close, connection);
     if (error == 0 && answer.result == 0 && memory >= 0 && owner.user == geteuid())
         return take_up(memory);
@@ -335,7 +335,7 @@ static struct identity within_reach(const struct identity *identity) {
     return reached;
 }
 
-int needed_keeper(const struct identity *socket, enum cause cause, uint16_t tcp_port) {
+int needed_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
     struct identity reached = *socket, *identity = &reached;
     if (known_keeper(socket) == NO_KEEPER)
         reached = within_reach(socket);
@@ -345,7 +345,7 @@ int needed_keeper(const struct identity *socket, enum cause cause, uint16_t tcp_
         return keeper;
     /* Another thread may have been first. */
     keeper = known_keeper(identity);
-    if (keeper == NO_KEEPER && tcp_port != 0 && adopted_keeper(tcp_port) != NO_KEEPER)
+    if (keeper == NO_KEEPER && tcp_port != 0 && adopted_keeper(bound, tcp_port) != NO_KEEPER)
         keeper = known_keeper(identity);
     if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
         keeper = started_keeper(cause, identity->owner, NULL);
@@ -364,7 +364,7 @@ static int is_any_free(void) {
 void have_free_keeper(void) {
     struct identity own = {.owner = geteuid()};
     if (own.owner != 0) {
-        needed_keeper(&own, RIGHTS_GO, 0); /* it can be no other user's */
+        needed_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
         return;
     }
     if (is_given_up || is_any_free() || !starting_begin())

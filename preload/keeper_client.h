@@ -44,8 +44,9 @@ int identify(int fd, struct identity *identity);
 int known_keeper(const struct identity *identity);
 
 /* The same, started if there is none yet, or another server's that has ended a moment ago, where
- * this is bound to the same `tcp_port` (0: none); NO_KEEPER: nothing is to be had (said once). */
-int needed_keeper(const struct identity *identity, enum cause cause, uint16_t tcp_port);
+ * `bound` is bound to the same `tcp_port` (0: none); NO_KEEPER: nothing is to be had (said once).
+ */
+int needed_keeper(const struct identity *identity, enum cause cause, int bound, uint16_t tcp_port);
 
 /* One that keeps nothing yet, and will suit whoever makes the first socket, started if there is
  * none. */

@@ -189,7 +189,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE, transport == TCP ? port : 0);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
         if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
@@ -225,7 +225,7 @@ struct preparation socket_will_listen(int fd) {
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port))
             return preparation;
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE, port);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, port);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, TCP, port, 0))
         return preparation;
@@ -291,7 +291,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
-        needed_keeper(&identity, SOCKET_IS_THERE, transport == TCP ? port : 0);
+        needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
 }
 
 int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
@@ -319,7 +319,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
     if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
         (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
         return;
-    int keeper = needed_keeper(&identity, SOCKET_IS_THERE, 0);
+    int keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, 0);
     if (keeper == NO_KEEPER)
         return;
     struct synergy_request request = {
@@ -528,7 +528,7 @@ static void be_ready_for(int fd) {
         return;
     int domain = option(fd, SO_DOMAIN);
     if ((domain == AF_INET || domain == AF_INET6) && identify(fd, &identity))
-        needed_keeper(&identity, RIGHTS_GO, 0);
+        needed_keeper(&identity, RIGHTS_GO, -1, 0);
 }
 
 void be_ready_for_another_user(void) {
@@ -553,7 +553,7 @@ void program_is_executed(char *const environment[]) {
     /* (The loader trusts nothing in it then.) */
     if (getuid() != geteuid() || getgid() != getegid()) {
         struct identity own = {.owner = geteuid()};
-        executed_without_library(needed_keeper(&own, RIGHTS_GO, 0), 0);
+        executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0);
         return;
     }
     if (readable_bytes(environment, sizeof *environment) != sizeof *environment ||
@@ -596,7 +596,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     }
     if (!identify(fd, &identity))
         return errno;
-    int keeper = needed_keeper(&identity, IS_ASKED, 0);
+    int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
     struct synergy_request request = {

@@ -102,9 +102,10 @@ enum synergy_kind {
     SYNERGY_BIND,
     /* The next process has bound a port whose server has ended a moment ago (a shell's loop starts
      * one after the other): the keeper becomes this one's, with the holes that it has kept, and
-     * its page comes back. `cookie` is synergy_circumstances(); where they differ the keeper ends,
-     * lest its sockets be in the way of another one's. For the keeper's own user and root; needs no
-     * secret. EBUSY: it has a server. */
+     * its page comes back. The socket comes along as the proof, and `cookie` is
+     * synergy_circumstances(); where they differ the keeper ends, lest its sockets be in the way of
+     * another one's. For the keeper's own user and root; needs no secret. EBUSY: it has a server.
+     */
     SYNERGY_ADOPT,
     /* bind() has found the address in `peer` in use, for the socket that comes along: 0 where
      * nothing is there but what the keeper has kept for whoever listens there next, so that
@@ -216,7 +217,7 @@ struct synergy_page {
      * is to ring. */
     uint32_t is_deaf;
     int32_t leaving; /* the process of the server's that has called exit(3) last; 0: none */
-    int32_t silent; /* the process of the server whose stderr is /dev/null now; 0: none */
+    int32_t silent;  /* the process of the server whose stderr is /dev/null now; 0: none */
     /* Goes up when a process of the server's has no descriptor left for a connection, or for
      * fetching it: the bell rings again when there is room. */
     uint32_t starved;

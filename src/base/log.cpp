@@ -24,8 +24,8 @@ namespace synergy::log {
 
 namespace {
 
-// Written by configure() before there are other threads (but for `server`); never destroyed, since threads that
-// resolve names may log until the process has ended.
+// Written by configure() before there are other threads, but for `server`; never destroyed, since
+// threads that resolve names may log until the process has ended.
 Destination &destination() {
     static auto *chosen = new Destination;
     return *chosen;

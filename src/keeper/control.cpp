@@ -341,9 +341,9 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
     const bool is_trusted = is_starter || is_trusted_user(caller.user);
     const bool asks_status = request.kind == SYNERGY_STATUS && is_trusted;
-    const bool asks_for_port =
-        is_trusted && ((request.kind == SYNERGY_BIND && message.passed) ||
-                       request.kind == SYNERGY_ADOPT || request.kind == SYNERGY_GIVE_WAY);
+    const bool asks_for_port = is_trusted && ((request.kind == SYNERGY_BIND && message.passed) ||
+                                              (request.kind == SYNERGY_ADOPT && message.passed) ||
+                                              request.kind == SYNERGY_GIVE_WAY);
     if (!knows_secret && !shows_proof && !asks_status && !asks_for_port)
         return Served::refused;
     // The connection would be lost with the answer; so the bell rings again.

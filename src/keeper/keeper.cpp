@@ -587,7 +587,7 @@ void Keeper::adopt(const Call &call, Reply &reply) {
         reply.answer.result = EBUSY;
     if (reply.answer.result != 0)
         return;
-    if (!is_over_ && registry_.has_parked() &&
+    if (!is_over_ && registry_.has_parked_at(call.passed.local().port()) &&
         call.request.cookie == synergy_circumstances(environ, server_stderr_))
         processes_.add(call.process);
     if (processes_.are_gone()) {

@@ -681,6 +681,12 @@ bool Registry::is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) 
     return !owner_.has_others(address.port(), own);
 }
 
+bool Registry::has_parked_at(std::uint16_t port) const {
+    return std::any_of(parked_.begin(), parked_.end(), [port](const auto &entry) {
+        return entry.second.socket.local.port() == port;
+    });
+}
+
 void Registry::forget_parked(std::uint64_t cookie) {
     handoff_.withdraw(cookie);
     parked_.erase(cookie);

@@ -89,6 +89,7 @@ class Registry {
     void successor_has_come();
     /// Whether holes wait for a next listener.
     [[nodiscard]] bool has_parked() const { return !parked_.empty(); }
+    [[nodiscard]] bool has_parked_at(std::uint16_t port) const;
     void forget_parked();
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
