@@ -461,7 +461,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                              accepted.local() == offer.listener.local); // SCTP's wildcard
     if (!is_its_end)
         return std::nullopt;
-    const ServerSocket listener = offer.listener;
+    const ServerSocket &listener = offer.listener;
     const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
     if (what == nullptr)
         what = inimitable(accepted.fd(), accepted.fd());
@@ -491,12 +491,6 @@ bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
     return std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
         return entry.second->listener.cookie == listener && entry.second->peer == peer;
     });
-}
-
-void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
-    for (auto &entry : offers_)
-        if (entry.second->listener.cookie == before)
-            entry.second->listener = now;
 }
 
 void Handoff::withdraw(std::uint64_t listener) {

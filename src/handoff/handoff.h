@@ -49,7 +49,8 @@ class Handoff {
     /// not, nothing is offered to it any more.
     bool check_imitable(const ServerSocket &listener);
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
-    /// peer gets a reset.
+    /// peer gets a reset. `listener` may change, and be another socket on the same port from then
+    /// on; it is there until it is withdrawn.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
 
     /// Whether one of this peer's waits to be fetched.
@@ -68,16 +69,13 @@ class Handoff {
     /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
-    /// The port has another listener now, which gets the connections that wait for the one with
-    /// this cookie.
-    void listens_again(std::uint64_t before, const ServerSocket &now);
     /// The listener with this cookie is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener);
 
   private:
     struct Offer {
-        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, ServerSocket at)
-            : connection(std::move(what)), peer(from), listener(std::move(at)), timer(scheduler) {}
+        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, const ServerSocket &at)
+            : connection(std::move(what)), peer(from), listener(at), timer(scheduler) {}
         /// What was not fetched is reset, as the kernel does with what nobody accepts any more.
         ~Offer();
         Offer(const Offer &) = delete;
@@ -85,7 +83,7 @@ class Handoff {
 
         Socket connection;
         Endpoint peer;
-        ServerSocket listener;
+        const ServerSocket &listener; ///< as it is now
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;

@@ -328,6 +328,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     Server &server = server_for(socket, std::move(duplicate));
     declare(server);
     if (is_new && server.declared.empty() && expected.empty() && !may_gain) {
+        handoff_.withdraw(socket.cookie);
         servers_.erase(socket.cookie);
         return ENOENT;
     }
@@ -659,7 +660,6 @@ void Registry::take_up_parked(const ServerSocket &socket) {
         return;
     }
     auto server = parked_.extract(found);
-    handoff_.listens_again(server.key(), socket);
     owner_.listens_again(server.key(), socket.cookie);
     server.key() = socket.cookie;
     server.mapped().asked.clear();

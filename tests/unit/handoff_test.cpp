@@ -12,6 +12,7 @@
 #include <functional>
 #include <future>
 #include <linux/tcp.h>
+#include <map>
 #include <mutex>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -40,7 +41,11 @@ class Bench {
         auto described = describe(listener.fd());
         REQUIRE(described);
         ServerSocket at = *described;
-        in_thread([this, socket, peer, at] { handoff_.offer(std::move(*socket), peer, at); });
+        in_thread([this, socket, peer, at] {
+            ServerSocket &known = listeners_[at.cookie];
+            known = at;
+            handoff_.offer(std::move(*socket), peer, known);
+        });
     }
     void withdraw(std::uint64_t cookie) {
         in_thread([this, cookie] { handoff_.withdraw(cookie); });
@@ -84,6 +89,7 @@ class Bench {
     std::unique_ptr<synergy_page> page_ = std::make_unique<synergy_page>();
     Scheduler scheduler_;
     SocketDiag socket_diag_;
+    std::map<std::uint64_t, ServerSocket> listeners_; ///< by cookie
     Handoff handoff_{scheduler_,
                      *page_,
                      socket_diag_,
