@@ -24,8 +24,8 @@ namespace synergy::log {
 
 namespace {
 
-// Written by configure() before there are other threads; never destroyed, since threads that
-// resolve names may log until the process has ended.
+// Written by configure() before there are other threads, but for `server`; never destroyed, since
+// threads that resolve names may log until the process has ended.
 Destination &destination() {
     static auto *chosen = new Destination;
     return *chosen;
@@ -37,7 +37,8 @@ std::function<bool()> &is_stderr_lost() {
 }
 
 pid_t server() {
-    return destination().server != 0 ? destination().server : getpid();
+    const pid_t chosen = __atomic_load_n(&destination().server, __ATOMIC_RELAXED);
+    return chosen != 0 ? chosen : getpid();
 }
 
 /// What has been said once. Threads that resolve names log as well.
@@ -170,21 +171,20 @@ void to_stderr(LogLevel level, std::string_view text) {
     if (is_stderr_lost() && is_stderr_lost()())
         return to_syslog(level, text);
     if (path < 0) {
-        static_cast<void>(write_line(STDERR_FILENO, line));
+        if (write_line(STDERR_FILENO, line) != 0)
+            to_syslog(level, text);
         return;
     }
-    if (fstat(path, &status) != 0)
-        return; // the server has none
-    if (is_null(status))
+    // A server may have none at all.
+    if (fstat(path, &status) != 0 || is_null(status))
         return to_syslog(level, text);
     const int fd = spare.lend([path] {
         return ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
                       O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     });
-    if (fd >= 0)
-        static_cast<void>(write_and_close(fd, line));
     // A fifo that nobody reads is nobody's loss.
-    else if (!S_ISFIFO(status.st_mode))
+    const bool is_written = fd >= 0 ? write_and_close(fd, line) == 0 : S_ISFIFO(status.st_mode);
+    if (!is_written)
         to_syslog(level, text);
 }
 
@@ -240,6 +240,10 @@ int why_unwritable(const std::string &path) {
     const std::size_t slash = path.find_last_of('/');
     const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
     return may(directory, W_OK | X_OK) ? 0 : errno;
+}
+
+void serve(pid_t server) {
+    __atomic_store_n(&destination().server, server, __ATOMIC_RELAXED);
 }
 
 void watch_stderr(std::function<bool()> is_lost) {

@@ -58,6 +58,11 @@ Endpoint HopFinder::dies_at(const Endpoint &peer, const Endpoint &source, int ho
     return hop == way->second->dying_hops.end() ? Endpoint{} : hop->second.from;
 }
 
+bool HopFinder::is_refused(const Endpoint &peer, const Endpoint &source, int hops) const {
+    const auto way = ways_.find(key_of(peer, source));
+    return way != ways_.end() && synergy::is_refused(way->second->path, hops);
+}
+
 std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoint &source) {
     Way &way = way_to(peer, source);
     way.is_wanted = true;
@@ -223,11 +228,16 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
     } else if ((is_no_router || way.refusals.contains(hops)) && !way.looked_into.contains(hops)) {
         look_into(way, hops);
     } else {
-        if (is_router)
+        if (is_router) {
             log::once(LogLevel::info, way.peer.address_text() + ": punches with hop limit " +
                                           std::to_string(hops) + " die at " +
                                           now->from.address_text());
-        say_objection(way, hops, path);
+            way.path = path;
+        }
+        // Who refuses was named when the whole path was looked into: one hop alone does not tell
+        // where he stands.
+        if (!is_no_router)
+            say_objection(way, hops, path);
         wait(way, Stage::resting, between_round_trips);
     }
 }
@@ -261,6 +271,7 @@ void HopFinder::look_into(Way &way, int hops) {
     enter(way, Stage::asking_why);
     way.all_hops = std::make_unique<PathProbe>(scheduler_, way.peer, way.source,
                                                [this, &way, hops](const Path &path) {
+                                                   way.path = path;
                                                    say_objection(way, hops, path);
                                                    wait(way, Stage::resting, between_round_trips);
                                                });

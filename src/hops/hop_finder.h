@@ -40,6 +40,9 @@ class HopFinder {
     std::optional<Hop> find_dying_hop(const Endpoint &peer, const Endpoint &source, int hops);
     /// The router where such a punch dies; empty: nobody answered there, or nobody has asked.
     [[nodiscard]] Endpoint dies_at(const Endpoint &peer, const Endpoint &source, int hops) const;
+    /// Whether somebody refuses or prohibits such a punch, as far as the path was measured: sockets
+    /// of IPv4 are not told of it.
+    [[nodiscard]] bool is_refused(const Endpoint &peer, const Endpoint &source, int hops) const;
     /// Forgets the ways to all other peers, and looks at them no more.
     void keep_only(const std::function<bool(const Endpoint &peer)> &is_wanted);
 

@@ -16,6 +16,10 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 /// The same where the kernel says nothing, and yet no SYN leaves.
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings);
 
+/// Where the first router on the way there is not to be found on the link; empty: it is. Before a
+/// packet was sent there nothing is known, and for a second after.
+std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);
+
 /// Which errno the kernel has for the way there, without sending anything; 0: there is one.
 int route_error(const Endpoint &peer);
 

@@ -29,7 +29,7 @@ def again_server(stand, mode, source_ports, transport, with_library):
             peers=peers(6, source_ports[0], source_ports[-1]),
             hops=stand.path.hops) if with_library else None)
     wait_listening(program, transport, port)
-    return port
+    return program, port
 
 
 CLIENTS = {"tcp": clients.tcp_client, "sctp": clients.sctp_client}
@@ -59,7 +59,7 @@ def call(stand, source_port, port, transport):
 
 def check(stand, mode, after_ms, transport, with_library=True):
     source_ports = fresh_peer_ports(CALLS)
-    port = again_server(stand, mode, source_ports, transport, with_library)
+    _, port = again_server(stand, mode, source_ports, transport, with_library)
     results = []
     for source_port in source_ports:
         results.append(call(stand, source_port, port, transport))
@@ -71,11 +71,8 @@ def check(stand, mode, after_ms, transport, with_library=True):
     assert len(failed) <= (0 if transport == "tcp" else 2)
 
 
-# A listener that lets nobody else have its port has it again only when the last connection is quite
-# over: who calls at once is refused, as without a firewall.
 @pytest.mark.parametrize("mode, after_ms", [
-    *itertools.product(("early", "late"), (0, 10, 100, 1000)),
-    *itertools.product(("anew",), (10, 100, 1000))])
+    *itertools.product(("early", "late", "anew"), (0, 10, 100, 1000))])
 def test_listening_again(stand, mode, after_ms):
     check(stand, mode, after_ms, "tcp")
 
@@ -89,3 +86,14 @@ def test_listening_again_for_sctp(stand, mode, after_ms):
     check(stand, mode, after_ms, "sctp", with_library=False)
     firewall.set_profile(stand.path, "strict")
     check(stand, mode, after_ms, "sctp")
+
+
+@pytest.mark.parametrize("with_library", (False, True), ids=("bare", "library"))
+def test_a_port_in_use_is_no_more_to_be_had(stand, with_library):
+    """By a connection that is there, and by one that rests."""
+    firewall.set_profile(stand.path, "strict" if with_library else "open")
+    ports = fresh_peer_ports(2)
+    program, port = again_server(stand, "in-use", ports, "tcp", with_library)
+    assert isinstance(call(stand, ports[0], port, "tcp"), float)
+    program.wait_exit()
+    assert program.stdout().split() == ["EADDRINUSE", "EADDRINUSE"]
