@@ -125,13 +125,13 @@ def test_a_closed_port_is_free_and_no_descriptor_is_added(transport, how):
 
 
 def test_a_port_is_free_for_the_successor_of_a_killed_server(deaf_peer):
-    """Where the library does not see bind(), it is not: the keeper's sockets are there for a moment
-    yet (three times in four)."""
+    """Where the library does not see bind(), it is not always: the keeper's sockets are there for a
+    moment yet."""
     environment = preloaded_environment(deaf_peer.text())
     assert run(PROGRAMS / "successor", 200, environment=environment).stdout == \
         "0 of 200 could not\n"
-    unseen = run(PROGRAMS / "successor", 50, "unseen", environment=environment).stdout
-    assert unseen.endswith("of 50 could not\n") and not unseen.startswith("0 ")
+    assert any(run(PROGRAMS / "successor", 50, "unseen", environment=environment).stdout !=
+               "0 of 50 could not\n" for _ in range(20))
 
 
 def test_children_accept_listen_and_bind():
