@@ -55,7 +55,8 @@ def say_what_bind_says(port):
     with listener_on(port, is_shared=False) as listener:
         connection, peer = listener.accept()
     print(bind_says(port), flush=True)
-    connection.sendall(f"{peer[0]} {peer[1]}\n".encode())
+    # At once with its end: it is this side whose connection rests.
+    connection.send(f"{peer[0]} {peer[1]}\n".encode(), socket.MSG_MORE)
     connection.shutdown(socket.SHUT_WR)
     connection.recv(1)
     connection.close()

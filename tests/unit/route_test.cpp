@@ -24,7 +24,10 @@ std::string in_network(const std::string &commands, const std::function<std::str
             std::system(("set -e; ip link set lo up; ip link add va type veth peer name vb; "
                          "ip link set va up; ip link set vb up; "
                          "ip addr add 192.0.2.1/24 dev va; "
-                         "ip addr add 2001:db8::1/64 dev va nodad; " +
+                         "ip addr add 2001:db8::1/64 dev va nodad; "
+                         // (The kernel makes what a link and an address bring with them later.)
+                         "until [ $(ip -6 route show table all | grep -c "
+                         "'^fe80::/64 dev v\\|^local 2001:db8::1 ') = 3 ]; do :; done; " +
                          commands)
                             .c_str()) == 0);
         return body();
