@@ -16,7 +16,7 @@ import sys
 import time
 
 
-def listener_on(port, is_shared, protocol):
+def listener_on(port, is_shared, protocol=0):
     listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
     if is_shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

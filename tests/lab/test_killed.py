@@ -276,8 +276,8 @@ def standby_of(stand):
 
 def kill_keeper(stand):
     """Another one is there when it returns: the standby, or one that the server has started."""
-    (keeper,) = keepers(stand.path)
     standby_of(stand)
+    (keeper,) = keepers(stand.path)
     os.kill(keeper, signal.SIGKILL)
     moment = time.monotonic()
     wait_until(lambda: set(keepers(stand.path)) - {keeper}, 2, "another keeper")
@@ -419,8 +419,8 @@ def test_stopped_keeper(stand):
     """For 10 s: the server does not notice, and afterwards whoever did not call meanwhile gets in."""
     source_ports = fresh_peer_ports(40)
     port, _ = start_waiting(stand, ("accept",), source_ports)
-    (keeper,) = keepers(stand.path)
     standby_of(stand)
+    (keeper,) = keepers(stand.path)
     os.kill(keeper, signal.SIGSTOP)
     try:
         time.sleep(10)
