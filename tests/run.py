@@ -5,6 +5,7 @@ to a file and is read while it runs: what has been done, what has failed. A case
 and was not heard of has failed, whatever the process says.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -23,6 +24,8 @@ PYTEST_CASE = re.compile(r"^(?:tests/\w+/)?(\S+?\.py::.+?) (PASSED|FAILED|ERROR|
 PYTEST_TOTAL = re.compile(r"^(?:collecting \.\.\. )?collected (\d+) items?(?:.*/ (\d+) selected)?")
 PYTEST_SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (?:\S+?:\d+: )?(.*)$")
 SECOND_TRY = "=== What failed, once more, alone"
+# More than that is no bad moment of the machine's.
+SECOND_TRIES_MOST = 3
 # scripts/test-uml, where its kernel does not start.
 WHOLLY_SKIPPED = re.compile(r"^(.*)\n0 passed, 0 failed, 1 skipped\s*$", re.MULTILINE)
 DOCTEST_CASES = re.compile(r"test cases: +\d+ \| +(\d+) passed \| +(\d+) failed")
@@ -54,6 +57,17 @@ class Test:
                                      check=False).stdout
             found = re.search(r"unskipped test cases passing the current filters: (\d+)", counted)
             self.expected = int(found[1]) if found else 1
+
+    def again(self):
+        """The same once more; the lab has second tries of its own."""
+        if "--second-try" in self.command:
+            return None
+        other = copy.copy(self)
+        other.log = self.log.with_suffix(".again.log")
+        other.cases, other.unsteady, other.reasons = {}, [], {}
+        other.passed = other.failed = other.skipped = other.lines_read = 0
+        other.problem = ""
+        return other
 
     def start(self):
         self.started = time.monotonic()
@@ -304,6 +318,18 @@ class Everything:
                 self.progress.line(f"\n--- {test.name}: {test.log}")
                 said = test.log.read_text(encoding="utf-8", errors="replace")
                 print(said[max(said.find("= FAILURES ="), said.find("= ERRORS ="), 0):][:20000])
+        self.try_again([test for test in tests if any(test.failures())])
+
+    def try_again(self, failed):
+        if len(failed) > SECOND_TRIES_MOST:
+            return
+        for test in failed:
+            if second := test.again():
+                self.progress.line(f"{SECOND_TRY}: {test.name}")
+                run([second], self.progress, self.tests)
+                if not any(second.failures()):
+                    second.unsteady = [line.partition(": ")[2] for line in test.failures()]
+                    self.tests[self.tests.index(test)] = second
 
     def measure_coverage(self):
         """Prints the lines that all tests together have run, of a build that counts. The cases
