@@ -387,7 +387,6 @@ static int is_to_be_replaced(struct synergy_page *page) {
 }
 
 void replace_keeper(int keeper) {
-    static int is_said;
     struct synergy_page *page = keeper_page(keeper);
     struct synergy_secret secret = page->secret;
     if (!starting_begin())
@@ -396,8 +395,8 @@ void replace_keeper(int keeper) {
     int is_ours_to_do =
         memcmp(&secret, &page->secret, sizeof secret) == 0 && is_to_be_replaced(page);
     if (is_ours_to_do) {
-        if (!__atomic_load_n(&page->over, __ATOMIC_ACQUIRE) &&
-            !__atomic_exchange_n(&is_said, 1, __ATOMIC_RELAXED))
+        /* By the first of all processes that have the page. */
+        if (!__atomic_exchange_n(&page->over, 1, __ATOMIC_ACQ_REL))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         synergy_set_over(page);
         if (!is_given_up && may_begin())
