@@ -19,7 +19,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 3
+#define SYNERGY_WIRE_VERSION 4
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -202,11 +202,11 @@ static inline int synergy_is_bell_port(uint16_t port) {
 }
 
 /* What who has accepted a bell says on it before closing it, if it can't have the connection that
- * the bell stands for, now or later. */
+ * the bell stands for. */
 #define SYNERGY_REFUSAL_TEXT "synergy: refused"
 struct synergy_refusal {
     char text[16]; /* SYNERGY_REFUSAL_TEXT, without the zero byte */
-    int32_t error; /* why the keeper can't be asked: an errno */
+    int32_t error; /* why: an errno, by which the keeper knows whether that may pass */
 };
 
 /* FUTEX_OWNER_DIED, linux/futex.h. */

@@ -94,7 +94,10 @@ constexpr Duration busy_time = milliseconds(1600);
 /// A server at its limit of open files closes others when it closes them.
 constexpr Duration until_there_is_room = milliseconds(100);
 constexpr unsigned refused_most = 4;
+/// For longer than a keeper that did not answer in time is left alone.
 constexpr unsigned unanswered_most = 8;
+/// A process may be killed with a bell in its hand.
+constexpr unsigned wordless_most = 1;
 
 void reset(const Socket &connection) {
     const linger at_once{.l_onoff = 1, .l_linger = 0};
@@ -113,6 +116,16 @@ int refusal_on(const Socket &doorbell) {
         std::memcmp(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text) != 0)
         return 0;
     return strerrordesc_np(refusal.error) == nullptr ? EPROTO : refusal.error;
+}
+
+bool is_short_of_descriptors(int error) {
+    return error == EMFILE || error == ENFILE;
+}
+
+/// Memory or time may be had when it rings again.
+bool may_pass(int error) {
+    return error == ENOENT || error == ENOMEM || error == ENOBUFS || error == EAGAIN ||
+           error == ETIMEDOUT || error == EPIPE || error == EBADF;
 }
 
 bool is_about_firewalls(int error) {
@@ -277,12 +290,32 @@ void Handoff::ring_again(Id id, Duration delay) {
     offers_.at(id)->timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 
+/// Whether the listener's first bell is to be answered before this one rings: who does not know what
+/// a bell is sees no more than that one.
+bool Handoff::is_to_wait(Id id) const {
+    const std::uint64_t listener = offers_.at(id)->listener.cookie;
+    return !answering_.contains(listener) &&
+           std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
+               return entry.first < id && entry.second->listener.cookie == listener;
+           });
+}
+
+void Handoff::answered(std::uint64_t listener) {
+    if (!answering_.insert(listener).second)
+        return;
+    for (auto &[id, offer] : offers_)
+        if (offer->listener.cookie == listener && offer->port == 0)
+            ring_again(id, Duration::zero());
+}
+
 void Handoff::ring(Id id) {
     Offer &offer = *offers_.at(id);
     if (bells_.are_unheard()) {
         give_up(offer.listener, confined);
         return;
     }
+    if (is_to_wait(id))
+        return;
     const Rung rung = connect_doorbell(offer);
     if (rung == Rung::no) {
         const int error = errno;
@@ -398,26 +431,39 @@ void Handoff::happened(Id id, std::uint32_t events) {
     const int error = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0);
     const int refusal = refusal_on(offer.doorbell);
     silence(offer);
-    if (refusal != 0) {
-        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
-        return;
-    }
-    if (is_about_firewalls(error)) {
-        give_up(offer.listener, filtered);
-        return;
-    }
-    if (error == ECONNREFUSED) {
-        refused(id);
-        return;
-    }
-    if (is_starved(offer)) {
+    if (is_starved(offer) || is_short_of_descriptors(refusal))
         ring_again(id, until_there_is_room);
-        return;
-    }
-    if (++offer.unanswered > unanswered_most)
-        give_up(offer.listener, not_intercepted);
+    else if (refusal != 0)
+        closed_with(id, refusal);
+    else if (is_about_firewalls(error))
+        give_up(offer.listener, filtered);
+    else if (error == ECONNREFUSED)
+        refused(id);
     else
+        closed_without_a_word(id);
+}
+
+/// By who knows what it is, and could not have the connection.
+void Handoff::closed_with(Id id, int refusal) {
+    Offer &offer = *offers_.at(id);
+    if (may_pass(refusal) && ++offer.unanswered <= unanswered_most)
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
+    else
+        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
+}
+
+/// By who doesn't, unless the listener is shut down or gone, of which we will be told, or had no
+/// room for it (net.ipv4.tcp_abort_on_overflow).
+void Handoff::closed_without_a_word(Id id) {
+    Offer &offer = *offers_.at(id);
+    const ServerSocket &listener = offer.listener;
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    if (found && found->waiting * 2 > found->room)
+        ring_again(id, until_there_is_room);
+    else if ((found || is_there(listener)) && ++offer.wordless > wordless_most)
+        give_up(listener, not_intercepted);
+    else
+        ring_again(id, milliseconds(20));
 }
 
 void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
@@ -461,6 +507,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                     .listener = offer.listener.cookie};
     silence(offer);
     offers_.erase(id);
+    answered(listener.cookie);
     return fetched;
 }
 
@@ -474,10 +521,13 @@ void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
     for (auto &entry : offers_)
         if (entry.second->listener.cookie == before)
             entry.second->listener = now;
+    if (answering_.erase(before) != 0)
+        answered(now.cookie);
 }
 
 void Handoff::withdraw(std::uint64_t listener) {
     out_of_reach_.erase(listener);
+    answering_.erase(listener);
     forget(listener);
 }
 

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace synergy {
 
@@ -86,6 +87,7 @@ class Handoff {
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
+        unsigned wordless = 0; ///< bells that have ended without a word
         std::uint32_t starved = 0; ///< the page's, when it rang
         unsigned refused = 0;
         bool has_said = false; ///< that it is a bell
@@ -101,6 +103,10 @@ class Handoff {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     void ring(Id id);
+    [[nodiscard]] bool is_to_wait(Id id) const;
+    void answered(std::uint64_t listener);
+    void closed_with(Id id, int refusal);
+    void closed_without_a_word(Id id);
     [[nodiscard]] Socket bound_doorbell(const Offer &offer, const Endpoint &to);
     Rung connect_doorbell(Offer &offer);
     static void introduce(Offer &offer);
@@ -121,6 +127,7 @@ class Handoff {
     SocketDiag &socket_diag_;
     const Owner owner_;
     std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by listener's cookie
+    std::unordered_set<std::uint64_t> answering_; ///< listeners at which a bell has been answered
     unsigned next_port_ = 0;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;

@@ -19,6 +19,8 @@ It comes when the others wait already. Words say what each of these is:
                 chroot    in an empty directory
                 address   asks accept() for the peer's address, and does not ask afterwards
                 poll      waits in poll(), whether or not the listener blocks
+                closing   takes leave at once
+                slow      has something else to do for a moment after each that it accepts
 
 An acceptor writes "client WHAT ADDRESS PORT" for each that it accepts, and gives back each line that
 is sent after "ADDRESS PORT PID ".
@@ -129,7 +131,12 @@ def accept(descriptor, what):
             continue
         connection.setblocking(True)
         print("client", what[0], *peer[:2], flush=True)
+        if "closing" in what:
+            connection.close()
+            continue
         threading.Thread(target=echo, args=(connection, peer), daemon=True).start()
+        if "slow" in what:
+            time.sleep(0.5)
 
 
 def keep(descriptor, what):
