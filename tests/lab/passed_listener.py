@@ -153,13 +153,16 @@ def keep(descriptor, what):
 
 def waits(pid):
     """Whether it, or whoever goes on in its place, has come so far."""
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    try:
-        call = pathlib.Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()[0]
-    except FileNotFoundError:  # a kernel that does not say
+    call = pathlib.Path(f"/proc/{pid}/syscall")
+    if not call.exists():  # a kernel that does not say
         time.sleep(5)
         return True
-    return call in WAITING or any(waits(child) for child in children)
+    try:
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return call.read_text(encoding="ascii").split()[0] in WAITING or \
+            any(waits(child) for child in children.split())
+    except (FileNotFoundError, ProcessLookupError):  # a child that was there for a moment
+        return False
 
 
 def listener_of(port, what):
