@@ -3,7 +3,6 @@
 #include "base/log.h"
 
 #include <algorithm>
-#include <utility>
 
 #include <ctime>
 #include <sys/times.h>
@@ -28,13 +27,6 @@ constexpr Duration inexactness = std::chrono::milliseconds(20);
 
 Duration duration_of(const timespec &time) {
     return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
-}
-
-/// CLOCK_MONOTONIC as it was at the last tick.
-Time last_tick() {
-    timespec time{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
-    return Time(duration_of(time));
 }
 
 constexpr std::int64_t floor_to(std::int64_t value, std::int64_t width) {
@@ -62,22 +54,25 @@ void TimerWheel::sample() {
     if (tick_ <= Duration::zero() || per_second <= 0)
         return;
     const Duration unit = Duration(std::chrono::seconds(1)) / per_second;
-    const Time tick = last_tick();
+    // (The coarse clock does not tell when the last tick was: by the kernel's corrections of the
+    // clock its own steps drift away from the ticks, and it may be two of them behind.)
+    const Time before = Clock::now();
     const clock_t count = times(nullptr);
-    if (last_tick() != tick)
-        return; // a tick came between the two; another time
-    // The kernel rounds down, and its coarse clock may be a tick behind.
+    const Time after = Clock::now();
+    if (after - before > tick_ / 8)
+        return; // something came between; another time
+    // times(2) rounds down: it was one of the jiffies from the first to the one before `next`.
     const auto first = (count * unit + tick_ - Duration(1)) / tick_;
     const auto next = ((count + 1) * unit + tick_ - Duration(1)) / tick_;
-    const Time earliest = tick - (next - 1) * tick_;
-    const Time latest = tick - first * tick_ + tick_;
+    const Time earliest = before - next * tick_;
+    const Time latest = after - first * tick_;
     if (is_sampled_ && earliest <= latest_epoch_ && latest >= earliest_epoch_) {
         earliest_epoch_ = std::max(earliest, earliest_epoch_);
         latest_epoch_ = std::min(latest, latest_epoch_);
         return;
     }
-    if (std::exchange(is_sampled_, true))
-        distrust(); // the two clocks have drifted apart
+    // The first one; or one of these and the earlier ones was taken while a tick was overdue.
+    is_sampled_ = true;
     earliest_epoch_ = earliest;
     latest_epoch_ = latest;
 }

@@ -6,7 +6,8 @@ of its own from the start of the session on, while the other tests run:
     def test_something(background):
         assert background.result() == ...
 
-Tests with the same label share what its scenario found, which runs once.
+Tests with the same label share what its scenario found, which runs once. The scenarios of tests
+that are `quiet` as well start together, when the first of those tests does.
 """
 
 import threading

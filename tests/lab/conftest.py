@@ -112,23 +112,38 @@ def stand_with_two_firewalls(paths, request):  # pylint: disable=redefined-outer
     yield from stand_on(paths.get("two", two_firewalls=True), request)
 
 
+class Backgrounds:
+    """What the selected tests are to wait for, by label."""
+
+    def __init__(self, items, paths):  # pylint: disable=redefined-outer-name
+        self.items = [item for item in items if item.get_closest_marker("background")]
+        self.paths = paths
+        self.started = {}
+
+    def start(self, quiet):
+        for item in self.items:
+            tools = [tool for marker in item.iter_markers("needs") for tool in marker.args]
+            label, scenario = item.get_closest_marker("background").args
+            if (label not in self.started and bool(item.get_closest_marker("quiet")) == quiet
+                    and all(map(shutil.which, [*ALWAYS_NEEDED, *tools]))):
+                self.started[label] = Background(self.paths.get(label), scenario)
+
+    def of(self, item):
+        if item.get_closest_marker("quiet"):
+            self.start(quiet=True)
+        return self.started[item.get_closest_marker("background").args[0]]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
-    """Whatever the selected tests are to wait for starts with the session."""
-    started = {}
-    wanted = [item for item in request.session.items if item.get_closest_marker("background")]
-    for item in wanted:
-        tools = [tool for marker in item.iter_markers("needs") for tool in marker.args]
-        if all(map(shutil.which, [*ALWAYS_NEEDED, *tools])):
-            label, scenario = item.get_closest_marker("background").args
-            if label not in started:
-                started[label] = Background(paths.get(label), scenario)
-    yield started
+    found = Backgrounds(request.session.items, paths)
+    found.start(quiet=False)
+    yield found
 
 
 @pytest.fixture
 def background(request, backgrounds):  # pylint: disable=redefined-outer-name
-    return backgrounds[request.node.get_closest_marker("background").args[0]]
+    return backgrounds.of(request.node)
 
 
 @pytest.fixture(scope="session")

@@ -32,13 +32,11 @@ def pytest_configure(config):
     config.pluginmanager.register(Alone(config), "alone")
 
 
-LATE = ("background", "quiet")
-
-
 def lateness(item):
-    """0 for most; what is marked so comes later, the quiet ones last."""
-    return max((LATE.index(marker.name) + 1 for marker in item.iter_markers()
-                if marker.name in LATE), default=0)
+    """0 for most; what is marked so comes later, the quiet ones last, and of those last the ones
+    that have to wait for what the others do in the background."""
+    in_background, quiet = map(item.get_closest_marker, ("background", "quiet"))
+    return (2 if in_background else 3) if quiet else 1 if in_background else 0
 
 
 def known_seconds():

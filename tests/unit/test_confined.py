@@ -4,6 +4,7 @@ system calls; children with the memory of their parent, and strangers.
 Run as test_hooks.py is, whose helpers these are.
 """
 
+import concurrent.futures
 import os
 import re
 import resource
@@ -147,11 +148,11 @@ ROOM = ["left-1", "left-2", "left-3", "left-2-hard", "left-3-hard"]
 
 
 @pytest.mark.parametrize("room", ROOM)
-def test_a_server_with_hardly_a_descriptor_left_gets_its_peers(room, deaf_peer, tmp_path):
-    check_with_few_descriptors(room, deaf_peer, tmp_path)
+def test_a_server_with_hardly_a_descriptor_left_gets_its_peers(room, deaf_peer):
+    check_with_few_descriptors(room, deaf_peer)
 
 
-def check_with_few_descriptors(room, deaf_peer, tmp_path, wait_for=lambda server: None):
+def check_with_few_descriptors(room, deaf_peer, wait_for=lambda server: None):
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         for each in (PROGRAMS / "wait", LIBRARY, KEEPER):
@@ -177,27 +178,41 @@ def check_with_few_descriptors(room, deaf_peer, tmp_path, wait_for=lambda server
         assert "error" not in said
 
 
-@pytest.mark.parametrize("room", ["later-1", "later-2", "later-2-hard"])
+# Longer than a bell that nobody answers is rung again.
+FOR_A_WHILE = 12
+ROOM_LATER = ["later-1", "later-2", "later-2-hard"]
+ROOM_FOR_NOTHING = "later-1-and-1-hard"
+
+
+@pytest.fixture(scope="module")
+def without_room_for_a_while():
+    """All of them at once: they wait."""
+    def check(room):
+        def wait(server):
+            time.sleep(FOR_A_WHILE)
+            server.process.stdin.write("x")
+            server.process.stdin.flush()
+
+        peer = DeafPeer()
+        try:
+            check_with_few_descriptors(room, peer, wait)
+        finally:
+            peer.close()
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        yield {room: pool.submit(check, room) for room in [*ROOM_LATER, ROOM_FOR_NOTHING]}
+
+
+@pytest.mark.parametrize("room", ROOM_LATER)
 def test_a_server_without_a_descriptor_for_a_while_gets_its_peers_after_it(
-        room, deaf_peer, tmp_path):
-    """Longer than a bell that nobody answers is rung again."""
-    def wait(server):
-        time.sleep(12)
-        server.process.stdin.write("x")
-        server.process.stdin.flush()
-
-    check_with_few_descriptors(room, deaf_peer, tmp_path, wait)
+        room, without_room_for_a_while):
+    without_room_for_a_while[room].result()
 
 
-def test_one_descriptor_and_no_way_to_more_makes_the_peer_wait_for_room(deaf_peer, tmp_path):
+def test_one_descriptor_and_no_way_to_more_makes_the_peer_wait_for_room(without_room_for_a_while):
     """The kernel gives a process nothing without a number: the connection waits, and is not reset
     for a wrong reason, until a second one is free."""
-    def wait(server):
-        time.sleep(12)
-        server.process.stdin.write("x")
-        server.process.stdin.flush()
-
-    check_with_few_descriptors("later-1-and-1-hard", deaf_peer, tmp_path, wait)
+    without_room_for_a_while[ROOM_FOR_NOTHING].result()
 
 
 def leave_room(process, count):
