@@ -91,7 +91,8 @@ constexpr Duration between_looks = milliseconds(200);
 constexpr Duration fetch_time = milliseconds(800);
 /// One that is waiting for a processor gets this long.
 constexpr Duration busy_time = milliseconds(1600);
-/// A server at its limit of open files closes others when it closes them.
+/// A server at its limit of open files closes others when it closes them, and one whose queue is full
+/// of others' connections accepts them when it does.
 constexpr Duration until_there_is_room = milliseconds(100);
 constexpr unsigned refused_most = 4;
 /// For longer than a keeper that did not answer in time is left alone.
@@ -300,12 +301,26 @@ bool Handoff::is_to_wait(Id id) const {
            });
 }
 
+/// A bell that meets a full queue would be dropped, and come again by the kernel's second.
+bool Handoff::is_full(const ServerSocket &listener) const {
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    return found && found->waiting > found->room;
+}
+
+/// A bell has been answered: there is room for another, and after the first for all.
 void Handoff::answered(std::uint64_t listener) {
-    if (!answering_.insert(listener).second)
-        return;
-    for (auto &[id, offer] : offers_)
-        if (offer->listener.cookie == listener && offer->port == 0)
+    const bool is_first = answering_.insert(listener).second;
+    std::optional<Id> next;
+    for (const auto &[id, offer] : offers_) {
+        if (offer->listener.cookie != listener || !offer->is_waiting)
+            continue;
+        if (is_first)
             ring_again(id, Duration::zero());
+        else if (!next || id < *next)
+            next = id;
+    }
+    if (next)
+        ring_again(*next, Duration::zero());
 }
 
 void Handoff::ring(Id id) {
@@ -314,8 +329,14 @@ void Handoff::ring(Id id) {
         give_up(offer.listener, confined);
         return;
     }
-    if (is_to_wait(id))
+    offer.is_waiting = is_to_wait(id);
+    if (offer.is_waiting)
         return;
+    offer.is_waiting = is_full(offer.listener);
+    if (offer.is_waiting) {
+        ring_again(id, until_there_is_room);
+        return;
+    }
     const Rung rung = connect_doorbell(offer);
     if (rung == Rung::no) {
         const int error = errno;

@@ -90,7 +90,8 @@ class Handoff {
         unsigned wordless = 0; ///< bells that have ended without a word
         std::uint32_t starved = 0; ///< the page's, when it rang
         unsigned refused = 0;
-        bool has_said = false; ///< that it is a bell
+        bool has_said = false;   ///< that it is a bell
+        bool is_waiting = false; ///< for another bell's answer, or for room
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
         Timer timer;         ///< to look after the bell, or to ring again
@@ -104,6 +105,7 @@ class Handoff {
                                    const Endpoint &to) const;
     void ring(Id id);
     [[nodiscard]] bool is_to_wait(Id id) const;
+    [[nodiscard]] bool is_full(const ServerSocket &listener) const;
     void answered(std::uint64_t listener);
     void closed_with(Id id, int refusal);
     void closed_without_a_word(Id id);

@@ -671,6 +671,26 @@ TEST_CASE("handoff: nothing is lost when more ring than the listener has room fo
     CHECK(replaced == 16);
 }
 
+TEST_CASE("handoff: where many wait for a queue of one, each comes as soon as there is room") {
+    constexpr int offers = 30;
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 0);
+    Bench bench;
+    std::vector<Socket> theirs;
+    for (int i = 0; i < offers; i++) {
+        auto [our_end, their_end] = harness::tcp_pair();
+        bench.offer(punched(std::move(our_end)), some_peer, listener);
+        theirs.push_back(std::move(their_end));
+    }
+    const Time began = Clock::now();
+    std::vector<Accepted> accepted;
+    for (int i = 0; i < offers; i++) {
+        std::this_thread::sleep_for(milliseconds(5)); // what a server has to do for each
+        accepted.push_back(accept_from(bench, listener, 0, seconds(3)));
+        CHECK(accepted.back().is_punched);
+    }
+    CHECK(Clock::now() - began < milliseconds(1000));
+}
+
 TEST_CASE("handoff: a listener that does not listen yet is rung again") {
     Socket listener = harness::bound_tcp(Endpoint::loopback(AF_INET, 0));
     Bench bench;
