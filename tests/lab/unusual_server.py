@@ -44,7 +44,7 @@ def listening(address, port, backlog=100, **options):
 
 
 def echo(connection, who=""):
-    with contextlib.suppress(ConnectionError), connection:
+    with contextlib.suppress(OSError), connection:
         peer = connection.getpeername()
         with connection.makefile("rwb") as stream:
             for line in stream:
