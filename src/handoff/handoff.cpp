@@ -91,10 +91,13 @@ constexpr Duration between_looks = milliseconds(200);
 constexpr Duration fetch_time = milliseconds(800);
 /// One that is waiting for a processor gets this long.
 constexpr Duration busy_time = milliseconds(1600);
-/// A server at its limit of open files closes others when it closes them, and one whose queue is full
-/// of others' connections accepts them when it does.
+/// A server at its limit of open files closes others when it closes them, and one whose queue is
+/// full of others' connections accepts them when it does.
 constexpr Duration until_there_is_room = milliseconds(100);
-constexpr unsigned refused_most = 4;
+/// For an address that is taken away and given again, an interface that comes up, a firewall that
+/// is loaded anew.
+constexpr Duration obstructed_most = milliseconds(500);
+constexpr Duration obstructed_rest = milliseconds(20);
 /// For longer than a keeper that did not answer in time is left alone.
 constexpr unsigned unanswered_most = 8;
 /// A process may be killed with a bell in its hand.
@@ -291,8 +294,8 @@ void Handoff::ring_again(Id id, Duration delay) {
     offers_.at(id)->timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 
-/// Whether the listener's first bell is to be answered before this one rings: who does not know what
-/// a bell is sees no more than that one.
+/// Whether the listener's first bell is to be answered before this one rings: who does not know
+/// what a bell is sees no more than that one.
 bool Handoff::is_to_wait(Id id) const {
     const std::uint64_t listener = offers_.at(id)->listener.cookie;
     return !answering_.contains(listener) &&
@@ -341,7 +344,7 @@ void Handoff::ring(Id id) {
     if (rung == Rung::no) {
         const int error = errno;
         if (is_about_firewalls(error)) {
-            give_up(offer.listener, filtered);
+            obstructed(id, filtered);
             return;
         }
         if (error == ECONNREFUSED) {
@@ -356,7 +359,7 @@ void Handoff::ring(Id id) {
     }
     if (rung != Rung::yes) {
         if (is_there(offer.listener))
-            give_up(offer.listener, rung == Rung::heard_by_others ? anothers : bound_to_device);
+            obstructed(id, rung == Rung::heard_by_others ? anothers : bound_to_device);
         else // gone or shut down, and we will be told
             ring_again(id, milliseconds(10));
         return;
@@ -431,19 +434,31 @@ void Handoff::look(Id id) {
 void Handoff::refused(Id id) {
     Offer &offer = *offers_.at(id);
     const bool is_filtered = offer.listener.transport == Transport::tcp && is_there(offer.listener);
-    if (is_filtered && ++offer.refused >= refused_most) {
-        give_up(offer.listener, filtered);
+    if (is_filtered) {
+        obstructed(id, filtered);
         return;
     }
-    if (!is_filtered)
-        offer.without_room = {};
+    offer.without_room = {};
     ring_again(id, milliseconds(10));
+}
+
+/// Nothing gets from here to the listener, or only to somebody else's. If that does not pass soon,
+/// no peer's connection ever will.
+void Handoff::obstructed(Id id, const char *why) {
+    Offer &offer = *offers_.at(id);
+    const Time now = Clock::now();
+    if (offer.obstructed == Time{})
+        offer.obstructed = now;
+    if (now - offer.obstructed >= obstructed_most)
+        give_up(offer.listener, why);
+    else
+        ring_again(id, obstructed_rest);
 }
 
 void Handoff::happened(Id id, std::uint32_t events) {
     Offer &offer = *offers_.at(id);
     if (!(events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))) {
-        offer.without_room = {};
+        offer.without_room = offer.obstructed = {};
         introduce(offer); // connected
         scheduler_.watch(offer.doorbell.fd(), EPOLLRDHUP,
                          [this, id](std::uint32_t later) { happened(id, later); });
@@ -457,7 +472,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
     else if (refusal != 0)
         closed_with(id, refusal);
     else if (is_about_firewalls(error))
-        give_up(offer.listener, filtered);
+        obstructed(id, filtered);
     else if (error == ECONNREFUSED)
         refused(id);
     else

@@ -87,11 +87,11 @@ class Handoff {
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
-        unsigned wordless = 0; ///< bells that have ended without a word
+        unsigned wordless = 0;     ///< bells that have ended without a word
         std::uint32_t starved = 0; ///< the page's, when it rang
-        unsigned refused = 0;
-        bool has_said = false;   ///< that it is a bell
-        bool is_waiting = false; ///< for another bell's answer, or for room
+        bool has_said = false;     ///< that it is a bell
+        bool is_waiting = false;   ///< for another bell's answer, or for room
+        Time obstructed{};         ///< since when no bell of it gets to the listener; zero: they do
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
         Timer timer;         ///< to look after the bell, or to ring again
@@ -113,6 +113,7 @@ class Handoff {
     Rung connect_doorbell(Offer &offer);
     static void introduce(Offer &offer);
     void refused(Id id);
+    void obstructed(Id id, const char *why);
     void happened(Id id, std::uint32_t events);
     void look_after(Id id);
     void look(Id id);

@@ -510,8 +510,8 @@ void TcpPunch::happened() {
 void TcpPunch::failed(int error) {
     // Then the last SYN went all the way, and what came back for it says nothing about punches.
     // (A reset in SYN_SENT would be ECONNREFUSED: the peer has come, and gone before it was seen.)
-    const bool was_answering = std::exchange(busy_until_, Time{}) != Time{} ||
-                               error == ECONNRESET || error == EPIPE;
+    const bool was_answering =
+        std::exchange(busy_until_, Time{}) != Time{} || error == ECONNRESET || error == EPIPE;
     const std::optional<IcmpError> icmp = read_icmp_error(socket_);
     const IcmpError answer = icmp.value_or(icmp_error_of(error));
     if (was_answering)

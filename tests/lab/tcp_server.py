@@ -1,6 +1,6 @@
 """A TCP server that knows nothing of firewalls, as anyone would write it.
 
-    tcp_server.py ADDRESS PORT echo [--close-first]    a line back, after the peer's address
+    tcp_server.py ADDRESS PORT echo [--close-first] [--one-at-a-time]    a line back, after the peer's address
     tcp_server.py ADDRESS PORT send BYTES              that many zeros
 """
 
@@ -38,6 +38,7 @@ def main():
     parser.add_argument("mode", choices=("echo", "send"))
     parser.add_argument("size", type=int, nargs="?", default=0)
     parser.add_argument("--close-first", action="store_true")
+    parser.add_argument("--one-at-a-time", action="store_true")
     options = parser.parse_args()
 
     family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
@@ -53,7 +54,11 @@ def main():
                 work = (echo, (connection, peer, options.close_first))
             else:
                 work = (send, (connection, options.size))
-            threading.Thread(target=work[0], args=work[1], daemon=True).start()
+            thread = threading.Thread(target=work[0], args=work[1], daemon=True)
+            thread.start()
+            del connection, work
+            if options.one_at_a_time:
+                thread.join()
 
 
 main()

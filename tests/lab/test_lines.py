@@ -443,13 +443,34 @@ def test_no_unix_sockets(stand):
 # The loopback interface
 
 
+def in_words_of(family, how):
+    return [{"prohibited": {6: "icmp6-adm-prohibited", 4: "icmp-admin-prohibited"}[family]}.get(
+        word, word) for word in how]
+
+
+@FAMILIES
+@pytest.mark.parametrize("how", (
+    ("DROP",), ("REJECT",), ("REJECT", "--reject-with", "tcp-reset"),
+    ("REJECT", "--reject-with", "prohibited")), ids=lambda how: how[-1])
+def test_loopback_that_is_shut_for_a_moment(stand, family, how):
+    """As while a firewall is loaded anew: nothing is lost, and nothing said."""
+    run = Run(stand, ANY[family], family)
+    run.listens()
+    with rule(stand, "A", family, "INPUT", "-i", "lo", "-p", "tcp", "--dport", run.port, "-j",
+              *in_words_of(family, how)):
+        client = clients.tcp_client(stand, family, run.source_port, run.port, 3)
+        time.sleep(0.2)
+    with client:
+        client.send("hello\n")
+        client.receive_until("hello\n")
+    assert run.lines() == []
+
+
 @FAMILIES
 @pytest.mark.parametrize("how", (
     ("DROP",), ("REJECT",), ("REJECT", "--reject-with", "prohibited")), ids=lambda how: how[-1])
 def test_loopback_that_is_shut(stand, family, how):
-    words = [{"prohibited": {6: "icmp6-adm-prohibited", 4: "icmp-admin-prohibited"}[family]}.get(
-        word, word) for word in how]
-    with rule(stand, "A", family, "INPUT", "-i", "lo", "-j", *words):
+    with rule(stand, "A", family, "INPUT", "-i", "lo", "-j", *in_words_of(family, how)):
         run = Run(stand, ANY[family], family)
         run.listens()
         with contextlib.suppress(OSError):

@@ -335,7 +335,10 @@ bool enters_a_network() {
            std::system("ip link set lo up && ip link add va type veth peer name vb && "
                        "ip link set va up && ip link set vb up && "
                        "ip addr add 192.0.2.1/24 dev va && "
-                       "ip addr add 2001:db8::11/64 dev va nodad") == 0;
+                       "ip addr add 2001:db8::11/64 dev va nodad && "
+                       // (The kernel makes the route to a new address a moment later.)
+                       "until ip -6 route show table local | grep -q 2001:db8::11; do :; done") ==
+               0;
 }
 
 Socket listener_on(const Endpoint &at, const char *device, int backlog = 16) {
