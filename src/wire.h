@@ -65,7 +65,9 @@ enum synergy_kind {
     SYNERGY_OPEN_TOWARD,
     /* `cookie` was closed or shut down by this process, which has no other descriptor of it as far
      * as it knows: what is kept for it may be over. Answered when the ports are free again. The
-     * keeper looks for others itself, but as root it may not be able to: then this is believed. */
+     * keeper looks for others itself, but as root it may not be able to: then this is believed. One
+     * that was shut down comes along: while it stays open it keeps its port from others as without
+     * us. */
     SYNERGY_CLOSED,
     /* bind() found its address in use: close what stands for sockets that are gone. */
     SYNERGY_GIVE_WAY,

@@ -108,6 +108,17 @@ void reset(const Socket &connection) {
     ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
+/// As little as suffices for further sockets of ours beside it: what the server itself has set, or
+/// else what lets in nobody but its own user.
+void keep_port(const Socket &connection, const ServerSocket &listener) {
+    if (listener.transport != Transport::tcp || !listener.is_prepared)
+        return;
+    if (listener.lets_others_in)
+        connection.set(SOL_SOCKET, SO_REUSEPORT, listener.is_shared ? 1 : 0);
+    else
+        connection.set(SOL_SOCKET, SO_REUSEADDR, 0);
+}
+
 std::uint16_t bell_port(unsigned number) {
     return static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + number % SYNERGY_BELL_PORTS);
 }
@@ -536,6 +547,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
         give_up(listener, not_to_be_given(what));
     if (what != nullptr || !check_imitable(listener))
         return Fetched{};
+    keep_port(offer.connection, listener);
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
     Fetched fetched{.connection = std::move(offer.connection),

@@ -219,7 +219,8 @@ int TcpPunch::bind_socket() {
         return 0;
     }
     const int error = errno;
-    failed_here(error);
+    if (!hole_.server.is_shut_down)
+        failed_here(error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
