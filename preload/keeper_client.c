@@ -116,7 +116,15 @@ static int send_request(int connection, struct synergy_request *request, int pas
         extra->cmsg_len = CMSG_LEN(sizeof pass);
         memcpy(CMSG_DATA(extra), &pass, sizeof pass);
     }
-    return syscall(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
+    /* (unix(7): ETOOMANYREFS where all processes of this user together have more descriptors on
+     * their way than this one may have open.) */
+    enum { PATIENCE_MS = 1000 };
+    for (int waited = 0; syscall(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0; waited++) {
+        if (errno != ETOOMANYREFS || waited == PATIENCE_MS)
+            return errno;
+        wait_a_millisecond();
+    }
+    return 0;
 }
 
 /* 0, or an errno: EPIPE where the other end is gone. With MSG_PEEK in `flags` the answer stays in

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <poll.h>
 #include <sched.h>
@@ -14,6 +15,7 @@
 #include <sys/random.h>
 #include <sys/un.h>
 #include <system_error>
+#include <thread>
 #include <unistd.h>
 #include <utility>
 
@@ -359,7 +361,17 @@ bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {
         extra->cmsg_len = CMSG_LEN(sizeof(int));
         std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
     }
-    return ::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+    // (unix(7): ETOOMANYREFS where all processes of this user together have more descriptors on
+    // their way than this one may have open. With the answer a peer's connection would be lost.)
+    constexpr int tries = 500;
+    constexpr auto rest = std::chrono::milliseconds(1);
+    for (int tried = 1; ::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0;
+         tried++) {
+        if (errno != ETOOMANYREFS || tried == tries)
+            return false;
+        std::this_thread::sleep_for(rest);
+    }
+    return true;
 }
 
 /// Ends a connection, without ever waiting for what it may hold.

@@ -178,6 +178,50 @@ def check_with_few_descriptors(room, deaf_peer, wait_for=lambda server: None):
         assert "error" not in said
 
 
+# Sends more descriptors than a process may have open, which nobody receives until it ends.
+ON_THEIR_WAY = """
+import socket, sys, time
+pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+for _ in range(40):
+    socket.send_fds(pair[0], [b"x"], [0])
+print("sent", flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_what_another_process_of_its_user_has_on_its_way_is_waited_for(tmp_path):
+    """The kernel counts that for all processes of a user, and compares with the limit of each."""
+    peer = DeafPeer()
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for each in (PROGRAMS / "wait", LIBRARY, KEEPER):
+            shutil.copy(each, place)
+        environment = preloaded_environment(peer.text(), SYNERGY_LOG="warn")
+        environment["LD_PRELOAD"] = f"{place}/libsynergy.so"
+
+        def as_nobody_with_few():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+            as_nobody()
+
+        def others(seconds):
+            other = subprocess.Popen(["/usr/bin/python3", "-c", ON_THEIR_WAY, str(seconds)],
+                                     stdout=subprocess.PIPE, text=True, preexec_fn=as_nobody)
+            assert other.stdout.readline() == "sent\n"
+            return other
+
+        first = others(0.3)
+        with Waiting("tcp", environment=environment, program=f"{place}/wait",
+                     preexec_fn=as_nobody_with_few) as server:
+            with others(0.3) as second:
+                assert peer.ask(server.port) == f"127.0.0.1 {peer.port}"
+            _, errors = server.end()
+        first.wait()
+        assert second.returncode == 0
+    peer.close()
+    assert errors == ""
+
+
 # Longer than a bell that nobody answers is rung again.
 FOR_A_WHILE = 12
 ROOM_LATER = ["later-1", "later-2", "later-2-hard"]
