@@ -4,6 +4,7 @@ measured beside it; or it is refused soon, and that is said."""
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import socket
 import struct
 import time
@@ -127,20 +128,14 @@ def test_io_uring(stand):
         pytest.skip("no io_uring here")
     program.wait_for("ready")
 
-    def call(source_port):
-        with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
-            began = time.monotonic()
-            with pytest.raises(ConnectionError):
-                client.receive_until("hello\n")
-            return time.monotonic() - began
     with contextlib.ExitStack() as calls:
         sockets = [calls.enter_context(clients.prepared_client(stand, 6, source_port))
                    for source_port in source_ports]
         for sock in sockets:
             sock.settimeout(PATIENCE)
-        at_once(lambda sock: sock.connect((SERVER[6], port)), sockets)
+        connected = at_once(lambda sock: clients.connects(sock, port), sockets)
         began = time.monotonic()
-        for sock in sockets:
+        for sock in itertools.compress(sockets, connected):
             with pytest.raises(ConnectionError):
                 sock.recv(100)
         assert time.monotonic() - began < 2
