@@ -1,5 +1,6 @@
 /*
- * The intercepted calls, all of them: CALL(result, name, parameters). Each has its hook in hooks.c.
+ * The intercepted calls, all of them: CALL(result, name, parameters). Each has its hook in one of
+ * hooks_*.c.
  *
  * listen           a TCP or SCTP server opens: the keeper punches toward its peers
  * bind             a UDP server opens; a TCP server will, and still has the rights that it needs

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "own.h"
 #include "wire.h"
 
 #include <stddef.h>
@@ -24,11 +25,11 @@ struct descriptor {
 enum { MARK_BITS = 2, MARKS = (1 << MARK_BITS) - 1, KEEPER_BITS = 3 };
 enum { COOKIE_SHIFT = MARK_BITS + KEEPER_BITS };
 
-extern uint64_t first_descriptors[PIECE];
-extern uint64_t *descriptor_pieces[PIECES];
+OWN extern uint64_t first_descriptors[PIECE];
+OWN extern uint64_t *descriptor_pieces[PIECES];
 
 /* No entry beyond it is known. It only grows, from the last of the first few on. */
-extern int last_descriptor;
+OWN extern int last_descriptor;
 
 /* NULL: nothing is noted of it. */
 static inline uint64_t *descriptor_entry(int fd) {

@@ -23,26 +23,18 @@ struct caller_address {
 /* Where the caller does not know from where `fd` comes. Keeps errno. */
 int asks_where_from(int fd);
 
-/* Of a connection by the address that the kernel gives for it, whose family and port are at the
- * same place in both. */
+/* Family and port, which are at the same place in the addresses of both families. */
+enum { LEAST_ROOM = sizeof(sa_family_t) + sizeof(in_port_t) };
+
+/* Of a connection by so much of the address that the kernel gives for it. */
 static inline int is_from_bell_port(const void *address) {
-    struct {
-        sa_family_t family;
-        in_port_t port;
-    } start;
-    memcpy(&start, address, sizeof start);
-    return synergy_is_bell_port(ntohs(start.port)) &&
-           (start.family == AF_INET6 || start.family == AF_INET);
+    in_port_t port;
+    memcpy(&port, (const char *)address + sizeof(sa_family_t), sizeof port);
+    return synergy_is_bell_port(ntohs(port));
 }
 
-/* Whether what accept() has given as `fd` has to be looked at; mostly at the cost of a load. */
-static inline int may_be_bell(int fd, const struct caller_address *caller) {
-    enum { ENOUGH = sizeof(sa_family_t) + sizeof(in_port_t) };
-    return caller->room >= ENOUGH ? is_from_bell_port(caller->address) : asks_where_from(fd);
-}
-
-/* What accept() at `listener` has given as `fd`, where may_be_bell() says so: another number where
- * no more were left. Within aside_begin() only. */
+/* What accept() at `listener` has given as `fd`, where the port may be a bell's: another number
+ * where no more were left. Within aside_begin() only. */
 enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller);
 
 /* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)

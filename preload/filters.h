@@ -8,7 +8,9 @@
  */
 #pragma once
 
-extern int is_beginning_forbidden, is_asking_forbidden, is_probing_forbidden;
+#include "own.h"
+
+OWN extern int is_beginning_forbidden, is_asking_forbidden, is_probing_forbidden;
 
 /* Whether we may make the system calls of the exchange with a keeper, and of what goes with it. */
 static inline int may_ask(void) {

@@ -30,6 +30,7 @@
 #endif
 
 struct synergy_page *keeper_pages[KEEPERS];
+const uint32_t *stirring = &left_out_port;
 
 /* No keeper is to be had by this process: not tried again for each call. */
 static int is_given_up;
@@ -187,6 +188,8 @@ static int take_up(int memory) {
         struct synergy_page *known = NULL;
         if (__atomic_compare_exchange_n(&keeper_pages[i], &known, page, 0, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE)) {
+            static const uint32_t always = 1;
+            __atomic_store_n(&stirring, i == 0 ? &page->ringing : &always, __ATOMIC_RELEASE);
             page = NULL; /* stays */
             keeper = i;
         } else if (is_same_keeper(known, page) ||

@@ -10,6 +10,7 @@
 
 #include "descriptors.h"
 #include "keeper_start.h"
+#include "own.h"
 #include "wire.h"
 
 #include <sys/types.h>
@@ -18,7 +19,12 @@ enum { KEEPERS = 1 << KEEPER_BITS, NO_KEEPER = -1 };
 
 /* Their pages, filled from the first on. A page stays mapped where it is; another keeper's may take
  * its place there. */
-extern struct synergy_page *keeper_pages[KEEPERS];
+OWN extern struct synergy_page *keeper_pages[KEEPERS];
+
+/* What accept() looks at before anything else: 0 there means that no bell rings, and that nothing
+ * is to be said. It is the one keeper's count of bells; left_out_port while no keeper is known, and
+ * never 0 where several have to be looked at. */
+OWN extern const uint32_t *stirring;
 
 /* Outside of aside_begin() too. NULL: not known (any more). */
 static inline struct synergy_page *keeper_page(int keeper) {

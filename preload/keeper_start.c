@@ -224,6 +224,8 @@ int start_keeper(enum cause cause, uid_t owner, const char **why) {
     if (start.error == 0)
         return ends[0];
     syscall(SYS_close, ends[0]);
+    if (start.error == EAGAIN)
+        *why = "can't be started (RLIMIT_NPROC, TasksMax=)";
     errno = start.error;
     return -1;
 }

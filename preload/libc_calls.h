@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "calls.h"
+#include "own.h"
 
 struct libc_calls {
 #define MEMBER(result, name, parameters) result(*name) parameters;
@@ -22,7 +23,7 @@ struct libc_calls {
 #undef MEMBER
 };
 
-extern struct libc_calls libc;
+OWN extern struct libc_calls libc;
 
 /* To be called once, from the library's constructor: the loader may be asked there, and nowhere
  * else. */

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "descriptors.h"
+#include "own.h"
 
 #include <stdint.h>
 #include <sys/socket.h>
@@ -63,7 +64,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit);
 void hand_over_again(int keeper);
 
 /* The port of a listener that SYNERGY_PORTS leaves out, while nothing has been opened; 0: none. */
-extern uint32_t left_out_port;
+OWN extern uint32_t left_out_port;
 
 /* listen() has succeeded on a socket that is not ours. */
 void left_out_listens(int fd);

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include "own.h"
+
 #include <stdint.h>
 
 enum concern {
@@ -12,7 +14,7 @@ enum concern {
     SOMETHING,
 };
 
-extern int concern;
+OWN extern int concern;
 
 /* Looks. To be called once, with the environment (environ is not there before libc's own
  * constructor). */
@@ -34,7 +36,7 @@ int settings_mean_port(uint16_t port);
 
 /* Whether the process may have got the descriptor with its program: from inetd(8) as 0, from
  * systemd as LISTEN_FDS says (sd_listen_fds(3)). */
-extern int passed_at_start;
+OWN extern int passed_at_start;
 static inline int is_passed_at_start(int fd) {
     return fd == 0 || (fd > 2 && fd < passed_at_start);
 }

@@ -168,21 +168,20 @@ void to_stderr(LogLevel level, std::string_view text) {
     if (is_stderr_lost() && is_stderr_lost()())
         return to_syslog(level, text);
     if (path < 0) {
-        static_cast<void>(write_line(STDERR_FILENO, line));
+        if (write_line(STDERR_FILENO, line) != 0)
+            to_syslog(level, text);
         return;
     }
-    if (fstat(path, &status) != 0)
-        return; // the server has none
-    if (is_null(status))
+    // A server may have none at all.
+    if (fstat(path, &status) != 0 || is_null(status))
         return to_syslog(level, text);
     const int fd = spare.lend([path] {
         return ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
                       O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     });
-    if (fd >= 0)
-        static_cast<void>(write_and_close(fd, line));
     // A fifo that nobody reads is nobody's loss.
-    else if (!S_ISFIFO(status.st_mode))
+    const bool is_written = fd >= 0 ? write_and_close(fd, line) == 0 : S_ISFIFO(status.st_mode);
+    if (!is_written)
         to_syslog(level, text);
 }
 

@@ -3,7 +3,9 @@
 
 #include "base/endpoint.h"
 
+#include <array>
 #include <cerrno>
+#include <cstdint>
 #include <utility>
 
 #include <sys/socket.h>
@@ -16,6 +18,18 @@ inline int get_option(int fd, int level, int option, int otherwise = 0) {
     int value = 0;
     socklen_t length = sizeof value;
     return getsockopt(fd, level, option, &value, &length) == 0 ? value : otherwise;
+}
+
+/// One of SO_MEMINFO's numbers (linux/sock_diag.h: SK_MEMINFO_DROPS, say); 0 where it can't be
+/// read.
+inline std::uint32_t meminfo_of(int fd, std::size_t number) {
+    constexpr int so_meminfo = 55; // asm-generic/socket.h
+    std::array<std::uint32_t, 16> values{};
+    socklen_t length = sizeof values;
+    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
+                   length > number * sizeof values[0]
+               ? values.at(number)
+               : 0;
 }
 
 class Socket {

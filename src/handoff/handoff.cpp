@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <ifaddrs.h>
+#include <linux/sock_diag.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
 #include <string_view>
@@ -222,8 +223,8 @@ void Handoff::silence(Offer &offer) {
 }
 
 /// From a port that is free; empty and errno.
-Socket Handoff::bound_doorbell(const Offer &offer, const Endpoint &to) {
-    Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(offer.listener));
+Socket Handoff::bound_doorbell(const ServerSocket &listener, const Endpoint &to) {
+    Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(listener));
     if (!doorbell)
         return {};
     // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
@@ -238,7 +239,7 @@ Socket Handoff::bound_doorbell(const Offer &offer, const Endpoint &to) {
     if (to.family() == AF_INET6)
         doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
     // A key may be for everybody.
-    for (const OptionValue &value : offer.listener.chosen)
+    for (const OptionValue &value : listener.chosen)
         if (is_key(value))
             ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(), value.length);
     for (int i = 0; i < SYNERGY_BELL_PORTS; i++) {
@@ -260,7 +261,7 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
     const Endpoint to = bell_address(offer.listener);
     Rung result = Rung::no;
     for (int attempt = 0; attempt < ports_tried; attempt++) {
-        Socket doorbell = bound_doorbell(offer, to);
+        Socket doorbell = bound_doorbell(offer.listener, to);
         if (!doorbell)
             return Rung::no;
         const Heard heard = would_hear(offer.listener, doorbell.local(), to);
@@ -299,6 +300,81 @@ void Handoff::introduce(Offer &offer) {
 bool Handoff::is_there(const ServerSocket &listener) const {
     return socket_diag_.life(listener.transport, listener.local, listener.cookie) ==
            SocketDiag::Life::lives;
+}
+
+namespace {
+
+/// The most that a hop limit can be: a socket with this for its least (IPV6_MINHOPCOUNT, IP_MINTTL)
+/// hears nobody who sends with less, and counts whom it has not heard.
+constexpr int deaf = 255;
+
+/// Whether the kernel's answers for the listener start with less.
+bool starts_lower(const ServerSocket &listener, const Endpoint &to, const Socket &fresh) {
+    const bool is_v4 = to.family() == AF_INET;
+    const int level = is_v4 ? IPPROTO_IP : IPPROTO_IPV6;
+    const int option = is_v4 ? IP_TTL : IPV6_UNICAST_HOPS;
+    const int chosen = chosen_number(listener.chosen, level, option);
+    return (chosen > 0 ? chosen : fresh.get(level, option, deaf)) < deaf;
+}
+
+} // namespace
+
+void Handoff::feel(const ServerSocket &listener) {
+    const Endpoint to = bell_address(listener).unmapped();
+    if (listener.transport != Transport::tcp || !listener.listens ||
+        knocks_.contains(listener.cookie) ||
+        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)))
+        return;
+    auto &knock = knocks_[listener.cookie];
+    knock = std::make_unique<Knock>(scheduler_, listener);
+    for (int attempt = 0; attempt < ports_tried && !knock->socket; attempt++) {
+        Socket socket = bound_doorbell(listener, to);
+        if (!socket)
+            return;
+        if (would_hear(listener, socket.local(), to) == Heard::by_the_server)
+            knock->socket = std::move(socket);
+    }
+    if (!knock->socket)
+        return;
+    knock->socket.set(to.family() == AF_INET ? IPPROTO_IP : IPPROTO_IPV6,
+                      to.family() == AF_INET ? IP_MINTTL : IPV6_MINHOPCOUNT, deaf);
+    knock->without_room = Clock::now();
+    if (::connect(knock->socket.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS)
+        look_whether_answered(*knock);
+    else
+        knock->socket.reset();
+}
+
+void Handoff::look_whether_answered(Knock &knock) {
+    const Endpoint to = bell_address(knock.listener).unmapped();
+    const Time now = Clock::now();
+    const auto end = socket_diag_.who_hears(knock.socket.local(), to, interface_of(to));
+    if (meminfo_of(knock.socket.fd(), SK_MEMINFO_DROPS) > 0) {
+        // (Where the kernel keeps nothing of it, with tcp_syncookies=2, another would be answered.)
+        if (end && !end->listens)
+            take_back(knock, to);
+        knock.socket.reset();
+        return;
+    }
+    if (!end || !end->listens || end->waiting * 2 > end->room)
+        knock.without_room = now;
+    if (now - knock.without_room >= silence_time) {
+        const ServerSocket listener = knock.listener;
+        knock.socket.reset();
+        give_up(listener, filtered);
+        return;
+    }
+    knock.timer.set(now + between_looks, [this, &knock] { look_whether_answered(knock); });
+}
+
+/// The kernel keeps half a connection for a second, and a listener with a short queue has no room
+/// for more. A second SYN from the same port, with another sequence number, is answered by what
+/// makes the kernel reset the first (RFC 9293 3.5.1).
+void Handoff::take_back(Knock &knock, const Endpoint &to) {
+    const Endpoint from = knock.socket.local();
+    knock.socket = Socket::open(to.family(), SOCK_STREAM);
+    if (knock.socket && ::bind(knock.socket.fd(), from.data(), from.length()) == 0)
+        static_cast<void>(::connect(knock.socket.fd(), to.data(), to.length()));
 }
 
 void Handoff::ring_again(Id id, Duration delay) {
@@ -539,7 +615,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                              accepted.local() == offer.listener.local); // SCTP's wildcard
     if (!is_its_end)
         return std::nullopt;
-    const ServerSocket listener = offer.listener;
+    const ServerSocket &listener = offer.listener;
     const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
     if (what == nullptr)
         what = inimitable(accepted.fd(), accepted.fd());
@@ -565,15 +641,18 @@ bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
     });
 }
 
-void Handoff::listens_again(std::uint64_t before, const ServerSocket &now) {
-    for (auto &entry : offers_)
-        if (entry.second->listener.cookie == before)
-            entry.second->listener = now;
+void Handoff::listens_again(std::uint64_t before, std::uint64_t now) {
+    // What was felt of the one holds for the other.
+    if (auto knock = knocks_.extract(before)) {
+        knock.key() = now;
+        knocks_.insert(std::move(knock));
+    }
     if (answering_.erase(before) != 0)
-        answered(now.cookie);
+        answering_.insert(now);
 }
 
 void Handoff::withdraw(std::uint64_t listener) {
+    knocks_.erase(listener);
     out_of_reach_.erase(listener);
     answering_.erase(listener);
     forget(listener);

@@ -49,8 +49,13 @@ class Handoff {
     /// Whether a connection can be given all that the listener has, as far as the kernel tells. If
     /// not, nothing is offered to it any more.
     bool check_imitable(const ServerSocket &listener);
+    /// Finds out whether bells come through a firewall on this host, once for each listener, by
+    /// half a connection, of which the server learns nothing. Where they don't, nothing is offered
+    /// to the listener any more.
+    void feel(const ServerSocket &listener);
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
-    /// peer gets a reset.
+    /// peer gets a reset. `listener` may change, and be another socket on the same port from then
+    /// on; it is there until it is withdrawn.
     void offer(Socket connection, const Endpoint &peer, const ServerSocket &listener);
 
     /// Whether one of this peer's waits to be fetched.
@@ -66,16 +71,15 @@ class Handoff {
     /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
-    /// The port has another listener now, which gets the connections that wait for the one with
-    /// this cookie.
-    void listens_again(std::uint64_t before, const ServerSocket &now);
+    /// The listener that had the cookie `before` is another socket now.
+    void listens_again(std::uint64_t before, std::uint64_t now);
     /// The listener with this cookie is gone: so are the connections that wait for it.
     void withdraw(std::uint64_t listener);
 
   private:
     struct Offer {
-        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, ServerSocket at)
-            : connection(std::move(what)), peer(from), listener(std::move(at)), timer(scheduler) {}
+        Offer(Scheduler &scheduler, Socket what, const Endpoint &from, const ServerSocket &at)
+            : connection(std::move(what)), peer(from), listener(at), timer(scheduler) {}
         /// What was not fetched is reset, as the kernel does with what nobody accepts any more.
         ~Offer();
         Offer(const Offer &) = delete;
@@ -83,7 +87,7 @@ class Handoff {
 
         Socket connection;
         Endpoint peer;
-        ServerSocket listener;
+        const ServerSocket &listener; ///< as it is now
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
@@ -98,6 +102,16 @@ class Handoff {
     };
     using Id = std::uint64_t;
 
+    /// A SYN like a bell's, by a socket that is deaf to the answer: only that there was one is
+    /// seen.
+    struct Knock {
+        Knock(Scheduler &scheduler, const ServerSocket &at) : listener(at), timer(scheduler) {}
+        const ServerSocket &listener;
+        Socket socket;
+        Time without_room{}; ///< as an offer's
+        Timer timer;
+    };
+
     enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
     enum class Rung : std::uint8_t { yes, no, heard_by_others, heard_by_nobody };
 
@@ -109,7 +123,9 @@ class Handoff {
     void answered(std::uint64_t listener);
     void closed_with(Id id, int refusal);
     void closed_without_a_word(Id id);
-    [[nodiscard]] Socket bound_doorbell(const Offer &offer, const Endpoint &to);
+    [[nodiscard]] Socket bound_doorbell(const ServerSocket &listener, const Endpoint &to);
+    void look_whether_answered(Knock &knock);
+    static void take_back(Knock &knock, const Endpoint &to);
     Rung connect_doorbell(Offer &offer);
     static void introduce(Offer &offer);
     void refused(Id id);
@@ -135,6 +151,7 @@ class Handoff {
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;
+    std::unordered_map<std::uint64_t, std::unique_ptr<Knock>> knocks_; ///< by listener's cookie
 };
 
 } // namespace synergy

@@ -129,6 +129,15 @@ int stands_at(const Path &path, const Hop &end) {
     return end.limit;
 }
 
+/// Who does not let punches with this hop limit pass; nullptr: nobody.
+const Hop *stopper(const Path &path, int hops) {
+    const Hop *end = path.error != 0 || path.on_link ? nullptr : path.end();
+    // Right at this end it is probes that are not wanted.
+    const bool is_about_probes =
+        end != nullptr && end->limit <= crosses_one && !end->from.same_address(path.peer);
+    return end == nullptr || end->limit > hops || is_about_probes ? nullptr : end;
+}
+
 std::string who(const Endpoint &from, const Endpoint &peer) {
     return from.empty() || from.same_address(peer)
                ? "the peer itself, or a firewall that answers for it,"
@@ -177,14 +186,20 @@ std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds)
            std::to_string(choice.hops) + " is " + choice.reason;
 }
 
+bool is_refused(const Path &path, int hops) {
+    const Hop *end = stopper(path, hops);
+    return end != nullptr &&
+           (end->answer == HopAnswer::refused || end->answer == HopAnswer::prohibited);
+}
+
 std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bounds) {
     if (path.error != 0 || path.on_link)
         return {};
     const Hop *end = path.end();
     if (end == nullptr || end->limit > hops)
         return dies_too_soon(path, hops);
-    // Right at this end it is probes that are not wanted.
-    if (end->limit <= crosses_one && !end->from.same_address(path.peer))
+    end = stopper(path, hops);
+    if (end == nullptr)
         return {};
     const IcmpError how{.answer = end->answer, .from = end->from};
     const int at = stands_at(path, *end);

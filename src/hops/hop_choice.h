@@ -39,6 +39,9 @@ HopChoice choose_hop_limit(const Path &path, const HopBounds &bounds);
 /// nothing.
 std::string hop_limit_objection(const Path &path, int hops, const HopBounds &bounds);
 
+/// Whether somebody refuses or prohibits punches with this hop limit.
+bool is_refused(const Path &path, int hops);
+
 /// What speaks for a higher one, though the path can't say that it is needed.
 std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds);
 

@@ -58,11 +58,16 @@ Endpoint HopFinder::dies_at(const Endpoint &peer, const Endpoint &source, int ho
     return hop == way->second->dying_hops.end() ? Endpoint{} : hop->second.from;
 }
 
+bool HopFinder::is_refused(const Endpoint &peer, const Endpoint &source, int hops) const {
+    const auto way = ways_.find(key_of(peer, source));
+    return way != ways_.end() && synergy::is_refused(way->second->path, hops);
+}
+
 std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoint &source) {
     Way &way = way_to(peer, source);
     way.is_wanted = true;
     // (While one hop is looked at, the way is measured after that.)
-    if (!way.hops && !way.probe) {
+    if (!way.hops && !is_busy(way)) {
         if (auto route = route_to(way.peer, way.source)) {
             way.route = RouteKey::from(way.peer, *route);
             if (auto learned = find_learned_hops(learned_file_, way.route)) {
@@ -77,20 +82,51 @@ std::optional<HopRange> HopFinder::find_hops(const Endpoint &peer, const Endpoin
     return way.hops;
 }
 
-void HopFinder::measure(Way &way) {
-    way.next.cancel();
-    way.has_changed = false;
-    way.probe = std::make_unique<PathProbe>(
-        scheduler_, way.peer, way.source, [this, &way](const Path &path) { measured(way, path); });
-    way.patience.set(Clock::now() + patience, [this, &way] {
+bool HopFinder::is_busy(const Way &way) {
+    return way.all_hops || way.one_hop;
+}
+
+/// Whatever was going on is over.
+void HopFinder::enter(Way &way, Stage stage) {
+    way.alarm.cancel();
+    way.all_hops.reset();
+    way.one_hop.reset();
+    way.stage = stage;
+}
+
+void HopFinder::wait(Way &way, Stage stage, Duration duration) {
+    enter(way, stage);
+    way.alarm.set(Clock::now() + duration, [this, &way] { wake(way); });
+}
+
+/// The time of a stage is over.
+void HopFinder::wake(Way &way) {
+    switch (way.stage) {
+    case Stage::measuring:
         if (!way.hops)
-            choose(way, way.probe->path());
-    });
+            choose(way, way.all_hops->path());
+        break;
+    case Stage::settling:
+        measure(way);
+        break;
+    case Stage::queued:
+    case Stage::resting:
+        check(way, way.hops ? way.hops->best : next_of_users(way));
+        break;
+    case Stage::idle:
+    case Stage::checking:
+    case Stage::asking_why:
+        break;
+    }
+}
+
+void HopFinder::measure(Way &way) {
+    wait(way, Stage::measuring, patience);
+    way.all_hops = std::make_unique<PathProbe>(
+        scheduler_, way.peer, way.source, [this, &way](const Path &path) { measured(way, path); });
 }
 
 void HopFinder::measured(Way &way, const Path &path) {
-    // What calls this is the probe's last act, but not yet over.
-    way.patience.set(Clock::now(), [&way] { way.probe.reset(); });
     way.path = path;
     way.dying_hops.clear();
     for (const Hop &hop : path.hops)
@@ -102,17 +138,7 @@ void HopFinder::measured(Way &way, const Path &path) {
         choose(way, path);
     if (!way.is_proved && !way.learned)
         say_guess(way, path);
-    look_again_at(way, Clock::now() + between_checks);
-}
-
-/// At one hop, or, if the way is another one now, at all of them.
-void HopFinder::look_again_at(Way &way, Time time) {
-    way.next.set(time, [this, &way] {
-        if (way.has_changed)
-            measure(way);
-        else
-            check(way, way.hops->best);
-    });
+    wait(way, Stage::resting, between_checks);
 }
 
 HopRange HopFinder::within(const Way &way, HopRange hops) const {
@@ -144,78 +170,84 @@ void HopFinder::use(Way &way, HopRange hops) {
     if (way.hops == hops)
         return;
     way.hops = hops;
-    // Not from within: the punches that change may be what has led here.
+    tell(way);
+}
+
+/// Not from within: the punches that change may be what has led here.
+void HopFinder::tell(Way &way) {
     way.telling.set(Clock::now(), [this, &way] { found_(way.peer); });
+}
+
+/// The hop limits of the user's have their turns.
+int HopFinder::next_of_users(const Way &way) {
+    const auto next = way.asked.upper_bound(way.looked_at);
+    return next != way.asked.end() ? *next : *way.asked.begin();
 }
 
 /// Looks at one hop only: who answers there, and how fast.
 void HopFinder::check(Way &way, int hops) {
-    if (way.probe)
-        return;
-    const auto is_busy = [](const auto &entry) { return bool(entry.second->probe); };
-    if (std::count_if(ways_.begin(), ways_.end(), is_busy) >= at_a_time) {
-        way.next.set(Clock::now() + seconds(1), [this, &way, hops] { check(way, hops); });
+    const auto others = [](const auto &entry) { return is_busy(*entry.second); };
+    if (std::count_if(ways_.begin(), ways_.end(), others) >= at_a_time) {
+        wait(way, Stage::queued, seconds(1));
         return;
     }
-    way.probe = std::make_unique<PathProbe>(
+    enter(way, Stage::checking);
+    way.looked_at = hops;
+    way.one_hop = std::make_unique<PathProbe>(
         scheduler_, way.peer, way.source,
         [this, &way, hops](const Path &path) { checked(way, hops, path); }, nullptr, hops);
 }
 
 void HopFinder::checked(Way &way, int hops, const Path &path) {
-    way.patience.set(Clock::now(), [&way] { way.probe.reset(); });
+    enter(way, Stage::idle);
     const Hop *now = nullptr;
     for (const Hop &hop : path.hops)
         if (hop.limit == hops && hop.answer != HopAnswer::none)
             now = &hop;
-    auto before = way.dying_hops.find(hops);
-    bool has_changed = false;
-    if (now && now->answer == HopAnswer::time_exceeded) {
-        has_changed =
-            before != way.dying_hops.end() && !before->second.from.same_address(now->from);
-        way.dying_hops[hops] = *now;
-    } else if (now) {
-        has_changed = true; // nothing may answer a punch but a router
-    }
-    if (way.is_wanted && !way.hops) {
-        way.next.set(Clock::now(), [this, &way] {
-            if (find_hops(way.peer, way.source))
-                found_(way.peer);
-        });
-        return;
-    }
-    bool is_automatic = way.hops.has_value();
+    const bool is_router = now && now->answer == HopAnswer::time_exceeded;
     // Nobody at all is the silence of a router, or of a path that ends before.
-    const bool is_no_router = now && now->answer != HopAnswer::time_exceeded;
-    if (!is_automatic && (is_no_router || way.refusals.contains(hops)) &&
-        !way.looked_into.contains(hops)) {
-        way.next.set(Clock::now(), [this, &way, hops] { look_into(way, hops); });
-        return;
-    }
-    if (!is_automatic) {
-        if (now && now->answer == HopAnswer::time_exceeded)
+    const bool is_no_router = now && !is_router;
+    const auto before = way.dying_hops.find(hops);
+    const bool is_another =
+        is_router && before != way.dying_hops.end() && !before->second.from.same_address(now->from);
+    if (is_router)
+        way.dying_hops[hops] = *now;
+    if (way.hops) {
+        if (is_another || is_no_router || is_route_another(way)) {
+            log::info("{}: the way there has changed", way.peer.address_text());
+            way.is_proved = false;
+            way.learned.reset();
+            way.ceiling = hop_limit_max;
+            wait(way, Stage::settling, between_checks);
+        } else {
+            wait(way, Stage::resting, between_checks);
+        }
+    } else if (way.is_wanted) {
+        if (find_hops(way.peer, way.source))
+            tell(way);
+    } else if ((is_no_router || way.refusals.contains(hops)) && !way.looked_into.contains(hops)) {
+        look_into(way, hops);
+    } else {
+        if (is_router) {
             log::once(LogLevel::info, way.peer.address_text() + ": punches with hop limit " +
                                           std::to_string(hops) + " die at " +
                                           now->from.address_text());
-        say_objection(way, hops, path);
-    }
-    if (is_automatic)
-        if (auto route = route_to(way.peer, way.source);
-            route && !(RouteKey::from(way.peer, *route) == way.route)) {
-            way.route = RouteKey::from(way.peer, *route);
-            has_changed = true;
+            way.path = path;
         }
-    if (is_automatic && has_changed) {
-        log::info("{}: the way there has changed", way.peer.address_text());
-        way.is_proved = false;
-        way.learned.reset();
-        way.ceiling = hop_limit_max;
-        way.has_changed = true;
-        look_again_at(way, Clock::now() + between_checks);
-        return;
+        // Who refuses was named when the whole path was looked into: one hop alone does not tell
+        // where he stands.
+        if (!is_no_router)
+            say_objection(way, hops, path);
+        wait(way, Stage::resting, between_round_trips);
     }
-    way.next.set(Clock::now() + (is_automatic ? between_checks : between_round_trips),
-                 [this, &way, hops] { check(way, hops); });
+}
+
+bool HopFinder::is_route_another(Way &way) {
+    const auto route = route_to(way.peer, way.source);
+    if (!route || RouteKey::from(way.peer, *route) == way.route)
+        return false;
+    way.route = RouteKey::from(way.peer, *route);
+    return true;
 }
 
 void HopFinder::proved(const Endpoint &peer, const Endpoint &source, int hops) {
@@ -233,16 +265,16 @@ void HopFinder::proved(const Endpoint &peer, const Endpoint &source, int hops) {
 
 /// Asks the whole path what it is that refuses a hop limit of the user's.
 void HopFinder::look_into(Way &way, int hops) {
-    if (way.probe)
-        return;
     way.looked_into.insert(hops);
-    way.probe = std::make_unique<PathProbe>(
-        scheduler_, way.peer, way.source, [this, &way, hops](const Path &path) {
-            way.patience.set(Clock::now(), [&way] { way.probe.reset(); });
-            say_objection(way, hops, path);
-            way.next.set(Clock::now() + between_round_trips,
-                         [this, &way, hops] { check(way, hops); });
-        });
+    way.asked.insert(hops);
+    way.looked_at = hops;
+    enter(way, Stage::asking_why);
+    way.all_hops = std::make_unique<PathProbe>(scheduler_, way.peer, way.source,
+                                               [this, &way, hops](const Path &path) {
+                                                   way.path = path;
+                                                   say_objection(way, hops, path);
+                                                   wait(way, Stage::resting, between_round_trips);
+                                               });
 }
 
 void HopFinder::say_objection(Way &way, int hops, const Path &path) const {
@@ -281,7 +313,7 @@ void HopFinder::refused(const Endpoint &peer, const Endpoint &source, int hops,
         if (way.looked_into.contains(hops))
             return;
         way.refusals.insert_or_assign(hops, how);
-        if (!way.probe)
+        if (!is_busy(way))
             look_into(way, hops);
         return;
     }
@@ -302,14 +334,14 @@ void HopFinder::refused(const Endpoint &peer, const Endpoint &source, int hops,
     log::warn_once(way.peer.address_text() + ": " + text);
     if (!is_far)
         return;
-    if (!way.probe)
-        look_again_at(way, Clock::now() + between_checks);
+    if (!is_busy(way))
+        wait(way, way.stage == Stage::settling ? Stage::settling : Stage::resting, between_checks);
     use(way, within(way, *way.hops));
 }
 
 void HopFinder::look_at(const Endpoint &peer, const Endpoint &source, int hops) {
     Way &way = way_to(peer, source);
-    if (!way.hops && !way.probe && !way.peer.is_loopback() && way.asked.insert(hops).second)
+    if (!way.hops && !is_busy(way) && !way.peer.is_loopback() && way.asked.insert(hops).second)
         check(way, hops);
 }
 
@@ -320,7 +352,7 @@ std::optional<Hop> HopFinder::find_dying_hop(const Endpoint &peer, const Endpoin
     if (found != way.dying_hops.end())
         return found->second;
     // Once; from then on it is asked again from time to time, also where no router answers.
-    if (!way.hops && !way.probe && way.asked.insert(hops).second)
+    if (!way.hops && !is_busy(way) && way.asked.insert(hops).second)
         check(way, hops);
     return std::nullopt;
 }

@@ -40,42 +40,62 @@ class HopFinder {
     std::optional<Hop> find_dying_hop(const Endpoint &peer, const Endpoint &source, int hops);
     /// The router where such a punch dies; empty: nobody answered there, or nobody has asked.
     [[nodiscard]] Endpoint dies_at(const Endpoint &peer, const Endpoint &source, int hops) const;
+    /// Whether somebody refuses or prohibits such a punch, as far as the path was measured: sockets
+    /// of IPv4 are not told of it.
+    [[nodiscard]] bool is_refused(const Endpoint &peer, const Endpoint &source, int hops) const;
     /// Forgets the ways to all other peers, and looks at them no more.
     void keep_only(const std::function<bool(const Endpoint &peer)> &is_wanted);
 
   private:
+    /// What is being done about a way, or waited for.
+    enum class Stage {
+        idle,
+        measuring,  ///< all hops; when its time is over, what is known by then is used
+        asking_why, ///< all hops: which of them refuses a hop limit of the user's
+        checking,   ///< one hop
+        queued,     ///< to be checked, when fewer ways are
+        resting,    ///< until the next check
+        settling,   ///< it has changed, and is to be measured when that is over
+    };
+
     /// The way to one peer's address.
     struct Way {
-        explicit Way(Scheduler &scheduler)
-            : patience(scheduler), next(scheduler), telling(scheduler) {}
+        explicit Way(Scheduler &scheduler) : alarm(scheduler), telling(scheduler) {}
 
         Endpoint peer, source;
         RouteKey route;
-        std::unique_ptr<PathProbe> probe;
-        Path path; ///< as last measured
+        Stage stage = Stage::idle;
+        Timer alarm;                                  ///< ends a stage that has its time
+        std::unique_ptr<PathProbe> all_hops, one_hop; ///< at most one of them
+        Path path;                                    ///< as last measured
         std::optional<LearnedHops> learned;
         std::optional<HopRange> hops;      ///< automatic ones
         std::map<int, Hop> dying_hops;     ///< where punches with these hop limits die
-        std::set<int> asked;               ///< the hop limits whose round trip was asked for
+        std::set<int> asked;               ///< the hop limits of the user's that are looked at
         std::map<int, IcmpError> refusals; ///< of hop limits of the user's, to be looked into
         std::set<int> looked_into;         ///< those for which that was done
         int ceiling = hop_limit_max;       ///< no punch goes further, since one was too high
         bool is_proved = false;
-        bool is_wanted = false;   ///< an automatic hop limit, and not only a round trip
-        bool has_changed = false; ///< and is to be measured when it has settled
-        Timer patience, next;
-        Timer telling; ///< of another answer
+        bool is_wanted = false; ///< an automatic hop limit, and not only a round trip
+        int looked_at = 0;      ///< the hop limit that was looked at last
+        Timer telling;          ///< of another answer
     };
 
     [[nodiscard]] static std::string key_of(const Endpoint &peer, const Endpoint &source);
     Way &way_to(const Endpoint &peer, const Endpoint &source);
+    [[nodiscard]] static bool is_busy(const Way &way);
+    static void enter(Way &way, Stage stage);
+    void wait(Way &way, Stage stage, Duration duration);
+    void wake(Way &way);
     void measure(Way &way);
     void measured(Way &way, const Path &path);
     void check(Way &way, int hops);
     void checked(Way &way, int hops, const Path &path);
     void choose(Way &way, const Path &path);
     void use(Way &way, HopRange hops);
-    void look_again_at(Way &way, Time time);
+    void tell(Way &way);
+    [[nodiscard]] static int next_of_users(const Way &way);
+    [[nodiscard]] static bool is_route_another(Way &way);
     void look_into(Way &way, int hops);
     void say_objection(Way &way, int hops, const Path &path) const;
     void say_guess(const Way &way, const Path &path) const;

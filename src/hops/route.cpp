@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -157,6 +158,36 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
     if (route && !source.empty())
         route->source = source;
     return route;
+}
+
+bool is_gateway_mute(const Route &route) {
+    if (route.gateway.empty())
+        return false;
+    const AddressBytes to = bytes_of(route.gateway);
+    struct {
+        nlmsghdr header{};
+        ndmsg neighbour{};
+        rtattr destination{};
+        std::array<char, sizeof(in6_addr)> address{};
+    } question;
+    question.header.nlmsg_len =
+        static_cast<std::uint32_t>(offsetof(decltype(question), address) + to.size);
+    question.header.nlmsg_type = RTM_GETNEIGH;
+    question.header.nlmsg_flags = NLM_F_REQUEST;
+    question.neighbour.ndm_family = static_cast<unsigned char>(route.gateway.family());
+    question.neighbour.ndm_ifindex = static_cast<int>(route.interface);
+    question.destination = {static_cast<unsigned short>(RTA_LENGTH(to.size)), NDA_DST};
+    std::memcpy(question.address.data(), to.data, to.size);
+    const Socket socket = Socket::open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    if (!socket || ::send(socket.fd(), &question, question.header.nlmsg_len, MSG_NOSIGNAL) < 0)
+        return false;
+    alignas(nlmsghdr) std::array<char, 4096> buffer{};
+    const ssize_t length = ::recv(socket.fd(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+    auto *answer = reinterpret_cast<nlmsghdr *>(buffer.data());
+    return length > 0 && NLMSG_OK(answer, static_cast<std::size_t>(length)) &&
+           answer->nlmsg_type == RTM_NEWNEIGH &&
+           (static_cast<ndmsg *>(NLMSG_DATA(answer))->ndm_state & (NUD_FAILED | NUD_INCOMPLETE)) !=
+               0;
 }
 
 } // namespace synergy

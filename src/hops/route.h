@@ -20,4 +20,8 @@ struct Route {
 /// where there is no route.
 std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 
+/// Whether the first router has not answered when this host asked for its link address, or has not
+/// yet. False where there is none.
+bool is_gateway_mute(const Route &route);
+
 } // namespace synergy

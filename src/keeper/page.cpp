@@ -49,7 +49,10 @@ Page::Page() : memory_(memfd_create("synergy", MFD_CLOEXEC | MFD_ALLOW_SEALING))
     // Its size is fixed, since who shares it could cut it off under our feet.
     if (!memory_ || ftruncate(memory_.fd(), sizeof(synergy_page)) != 0 ||
         fcntl(memory_.fd(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-        fail("memfd");
+        fail(errno == EFBIG
+                 ? "no page can be shared, by the limit on the size of files (RLIMIT_FSIZE, "
+                   "LimitFSIZE=)"
+                 : "memfd");
     void *memory =
         mmap(nullptr, sizeof(synergy_page), PROT_READ | PROT_WRITE, MAP_SHARED, memory_.fd(), 0);
     if (memory == MAP_FAILED)

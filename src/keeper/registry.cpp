@@ -206,8 +206,12 @@ int Registry::open_asked(Server &server, const Target &target) {
 /// Takes from the settings whom the socket is to punch for now.
 void Registry::declare(Server &server) {
     const ServerSocket &socket = server.socket;
-    server.declared = context_.settings.targets_for(socket.transport, socket.local.port());
-    if (server.declared.size() == targets_max && !std::exchange(server.is_full, true))
+    server.declared = context_.settings.targets_for(socket.transport, socket.local.port(),
+                                                    targets_max + 1); // of them to be left out
+    const bool are_too_many = server.declared.size() > targets_max;
+    if (are_too_many)
+        server.declared.pop_back();
+    if (are_too_many && !std::exchange(server.is_full, true))
         log::warn("{} {}: {} peers and ports, which is the most that there can be: further ones "
                   "are left out",
                   name(socket.transport), socket.local.text(), targets_max);
@@ -291,6 +295,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
     Server &server = server_for(socket, std::move(duplicate));
     declare(server);
     if (is_new && server.declared.empty() && expected.empty() && !may_gain) {
+        handoff_.withdraw(socket.cookie);
         servers_.erase(socket.cookie);
         return ENOENT;
     }
@@ -372,6 +377,7 @@ void Registry::say_opened(const Hole &hole) {
 
 /// What is not in the way of the first punch, once for each way.
 void Registry::advise(Server &server) {
+    handoff_.feel(server.socket);
     std::unordered_set<Endpoint> seen;
     for (const auto *targets : {&server.declared, &server.asked})
         for (const Target &target : *targets) {
@@ -543,7 +549,7 @@ void Registry::take_up_parked(const ServerSocket &socket) {
     if (found == parked_.end())
         return;
     auto server = parked_.extract(found);
-    handoff_.listens_again(server.key(), socket);
+    handoff_.listens_again(server.key(), socket.cookie);
     server.key() = socket.cookie;
     server.mapped().asked.clear();
     servers_.insert(std::move(server));
@@ -650,6 +656,8 @@ std::vector<Registry::SocketStatus> Registry::status() const {
                                     .source = source,
                                     .router = hop_finder_.dies_at(peer, source_toward(hole),
                                                                   punch->record().hop_limit),
+                                    .is_refused = hop_finder_.is_refused(peer, source_toward(hole),
+                                                                         punch->record().hop_limit),
                                     .is_in_use = punch->is_in_use()});
         }
         const auto targets =

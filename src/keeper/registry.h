@@ -80,8 +80,9 @@ class Registry {
     struct HoleStatus {
         const Hole &hole;
         const HoleRecord &record;
-        Endpoint source; ///< port 0; empty: there is no route
-        Endpoint router; ///< where punches die; empty: not known
+        Endpoint source;         ///< port 0; empty: there is no route
+        Endpoint router;         ///< where punches die; empty: not known
+        bool is_refused = false; ///< by somebody on the path, says the path
         bool is_in_use = false;
     };
     struct SocketStatus {

@@ -56,7 +56,7 @@ const char *state_of(const Registry::HoleStatus &status, Time heard, SocketDiag 
     if (status.hole.server.transport == Transport::udp && heard != Time{} &&
         now - heard < conversation)
         return "connected";
-    if (record.refused_at != 0 && record.refused_at <= record.hop_limit)
+    if (status.is_refused || (record.refused_at != 0 && record.refused_at <= record.hop_limit))
         return "refused";
     if (record.error != 0)
         return "failing";
@@ -80,7 +80,7 @@ Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
                  {"router", address(status.router)},
                  {"state", state}};
     if (state == "refused")
-        json["refused_at"] = record.refused_at;
+        json["refused_at"] = record.refused_at != 0 ? record.refused_at : record.hop_limit;
     if (state == "failing")
         json["error"] = strerrordesc_np(record.error);
     json["last_punch_s"] = record.first_punched == Time{} ? Json(nullptr) : age(record.punched);

@@ -2,6 +2,7 @@
 
 #include "base/socket.h"
 #include "hops/addresses.h"
+#include "hops/route.h"
 
 #include <cstring>
 #include <netinet/in.h>
@@ -108,7 +109,16 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings) {
     if (!source.empty() && !source.is_wildcard() && !is_own_address(source))
         return local_cause(EADDRNOTAVAIL, source, peer, settings);
+    if (std::string cause = mute_gateway_cause(source, peer); !cause.empty())
+        return cause;
     return "no SYN leaves this host: a firewall on it lets none out (OUTPUT)";
+}
+
+std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer) {
+    const auto route = route_to(peer, source);
+    if (!route || !is_gateway_mute(*route))
+        return {};
+    return "the router " + route->gateway.address_text() + " does not answer this host (ip neigh)";
 }
 
 } // namespace synergy

@@ -20,6 +20,10 @@ std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Set
 /// comes back at once for a SYN that dies on the first router.
 bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer);
 
+/// Where the first router on the way there is not to be found on the link; empty: it is. Before a
+/// packet was sent there nothing is known, and for a second after.
+std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);
+
 /// Which errno the kernel has for the way there, without sending anything; 0: there is one.
 int route_error(const Endpoint &peer);
 

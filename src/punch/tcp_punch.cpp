@@ -6,12 +6,12 @@
 #include "punch/failure.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <utility>
 
 #include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
+#include <linux/sock_diag.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
@@ -58,20 +58,6 @@ constexpr unsigned short_rests = 120;
 
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
-
-/// How many packets have come while the socket was deaf to them: SK_MEMINFO_DROPS of SO_MEMINFO
-/// counts what was meant for it and not taken, calls of the peer's and resets. (The ICMP error is
-/// not among that.)
-std::uint32_t missed_by(const Socket &socket) {
-    constexpr int so_meminfo = 55;           // asm-generic/socket.h
-    constexpr std::size_t meminfo_drops = 8; // linux/sock_diag.h
-    std::array<std::uint32_t, 16> values{};
-    socklen_t length = sizeof values;
-    return getsockopt(socket.fd(), SOL_SOCKET, so_meminfo, values.data(), &length) == 0 &&
-                   length > meminfo_drops * sizeof values[0]
-               ? values[meminfo_drops]
-               : 0;
-}
 
 tcp_info info_of(const Socket &socket) {
     tcp_info info{};
@@ -433,8 +419,9 @@ bool TcpPunch::leaves_from_elsewhere() const {
            !asking.local().same_address(socket_.local());
 }
 
+/// Calls of the peer's are counted, and resets; the ICMP error is not.
 bool TcpPunch::has_missed_peer() const {
-    return !probe_ && missed_by(socket_) != 0;
+    return !probe_ && meminfo_of(socket_.fd(), SK_MEMINFO_DROPS) != 0;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all

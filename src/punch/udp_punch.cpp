@@ -1,6 +1,7 @@
 #include "punch/udp_punch.h"
 
 #include "base/log.h"
+#include "punch/failure.h"
 
 #include <array>
 #include <cstring>
@@ -129,13 +130,19 @@ int UdpPunch::punch() {
     if (!context_.check_alive(hole_.server))
         return EBADF;
     Duration next = context_.settings.refresh;
+    // Asked before the next one has it looked for again.
+    const std::string mute =
+        record().first_punched == Time{} ? "" : mute_gateway_cause(hole_.server.local, hole_.peer);
     next_hop_limit();
     context_.traffic.punched(); // before its error is there
     int error = send();
     if (error == 0) {
         failures_ = 0;
-        recovered();
         punched();
+        if (mute.empty())
+            recovered();
+        else
+            failed_by(mute, EHOSTUNREACH);
     } else {
         // The datagram may have met an error that was waiting for the server's socket.
         failed_here(error);

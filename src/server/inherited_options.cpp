@@ -6,6 +6,7 @@
 #include <cstring>
 #include <linux/in6.h> // IPV6_ADDR_PREFERENCES
 #include <linux/sctp.h>
+#include <linux/sock_diag.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <optional>
@@ -383,13 +384,7 @@ const char *const what_takes_memory =
     "a socket filter, keys or header options (SO_ATTACH_FILTER, TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
 
 std::uint32_t option_memory_of(int fd) {
-    constexpr int so_meminfo = 55;            // asm-generic/socket.h
-    constexpr std::size_t meminfo_optmem = 6; // linux/sock_diag.h
-    std::array<std::uint32_t, 16> values{};
-    socklen_t length = sizeof values;
-    return getsockopt(fd, SOL_SOCKET, so_meminfo, values.data(), &length) == 0
-               ? values[meminfo_optmem]
-               : 0;
+    return meminfo_of(fd, SK_MEMINFO_OPTMEM);
 }
 
 std::optional<OptionValue> key_value(int option, const void *bytes, std::size_t length) {

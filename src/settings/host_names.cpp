@@ -32,6 +32,7 @@ bool is_before(const Endpoint &one, const Endpoint &other) {
 struct Found {
     int error = 0; ///< of getaddrinfo(3)
     std::vector<Endpoint> addresses;
+    std::vector<Endpoint> useless; ///< that no peer can have: loopback, wildcard and the like
 };
 
 Found resolve(const std::string &host) {
@@ -42,12 +43,16 @@ Found resolve(const std::string &host) {
                                        [](char c) { return static_cast<unsigned char>(c) > 127; });
     hints.ai_flags = is_ascii ? 0 : AI_IDN;
     addrinfo *list = nullptr;
-    Found found{.error = getaddrinfo(host.c_str(), nullptr, &hints, &list), .addresses = {}};
+    Found found;
+    found.error = getaddrinfo(host.c_str(), nullptr, &hints, &list);
     for (const addrinfo *each = list; found.error == 0 && each != nullptr; each = each->ai_next) {
         const Endpoint address = Endpoint::from(each->ai_addr, each->ai_addrlen).unmapped();
-        // A name that somebody blocks is often answered with 0.0.0.0 or 127.0.0.1.
-        if (!address.empty() && check_host(address) == nullptr && !address.is_loopback())
-            found.addresses.push_back(address);
+        // A name that somebody blocks is often answered with 0.0.0.0 or 127.0.0.1, and a host's own
+        // name stands for 127.0.1.1 in Debian's /etc/hosts.
+        if (!address.empty())
+            (check_host(address) == nullptr && !address.is_loopback() ? found.addresses
+                                                                      : found.useless)
+                .push_back(address);
     }
     if (list != nullptr)
         freeaddrinfo(list);
@@ -64,6 +69,14 @@ std::string text(const std::vector<Endpoint> &addresses) {
     for (const Endpoint &address : addresses)
         all.append(all.empty() ? "" : ", ").append(address.address_text());
     return all;
+}
+
+std::string what_is_wrong(const Found &found) {
+    if (found.useless.empty())
+        return std::string("does not resolve: ") + gai_strerror(found.error);
+    return "resolves to " + text(found.useless) +
+           ", which is no peer's address (does a line of /etc/hosts say so, or a name server that "
+           "blocks it?)";
 }
 
 } // namespace
@@ -153,7 +166,7 @@ void HostNames::ask_more() {
             static_cast<void>(answer.release()); // the thread's, and then the pipe's
             under_way_++;
         } catch (const std::system_error &) {
-            take({host, {.error = EAI_AGAIN, .addresses = {}}});
+            take({host, {.error = EAI_AGAIN, .addresses = {}, .useless = {}}});
         }
     }
 }
@@ -175,8 +188,8 @@ void HostNames::take(const Answer &answer) {
     std::vector<Endpoint> &known = addresses_[answer.host];
     if (answer.found.error != 0) {
         if (!std::exchange(host.is_unknown, true))
-            log::warn("{} does not resolve: {}; {}, and it is tried again every {} s", answer.host,
-                      gai_strerror(answer.found.error),
+            log::warn("{} {}; {}, and it is tried again every {} s", answer.host,
+                      what_is_wrong(answer.found),
                       known.empty() ? "nothing is punched for it"
                                     : "its addresses so far stay in force",
                       std::chrono::duration_cast<std::chrono::seconds>(interval_).count());

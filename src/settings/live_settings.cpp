@@ -12,9 +12,18 @@ LiveSettings::LiveSettings(Scheduler &scheduler, Settings initial, std::function
     : scheduler_(scheduler), now_(std::move(initial)), changed_(std::move(changed)),
       next_try_(scheduler) {
     for (const Problem &problem : now_.problems) {
-        said_.insert(problem.line());
-        is_file_in_force_ &= !problem.place.starts_with(now_.file);
+        said_.insert(text_of(problem));
+        is_file_in_force_ &= !is_of_file(problem);
     }
+}
+
+/// What is known of it: the name of a file that can't be read may stand in a variable or not.
+std::string LiveSettings::text_of(const Problem &problem) const {
+    return problem.text == now_.file ? problem.expected : problem.line();
+}
+
+bool LiveSettings::is_of_file(const Problem &problem) const {
+    return problem.place.starts_with(now_.file) || problem.text == now_.file;
 }
 
 bool LiveSettings::follow_file() {
@@ -46,10 +55,9 @@ bool LiveSettings::reload() {
     const Settings before = now_;
     now_ = reload_settings(now_);
     say_problems();
-    const auto is_of_file = [this](const Problem &problem) {
-        return problem.place.starts_with(now_.file) || problem.text == now_.file;
-    };
-    is_file_in_force_ |= std::none_of(now_.problems.begin(), now_.problems.end(), is_of_file);
+    is_file_in_force_ |=
+        std::none_of(now_.problems.begin(), now_.problems.end(),
+                     [this](const Problem &problem) { return is_of_file(problem); });
     if (follows_names_)
         resolve();
     return now_ != before;
@@ -79,10 +87,10 @@ void LiveSettings::resolve() {
 void LiveSettings::say_problems() {
     std::set<std::string> lines;
     for (const Problem &problem : now_.problems) {
-        const std::string line = problem.line();
-        lines.insert(line);
-        if (!said_.contains(line))
-            log::error("{}; {}", line,
+        const std::string text = text_of(problem);
+        lines.insert(text);
+        if (!said_.contains(text))
+            log::error("{}; {}", problem.line(),
                        is_in_force(problem) ? "what the file said before stays in force"
                                             : "nothing of the file is in force");
     }

@@ -30,6 +30,8 @@ class LiveSettings {
     bool reload();
     void resolve();
     void say_problems();
+    [[nodiscard]] std::string text_of(const Problem &problem) const;
+    [[nodiscard]] bool is_of_file(const Problem &problem) const;
     [[nodiscard]] bool is_in_force(const Problem &problem) const;
 
     Scheduler &scheduler_;

@@ -31,19 +31,23 @@ class PeerList {
         for_each_entry(text, [&](std::string_view entry) {
             Peer peer;
             Expected expected = parse_peer(entry, peer);
-            if (expected == nullptr && !count(peer))
-                expected = too_many;
-            if (expected == nullptr)
+            if (expected == nullptr && count(peer)) {
                 peers_.push_back(peer);
-            else
-                problems_.push_back({place, std::string(entry), expected});
+                return;
+            }
+            // Whoever lists a thousand too many has made one mistake.
+            if (expected == nullptr && std::exchange(is_full_, true))
+                return;
+            problems_.push_back(
+                {place, std::string(entry), expected != nullptr ? expected : too_many});
         });
     }
 
     [[nodiscard]] std::vector<Peer> take() { return std::move(peers_); }
 
   private:
-    static constexpr const char *too_many = "4096 addresses and ports at most in all";
+    static constexpr const char *too_many =
+        "4096 addresses and ports at most in all; what has no room is left out";
 
     /// Whether there is room for what this peer adds to the endpoints of those before.
     bool count(const Peer &peer) {
@@ -73,6 +77,7 @@ class PeerList {
     std::vector<Peer> peers_;
     std::unordered_set<Endpoint> endpoints_;
     std::size_t of_names_ = 0;
+    bool is_full_ = false;
     std::vector<Problem> &problems_;
 };
 
@@ -370,13 +375,14 @@ std::string Problem::line() const {
     return printable(place) + ": '" + printable(text) + "': expected " + expected;
 }
 
-std::vector<Target> Settings::targets_for(Transport transport, std::uint16_t port) const {
+std::vector<Target> Settings::targets_for(Transport transport, std::uint16_t port,
+                                          std::size_t most) const {
     std::vector<Target> targets;
     std::unordered_set<Endpoint> seen;
     const auto add_ports = [&](const Peer &peer, const Endpoint &address, HopLimit limit) {
         for (unsigned p = peer.first_port; p <= peer.last_port; ++p) {
             const Endpoint endpoint = address.with_port(static_cast<std::uint16_t>(p));
-            if (targets.size() < targets_max && seen.insert(endpoint).second)
+            if (targets.size() < most && seen.insert(endpoint).second)
                 targets.push_back({endpoint, limit});
         }
     };

@@ -106,8 +106,9 @@ struct Settings {
     bool operator==(const Settings &) const = default;
 
     /// Every hole that a socket of this transport and local port should have, without repetition,
-    /// and at most targets_max.
-    [[nodiscard]] std::vector<Target> targets_for(Transport transport, std::uint16_t port) const;
+    /// and no more than `most`.
+    [[nodiscard]] std::vector<Target> targets_for(Transport transport, std::uint16_t port,
+                                                  std::size_t most = targets_max) const;
     /// Whether there may be more of them later: host names, and changes of the file.
     [[nodiscard]] bool may_gain(Transport transport, std::uint16_t port) const;
     /// The local ports of which sockets of this transport have a peer, or may come to have one; in

@@ -22,7 +22,9 @@ constexpr Expected a_v6 = "an IPv6 address between the brackets";
 constexpr Expected a_v4 = "an IPv4 address as 198.51.100.5";
 constexpr Expected brackets = "an IPv6 address in brackets, as [2001:db8::5]:5555";
 constexpr Expected a_bracket = "']' after the IPv6 address";
-constexpr Expected one_host = "the address of one host, neither wildcard nor multicast";
+constexpr Expected one_host = "the address of one host, neither wildcard, multicast nor broadcast";
+constexpr Expected no_network = "the address of one host: a hole is for one address, not a network";
+constexpr Expected a_comma = "a comma or a space between peers";
 constexpr Expected a_scope = "after '%' a network interface of this host";
 constexpr Expected no_scope = "no '%' but after a link-local address (fe80::)";
 constexpr Expected ascending = "a range whose first port is not above its last";
@@ -109,7 +111,8 @@ Expected parse_name(std::string_view text, std::string &name) {
 } // namespace
 
 Expected check_host(const Endpoint &address) {
-    return address.is_wildcard() || address.is_multicast() ? one_host : nullptr;
+    const bool is_broadcast = address.address_text() == "255.255.255.255";
+    return address.is_wildcard() || address.is_multicast() || is_broadcast ? one_host : nullptr;
 }
 
 Expected parse_ports(std::string_view text, std::uint16_t &first, std::uint16_t &last) {
@@ -125,6 +128,10 @@ Expected parse_ports(std::string_view text, std::uint16_t &first, std::uint16_t 
 }
 
 Expected parse_peer(std::string_view text, Peer &peer) {
+    if (text.find(';') != std::string_view::npos)
+        return a_comma;
+    if (text.find('/') != std::string_view::npos && text.find("//") == std::string_view::npos)
+        return no_network;
     std::string_view ports;
     Expected expected = nullptr;
     if (text.starts_with('[')) {

@@ -9,6 +9,7 @@
 #include "server/reach.h"
 #include "settings/settings_file.h"
 #include "tools/preloadable.h"
+#include "wire.h"
 
 #include <nlohmann/json.hpp>
 
@@ -152,36 +153,74 @@ void check_sandbox(Findings &findings) {
                        "--fork): synergy-keeper can't be started");
 }
 
-/// A connection is handed to the server by one from this host.
-void check_loopback(int family, Findings &findings) {
-    const char *name = family == AF_INET ? "127.0.0.1" : "::1";
+struct Loopback {
+    bool is_there = true; ///< false: the port, or the address, can't be had to try it out
+    bool is_through = false;
+    int error = 0; ///< 0: silence
+};
+
+/// A connection is handed to the server by one from this host, from a port of its own kind.
+Loopback try_loopback(const Endpoint &at) {
+    const Socket listener = Socket::open(at.family(), SOCK_STREAM);
+    const Socket client = Socket::open(at.family(), SOCK_STREAM);
+    // (Connections of a server that was there before may rest.)
+    listener.set(SOL_SOCKET, SO_REUSEADDR, 1);
+    if (!listener || !client || ::bind(listener.fd(), at.data(), at.length()) != 0 ||
+        ::listen(listener.fd(), 1) != 0)
+        return {.is_there = false};
+    for (int i = SYNERGY_BELL_PORTS; i-- > 0;) {
+        const Endpoint from = at.with_port(static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + i));
+        if (::bind(client.fd(), from.data(), from.length()) == 0 || errno != EADDRINUSE)
+            break;
+    }
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(client.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    const Endpoint to = listener.local();
+    if (::connect(client.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS)
+        return {.error = errno};
+    pollfd done{.fd = client.fd(), .events = POLLOUT, .revents = 0};
+    constexpr int patience_ms = 1000;
+    if (::poll(&done, 1, patience_ms) != 1)
+        return {};
+    const int error = client.get(SOL_SOCKET, SO_ERROR, 0);
+    return {.is_through = error == 0, .error = error};
+}
+
+void check_loopback(int family, const Settings &settings, Findings &findings) {
     const Endpoint any = Endpoint::loopback(family, 0);
-    const Socket listener = Socket::open(family, SOCK_STREAM);
-    const Socket client = Socket::open(family, SOCK_STREAM);
-    if (!listener || !client || ::bind(listener.fd(), any.data(), any.length()) != 0 ||
-        ::listen(listener.fd(), 1) != 0) {
+    const auto wrong = [&](const std::string &where, const Loopback &found) {
+        findings.wrong("no connection from this host to " + where + " comes through (" +
+                       (found.error != 0 ? strerrordesc_np(found.error) : "it is dropped") +
+                       "), so none can be handed to the server: let a firewall on this host accept "
+                       "what the loopback interface (lo) brings");
+    };
+    const Loopback found = try_loopback(any);
+    if (!found.is_there) {
         // Many a container has no IPv6 on its loopback interface, and then IPv4 serves for both.
         if (family == AF_INET)
-            findings.wrong(std::string("the loopback interface has no ") + name +
+            findings.wrong("the loopback interface has no " + any.address_text() +
                            ": connections can't be handed to the server");
         return;
     }
-    const Endpoint to = listener.local();
-    const bool is_begun =
-        ::connect(client.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS;
-    const int error_now = is_begun ? 0 : errno;
-    pollfd done{.fd = client.fd(), .events = POLLOUT, .revents = 0};
-    constexpr int patience_ms = 1000;
-    const bool is_answered = is_begun && ::poll(&done, 1, patience_ms) == 1;
-    const int error = is_answered ? client.get(SOL_SOCKET, SO_ERROR, 0) : error_now;
-    if (is_answered && error == 0)
-        findings.right(std::string("the loopback interface lets connections to ") + name +
-                       " through");
-    else
-        findings.wrong(std::string("no connection from this host to ") + name + " comes through (" +
-                       (error != 0 ? strerrordesc_np(error) : "it is dropped") +
-                       "), so none can be handed to the server: let a firewall on this host accept "
-                       "what the loopback interface (lo) brings");
+    if (!found.is_through) {
+        wrong(any.address_text(), found);
+        return;
+    }
+    // A firewall may have rules for the server's ports alone.
+    constexpr int ports_most = 16;
+    int count = 0;
+    for (const PortRange &range : settings.concerned_ports(Transport::tcp))
+        for (unsigned port = range.first; port <= range.last && count < ports_most;
+             port++, count++) {
+            const Endpoint at = any.with_port(static_cast<std::uint16_t>(port));
+            const bool are_named = range.last - range.first < ports_most;
+            const Loopback there = are_named ? try_loopback(at) : Loopback{.is_there = false};
+            if (there.is_there && !there.is_through) {
+                wrong(at.text(), there);
+                return;
+            }
+        }
+    findings.right("the loopback interface lets connections to " + any.address_text() + " through");
 }
 
 // The command
@@ -341,6 +380,11 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
     const std::string who = text_of(way) + ": ";
     const HopChoice choice = choose_hop_limit(path, settings.hop_bounds);
     const int hops = way.hops.is_automatic() ? choice.hops : way.hops.number();
+    if (path.last_answer() == 0)
+        if (const std::string mute = mute_gateway_cause(way.source, way.peer); !mute.empty()) {
+            findings.wrong(who + "can't punch: " + mute);
+            return;
+        }
     if (path.is_kept_in)
         findings.wrong(who +
                        "a firewall on this host lets no UDP out, so the path can't be measured "
@@ -419,7 +463,7 @@ int run_check(const CheckOptions &options) {
     check_kernel(findings);
     check_sandbox(findings);
     for (const int family : {AF_INET6, AF_INET})
-        check_loopback(family, findings);
+        check_loopback(family, settings, findings);
     check_listeners(settings, findings);
     check_peers(settings, findings);
     if (options.json)

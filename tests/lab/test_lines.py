@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import stat
 import struct
@@ -25,7 +26,7 @@ import servers
 from conftest import stand_on
 from names import Names
 from programs import (SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port, has_other_users, script,
-                      wait_listening)
+                      wait_listening, wait_until)
 from responder import (ETHERTYPE, HOP_LIMIT_OFFSET, LONGEST_QUOTE, Packet, internet_checksum,
                        sender)
 from servers import PYTHON
@@ -140,6 +141,20 @@ def test_one(stand, family):
              "that crosses it")
 
 
+def test_own_second_firewall(paths):
+    """It is known for one of this side's by its address alone; where that says nothing, nor does the
+    keeper, since a provider's router looks the same."""
+    for stand in stand_on(paths.get("site", two_firewalls=True, has_site_addresses=True)):
+        router = stand.path.addresses("fwa")[0][1][6]
+        run = Run(stand, "::", hops=2)
+        run.says(f"warning: {PEER[6]}: punches with hop limit 2 die at {router}, which is a router of "
+                 "this side by its address: a firewall on it, or beyond, is not opened. Set a higher "
+                 "one, or let it be automatic")
+        right = Run(stand, "::", hops=3)
+        right.server.talk(stand, right.server, right.program, right.source_port, right.port, 10)
+        assert right.lines() == []
+
+
 # Routes and addresses
 
 
@@ -156,6 +171,22 @@ def test_routes(stand, words, cause, hops, family):
         run = Run(stand, ANY[family], family, hops=hops)
         run.says(f"warning: {run.way}: can't punch: {cause} "
                  f"(ip -{family} route get {PEER[family]})")
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_router_that_does_not_answer(stand, family, transport):
+    """A mistyped gateway, or one that is switched off, is no firewall."""
+    gateway = {6: "2001:db8:a::77", 4: "198.51.100.77"}[family]
+    with route(stand, family, FAR[family], "via", gateway):
+        run = Run(stand, ANY[family], family, transport, refresh=4)
+        run.says(f"warning: {run.way}: can't punch: the router {gateway} does not answer this host "
+                 "(ip neigh)", timeout=20)
+        time.sleep(5)
+        run.says(*[line.removeprefix("synergy: ") for line in run.lines()[:1]])
+    if transport == "tcp":
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+        assert len(run.lines()) == 1
 
 
 @FAMILIES
@@ -332,6 +363,79 @@ def test_unknown_variable(stand, name, nearest):
     run.says(f"error: environment: 'SYNERGY_{name}': expected {nearest}")
 
 
+@pytest.mark.parametrize("settings, line", (
+    (dict(peers="[2001:db8:b::/64]:5555"),
+     "SYNERGY_PEERS: '[2001:db8:b::/64]:5555': expected the address of one host: a hole is for one "
+     "address, not a network"),
+    (dict(peers="203.0.113.0/24:5555"),
+     "SYNERGY_PEERS: '203.0.113.0/24:5555': expected the address of one host: a hole is for one "
+     "address, not a network"),
+    (dict(peers="203.0.113.5:1;203.0.113.5:2"),
+     "SYNERGY_PEERS: '203.0.113.5:1;203.0.113.5:2': expected a comma or a space between peers"),
+    (dict(peers="255.255.255.255:5555"),
+     "SYNERGY_PEERS: '255.255.255.255:5555': expected the address of one host, neither wildcard, "
+     "multicast nor broadcast"),
+    (dict(peers="2001:db8:b::5:5555"),
+     "SYNERGY_PEERS: '2001:db8:b::5:5555': expected an IPv6 address in brackets, as "
+     "[2001:db8::5]:5555"),
+    (dict(peers="[fe80::5%nosuch]:5555"),
+     "SYNERGY_PEERS: '[fe80::5%nosuch]:5555': expected after '%' a network interface of this host"),
+    (dict(peers="[2001:db8:b::5%to-fwa]:5555"),
+     "SYNERGY_PEERS: '[2001:db8:b::5%to-fwa]:5555': expected no '%' but after a link-local address "
+     "(fe80::)"),
+    (dict(peers="[2001:db8:b::5]:0"),
+     "SYNERGY_PEERS: '[2001:db8:b::5]:0': expected a port from 1 to 65535, or a range as 5000-5010"),
+    (dict(peers="garbage"),
+     "SYNERGY_PEERS: 'garbage': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 "
+     "or laptop.example.net:5555"),
+    (dict(hops="2 "), "SYNERGY_HOPS: '2 ': expected a hop limit from 1 to 254, or auto"),
+    (dict(hops="auto,3"), "SYNERGY_HOPS: 'auto,3': expected a hop limit from 1 to 254, or auto"),
+    (dict(hops="300"), "SYNERGY_HOPS: '300': expected a hop limit from 1 to 254, or auto"),
+    (dict(local="[2001:db8:a::11]:4444"),
+     "SYNERGY_LOCAL: '[2001:db8:a::11]:4444': expected an address without port, as 2001:db8::11 or "
+     "198.51.100.11"),
+    (dict(ports="http"),
+     "SYNERGY_PORTS: 'http': expected a port from 1 to 65535, or a range as 5000-5010"),
+    (dict(refresh="13s"), "SYNERGY_REFRESH: '13s': expected whole seconds from 1 to 3600"),
+    (dict(log="warning"), "SYNERGY_LOG: 'warning': expected debug, info, warn, error or off"),
+    (dict(peers=None, config="/nonexistent/synergy.toml"),
+     "SYNERGY_CONFIG: '/nonexistent/synergy.toml': expected a file that can be read: No such file or "
+     "directory"),
+    (dict(peers=None, config="/proc"),
+     "SYNERGY_CONFIG: '/proc': expected a file that can be read: Is a directory"),
+), ids=lambda value: "-".join(value) if isinstance(value, dict) else "")
+def test_mistaken_setting(stand, settings, line):
+    run = Run(stand, "::", **settings)
+    run.says(f"error: {line}")
+
+
+@pytest.mark.other_users
+def test_file_that_is_too_large(stand):
+    file = written("too-large.toml", "peers = []\n" + "# all work and no play\n" * 100000)
+    run = Run(stand, "::", peers=None, hops=None, config=file)
+    run.listens()
+    time.sleep(0.5)
+    run.says(f"error: SYNERGY_CONFIG: '{file}': expected a file that can be read: File too large")
+
+
+@pytest.mark.parametrize("address", ("127.0.1.1", "::1", "0.0.0.0"))
+def test_name_that_stands_for_this_host(stand, address):
+    """Debian's /etc/hosts has 127.0.1.1 for the host's own name; a blocking name server 0.0.0.0."""
+    names = Names()
+    try:
+        names.set(laptop=[address])
+        run = Run(stand, "::", peers="laptop.example.net:5555")
+        run.says(f"warning: laptop.example.net resolves to {address}, which is no peer's address (does "
+                 "a line of /etc/hosts say so, or a name server that blocks it?); nothing is punched "
+                 "for it, and it is tried again every 13 s")
+        names.set(laptop=[PEER[6]])
+        unknown = Run(stand, "::", peers="nobody.example.net:5555")
+        unknown.program.wait_for("nobody.example.net does not resolve: .*; nothing is punched for it")
+        assert len(unknown.lines()) == 1
+    finally:
+        names.restore()
+
+
 def test_unknown_variable_alone(stand):
     run = Run(stand, peers=None, hops=None, peer=shown(PEER[6], 5555))
     run.says("error: environment: 'SYNERGY_PEER': expected SYNERGY_PEERS")
@@ -431,6 +535,39 @@ def test_server_without_descriptors(stand, family, free):
              "for it. Raise its limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
 
 
+@pytest.mark.other_users
+@pytest.mark.parametrize("stderr", ("2>&-", "2>>full"), ids=("closed", "full"))
+def test_stderr_that_takes_nothing(stand, stderr):
+    """No descriptor at all, or a file for which there is no room (ulimit -f): the system's log."""
+    full = SCRATCH / "full-stderr"
+    full.write_bytes(bytes(2 << 20))
+    with system_log() as (log, within):
+        redirected = stderr.replace("full", str(full))
+        run = Run(stand, "::", user="root", hops=1, command=[PYTHON, script("tcp_server.py"), "::"],
+                  arguments=["echo"], wrap=[*within, "sh", "-c",
+                                            f'ulimit -f 1000; exec "$@" {redirected}', "sh"])
+        expected = f"{PEER[6]}: punches with hop limit 1 die at the first router"
+        said = ""
+        while expected not in said:
+            said = log.recv(1000).decode()
+        assert run.program.is_running()
+
+
+def test_no_file_may_be_written(stand):
+    """By ulimit -f 0. (The server's own standard error is a pipe.)"""
+    run = Run(stand, "::", wrap=["sh", "-c", 'sh -c \'ulimit -f 0; exec "$@"\' sh "$@" 2>&1 | cat >&2',
+                                 "sh"])
+    run.program.wait_for("RLIMIT_FSIZE")
+    run.says("error: nothing is punched: no page can be shared, by the limit on the size of files "
+             "(RLIMIT_FSIZE, LimitFSIZE=): File too large")
+
+
+def test_no_process_is_left(stand):
+    run = Run(stand, "::", wrap=["prlimit", "--nproc=1:1"])
+    run.says("error: nothing is punched: synergy-keeper can't be started (RLIMIT_NPROC, TasksMax=): "
+             "Resource temporarily unavailable")
+
+
 def test_no_unix_sockets(stand):
     server = servers.own_tcp("::")
     run = Run(stand, "::", command=[
@@ -477,6 +614,19 @@ def test_loopback_that_is_shut(stand, family, how):
             clients.tcp_client(stand, family, run.source_port, run.port, 3).close()
         run.says(f"error: {run.listener}: nothing is punched any more: no connection from this host "
                  "reaches it: does a firewall forbid the loopback interface?")
+
+
+@FAMILIES
+@pytest.mark.parametrize("how", (
+    ("-i", "lo", "-j", "DROP"), ("-i", "lo", "-j", "REJECT"), ("-p", "tcp", "--syn", "-j", "DROP")),
+    ids=("dropped", "refused", "host"))
+def test_input_is_felt_before_anybody_calls(stand, family, how):
+    """By what lets no bell in; the server is shown nothing."""
+    with rule(stand, "A", family, "INPUT", *how):
+        run = Run(stand, ANY[family], family)
+        run.says(f"error: {run.listener}: nothing is punched any more: no connection from this host "
+                 "reaches it: does a firewall forbid the loopback interface?", timeout=5)
+        assert "accepted" not in run.program.stdout() + run.program.stderr()
 
 
 # What is right
@@ -592,6 +742,15 @@ def test_check_routes(stand, check, words, cause, family):
 
 
 @FAMILIES
+def test_check_router_that_does_not_answer(stand, check, family):
+    gateway = {6: "2001:db8:a::77", 4: "198.51.100.77"}[family]
+    with route(stand, family, FAR[family], "via", gateway):
+        assert check(stand, peer_text(family), hops=2)[0] == [
+            f"{peer_text(family)}: can't punch: the router {gateway} does not answer this host "
+            "(ip neigh)"]
+
+
+@FAMILIES
 def test_check_own_addresses(stand, check, family):
     own = shown(SERVER[family], 5555)
     end = ("that address is this host's own, and no peer's. Peers are at the other side; from here "
@@ -616,6 +775,19 @@ def test_check_loopback(stand, check, family, target, reason):
             f"no connection from this host to {address} comes through ({reason}), so none can be "
             "handed to the server: let a firewall on this host accept what the loopback interface "
             "(lo) brings"]
+
+
+@FAMILIES
+def test_check_input_of_a_port(stand, check, family):
+    """A host's firewall that drops what is for the server's port, from wherever it comes."""
+    port = fresh_port()
+    at = shown({6: "::1", 4: "127.0.0.1"}[family], port)
+    with rule(stand, "A", family, "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP"):
+        assert check(stand, peer_text(family), hops=2, ports=f"{port}-{port + 3}")[0] == [
+            f"no connection from this host to {at} comes through (it is dropped), so none can be "
+            "handed to the server: let a firewall on this host accept what the loopback interface "
+            "(lo) brings"]
+        assert check(stand, peer_text(family), hops=2, ports=port + 1)[0] == []
 
 
 @pytest.mark.other_users
@@ -643,6 +815,15 @@ def test_check_settings(stand, check):
     assert check(stand, peers=peers, hops=2, ports=run.port)[0] == [
         f"tcp port {run.port}: user 0 made this listener, and no other user (this process is user "
         "65534) can bind beside it"]
+
+
+def test_check_more_peers_than_there_can_be(stand, check):
+    """One line, however many."""
+    file = written("too-many.toml", "hops = 2\npeers = [\n" + "".join(
+        f'"[{PEER[6]}]:{i + 1}",\n' for i in range(5000)) + "]\n")
+    assert check(stand, config=file)[0] == [
+        f"{file}:4099:1: '[{PEER[6]}]:4097': expected 4096 addresses and ports at most in all; what "
+        "has no room is left out"]
 
 
 def test_check_sandbox(stand, check):
@@ -824,6 +1005,27 @@ def test_too_high_and_told_late(stand, how, does, family):
                  f"{does} them (hop 4). Set 3, or let it be automatic")
 
 
+@pytest.mark.parametrize("is_late", (False, True), ids=("at-once", "late"))
+def test_prohibition_leaves_no_gap(stand, is_late):
+    """What a peer's IPv4 firewall prohibits, one punch after the other, keeps nobody from coming: 20 of
+    20, each at a moment of its own."""
+    firewall.set_profile(stand.path, "strict" if is_late else "prohibited")
+    ports = fresh_peer_ports(20)
+    with LateRefusals(stand.path, 4, "prohibited") if is_late else contextlib.nullcontext():
+        run = Run(stand, "0.0.0.0", 4, hops=5, peers=f"{PEER[4]}:{ports[0]}-{ports[-1]}", refresh=2)
+        run.listens()
+        times = []
+        for port in ports:
+            started = time.monotonic()
+            with clients.tcp_client(stand, 4, port, run.port, 5) as client:
+                client.send("hello\n")
+                client.receive_until("hello\n")
+            times.append(time.monotonic() - started)
+            time.sleep(0.13)
+        stand.say("calls: " + ", ".join(f"{t:.2f}" for t in sorted(times)))
+        assert max(times) < 1.3
+
+
 @FAMILIES
 def test_guess(paths, family):
     for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
@@ -857,3 +1059,47 @@ def test_silence(background):
         "neither side has a NAT; the hop limit (2) crosses the last firewall here and meets none "
         "there; no firewall on this host drops what comes in; and those on the way take simultaneous "
         "open. `synergy test` at both ends tells which")
+
+
+# What was asleep
+
+
+def keeper_of(stand, program):
+    """What `synergy status` says of a server."""
+    with namespace.inside(stand.path.namespace("A")):
+        result = subprocess.run([STAGE / "src/synergy", "status", "--json"], capture_output=True,
+                                text=True, timeout=20, check=True, env=ENVIRONMENT)
+    return next(keeper for keeper in json.loads(result.stdout)["keepers"]
+                if program.pid in [process["pid"] for process in keeper["processes"]])
+
+
+def seconds_since_punch(stand, program):
+    ((hole,),) = [listener["holes"] for listener in keeper_of(stand, program)["sockets"]]
+    return hole["last_punch_s"]
+
+
+def sleep_and_wake(stand):
+    """The keeper alone, which can tell nothing meanwhile."""
+    said = {}
+    for family in (6, 4):
+        run = Run(stand, SERVER[family], family, log="info")
+        run.listens()
+        keeper = keeper_of(stand, run.program)["pid"]
+        run.program.wait_for("die at")
+        os.kill(keeper, signal.SIGSTOP)
+        time.sleep(10)
+        os.kill(keeper, signal.SIGCONT)
+        # (Who calls before has the listener for an answer, with a number that no firewall expects.)
+        wait_until(lambda run=run: seconds_since_punch(stand, run.program) < 5, 10, "a punch")
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 20)
+        said[family] = run.lines()
+    return said
+
+
+@FAMILIES
+@pytest.mark.background("asleep", sleep_and_wake)
+def test_keeper_that_was_stopped(background, family):
+    """A machine that slept, or a debugger: nothing is wrong, and a peer gets in."""
+    lines = background.result()[family]
+    assert [line for line in lines if " info: " not in line or "timers" in line] == []
+    assert lines[-1].endswith(": connected")

@@ -115,9 +115,10 @@ def test_resting(stand, status):
 
 
 @pytest.mark.complains
+@pytest.mark.parametrize("profile", ("reset", "prohibited"))
 @pytest.mark.parametrize("family", (6, 4))
-def test_refused(stand, status, family):
-    firewall.set_profile(stand.path, "reset")
+def test_refused(stand, status, family, profile):
+    firewall.set_profile(stand.path, profile)
     ports = fresh_peer_ports(1)
     beyond = stand.path.hop("B")
     serve(stand, family, ports, hops=beyond)

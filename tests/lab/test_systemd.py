@@ -13,6 +13,7 @@ from programs import (SCRATCH, SETTLING, Preload, fresh_peer_ports, fresh_port, 
                       is_listening, script, wait_until)
 from servers import PYTHON
 from test_families import apache_command, children_of
+from topology import PEER
 from trials import PATIENCE, peers
 
 pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.other_users]
@@ -196,6 +197,31 @@ def test_a_service_that_may_have_no_unix_socket(stand, boot):
         unit.talk(patience=1.3)
     assert systemd.do("stop", unit.name) < STOPPED
     assert systemd.shows(unit.name, "Result") == "success"
+
+
+@pytest.mark.complains
+def test_a_service_that_may_have_few_addresses(stand, boot):
+    """IPAddressDeny= is a firewall, of this unit's own: what it keeps out, or in, is named."""
+    units = {name: Unit(stand, name, lambda port, lines=lines: [
+        server("accept")(port), "User=nobody", "IPAddressDeny=any", *lines], True)
+        for name, lines in (("none", []), ("no-loopback", [f"IPAddressAllow={PEER[6]}"]),
+                            ("enough", [f"IPAddressAllow={PEER[6]} localhost"]))}
+    systemd = boot(list(units.values()))
+    for unit in units.values():
+        systemd.do("start", unit.name)
+        wait_serving(systemd, unit)
+    no_bell = ("synergy: error: tcp [::]:{}: nothing is punched any more: no connection from this host "
+               "reaches it: does a firewall forbid the loopback interface?")
+    lets_none_out = (f"synergy: warning: tcp [::]:{{}} <- {PEER[6]}: can't punch: no SYN leaves this "
+                     "host: a firewall on it lets none out (OUTPUT)")
+    expected = {"none": {lets_none_out, no_bell}, "no-loopback": {no_bell}, "enough": set()}
+    for name, unit in units.items():
+        lines = {line.format(unit.port) for line in expected[name]}
+        wait_until(lambda unit=unit, lines=lines: lines <= set(unit.said().splitlines()), 10,
+                   f"{lines}: {unit.said()}")
+        if not lines:
+            unit.talk()
+        assert sorted(unit.said().splitlines()) == sorted(lines)
 
 
 def test_a_service_whose_socket_systemd_has(stand, boot):

@@ -51,8 +51,11 @@ FORWARDING = {"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1}
 class Path:
     """One such path, built. Its namespaces go with the lab's private /run."""
 
-    def __init__(self, label, two_firewalls=False, local=None, between=("r1", "r2")):
-        self.label = label
+    def __init__(self, label, two_firewalls=False, local=None, between=("r1", "r2"),
+                 has_site_addresses=False):
+        """`has_site_addresses`: the server's network and its firewalls' share a /56 of IPv6, as a
+        provider gives it."""
+        self.label, self.has_site_addresses = label, has_site_addresses
         inner = local or (["fwa0", "fwa"] if two_firewalls else ["fwa"])
         self.nodes = ["A", *inner, *between, "fwb", "B"]
         self.local_firewalls = inner
@@ -111,8 +114,10 @@ class Path:
             return SERVER, {6: "2001:db8:a::1", 4: "198.51.100.1"}
         if link == len(self.nodes) - 2:
             return {6: "2001:db8:b::1", 4: "203.0.113.1"}, PEER
+        is_own = self.has_site_addresses and link < len(self.local_firewalls)
+        network = f"2001:db8:a:{link}" if is_own else f"2001:db8:ff:{link}"
         return tuple(
-            {6: f"2001:db8:ff:{link}::{end}", 4: f"192.0.2.{4 * link + end}"} for end in (1, 2)
+            {6: f"{network}::{end}", 4: f"192.0.2.{4 * link + end}"} for end in (1, 2)
         )
 
     def _build(self):

@@ -12,6 +12,7 @@
 #include <functional>
 #include <future>
 #include <linux/tcp.h>
+#include <map>
 #include <mutex>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -40,7 +41,14 @@ class Bench {
         auto described = describe(listener.fd());
         REQUIRE(described);
         ServerSocket at = *described;
-        in_thread([this, socket, peer, at] { handoff_.offer(std::move(*socket), peer, at); });
+        in_thread([this, socket, peer, at] {
+            ServerSocket &known = listeners_[at.cookie];
+            known = at;
+            handoff_.offer(std::move(*socket), peer, known);
+        });
+    }
+    void feel(const Socket &listener) {
+        in_thread([this, at = *describe(listener.fd())] { handoff_.feel(at); });
     }
     void withdraw(std::uint64_t cookie) {
         in_thread([this, cookie] { handoff_.withdraw(cookie); });
@@ -84,6 +92,7 @@ class Bench {
     std::unique_ptr<synergy_page> page_ = std::make_unique<synergy_page>();
     Scheduler scheduler_;
     SocketDiag socket_diag_;
+    std::map<std::uint64_t, ServerSocket> listeners_; ///< by cookie
     Handoff handoff_{scheduler_,
                      *page_,
                      socket_diag_,
@@ -489,6 +498,71 @@ TEST_CASE("handoff: where the host's firewall keeps bells out the peer is reset"
                   return "";
               }) == "");
     }
+}
+
+TEST_CASE("handoff: a firewall that keeps bells out is felt before one rings" * as_root) {
+    // "": without a rule.
+    for (const char *target : {"DROP", ""}) {
+        CAPTURE(target);
+        CHECK(harness::in_child([target]() -> std::string {
+                  EXPECT_IN_CHILD(enters_a_network());
+                  for (int family : {AF_INET, AF_INET6}) {
+                      const Socket listener =
+                          listener_on(Endpoint::wildcard(family, 0), nullptr, 0);
+                      const std::string rule =
+                          std::string(family == AF_INET ? "iptables" : "ip6tables") +
+                          " -A INPUT -p tcp --dport " + std::to_string(listener.local().port()) +
+                          " -j " + target;
+                      EXPECT_IN_CHILD(*target == '\0' || std::system(rule.c_str()) == 0);
+                      Bench bench;
+                      bench.feel(listener);
+                      const bool is_out_of_reach = harness::wait_until(
+                          [&] { return bench.given_up == cookie_of(listener.fd()); },
+                          milliseconds(2500));
+                      if (is_out_of_reach != (*target != '\0'))
+                          return rule + (is_out_of_reach ? ": given up" : ": not felt");
+                      if (harness::is_readable(listener.fd(), milliseconds(0)))
+                          return rule + ": the server sees it";
+                  }
+                  return "";
+              }) == "");
+    }
+}
+
+TEST_CASE("handoff: what is felt leaves no trace at the listener" * as_root) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enters_a_network());
+              // Where half connections are kept, and where they are not.
+              for (const char *cookies : {"0", "1", "2"}) {
+                  EXPECT_IN_CHILD(std::system(("echo " + std::string(cookies) +
+                                               " >/proc/sys/net/ipv4/tcp_syncookies")
+                                                  .c_str()) == 0);
+                  for (int family : {AF_INET, AF_INET6}) {
+                      const Socket listener =
+                          listener_on(Endpoint::wildcard(family, 0), nullptr, 1);
+                      Bench bench;
+                      bench.feel(listener);
+                      std::this_thread::sleep_for(milliseconds(50));
+                      const Endpoint to = Endpoint::loopback(family, listener.local().port());
+                      const auto began = std::chrono::steady_clock::now();
+                      const Socket client = client_of(listener, to);
+                      EXPECT_IN_CHILD(std::chrono::steady_clock::now() - began < milliseconds(500));
+                      const Socket accepted(accept(listener.fd(), nullptr, nullptr));
+                      EXPECT_IN_CHILD(accepted.remote() == client.local());
+                      EXPECT_IN_CHILD(!harness::is_readable(listener.fd(), milliseconds(0)));
+                  }
+              }
+              return "";
+          }) == "");
+}
+
+TEST_CASE("handoff: a full queue is not felt as a firewall") {
+    Socket listener = harness::listening_tcp(Endpoint::loopback(AF_INET, 0), 0);
+    const Socket filling = client_of(listener, listener.local());
+    Bench bench;
+    bench.feel(listener);
+    std::this_thread::sleep_for(seconds(3));
+    CHECK(bench.given_up == 0);
 }
 
 TEST_CASE("handoff: a bell that waits in a full queue is no bell that is kept out") {

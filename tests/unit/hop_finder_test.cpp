@@ -1,11 +1,15 @@
 #include "hops/hop_finder.h"
 
+#include "base/log.h"
 #include "harness.h"
 #include "network.h"
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <sched.h>
 #include <unistd.h>
 
@@ -182,4 +186,36 @@ TEST_CASE("hop finder: of a hop limit of the user's only the round trip is measu
               EXPECT_IN_CHILD(bench.found == 0);
               return "";
           }) == "");
+}
+
+TEST_CASE("hop finder: who refuses is named once, whichever way it is heard of first" *
+          doctest::skip(geteuid() != 0)) {
+    const harness::Directory directory;
+    const std::string file = directory.path("log");
+    for (const bool is_told_first : {true, false}) {
+        ::unlink(file.c_str());
+        CHECK(harness::in_child([&]() -> std::string {
+                  log::configure({.level = LogLevel::warn, .where = file});
+                  Bench bench;
+                  const harness::Network network(bench.scheduler);
+                  const Endpoint peer = harness::Network::there(AF_INET6);
+                  constexpr int too_high = 10;
+                  const auto tell = [&] {
+                      bench.finder.refused(peer, {}, too_high,
+                                           {.answer = HopAnswer::refused, .from = {}});
+                  };
+                  const auto look = [&] { bench.finder.look_at(peer, {}, too_high); };
+                  const auto lines = [&] {
+                      std::ifstream said(file);
+                      return std::count(std::istreambuf_iterator<char>(said), {}, '\n');
+                  };
+                  is_told_first ? tell() : look();
+                  EXPECT_IN_CHILD(bench.run_until([&] { return lines() == 1; }));
+                  bench.run_until([] { return false; }, milliseconds(50));
+                  is_told_first ? look() : tell();
+                  bench.run_until([] { return false; }, seconds(2));
+                  EXPECT_IN_CHILD(lines() == 1);
+                  return "";
+              }) == "");
+    }
 }

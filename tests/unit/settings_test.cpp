@@ -184,9 +184,9 @@ TEST_CASE("a wrong peer is named, and what was expected") {
           "P: '192.0.2.1:6-5': expected a range whose first port is not above its last\n");
 
     const std::string host =
-        "': expected the address of one host, neither wildcard nor multicast\n";
+        "': expected the address of one host, neither wildcard, multicast nor broadcast\n";
     for (const std::string text : {"[::]:5", "0.0.0.0:5", "[::ffff:0.0.0.0]:5", "[ff02::1]:5",
-                                   "224.0.0.1:5", "[::ffff:224.0.0.1]:5"})
+                                   "224.0.0.1:5", "[::ffff:224.0.0.1]:5", "255.255.255.255:5"})
         CHECK(problem_of(text) == "P: '" + text + host);
 
     const std::string peer =
@@ -217,8 +217,15 @@ TEST_CASE("a wrong peer is named, and what was expected") {
         CHECK(problem_of(text) == "P: '" + text + inside);
 
     const std::string v4 = "': expected an IPv4 address as 198.51.100.5\n";
-    for (const std::string text : {"192.0.2:5", "192.0.2.256:5", ":5", "192.0.2.1/32:5", "5555"})
+    for (const std::string text : {"192.0.2:5", "192.0.2.256:5", ":5", "5555"})
         CHECK(problem_of(text) == "P: '" + text + v4);
+
+    const std::string network =
+        "': expected the address of one host: a hole is for one address, not a network\n";
+    for (const std::string text : {"192.0.2.1/32:5", "[2001:db8::/64]:5", "2001:db8::/64"})
+        CHECK(problem_of(text) == "P: '" + text + network);
+    CHECK(problem_of("192.0.2.1:5;192.0.2.1:6") ==
+          "P: '192.0.2.1:5;192.0.2.1:6': expected a comma or a space between peers\n");
 
     CHECK(problem_of("[2001:db8::5:5555") ==
           "P: '[2001:db8::5:5555': expected ']' after the IPv6 address\n");
@@ -278,7 +285,8 @@ TEST_CASE("messages are one line each, and not endless") {
 }
 
 TEST_CASE("at most 4096 endpoints") {
-    const std::string most = "': expected 4096 addresses and ports at most in all\n";
+    const std::string most = "': expected 4096 addresses and ports at most in all; what has "
+                             "no room is left out\n";
     std::string problems;
     CHECK(peers("[2001:db8::5]:1-4096", problems).size() == 1);
     CHECK(problems == "");
@@ -288,6 +296,10 @@ TEST_CASE("at most 4096 endpoints") {
     CHECK(peers("[2001:db8::5]:1-4095 [2001:db8::5]:5-4000 192.0.2.1:1-2 192.0.2.1:1", problems)
               .size() == 3);
     CHECK(problems == "P: '192.0.2.1:1-2" + most);
+    // One mistake, however many there are.
+    problems.clear();
+    CHECK(peers("[2001:db8::5]:1-4096 192.0.2.1:1 192.0.2.1:2 192.0.2.1:3", problems).size() == 1);
+    CHECK(problems == "P: '192.0.2.1:1" + most);
 }
 
 TEST_CASE("each endpoint is a target once") {
@@ -395,7 +407,8 @@ TEST_CASE("what would punch elsewhere or otherwise than meant stops all punching
         {"SYNERGY_LOCAL", "[::2]:5", "an address without port, as 2001:db8::11 or 198.51.100.11"},
         {"SYNERGY_LOCAL", "192.0.2.1:5",
          "an address without port, as 2001:db8::11 or 198.51.100.11"},
-        {"SYNERGY_LOCAL", "::", "the address of one host, neither wildcard nor multicast"},
+        {"SYNERGY_LOCAL",
+         "::", "the address of one host, neither wildcard, multicast nor broadcast"},
         {"SYNERGY_LOCAL", "fe80::1%nosuch0", "after '%' a network interface of this host"},
         {"SYNERGY_REFRESH", "0", "whole seconds from 1 to 3600"},
         {"SYNERGY_REFRESH", "3601", "whole seconds from 1 to 3600"},

@@ -5,6 +5,7 @@ programs are tests/unit/programs/, built there. No packet leaves this host: the 
 have no route here or are ports of 127.0.0.1.
 """
 
+import json
 import os
 import re
 import select
@@ -745,3 +746,19 @@ def test_every_call_has_the_same_result_while_punches_are_under_way():
             preloaded.stdout = without_delay_elsewhere(preloaded.stdout)
         assert preloaded.stdout.splitlines() == bare.stdout.splitlines(), (program, *arguments)
         assert preloaded.returncode == 0
+
+
+def is_ordinary_build():
+    options = json.loads((BUILD / "meson-info" / "intro-buildoptions.json").read_text())
+    values = {option["name"]: option["value"] for option in options}
+    commands = (BUILD / "compile_commands.json").read_text()
+    return (values["optimization"] == "3" and not values["c_args"] and not values["b_coverage"]
+            and "clang" not in commands)
+
+
+@pytest.mark.skipif("not is_ordinary_build()", reason="counts what GCC's -O3 makes")
+def test_hooks_cost_few_instructions():
+    bench = subprocess.run([REPOSITORY / "scripts" / "bench-hooks", "--check"], text=True,
+                           env={**os.environ, "SYNERGY_BUILD": str(BUILD)}, capture_output=True,
+                           timeout=120)
+    assert bench.returncode == 0, bench.stdout + bench.stderr

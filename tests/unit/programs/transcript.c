@@ -223,6 +223,24 @@ static void accepting_the_gone(void) {
     socklen_t length = sizeof from;
     printf("gone: %d\n", kept(accept(listener, (struct sockaddr *)&from, &length)) >= 0);
     say_address(&from, length);
+    client = client_of(port_of(listener));
+    setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    close(client);
+    printf("gone, without asking who: %d\n", kept(accept(listener, NULL, NULL)) >= 0);
+    for (int type = SOCK_STREAM; type <= SOCK_SEQPACKET; type += SOCK_SEQPACKET - SOCK_STREAM) {
+        int unix_listener = kept(socket(AF_UNIX, type, 0));
+        struct sockaddr_un name = {.sun_family = AF_UNIX};
+        socklen_t size = sizeof name;
+        NEED(bind(unix_listener, (struct sockaddr *)&name, sizeof name.sun_family) == 0);
+        NEED(listen(unix_listener, 5) == 0);
+        NEED(getsockname(unix_listener, (struct sockaddr *)&name, &size) == 0);
+        client = socket(AF_UNIX, type, 0);
+        NEED(connect(client, (struct sockaddr *)&name, size) == 0);
+        close(client);
+        int fd = kept(accept4(unix_listener, NULL, NULL, SOCK_NONBLOCK));
+        char byte;
+        TRY(read(fd, &byte, 1));
+    }
     close_kept();
 }
 

@@ -1,0 +1,254 @@
+/* accept() and accept4(): in the place of a bell comes the punched connection. */
+#include "doorbell.h"
+#include "hooks.h"
+#include "keeper_client.h"
+
+#include <errno.h>
+
+__attribute__((noinline)) static socklen_t length_if_readable(const socklen_t *length) {
+    int error = errno;
+    socklen_t room = readable_bytes(length, sizeof *length) == sizeof *length ? *length : 0;
+    errno = error;
+    return room;
+}
+
+static inline int is_ringing(int keeper) {
+    return __builtin_expect(__atomic_load_n(&keeper_page(keeper)->ringing, __ATOMIC_ACQUIRE) != 0,
+                            0) != 0;
+}
+
+__attribute__((cold, noinline)) static int is_any_ringing(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        if (is_ringing(i))
+            return 1;
+    return 0;
+}
+
+__attribute__((cold, noinline)) static int is_stirring_indeed(void) {
+    return !knows_keepers() || is_any_ringing();
+}
+
+static inline int is_anything_stirring(void) {
+    return __builtin_expect(*__atomic_load_n(&stirring, __ATOMIC_ACQUIRE) != 0, 0) &&
+           is_stirring_indeed();
+}
+
+__attribute__((cold, noinline)) static int is_anybody_waiting(int listener) {
+    int is_waiting = 0;
+    ASIDE(is_waiting = is_readable(listener));
+    return is_waiting;
+}
+
+/* A call of accept() or accept4(), as it was made: what is needed to make it again. */
+struct accepting {
+    int listener;
+    int flags; /* accept4()'s */
+    socklen_t *length;
+    socklen_t room; /* *length before the call, which says something else afterwards */
+};
+
+enum which { ACCEPT, ACCEPT4 };
+
+static inline int call_accept(enum which which, const struct accepting *call,
+                              struct sockaddr *address) {
+    return which == ACCEPT4 ? libc.accept4(call->listener, address, call->length, call->flags)
+                            : libc.accept(call->listener, address, call->length);
+}
+
+/* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
+__attribute__((cold, noinline)) static int answer(const struct accepting *call,
+                                                  struct sockaddr *address, int *fd) {
+    if (!may_ask()) {
+        struct descriptor listener = descriptor_of(call->listener);
+        if (is_ours(listener.mark))
+            __atomic_store_n(&keeper_page((int)listener.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
+        return 1;
+    }
+    const struct caller_address caller = {address, call->length, call->room};
+    struct aside aside = aside_begin();
+    enum accepted accepted = answer_bell(call->listener, fd, call->flags, &caller);
+    aside_end(&aside);
+    if (accepted == NO_ONE && address && call->length)
+        *call->length = call->room;
+    return accepted != NO_ONE;
+}
+
+__attribute__((cold, noinline)) static void is_starved(int listener) {
+    struct descriptor descriptor = descriptor_of(listener);
+    if (descriptor.mark == SYNERGY_LISTENER && is_ringing((int)descriptor.keeper))
+        say_starved((int)descriptor.keeper);
+}
+
+/* What accept() has got: the caller is given that, or a punched connection in its place; where
+ * nobody was there, accept() is called again. If somebody was waiting before, the caller may know
+ * it from poll(): a listener that blocks would keep it until somebody else comes, so it is told, as
+ * of a connection that has gone. */
+__attribute__((cold, noinline)) static int for_caller(enum which which,
+                                                      const struct accepting *call,
+                                                      struct sockaddr *address, int got,
+                                                      int was_anybody_waiting) {
+    if (got < 0 && (errno == EMFILE || errno == ENFILE))
+        is_starved(call->listener);
+    while (got >= 0) {
+        if (is_concerned())
+            note_connection(got);
+        if (!(call->room >= LEAST_ROOM ? is_from_bell_port(address) : asks_where_from(got)) ||
+            answer(call, address, &got))
+            break;
+        if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
+            is_blocking(call->listener)) {
+            errno = ECONNABORTED;
+            return -1;
+        }
+        got = call_accept(which, call, address);
+    }
+    return got;
+}
+
+/* Where a caller that does not ask is told where the connection comes from. */
+struct unasked {
+    union synergy_endpoint from;
+    socklen_t length;
+};
+
+static inline struct sockaddr *room_of_ours(struct unasked *unasked, struct accepting *call) {
+    unasked->from.any.sa_family = AF_UNSPEC;
+    unasked->from.v4.sin_port = 0;
+    unasked->length = call->room = sizeof unasked->from;
+    call->length = &unasked->length;
+    return &unasked->from.any;
+}
+
+/* A listener that is met, or whose keeper is replaced, which is not to wait until accept() has
+ * blocked; a bell that rings already; a caller's variable that the kernel is to be asked for. */
+__attribute__((cold, noinline)) static int
+accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    struct unasked unasked;
+    struct accepting call = {.listener = fd, .flags = flags, .length = length};
+    if (concerns_us() && mark_of(fd) != SYNERGY_UNTOUCHED) {
+        before_waiting();
+        word_after_all(fd, ACCEPTS);
+    }
+    if (__atomic_load_n(&left_out_port, __ATOMIC_RELAXED))
+        say_left_out();
+    struct descriptor descriptor = descriptor_of(fd);
+    if (!may_ask() && is_ours(descriptor.mark))
+        __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
+    if (!address)
+        address = room_of_ours(&unasked, &call);
+    else if (length)
+        call.room = length_if_readable(length);
+    int was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd);
+    return for_caller(which, &call, address, call_accept(which, &call, address),
+                      was_anybody_waiting);
+}
+
+__attribute__((noinline)) static int accept_unasked(enum which which, int fd, int flags,
+                                                    int is_noted) {
+    struct unasked unasked;
+    struct accepting call = {.listener = fd, .flags = flags};
+    struct sockaddr *address = room_of_ours(&unasked, &call);
+    int got = call_accept(which, &call, address);
+    if (got >= 0 && is_noted)
+        note_connection(got);
+    return __builtin_expect(got >= 0 && is_from_bell_port(address), 0)
+               ? for_caller(which, &call, address, got, 0)
+               : got;
+}
+
+/* Whether the listener needs nothing before the call: it is not ours, or its keeper is there, and
+ * no bell rings yet. */
+static inline int is_quiet(struct descriptor listener) {
+    if (listener.mark != SYNERGY_UNTOUCHED && (listener.mark != SYNERGY_LISTENER || !may_ask() ||
+                                               synergy_is_over(keeper_page((int)listener.keeper))))
+        return 0;
+    return !is_anything_stirring();
+}
+
+/* A quiet call has got what may be a bell.
+ * NOLINTBEGIN(readability-non-const-parameter): libc writes to *length in the end */
+__attribute__((cold, noinline)) static int accepted_bell(enum which which, int fd,
+                                                         struct sockaddr *address,
+                                                         socklen_t *length, int flags,
+                                                         socklen_t room, int got) {
+    struct accepting call = {fd, flags, length, room};
+    return for_caller(which, &call, address, got, 0);
+}
+/* NOLINTEND(readability-non-const-parameter) */
+
+/* A call that needs nothing before it. What comes out is looked at, also where nothing is set: who
+ * waits at a listener may have got it from a server that has a keeper. */
+__attribute__((always_inline)) static inline int accept_quietly(enum which which, int fd,
+                                                                struct sockaddr *address,
+                                                                socklen_t *length, int flags,
+                                                                int is_noted) {
+    if (__builtin_expect(!address, 0))
+        return accept_unasked(which, fd, flags, is_noted);
+    /* How much room the caller has is to be known before the call that changes it. It is mostly a
+     * variable of the caller's. */
+    if (__builtin_expect(!is_variable_of_caller(length, sizeof *length) || *length < LEAST_ROOM, 0))
+        return accept_apart(which, fd, address, length, flags);
+    /* (Not in registers, each of which would have to be saved and restored in every call.) */
+    volatile struct accepting call;
+    call.listener = fd;
+    if (which == ACCEPT4)
+        call.flags = flags;
+    call.length = length;
+    call.room = *length;
+    int got = which == ACCEPT ? libc.accept(fd, address, length)
+                              : libc.accept4(fd, address, length, flags);
+    if (__builtin_expect(got < 0, 0))
+        return got;
+    if (is_noted)
+        note_connection(got);
+    if (__builtin_expect(!is_from_bell_port(address), 1))
+        return got;
+    return accepted_bell(which, call.listener, address, call.length,
+                         which == ACCEPT4 ? call.flags : 0, call.room, got);
+}
+
+/* The less common ones: with nothing set, and at a listener of ours. */
+__attribute__((noinline)) static int accept_unset(int fd, struct sockaddr *address,
+                                                  socklen_t *length) {
+    return accept_quietly(ACCEPT, fd, address, length, 0, 0);
+}
+
+__attribute__((noinline)) static int accept4_unset(int fd, struct sockaddr *address,
+                                                   socklen_t *length, int flags) {
+    return accept_quietly(ACCEPT4, fd, address, length, flags, 0);
+}
+
+__attribute__((noinline)) static int accept_ours(int fd, struct sockaddr *address,
+                                                 socklen_t *length) {
+    return is_quiet(descriptor_of(fd)) ? accept_quietly(ACCEPT, fd, address, length, 0, 1)
+                                       : accept_apart(ACCEPT, fd, address, length, 0);
+}
+
+__attribute__((noinline)) static int accept4_ours(int fd, struct sockaddr *address,
+                                                  socklen_t *length, int flags) {
+    return is_quiet(descriptor_of(fd)) ? accept_quietly(ACCEPT4, fd, address, length, flags, 1)
+                                       : accept_apart(ACCEPT4, fd, address, length, flags);
+}
+
+static inline int is_untouched_and_quiet(int fd) {
+    return descriptor_word(fd) == SYNERGY_UNTOUCHED &&
+           *__atomic_load_n(&stirring, __ATOMIC_ACQUIRE) == 0;
+}
+
+/* From here on, what other objects see in libc's place. */
+#pragma GCC visibility push(default)
+
+int accept(int fd, struct sockaddr *address, socklen_t *length) {
+    if (__builtin_expect(is_untouched_and_quiet(fd), 1))
+        return accept_quietly(ACCEPT, fd, address, length, 0, 1);
+    return concerns_us() ? accept_ours(fd, address, length) : accept_unset(fd, address, length);
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    if (__builtin_expect(is_untouched_and_quiet(fd), 1))
+        return accept_quietly(ACCEPT4, fd, address, length, flags, 1);
+    return concerns_us() ? accept4_ours(fd, address, length, flags)
+                         : accept4_unset(fd, address, length, flags);
+}
+
+#pragma GCC visibility pop

@@ -1,0 +1,159 @@
+/* How a server's sockets come to be, change and go. */
+#include "doorbell.h"
+#include "hooks.h"
+#include "keeper_client.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <netinet/tcp.h>
+#include <unistd.h>
+
+/* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
+enum { SO_ORIGINAL_DST = 80 };
+
+/* From here on, what other objects see in libc's place. */
+#pragma GCC visibility push(default)
+
+int listen(int fd, int backlog) {
+    if (!concerns_us())
+        return libc.listen(fd, backlog);
+    struct preparation preparation = {.keeper = NO_KEEPER};
+    if (mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(preparation = socket_will_listen(fd));
+    int result = libc.listen(fd, backlog);
+    if (result != 0)
+        ASIDE(socket_does_not_listen(fd, &preparation));
+    else if (mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(socket_listens(fd));
+    else if (result == 0)
+        ASIDE(left_out_listens(fd));
+    before_waiting();
+    return result;
+}
+
+int bind(int fd, const struct sockaddr *address, socklen_t length) {
+    if (!concerns_us())
+        return libc.bind(fd, address, length);
+    int is_in_use = 0;
+    ASIDE(is_in_use = is_taken(fd, address, length));
+    if (is_in_use) {
+        errno = EADDRINUSE;
+        return -1;
+    }
+    int result = libc.bind(fd, address, length);
+    if (result != 0 && errno == EADDRINUSE && may_ask()) {
+        struct aside aside = aside_begin();
+        result = bind_again(fd, address, length);
+        aside.error = result == 0 ? aside.error : errno;
+        aside_end(&aside);
+    }
+    if (result == 0)
+        ASIDE(socket_is_bound(fd, address, length));
+    before_waiting();
+    return result;
+}
+
+/* After the call, so that its port is free when it returns. */
+static void after_closing(const struct descriptor *descriptor) {
+    if (is_ours(descriptor->mark))
+        ASIDE(socket_is_closed(descriptor));
+}
+
+/* Before the call: as soon as the number is free, another thread may have it. */
+__attribute__((noinline)) static int close_ours(int fd) {
+    struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
+    ASIDE(descriptor = forget_descriptor(fd));
+    int result = libc.close(fd);
+    after_closing(&descriptor);
+    return result;
+}
+
+int close(int fd) {
+    if (!concerns_us())
+        return libc.close(fd);
+    enum synergy_mark mark = mark_of(fd);
+    if (is_ours(mark))
+        return close_ours(fd);
+    if (mark == SYNERGY_UNTOUCHED)
+        forget_untouched(fd);
+    return libc.close(fd);
+}
+
+/* The number stands for what `fd` stands for. */
+static void after_replacing(int fd, int number) {
+    enum synergy_mark mark = mark_of(number);
+    if (mark == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)))
+        return;
+    struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
+    ASIDE(descriptor = forget_descriptor(number); set_descriptor(number, descriptor_of(fd)));
+    after_closing(&descriptor);
+}
+
+int dup2(int fd, int number) {
+    if (!concerns_us())
+        return libc.dup2(fd, number);
+    int result = libc.dup2(fd, number);
+    if (result >= 0 && fd != number)
+        after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
+    return result;
+}
+
+int dup3(int fd, int number, int flags) {
+    if (!concerns_us())
+        return libc.dup3(fd, number, flags);
+    int result = libc.dup3(fd, number, flags);
+    if (result >= 0)
+        after_replacing(fd, number);
+    if (result == STDERR_FILENO)
+        ASIDE(note_stderr());
+    return result;
+}
+
+int close_range(unsigned int first, unsigned int last, int flags) {
+    if (!concerns_us())
+        return libc.close_range(first, last, flags);
+    int result = libc.close_range(first, last, flags);
+    /* With a table of its own, a thread closes nothing of the others'. */
+    if (result == 0 && !(flags & (int)(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE)))
+        ASIDE(sockets_are_closed(first, last));
+    return result;
+}
+
+void closefrom(int first) {
+    int is_of_interest = concerns_us();
+    libc.closefrom(first);
+    if (is_of_interest)
+        ASIDE(sockets_are_closed(first < 0 ? 0 : (unsigned)first, ~0U));
+}
+
+int shutdown(int fd, int how) {
+    if (!concerns_us())
+        return libc.shutdown(fd, how);
+    int result = libc.shutdown(fd, how);
+    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
+        ASIDE(socket_is_shut_down(fd));
+    return result;
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
+    if (!concerns_us())
+        return libc.setsockopt(fd, level, name, value, length);
+    int result = libc.setsockopt(fd, level, name, value, length);
+    if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
+        ASIDE(socket_has_key(fd, name, value, length));
+    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
+        ASIDE(socket_listens(fd));
+    return result;
+}
+
+int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
+    int is_ours_to_see = concerns_us();
+    int result = libc.getsockopt(fd, level, name, value, length);
+    if (is_ours_to_see && name == SO_ORIGINAL_DST && result == 0 && is_punched(fd))
+        ASIDE(show_own_address(fd, level, value, length));
+    return result;
+}
+
+#pragma GCC visibility pop
