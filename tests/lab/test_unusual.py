@@ -69,12 +69,17 @@ def test_ways_to_wait(stand, way):
 
 
 def test_a_queue_for_one(stand):
-    """Fifty at once, each of whom is served."""
-    punched, ordinary = both_ways(stand, "full", 50)
-    for what, results in (("punched", punched), ("ordinary", ordinary)):
-        times = sorted(took for _, took in results)
+    """Fifty at once, each of whom is served; of ordinary ones, whose SYNs the kernel drops, not all are
+    within as long."""
+    def call(*arguments):
+        try:
+            return ask(*arguments)[1]
+        except TimeoutError:
+            return PATIENCE
+    for what, times in zip(("punched", "ordinary"), map(sorted, both_ways(stand, "full", 50, call))):
         stand.say(f"{what}: median {times[25]:.3f} s, at most {times[-1]:.3f} s")
-    assert max(took for _, took in punched) < max(2.5, 1.2 * max(took for _, took in ordinary))
+        if what == "punched":
+            assert times[-1] < PATIENCE / 2
 
 
 @pytest.mark.parametrize("address", ("::", SERVER[6]))
