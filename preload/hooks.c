@@ -29,6 +29,13 @@ __attribute__((constructor)) static void construct(int count, char **words, char
         begin(environ ? environ : environment);
 }
 
+/* Of a server that leaves of its own accord the keepers keep the holes for a moment: in a shell's
+ * loop there will be a next one. */
+__attribute__((destructor)) static void destruct(void) {
+    if (knows_keepers())
+        note_leaving();
+}
+
 __attribute__((cold)) int begin_early(void) {
     begin(environ);
     return is_concerned();

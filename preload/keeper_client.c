@@ -260,6 +260,30 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
     return NO_KEEPER;
 }
 
+/* The keeper of a server that has ended a moment ago, and has left its holes open for whoever
+ * listens at this TCP port next. */
+static int adopted_keeper(int bound, uint16_t port) {
+    struct synergy_request request = {
+        .kind = SYNERGY_ADOPT,
+        .cookie = synergy_circumstances(keeper_environment(), STDERR_FILENO)};
+    struct synergy_address address = {0};
+    struct synergy_answer answer = {0};
+    struct owner owner;
+    int memory = -1, error = EPERM;
+    synergy_port_name(0, port, &address); /* TCP, as in ports[] */
+    int connection = connect_to(&address, &owner);
+    if (connection < 0)
+        return NO_KEEPER;
+    if (is_trusted(&owner, geteuid()))
+        error = send_and_receive(connection, &request, bound, &answer, &memory);
+    syscall(SYS_close, connection);
+    if (error == 0 && answer.result == 0 && memory >= 0 && owner.user == geteuid())
+        return take_up(memory);
+    if (memory >= 0)
+        syscall(SYS_close, memory);
+    return NO_KEEPER;
+}
+
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
  * starting_begin(). */
 static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *place) {
@@ -314,7 +338,7 @@ static struct identity within_reach(const struct identity *identity) {
     return reached;
 }
 
-int needed_keeper(const struct identity *socket, enum cause cause) {
+int needed_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
     struct identity reached = *socket, *identity = &reached;
     if (known_keeper(socket) == NO_KEEPER)
         reached = within_reach(socket);
@@ -324,6 +348,8 @@ int needed_keeper(const struct identity *socket, enum cause cause) {
         return keeper;
     /* Another thread may have been first. */
     keeper = known_keeper(identity);
+    if (keeper == NO_KEEPER && tcp_port != 0 && adopted_keeper(bound, tcp_port) != NO_KEEPER)
+        keeper = known_keeper(identity);
     if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
         keeper = started_keeper(cause, identity->owner, NULL);
     starting_end();
@@ -341,7 +367,7 @@ static int is_any_free(void) {
 void have_free_keeper(void) {
     struct identity own = {.owner = geteuid()};
     if (own.owner != 0) {
-        needed_keeper(&own, RIGHTS_GO); /* it can be no other user's */
+        needed_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
         return;
     }
     if (is_given_up || is_any_free() || !starting_begin())
@@ -382,6 +408,11 @@ void note_stderr(void) {
         return;
     for (int i = 0; i < KEEPERS && keeper_page(i); i++)
         __atomic_store_n(&keeper_page(i)->silent, getpid(), __ATOMIC_RELEASE);
+}
+
+void note_leaving(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_store_n(&keeper_page(i)->leaving, getpid(), __ATOMIC_RELEASE);
 }
 
 /* A connection to the page's keeper, and the secret for it; -1 and errno. */

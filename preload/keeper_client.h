@@ -49,8 +49,10 @@ int identify(int fd, struct identity *identity);
 /* The one that has not ended, and punches for such sockets; NO_KEEPER. */
 int known_keeper(const struct identity *identity);
 
-/* The same, started if there is none yet; NO_KEEPER: nothing is to be had (said once). */
-int needed_keeper(const struct identity *identity, enum cause cause);
+/* The same, started if there is none yet, or another server's that has ended a moment ago, where
+ * `bound` is bound to the same `tcp_port` (0: none); NO_KEEPER: nothing is to be had (said once).
+ */
+int needed_keeper(const struct identity *identity, enum cause cause, int bound, uint16_t tcp_port);
 
 /* One that keeps nothing yet, and will suit whoever makes the first socket, started if there is
  * none. */
@@ -60,7 +62,7 @@ void have_free_keeper(void);
  * socket is to it. */
 int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
 
-/* Asks who keeps a socket on this port that its server does not share: 0 and the answer, or an
+/* Asks who keeps a socket on this port: 0 and the answer, or an
  * errno of the way there. */
 int ask_who_has_port(int transport, uint16_t port, struct synergy_request *request, int pass,
                      struct synergy_answer *answer);
@@ -88,6 +90,9 @@ static inline void say_starved(int keeper) {
 /* Where this process's stderr is /dev/null, as daemons leave it, the keepers are to say elsewhere
  * what they have to say. */
 void note_stderr(void);
+
+/* This process is about to end, by exit(). */
+void note_leaving(void);
 
 /* Every keeper is told of this process (0), or of its child. */
 void keepers_hear_of(pid_t child);

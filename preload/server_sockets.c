@@ -189,7 +189,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
         if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
@@ -225,7 +225,7 @@ struct preparation socket_will_listen(int fd) {
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port))
             return preparation;
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE);
+        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, port);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, TCP, port, 0))
         return preparation;
@@ -291,7 +291,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
-        needed_keeper(&identity, SOCKET_IS_THERE);
+        needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
 }
 
 int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
@@ -319,7 +319,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
     if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
         (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
         return;
-    int keeper = needed_keeper(&identity, SOCKET_IS_THERE);
+    int keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, 0);
     if (keeper == NO_KEEPER)
         return;
     struct synergy_request request = {
@@ -353,6 +353,41 @@ static int do_keepers_give_way(void) {
     return is_any;
 }
 
+/* Whether nothing keeps the address from the socket but what a keeper has kept for it since the
+ * last listener was closed. */
+static int is_kept_for(int fd, const struct sockaddr *address, socklen_t length) {
+    socklen_t size =
+        address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    struct synergy_request request = {.kind = SYNERGY_BESIDE};
+    struct synergy_answer answer;
+    if (length < size || transport_of(fd) != TCP || option(fd, SO_DOMAIN) != address->sa_family ||
+        port_of(fd) != 0)
+        return 0;
+    memcpy(&request.peer, address, size);
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++)
+        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, fd, &answer) == 0 &&
+            answer.result == 0)
+            return 1;
+    return 0;
+}
+
+static int bind_beside(int fd, const struct sockaddr *address, socklen_t length) {
+    int shares = option(fd, SO_REUSEPORT);
+    set_option(fd, SO_REUSEPORT, 1);
+    int result = libc.bind(fd, address, length), error = errno;
+    set_option(fd, SO_REUSEPORT, shares);
+    errno = error;
+    return result;
+}
+
+/* What a server that has ended has left for the next one of its kind. */
+static void have_port_given_up(enum transport transport, uint16_t port) {
+    struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+    struct synergy_answer answer = {0};
+    if (transport == TCP && port != 0 && settings_mean_port(port))
+        ask_who_has_port(transport, port, &request, -1, &answer);
+}
+
 int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
     if (length < sizeof(struct sockaddr_in) ||
@@ -364,8 +399,15 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     enum transport transport = transport_of(fd);
     int patience = 0, has_way_been_given = 0, result, error;
     for (int waited = 0;; waited++) {
-        has_way_been_given |= do_keepers_give_way();
-        result = libc.bind(fd, address, length);
+        if (is_kept_for(fd, address, length)) {
+            result = bind_beside(fd, address, length);
+            has_way_been_given = 1;
+        } else {
+            has_way_been_given |= do_keepers_give_way();
+            if (waited == 0)
+                have_port_given_up(transport, port);
+            result = libc.bind(fd, address, length);
+        }
         error = errno;
         /* A datagram socket that is about to go can't be told from one that stays. */
         if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
@@ -378,7 +420,7 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
         wait_a_millisecond();
     }
     if (result == 0 && has_way_been_given)
-        /* What has gone stood there for a listener that was closed: at once again. */
+        /* What has gone, or stands there, did so for a listener that was closed: at once again. */
         socket_will_listen(fd);
     errno = error;
     return result;
@@ -486,7 +528,7 @@ static void be_ready_for(int fd) {
         return;
     int domain = option(fd, SO_DOMAIN);
     if ((domain == AF_INET || domain == AF_INET6) && identify(fd, &identity))
-        needed_keeper(&identity, RIGHTS_GO);
+        needed_keeper(&identity, RIGHTS_GO, -1, 0);
 }
 
 void be_ready_for_another_user(void) {
@@ -511,7 +553,7 @@ void program_is_executed(char *const environment[]) {
     /* (The loader trusts nothing in it then.) */
     if (getuid() != geteuid() || getgid() != getegid()) {
         struct identity own = {.owner = geteuid()};
-        executed_without_library(needed_keeper(&own, RIGHTS_GO), 0);
+        executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0);
         return;
     }
     if (readable_bytes(environment, sizeof *environment) != sizeof *environment ||
@@ -562,7 +604,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     }
     if (!identify(fd, &identity))
         return errno;
-    int keeper = needed_keeper(&identity, IS_ASKED);
+    int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
     struct synergy_request request = {

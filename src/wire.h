@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -100,6 +102,17 @@ enum synergy_kind {
      * a server's socket is in the way, and its SO_REUSEPORT is not the server's but ours. For the
      * keeper's own user and root; needs no secret. */
     SYNERGY_BIND,
+    /* The next process has bound a port whose server has ended a moment ago (a shell's loop starts
+     * one after the other): the keeper becomes this one's, with the holes that it has kept, and
+     * its page comes back. The socket comes along as the proof, and `cookie` is
+     * synergy_circumstances(); where they differ the keeper ends, lest its sockets be in the way of
+     * another one's. For the keeper's own user and root; needs no secret. EBUSY: it has a server.
+     */
+    SYNERGY_ADOPT,
+    /* bind() has found the address in `peer` in use, for the socket that comes along: 0 where
+     * nothing is there but what the keeper has kept for whoever listens there next, so that
+     * SO_REUSEPORT gets by. Else ENOENT. */
+    SYNERGY_BESIDE,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
@@ -126,6 +139,34 @@ struct synergy_request {
     uint32_t key_length;
     uint8_t key[SYNERGY_KEY_SIZE];
 };
+
+/* FNV-1a. */
+static inline synergy_u64 synergy_hash(synergy_u64 hash, const void *bytes, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3U;
+    return hash;
+}
+
+/* What a keeper is started with, that tells it apart from another one: its environment, and where
+ * its lines, paths and user come from. `log`: a descriptor of the server's stderr. */
+static inline synergy_u64 synergy_circumstances(char *const *environment, int log) {
+    const synergy_u64 start = 0xcbf29ce484222325U;
+    synergy_u64 numbers[6] = {geteuid()}, variables = 0;
+    struct stat status;
+    for (; environment && *environment; environment++)
+        variables += synergy_hash(start, *environment, strlen(*environment));
+    if (fstat(log, &status) == 0) {
+        numbers[1] = status.st_dev;
+        numbers[2] = status.st_ino;
+        if (S_ISREG(status.st_mode)) /* one opened twice has two */
+            numbers[3] = (synergy_u64)lseek(log, 0, SEEK_CUR);
+    }
+    if (stat("/", &status) == 0) {
+        numbers[4] = status.st_dev;
+        numbers[5] = status.st_ino;
+    }
+    return synergy_hash(variables, numbers, sizeof numbers);
+}
 
 /* What the shim is to do with a descriptor from now on. */
 enum synergy_mark {
@@ -177,7 +218,8 @@ struct synergy_page {
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
      * is to ring. */
     uint32_t is_deaf;
-    int32_t silent; /* the process of the server whose stderr is /dev/null now; 0: none */
+    int32_t leaving; /* the process of the server's that has called exit(3) last; 0: none */
+    int32_t silent;  /* the process of the server whose stderr is /dev/null now; 0: none */
     /* Goes up when a process of the server's has no descriptor left for a connection, or for
      * fetching it: the bell rings again when there is room. */
     uint32_t starved;
@@ -286,8 +328,8 @@ static inline void synergy_name_of(uint64_t cookie, struct synergy_address *addr
     address->length = 24;
 }
 
-/* By which abstract name a keeper is found that has a socket on this port whose server does not
- * share it: "synergy/port/", the transport as in ports[], and four hexadecimal digits. */
+/* By which abstract name a keeper is found that has a socket on this port, of TCP or not shared by
+ * its server: "synergy/port/", the transport as in ports[], and four hexadecimal digits. */
 static inline void synergy_port_name(int transport, uint16_t port,
                                      struct synergy_address *address) {
     static const char digits[] = "0123456789abcdef";

@@ -24,8 +24,8 @@ namespace synergy::log {
 
 namespace {
 
-// Written by configure() before there are other threads; never destroyed, since threads that
-// resolve names may log until the process has ended.
+// Written by configure() before there are other threads, but for `server`; never destroyed, since
+// threads that resolve names may log until the process has ended.
 Destination &destination() {
     static auto *chosen = new Destination;
     return *chosen;
@@ -37,7 +37,8 @@ std::function<bool()> &is_stderr_lost() {
 }
 
 pid_t server() {
-    return destination().server != 0 ? destination().server : getpid();
+    const pid_t chosen = __atomic_load_n(&destination().server, __ATOMIC_RELAXED);
+    return chosen != 0 ? chosen : getpid();
 }
 
 /// What has been said once. Threads that resolve names log as well.
@@ -237,6 +238,10 @@ int why_unwritable(const std::string &path) {
     const std::size_t slash = path.find_last_of('/');
     const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
     return may(directory, W_OK | X_OK) ? 0 : errno;
+}
+
+void serve(pid_t server) {
+    __atomic_store_n(&destination().server, server, __ATOMIC_RELAXED);
 }
 
 void watch_stderr(std::function<bool()> is_lost) {

@@ -28,6 +28,8 @@ struct Destination {
 /// To be called before other threads log. Before it, warnings go to descriptor 2. A file that can't
 /// be written is named at once, and in its place is stderr.
 void configure(Destination destination);
+/// The lines that follow are for another process.
+void serve(pid_t server);
 /// `is_lost` says whether nobody reads any more what stderr gets: then it is for the system's log.
 void watch_stderr(std::function<bool()> is_lost);
 /// Why a file can't be written, as far as that is seen without making it; 0: it can.

@@ -635,6 +635,14 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     return fetched;
 }
 
+std::vector<std::uint64_t> Handoff::waiting(std::uint64_t listener) const {
+    std::vector<std::uint64_t> cookies;
+    for (const auto &entry : offers_)
+        if (entry.second->listener.cookie == listener)
+            cookies.push_back(cookie_of(entry.second->connection.fd()));
+    return cookies;
+}
+
 bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
     return std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
         return entry.second->listener.cookie == listener && entry.second->peer == peer;

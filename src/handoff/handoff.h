@@ -61,6 +61,9 @@ class Handoff {
     /// Whether one of this peer's waits to be fetched.
     [[nodiscard]] bool has_waiting(std::uint64_t listener, const Endpoint &peer) const;
 
+    /// The cookies of those that wait.
+    [[nodiscard]] std::vector<std::uint64_t> waiting(std::uint64_t listener) const;
+
     struct Fetched {
         Socket connection;
         Endpoint peer;

@@ -215,13 +215,29 @@ void Control::claim_port(std::uint64_t cookie, int transport, std::uint16_t port
     listen_at(std::move(name));
 }
 
+bool Control::has_port_of(std::uint64_t cookie) const {
+    return ports_.contains(cookie);
+}
+
+void Control::hand_on_port(std::uint64_t before, std::uint64_t now) {
+    auto port = ports_.extract(before);
+    if (port.empty())
+        return;
+    port.key() = now;
+    ports_.insert(std::move(port));
+}
+
+void Control::release_port(std::uint64_t cookie) {
+    const auto port = ports_.find(cookie);
+    if (port == ports_.end())
+        return;
+    scheduler_.unwatch(port->second);
+    bury(std::move(listeners_.at(port->second)));
+    listeners_.erase(port->second);
+    ports_.erase(port);
+}
+
 void Control::release(std::uint64_t cookie) {
-    if (const auto port = ports_.find(cookie); port != ports_.end()) {
-        scheduler_.unwatch(port->second);
-        bury(std::move(listeners_.at(port->second)));
-        listeners_.erase(port->second);
-        ports_.erase(port);
-    }
     const auto found = names_.find(cookie);
     if (found == names_.end())
         return;
@@ -325,14 +341,16 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         message.passed && (request.kind == SYNERGY_FETCH || request.kind == SYNERGY_MEET);
     const bool is_trusted = is_starter || is_trusted_user(caller.user);
     const bool asks_status = request.kind == SYNERGY_STATUS && is_trusted;
-    const bool asks_to_bind = request.kind == SYNERGY_BIND && is_trusted && message.passed;
-    if (!knows_secret && !shows_proof && !asks_status && !asks_to_bind)
+    const bool asks_for_port = is_trusted && ((request.kind == SYNERGY_BIND && message.passed) ||
+                                              (request.kind == SYNERGY_ADOPT && message.passed) ||
+                                              request.kind == SYNERGY_GIVE_WAY);
+    if (!knows_secret && !shows_proof && !asks_status && !asks_for_port)
         return Served::refused;
     // The connection would be lost with the answer; so the bell rings again.
     if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
         return Served::refused;
     Reply reply = handler_({request, caller.process, is_trusted, knows_secret, message.passed});
-    const bool is_servers = knows_secret || reply.is_proof || asks_status || asks_to_bind;
+    const bool is_servers = knows_secret || reply.is_proof || asks_status || asks_for_port;
     if (is_servers) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.

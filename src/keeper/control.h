@@ -37,8 +37,8 @@ class Control {
     using Handler = std::function<Reply(const Call &)>;
 
     /// Listens under a name that nobody can know before. `handler` is asked for whoever knows the
-    /// secret, for FETCH and MEET of anybody, and for STATUS of the keeper's user and root. Throws
-    /// std::system_error.
+    /// secret, for FETCH and MEET of anybody, and for STATUS, BIND, GIVE_WAY and ADOPT of the
+    /// keeper's user and root. Throws std::system_error.
     Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler);
     ~Control();
     Control(const Control &) = delete;
@@ -55,9 +55,14 @@ class Control {
     /// Has the keeper found by the socket's cookie, too. 0, or EEXIST: another keeper of this user
     /// (or root's) is found there.
     int claim(std::uint64_t cookie);
-    /// Has it found by the port of a socket that nobody else is to have. (Where somebody has that
-    /// name already, it stays with them.)
+    /// Has it found by the socket's port. (Where somebody has that name already, it stays with
+    /// them.)
     void claim_port(std::uint64_t cookie, int transport, std::uint16_t port);
+    [[nodiscard]] bool has_port_of(std::uint64_t cookie) const;
+    /// The port is another socket's now.
+    void hand_on_port(std::uint64_t before, std::uint64_t now);
+    void release_port(std::uint64_t cookie);
+    /// The socket's own name alone.
     void release(std::uint64_t cookie);
     /// Those who have called and were not yet looked at.
     void serve_waiting();

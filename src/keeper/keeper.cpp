@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -87,16 +88,27 @@ Keeper::Keeper(const Settings &settings, const std::string &learned_file,
                },
            .has_listener =
                [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
+           .has_others =
+               [this](std::uint16_t port, const std::unordered_set<std::uint64_t> &than) {
+                   return socket_diag_.has_others(port, than);
+               },
+           .parked = [this](std::uint64_t cookie) { control_.release(cookie); },
+           .listens_again = [this](std::uint64_t before,
+                                   std::uint64_t now) { control_.hand_on_port(before, now); },
            .dropped =
                [this](std::uint64_t cookie) {
                    control_.release(cookie);
-                   look_for_the_end();
+                   control_.release_port(cookie);
+                   // Not here: others may be about to go, or to be kept for who comes next.
+                   scheduler_.at(Clock::now(), [this] { look_for_the_end(); });
                },
+           .is_at_work = [this] { return processes_.activity() == Activity::runs; },
+           .serve_waiting = [this] { control_.serve_waiting(); },
            .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
       control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
       processes_(scheduler_,
                  [this] {
-                     registry_.look_for_closed();
+                     process_has_ended();
                      look_for_the_end();
                  }),
       looking_(scheduler_), rest_(scheduler_), written_(std::move(written)),
@@ -122,7 +134,10 @@ void end_real_time() {
 
 } // namespace
 
-void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
+void Keeper::answer_start(Socket connection, pid_t starter, bool is_early, int server_stderr) {
+    server_stderr_ = server_stderr;
+    starter_ = starter;
+    start_up_ = age_of(starter);
     processes_.add(starter);
     is_early_ = is_early;
     suits_any_user_ = is_early && geteuid() == 0;
@@ -135,9 +150,9 @@ void Keeper::answer_start(Socket connection, pid_t starter, bool is_early) {
     control_.serve_starter(std::move(connection), starter);
     // A daemon's parent ends when it has gone to the background. Children that are something else
     // by then have a stderr of their own.
-    log::watch_stderr([this, starter] {
+    log::watch_stderr([this] {
         const pid_t silent = __atomic_load_n(&page_->silent, __ATOMIC_ACQUIRE);
-        return processes_.has(silent) && (silent == starter || !processes_.has(starter));
+        return processes_.has(silent) && (silent == starter_ || !processes_.has(starter_));
     });
     if (is_early)
         rest_for(time_for_a_socket);
@@ -195,15 +210,20 @@ void Keeper::take_signals() {
         throw std::system_error(errno, std::generic_category(), "signalfd");
     scheduler_.watch(signals_.fd(), EPOLLIN, [this](std::uint32_t) {
         signalfd_siginfo signal;
-        while (::read(signals_.fd(), &signal, sizeof signal) == sizeof signal)
-            look_often_until(Clock::now() + time_to_end);
+        while (::read(signals_.fd(), &signal, sizeof signal) == sizeof signal) {
+            told_to_end_until_ = Clock::now() + time_to_end;
+            look_often();
+        }
+        // Nobody starts the server again, and who ends it may wait for all that it has started.
+        if (processes_.are_gone())
+            end();
     });
 }
 
-void Keeper::look_often_until(Time end) {
-    looking_.set(Clock::now() + between_looks, [this, end] {
-        if (Clock::now() < end)
-            look_often_until(end);
+void Keeper::look_often() {
+    looking_.set(Clock::now() + between_looks, [this] {
+        if (Clock::now() < told_to_end_until_)
+            look_often();
         registry_.give_way();
     });
 }
@@ -237,6 +257,12 @@ Keeper::Reply Keeper::answer(const Call &call) {
             break;
         case SYNERGY_BIND:
             bind(call, reply);
+            break;
+        case SYNERGY_BESIDE:
+            reply.answer.result = is_kept_for(call) ? 0 : ENOENT;
+            break;
+        case SYNERGY_ADOPT:
+            adopt(call, reply);
             break;
         case SYNERGY_MEET:
             meet(call, reply);
@@ -371,7 +397,7 @@ int Keeper::open_described(const ServerSocket &socket, const Call &call,
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
     if (const ServerSocket *kept = registry_.find(socket.cookie);
-        is_new && kept != nullptr && !kept->is_shared)
+        is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
         control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
     if (registry_.has(socket.cookie)) {
         rest_.cancel();
@@ -469,6 +495,17 @@ void Keeper::bind(const Call &call, Reply &reply) {
         reply.answer.result = EADDRINUSE;
 }
 
+bool Keeper::is_kept_for(const Call &call) const {
+    const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
+    struct stat status {};
+    const int fd = call.passed.fd();
+    return !address.empty() && fstat(fd, &status) == 0 &&
+           registry_.is_kept_for(address,
+                                 address.family() == AF_INET6 &&
+                                     get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0,
+                                 status.st_uid);
+}
+
 /// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
 void Keeper::keep_key(const Call &call, Reply &reply) {
     const std::uint64_t cookie = call.passed ? cookie_of(call.passed.fd()) : 0;
@@ -543,13 +580,52 @@ bool Keeper::locate(ServerSocket &socket) const {
     return processes_.locate(socket);
 }
 
+/// Whoever listened there may be followed by another process, as in a shell's loop.
+void Keeper::process_has_ended() {
+    if (!processes_.are_gone() || Clock::now() < told_to_end_until_) {
+        registry_.look_for_closed();
+        return;
+    }
+    const pid_t leaving = __atomic_load_n(&page_->leaving, __ATOMIC_ACQUIRE);
+    registry_.wait_for_successor(
+        start_up_, leaving != 0 && leaving == processes_.last_ended(),
+        [this](std::uint64_t cookie) { return control_.has_port_of(cookie); });
+}
+
+void Keeper::adopt(const Call &call, Reply &reply) {
+    processes_.look();
+    if (processes_.are_gone())
+        process_has_ended();
+    else
+        reply.answer.result = EBUSY;
+    if (reply.answer.result != 0)
+        return;
+    if (!is_over_ && registry_.has_parked_at(call.passed.local().port()) &&
+        call.request.cookie == synergy_circumstances(environ, server_stderr_))
+        processes_.add(call.process);
+    if (processes_.are_gone()) {
+        registry_.forget_parked();
+        end();
+        reply.answer.result = ENOENT;
+        return;
+    }
+    __atomic_store_n(&page_->leaving, 0, __ATOMIC_RELEASE);
+    registry_.successor_has_come();
+    rest_.cancel();
+    is_early_ = false;
+    starter_ = call.process;
+    start_up_ = age_of(starter_);
+    log::serve(starter_);
+    reply.show = page_.memory().fd();
+}
+
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a
 /// while, if it had one.
 void Keeper::look_for_the_end() {
     if (processes_.are_gone()) {
         // A child may have spoken in the meantime.
         control_.serve_waiting();
-        if (processes_.are_gone())
+        if (processes_.are_gone() && (!registry_.has_parked() || Clock::now() < told_to_end_until_))
             end();
         return;
     }

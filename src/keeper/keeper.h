@@ -20,8 +20,9 @@ class Keeper {
            std::vector<std::string> written);
 
     /// Tells the process that started the keeper, at the other end of this connection, where the
-    /// page is, and serves its requests from then on.
-    void answer_start(Socket connection, pid_t starter, bool is_early);
+    /// page is, and serves its requests from then on. `server_stderr`: a descriptor of ours that
+    /// stands for it, or -1.
+    void answer_start(Socket connection, pid_t starter, bool is_early, int server_stderr);
     /// Until the server has no process any more, or no socket.
     void run();
     /// What is due now or within `longest`, once.
@@ -44,6 +45,7 @@ class Keeper {
     void meet(const Call &call, Reply &reply);
     void executed_without_library(const Call &call);
     void bind(const Call &call, Reply &reply);
+    [[nodiscard]] bool is_kept_for(const Call &call) const;
     void keep_key(const Call &call, Reply &reply);
     void status(Reply &reply);
 
@@ -53,7 +55,9 @@ class Keeper {
     void rest_for(Duration time);
     void end();
     void take_signals();
-    void look_often_until(Time end);
+    void look_often();
+    void process_has_ended();
+    void adopt(const Call &call, Reply &reply);
     /// True where that changed something.
     bool become_ready_for(uid_t owner);
     void tell_time();
@@ -78,6 +82,10 @@ class Keeper {
     bool suits_any_user_ = false;
     std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
     std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
+    int server_stderr_ = -1;
+    pid_t starter_ = 0;        ///< who has had the keeper started, or become its server later
+    Duration start_up_{};      ///< how long that took it
+    Time told_to_end_until_{}; ///< a signal has come
     bool is_over_ = false;
 };
 

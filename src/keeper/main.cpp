@@ -87,12 +87,15 @@ const char *variable(const char *name) {
     return secure_getenv(name);
 }
 
-void configure_log(const Settings &settings, pid_t server) {
+bool is_stderr_a_file() {
     struct stat status {};
-    const bool is_file = fstat(STDERR_FILENO, &status) == 0 && S_ISREG(status.st_mode);
+    return fstat(STDERR_FILENO, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+void configure_log(const Settings &settings, pid_t server) {
     log::configure({.level = settings.log,
                     .where = settings.log_file,
-                    .stderr_path = is_file ? -1 : SYNERGY_STDERR_FD,
+                    .stderr_path = is_stderr_a_file() ? -1 : SYNERGY_STDERR_FD,
                     .server = server});
     for (const Problem &problem : settings.problems)
         log::error("{}", problem.line());
@@ -119,6 +122,9 @@ int keep(std::string_view cause) {
         std::fputs("synergy-keeper: is started by libsynergy.so, not by hand\n", stderr);
         return 2;
     }
+    const int server_stderr = is_stderr_a_file()                       ? STDERR_FILENO
+                              : fcntl(SYNERGY_STDERR_FD, F_GETFD) >= 0 ? SYNERGY_STDERR_FD
+                                                                       : -1;
     const auto refuse = [&](int error) {
         synergy_answer answer{};
         answer.result = error;
@@ -143,7 +149,8 @@ int keep(std::string_view cause) {
         if (geteuid() == 0 && !learned_file.empty()) // it is confined to what is there
             static_cast<void>(make_place_for(learned_file));
         Keeper keeper(settings, learned_file, written_places(settings, learned_file));
-        keeper.answer_start(std::move(start), starter->pid, cause == SYNERGY_KEEPER_EARLY);
+        keeper.answer_start(std::move(start), starter->pid, cause == SYNERGY_KEEPER_EARLY,
+                            server_stderr);
         keeper.run();
         return 0;
     } catch (const std::system_error &error) {

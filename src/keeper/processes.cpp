@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ void Processes::add(pid_t process, pid_t parent) {
         const auto found = watched_.find(process);
         scheduler_.unwatch(found->second.pidfd.fd());
         watched_.erase(found);
+        last_ended_ = process;
         ended_();
     });
     if (!is_watched) {
@@ -35,6 +37,17 @@ void Processes::add(pid_t process, pid_t parent) {
     auto closed =
         before != watched_.end() ? before->second.closed : std::unordered_set<std::uint64_t>();
     watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
+}
+
+void Processes::look() {
+    std::erase_if(watched_, [this](const auto &entry) {
+        pollfd end{.fd = entry.second.pidfd.fd(), .events = POLLIN, .revents = 0};
+        if (::poll(&end, 1, 0) != 1)
+            return false;
+        scheduler_.unwatch(end.fd);
+        last_ended_ = entry.first;
+        return true;
+    });
 }
 
 std::vector<pid_t> Processes::all() const {

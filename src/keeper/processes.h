@@ -30,6 +30,11 @@ class Processes {
     [[nodiscard]] bool has(pid_t process) const { return watched_.contains(process); }
     [[nodiscard]] bool are_gone() const { return watched_.empty() && !is_any_unwatched_; }
 
+    /// Who was the last to end; 0: none has.
+    [[nodiscard]] pid_t last_ended() const { return last_ended_; }
+    /// Whoever has ended is known from here on, without being told of.
+    void look();
+
     /// Those that are watched, in ascending order.
     [[nodiscard]] std::vector<pid_t> all() const;
 
@@ -52,6 +57,7 @@ class Processes {
 
     std::unordered_map<pid_t, Process> watched_;
     bool is_any_unwatched_ = false;
+    pid_t last_ended_ = 0;
 };
 
 } // namespace synergy

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/addresses.h"
 #include "hops/route.h"
+#include "punch/guard.h"
 #include "punch/sctp_many_punch.h"
 #include "punch/sctp_punch.h"
 #include "punch/tcp_punch.h"
@@ -17,6 +18,9 @@
 namespace synergy {
 
 namespace {
+
+/// Holes of a listener's that end: more are just closed.
+constexpr std::size_t ending_max = 256;
 
 /// For sockets that may listen one day.
 constexpr std::size_t expected_max = 4096;
@@ -66,8 +70,17 @@ constexpr Duration time_to_listen_again = std::chrono::seconds(3);
 /// Where nothing else keeps the port from others, one that sets SO_REUSEADDR has so long: less than
 /// another preloaded server's bind() waits.
 constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
+/// One that has not come to rest since, on a machine that has other things to do as well.
+constexpr Duration time_to_come_to_rest = std::chrono::milliseconds(500);
+/// Where it has ended and a shell's loop starts the next one, that is there by then; more of it on
+/// a machine on which the last one has taken long to start.
+constexpr Duration time_to_start_again = std::chrono::milliseconds(250);
+constexpr int start_ups_to_start_again = 4;
+/// What takes longer has been running for a while.
+constexpr Duration longest_start_up = std::chrono::milliseconds(500);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = std::chrono::milliseconds(5);
+constexpr Duration between_late_looks = std::chrono::milliseconds(20);
 
 /// What a peer has been told already. (The rest is given with the connection.)
 std::vector<OptionValue> early_options(const ServerSocket &socket) {
@@ -100,7 +113,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
                .deliver =
                    [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
-                       handoff_.offer(std::move(connection), peer, server);
+                       deliver(std::move(connection), peer, server);
                    },
                .find_dying_hop =
                    [this](const Hole &hole, int hop_limit) {
@@ -117,7 +130,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                    [this](const Hole &hole, int hop_limit, const IcmpError &how) {
                        hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
                    }},
-      parking_(scheduler) {}
+      parking_(scheduler), new_are_kept_for_(time_to_listen_again_at_once) {}
 
 const ServerSocket *Registry::find(std::uint64_t cookie) const {
     const auto found = servers_.find(cookie);
@@ -164,8 +177,10 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     const bool let_others_in = server.socket.lets_others_in;
     const bool was_prepared = server.socket.is_prepared;
     // What has left without them is of no use to a listener that has other options now.
-    if (!begin_alike(server.socket.chosen, socket.chosen))
+    if (!begin_alike(server.socket.chosen, socket.chosen)) {
         server.punches.clear();
+        server.ending.clear();
+    }
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
@@ -251,13 +266,14 @@ void Registry::settings_changed() {
         for (const auto *targets : {&server.declared, &server.asked})
             for (const Target &target : *targets)
                 wanted.insert(reachable(server.socket, target.peer));
-        std::erase_if(server.punches, [&](const auto &punch) {
-            if (wanted.contains(punch.first))
-                return false;
+        for (auto punch = server.punches.begin(); punch != server.punches.end();) {
+            const auto one = punch++;
+            if (wanted.contains(one->first))
+                continue;
             log::info("{} {} <- {}: ends: it is no peer any more", name(server.socket.transport),
-                      server.socket.local.text(), punch.first.text());
-            return true;
-        });
+                      server.socket.local.text(), one->first.text());
+            end_hole(server, server.punches.extract(one));
+        }
         if (!server.declared.empty() && can_be_rung_at(handoff_, server))
             for (const Target &target : server.declared)
                 open_hole(server, target, false);
@@ -265,6 +281,29 @@ void Registry::settings_changed() {
             say_nobody(server.socket);
     }
     forget_ways();
+}
+
+/// Firewalls may hold it for two minutes yet: whoever calls meanwhile is not to meet the listener,
+/// whose answer would close it for that long, lest he be kept out when he is a peer again.
+void Registry::end_hole(Server &server, Punches::node_type punch) {
+    forget_ended(server);
+    if (server.ending.size() < ending_max && punch.mapped()->let_end())
+        server.ending.insert(std::move(punch));
+}
+
+void Registry::forget_ended(Server &server) {
+    std::erase_if(server.ending, [](const auto &punch) { return !punch.second->let_end(); });
+}
+
+/// Who is no peer any more is refused.
+void Registry::deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket) {
+    const auto server = servers_.find(socket.cookie);
+    if (server == servers_.end() || !server->second.ending.contains(peer)) {
+        handoff_.offer(std::move(connection), peer, socket);
+        return;
+    }
+    constexpr linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
 bool Registry::may_have_peers(const ServerSocket &socket) const {
@@ -345,9 +384,15 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
         hole.hops = HopRange::only(target.hops.number());
     }
     Endpoint peer = hole.peer;
+    bool is_back = false;
+    if (auto ending = server.ending.extract(peer); !ending.empty()) {
+        is_back = true;
+        say_opened(hole);
+        server.punches.insert(std::move(ending));
+    }
     auto present = server.punches.find(peer);
     if (present != server.punches.end() && present->second->adopt(hole.hops))
-        return is_to_punch ? present->second->open() : 0;
+        return is_to_punch || is_back ? present->second->open() : 0;
     say_opened(hole);
     server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
     if (hole.peer.is_loopback())
@@ -492,9 +537,11 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     if (server.empty())
         return;
     server.mapped().parked_at = Clock::now();
-    if (may_listen_again && may_park(server.mapped(), false)) {
+    server.mapped().kept_for = new_are_kept_for_;
+    const bool is_parked = may_listen_again && may_park(server.mapped(), false);
+    if (is_parked) {
         parked_.insert(std::move(server));
-        look_at_parked(false);
+        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
     } else {
         handoff_.withdraw(cookie);
     }
@@ -504,61 +551,159 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
         looking_.cancel();
         settings_.forget_names();
     }
-    owner_.dropped(cookie);
+    if (is_parked)
+        owner_.parked(cookie);
+    else
+        owner_.dropped(cookie);
 }
 
 void Registry::forget(std::uint64_t cookie) {
     drop(cookie, false);
 }
 
-/// Firewalls keep the holes open for two minutes. A peer that calls before the server listens again
-/// would be refused, or its hole be closed for that time; so the sockets stay, with the numbers
-/// that firewalls know, and so do the connections that have come. They are in the way of who would
-/// have the port for himself, as is any connection that the server still has there; where it has
-/// none, they stay for a moment only.
-bool Registry::may_park(const Server &server, bool is_for_others) const {
-    const ServerSocket &socket = server.socket;
-    const Duration parked = Clock::now() - server.parked_at;
-    if (socket.transport != Transport::tcp || !socket.listens || parked >= time_to_listen_again)
-        return false;
-    if (socket.lets_others_in && !is_for_others && parked < time_to_listen_again_at_once)
-        return !owner_.has_listener(socket);
+/// Whether the server still has a connection there, accepted by now, or the rest of one.
+bool Registry::has_connection(const Server &server) const {
     std::vector<std::pair<Endpoint, Endpoint>> connections;
     for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty() && !handoff_.has_waiting(socket.cookie, peer))
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
             connections.emplace_back(punch->connected_from(), peer);
-    return owner_.has_connection(connections) && !owner_.has_listener(socket);
+    return owner_.has_connection(connections);
+}
+
+/// Firewalls keep the holes open for two minutes. A peer that calls before somebody listens again
+/// would be refused, by a reset that no firewall takes for one, and its hole be closed for that
+/// time; so the sockets stay, with the numbers that firewalls know, and so do the connections that
+/// have come. They are in the way of who would have the port for himself, as is any connection that
+/// the server still has there; where it has none, they stay for a moment only.
+bool Registry::may_park(Server &server, bool is_for_others) const {
+    const ServerSocket &socket = server.socket;
+    const Duration parked = Clock::now() - server.parked_at;
+    if (socket.transport != Transport::tcp || !socket.listens)
+        return false;
+    const auto is_about_to_listen = [&] {
+        return parked < server.kept_for ||
+               (parked < time_to_come_to_rest && !has_ended_ && owner_.is_at_work());
+    };
+    if (socket.lets_others_in && !is_for_others && is_about_to_listen())
+        return !owner_.has_listener(socket);
+    if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
+        return false;
+    if (!has_connection(server)) {
+        // Who waits for the last connection to be over, to listen again, is there by then.
+        if (is_for_others || has_ended_ || Clock::now() >= server.in_use_at + 2 * between_looks)
+            return false;
+    } else {
+        server.in_use_at = Clock::now();
+    }
+    return !owner_.has_listener(socket);
 }
 
 void Registry::look_at_parked(bool is_for_others) {
-    std::erase_if(parked_, [&](const auto &entry) {
-        if (may_park(entry.second, is_for_others))
-            return false;
-        handoff_.withdraw(entry.first);
-        return true;
-    });
+    std::vector<std::uint64_t> gone;
+    Duration youngest = Duration::max();
+    for (auto &[cookie, server] : parked_) {
+        const Duration parked = Clock::now() - server.parked_at;
+        const bool stays = may_park(server, is_for_others);
+        if (!stays)
+            gone.push_back(cookie);
+        youngest = std::min(youngest, parked);
+        if (parked >= time_to_listen_again)
+            handoff_.withdraw(cookie);
+        // What nobody listens for is not renewed for ever.
+        if (parked >= time_to_listen_again)
+            for (const auto &punch : server.punches)
+                static_cast<void>(punch.second->let_end());
+    }
+    for (const std::uint64_t cookie : gone)
+        forget_parked(cookie);
     if (!parked_.empty())
-        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
+        parking_.set(Clock::now() +
+                         (youngest < time_to_listen_again ? between_looks : between_late_looks),
+                     [this] {
+                         owner_.serve_waiting();
+                         look_at_parked(false);
+                     });
+}
+
+/// Who has closed the listener and served who had come, or has left of its own accord, is one that
+/// a loop starts again; another user of the port would come later.
+void Registry::wait_for_successor(Duration start_up, bool has_left,
+                                  const std::function<bool(std::uint64_t cookie)> &can_be_found) {
+    const Duration enough =
+        time_to_start_again +
+        (start_up < longest_start_up ? start_ups_to_start_again * start_up : Duration::zero());
+    has_ended_ = true;
+    new_are_kept_for_ = has_left ? enough : Duration::zero();
+    for (auto &entry : parked_) {
+        entry.second.parked_at = Clock::now();
+        entry.second.kept_for = enough;
+    }
+    look_for_closed();
+    for (auto &entry : parked_)
+        if (!can_be_found(entry.first))
+            entry.second.parked_at = Time{};
+    look_at_parked(false);
+}
+
+void Registry::successor_has_come() {
+    has_ended_ = false;
+    new_are_kept_for_ = time_to_listen_again_at_once;
+    for (auto &entry : parked_) {
+        entry.second.parked_at = Clock::now();
+        entry.second.kept_for = time_to_listen_again;
+    }
 }
 
 /// What was made for the one listener is the other's: the holes know it by its place here.
 void Registry::take_up_parked(const ServerSocket &socket) {
     const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
-        return is_same_to_peers(entry.second.socket, socket);
+        return entry.second.socket.transport == socket.transport &&
+               entry.second.socket.local == socket.local;
     });
     if (found == parked_.end())
         return;
+    if (!is_same_to_peers(found->second.socket, socket)) {
+        forget_parked(found->first); // they would be in the way of its own
+        return;
+    }
     auto server = parked_.extract(found);
     handoff_.listens_again(server.key(), socket.cookie);
+    owner_.listens_again(server.key(), socket.cookie);
     server.key() = socket.cookie;
     server.mapped().asked.clear();
     servers_.insert(std::move(server));
 }
 
+bool Registry::is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        return socket.local == address && socket.takes_v4 == takes_v4 && socket.owner == owner;
+    });
+    if (found == parked_.end())
+        return false;
+    const auto waiting = handoff_.waiting(found->first);
+    std::unordered_set<std::uint64_t> own(waiting.begin(), waiting.end());
+    for (const auto *punches : {&found->second.punches, &found->second.ending})
+        for (const auto &punch : *punches)
+            own.insert(punch.second->cookie());
+    return !owner_.has_others(address.port(), own);
+}
+
+bool Registry::has_parked_at(std::uint16_t port) const {
+    return std::any_of(parked_.begin(), parked_.end(), [port](const auto &entry) {
+        return entry.second.socket.local.port() == port;
+    });
+}
+
+void Registry::forget_parked(std::uint64_t cookie) {
+    handoff_.withdraw(cookie);
+    parked_.erase(cookie);
+    owner_.dropped(cookie);
+}
+
 void Registry::forget_parked() {
-    for (const auto &entry : parked_)
-        handoff_.withdraw(entry.first);
-    parked_.clear();
+    while (!parked_.empty())
+        forget_parked(parked_.begin()->first);
 }
 
 /// Toward whom no hole is left, nothing is to be measured either.
@@ -593,6 +738,8 @@ void Registry::look_from_time_to_time() {
     looking_.set(Clock::now() + context_.settings.refresh, [this] {
         look_from_time_to_time();
         look_for_closed();
+        for (auto &entry : servers_)
+            forget_ended(entry.second);
     });
 }
 

@@ -21,8 +21,19 @@ class Registry {
         std::function<bool(const std::vector<std::pair<Endpoint, Endpoint>> &)> has_connection;
         /// Whether anybody listens at the port of this listener, which is gone.
         std::function<bool(const ServerSocket &)> has_listener;
+        /// Whether a TCP port has any sockets but those with these cookies.
+        std::function<bool(std::uint16_t port, const std::unordered_set<std::uint64_t> &than)>
+            has_others;
+        /// The socket with this cookie is gone, and its holes wait for the next one on its port.
+        std::function<void(std::uint64_t cookie)> parked;
+        /// Which has come.
+        std::function<void(std::uint64_t before, std::uint64_t now)> listens_again;
         /// The holes of the socket with this cookie have ended.
         std::function<void(std::uint64_t cookie)> dropped;
+        /// Whether the server runs, so that it may be about to listen again.
+        std::function<bool()> is_at_work;
+        /// Has those answered who have asked for something by now.
+        std::function<void()> serve_waiting;
         /// Other ports concern us than before.
         std::function<void()> settings_changed;
     };
@@ -36,7 +47,7 @@ class Registry {
     void follow_settings();
     [[nodiscard]] bool has(std::uint64_t cookie) const { return servers_.contains(cookie); }
     [[nodiscard]] const ServerSocket *find(std::uint64_t cookie) const;
-    [[nodiscard]] bool is_empty() const { return servers_.empty(); }
+    [[nodiscard]] bool is_empty() const { return servers_.empty() && parked_.empty(); }
     [[nodiscard]] bool holds_duplicates() const;
     [[nodiscard]] bool has_datagrams() const;
     /// Whether connections can be given what their listeners have, with the rights of this moment.
@@ -69,6 +80,19 @@ class Registry {
     void look_for_closed();
     /// Ends them all. True if there were any.
     bool give_way();
+    /// Whether nothing keeps the address from a listener of this user's but what waits for it.
+    [[nodiscard]] bool is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const;
+    /// The server has no process any more. What is kept for the next one, where that finds it, is
+    /// so for a while: longer, the longer it takes the server to start. `has_left`: it was not
+    /// killed.
+    void wait_for_successor(Duration start_up, bool has_left,
+                            const std::function<bool(std::uint64_t cookie)> &can_be_found);
+    /// Who has bound the port, and is about to listen.
+    void successor_has_come();
+    /// Whether holes wait for a next listener.
+    [[nodiscard]] bool has_parked() const { return !parked_.empty(); }
+    [[nodiscard]] bool has_parked_at(std::uint16_t port) const;
+    void forget_parked();
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
 
@@ -94,6 +118,7 @@ class Registry {
     [[nodiscard]] std::vector<SocketStatus> status() const;
 
   private:
+    using Punches = std::unordered_map<Endpoint, std::unique_ptr<Punch>>;
     struct Server {
         explicit Server(Scheduler &scheduler)
             : advising(scheduler), silence(scheduler), loopback(scheduler) {}
@@ -109,14 +134,21 @@ class Registry {
         std::vector<Target> declared;   ///< by the settings
         std::vector<Target> on_link;    ///< of them, not punched; the log says so
         std::vector<Target> asked;      ///< by synergy_to()
-        std::unordered_map<Endpoint, std::unique_ptr<Punch>> punches;
-        Time parked_at{}; ///< when the listener was closed
+        Punches punches;
+        /// Of peers that are none any more, for as long as firewalls may hold their holes.
+        Punches ending;
+        Time parked_at{};    ///< when the listener was closed, or the server ended
+        Time in_use_at{};    ///< when it was last seen to have a connection
+        Duration kept_for{}; ///< from then on, if nothing else keeps the port from others
     };
 
     void declare(Server &server);
+    static void end_hole(Server &server, Punches::node_type punch);
+    static void forget_ended(Server &server);
     static bool can_be_rung_at(const Handoff &handoff, Server &server);
     void settings_changed();
     Server &server_for(const ServerSocket &socket, Socket duplicate);
+    void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket);
     int open_asked(Server &server, const Target &target);
     int open_hole(Server &server, const Target &target, bool is_to_punch = true);
     [[nodiscard]] std::unique_ptr<Punch> make_punch(const Server &server, Hole hole) const;
@@ -124,11 +156,12 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    [[nodiscard]] bool may_park(const Server &server, bool is_for_others) const;
+    [[nodiscard]] bool may_park(Server &server, bool is_for_others) const;
+    [[nodiscard]] bool has_connection(const Server &server) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look_at_parked(bool is_for_others);
+    void forget_parked(std::uint64_t cookie);
     void take_up_parked(const ServerSocket &socket);
-    void forget_parked();
     void say_opened(const Hole &hole);
     void advise(Server &server);
     static void advise_of_loopback(const Server &server);
@@ -157,6 +190,8 @@ class Registry {
     /// Of listeners that are closed, for when the server listens again: by the old cookie.
     std::unordered_map<std::uint64_t, Server> parked_;
     Timer parking_;
+    bool has_ended_ = false;      ///< the server has
+    Duration new_are_kept_for_{}; ///< of those that are parked from now on: see Server
 };
 
 } // namespace synergy

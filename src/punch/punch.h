@@ -87,8 +87,8 @@ class Punch {
     /// those that it has had: that takes another punch.
     [[nodiscard]] bool adopt(const HopRange &hops);
 
-    /// It is not renewed any more. Whoever comes while firewalls still hold it is met, lest
-    /// somebody else answer. False: there is nothing to wait for.
+    /// It is not renewed any more, unless it is opened again. Whoever comes while firewalls still
+    /// hold it is met, lest somebody else answer. False: there is nothing to wait for.
     virtual bool let_end() { return false; }
 
     [[nodiscard]] const Hole &hole() const { return hole_; }
@@ -97,6 +97,8 @@ class Punch {
     void handed_over() { record_.handed_over++; }
     /// Whether what came through the hole has its four-tuple, or had it a moment ago.
     [[nodiscard]] virtual bool is_in_use() const { return false; }
+    /// The cookie of the socket that punches for this hole alone; 0: there is none now.
+    [[nodiscard]] virtual std::uint64_t cookie() const { return 0; }
     /// The own address of the connection that came through the hole last; empty: there was none, or
     /// its four-tuple is free again.
     [[nodiscard]] const Endpoint &connected_from() const { return connected_from_; }

@@ -135,6 +135,14 @@ bool TcpPunch::let_end() {
 }
 
 int TcpPunch::open() {
+    const bool was_ending = std::exchange(is_ending_, false);
+    // What has left meanwhile opened nothing. As long as the peer has not called, another number is
+    // as good.
+    if (was_ending && socket_ && busy_until_ == Time{} && !has_missed_peer() &&
+        info_of(socket_).tcpi_state == state_syn_sent) {
+        stop_asking();
+        close_socket();
+    }
     // Renewing by hand would be a SYN with another sequence number (guard.h).
     if (!socket_ || rests_ > 0)
         return punch();
@@ -156,7 +164,8 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     if (phase == Guard::Phase::low) {
         hear_from(guard_.is_awaiting() ? deaf_to_all : deaf_hop_limit_);
         next_hop_limit();
-        set_hop_limit(socket_, is_v4_, hop_limit());
+        // The socket is there to hear, if its hole ends: what it sends is not to open another one.
+        set_hop_limit(socket_, is_v4_, is_ending_ ? hop_limit_min : hop_limit());
         // Not before, since the kernel gives up where this comes too late.
         set_user_timeout(guard_.user_timeout());
         follow_dying_hop();

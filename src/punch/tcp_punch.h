@@ -17,6 +17,9 @@ class TcpPunch final : public Punch {
 
     int open() override;
     bool let_end() override;
+    [[nodiscard]] std::uint64_t cookie() const override {
+        return socket_ ? cookie_of(socket_.fd()) : 0;
+    }
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:

@@ -1,6 +1,8 @@
 // Whether a process gets on with its work.
 #pragma once
 
+#include "base/scheduler.h"
+
 #include <cstdint>
 #include <sys/types.h>
 
@@ -13,5 +15,8 @@ enum class Activity : std::uint8_t {
 };
 
 Activity activity_of(pid_t process);
+
+/// How long ago the process was started, to a hundredth of a second; zero where that can't be told.
+Duration age_of(pid_t process);
 
 } // namespace synergy

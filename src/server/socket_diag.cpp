@@ -198,6 +198,20 @@ bool SocketDiag::has_connection(const Endpoint &from, const Endpoint &to) {
     return found && !found->listens;
 }
 
+bool SocketDiag::has_others(std::uint16_t port, const std::unordered_set<std::uint64_t> &than) {
+    for (const int family : {AF_INET6, AF_INET}) {
+        Question question = about(Transport::tcp, family, NLM_F_DUMP, ++sequence_);
+        question.request.id.idiag_sport = htons(port);
+        question.request.idiag_states = ~0U;
+        const Reply reply = netlink_ ? ask(&question, sizeof question, sequence_)
+                                     : Reply{.error = EBADF, .sockets = {}};
+        if (reply.error != 0 ||
+            std::any_of(reply.sockets.begin(), reply.sockets.end(),
+                        [&](const Listener &socket) { return !than.contains(socket.cookie); }))
+            return true;
+    }
+    return false;
+}
 bool SocketDiag::has_listener(const Endpoint &local) {
     Question question = about(Transport::tcp, local.family(), NLM_F_DUMP, ++sequence_);
     question.request.id.idiag_sport = htons(local.port());

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <unordered_set>
 #include <vector>
 
 namespace synergy {
@@ -53,6 +54,10 @@ class SocketDiag {
     [[nodiscard]] bool has_connection(const Endpoint &from, const Endpoint &to);
     /// Whether anybody listens for TCP at this port. False where the kernel can't say.
     [[nodiscard]] bool has_listener(const Endpoint &local);
+    /// Whether the TCP port has any other sockets than those with these cookies, in whatever state.
+    /// True where the kernel can't say.
+    [[nodiscard]] bool has_others(std::uint16_t port,
+                                  const std::unordered_set<std::uint64_t> &than);
 
   private:
     struct Reply {

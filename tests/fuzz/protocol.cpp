@@ -215,7 +215,7 @@ class Game {
             fail("no sockets");
         const Socket here(ends[0]);
         // As the shim gets it. What a keeper does later is not waited for here.
-        keeper_.answer_start(Socket(ends[1]), ::getpid(), false);
+        keeper_.answer_start(Socket(ends[1]), ::getpid(), false, -1);
         Socket memory;
         synergy_answer answer{};
         receive(here, answer, memory);

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import clients
+import firewall
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port, script, wait_listening
 from topology import PEER
@@ -20,13 +21,13 @@ PATIENCE = 4
 SOON = 1.3  # a SYN that was not heard, and its first repetition
 
 
-def again_server(stand, mode, source_ports):
+def again_server(stand, mode, source_ports, with_library=True):
     port = fresh_port()
-    program = stand.start(
-        "A", [servers.PYTHON, script("again_server.py"), port, mode], preload=Preload(
-            peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+    preload = Preload(peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops)
+    program = stand.start("A", [servers.PYTHON, script("again_server.py"), port, mode],
+                          preload=preload if with_library else None)
     wait_listening(program, "tcp", port)
-    return port
+    return program, port
 
 
 def call(stand, source_port, port):
@@ -41,14 +42,11 @@ def call(stand, source_port, port):
         return repr(error)
 
 
-# A listener that lets nobody else have its port has it again only when the last connection is quite
-# over: who calls at once is refused, as without a firewall.
 @pytest.mark.parametrize("mode, after_ms", [
-    *itertools.product(("early", "late"), (0, 10, 100, 1000)),
-    *itertools.product(("anew",), (10, 100, 1000))])
+    *itertools.product(("early", "late", "anew"), (0, 10, 100, 1000))])
 def test_listening_again(stand, mode, after_ms):
     source_ports = fresh_peer_ports(CALLS)
-    port = again_server(stand, mode, source_ports)
+    _, port = again_server(stand, mode, source_ports)
     results = []
     for source_port in source_ports:
         results.append(call(stand, source_port, port))
@@ -56,3 +54,14 @@ def test_listening_again(stand, mode, after_ms):
     print([result if isinstance(result, str) else round(result, 3) for result in results])
     failed = [result for result in results if isinstance(result, str) or result > SOON]
     assert not failed
+
+
+@pytest.mark.parametrize("with_library", (False, True), ids=("bare", "library"))
+def test_a_port_in_use_is_no_more_to_be_had(stand, with_library):
+    """By a connection that is there, and by one that rests."""
+    firewall.set_profile(stand.path, "strict" if with_library else "open")
+    ports = fresh_peer_ports(2)
+    program, port = again_server(stand, "in-use", ports, with_library)
+    assert isinstance(call(stand, ports[0], port), float)
+    program.wait_exit()
+    assert program.stdout().split() == ["EADDRINUSE", "EADDRINUSE"]

@@ -11,7 +11,7 @@ import firewall
 import servers
 from capture import UDP, Capture
 from names import Names
-from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, held_by, script
+from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, held_by, script, wait_until
 from topology import PEER
 from trials import NO_ANSWER, PATIENCE
 
@@ -359,3 +359,24 @@ def test_changes_by_the_hundred(stand, config, names):
     # A look-up may be under way, in a thread of the keeper's.
     assert after[0] <= before[0] * 2 and after[1] < before[1] + 512
     assert gets_in(stand, server, program, ports[8], port)
+
+
+def test_peer_that_calls_while_it_is_none(stand, config):
+    """Its hole is open for a while yet. The listener's own answer would keep it shut for two minutes
+    when the peer is one again."""
+    server = own("tcp")
+    port, (source_port, called) = fresh_port(), fresh_peer_ports(2)
+    common = f'hops = {stand.path.hops}\nlog = "info"\n'
+    both = common + f'peers = ["[{PEER[6]}]:{source_port}", "[{PEER[6]}]:{called}"]\n'
+    config.write("synergy.toml", both)
+    program = server.start(stand, port, Preload(config=config.file))
+    program.wait_for(rf"<- \[{PEER[6]}\]:{called}: opens")
+    config.write("synergy.toml", common)
+    for peer_port in (source_port, called):
+        program.wait_for(rf"<- \[{PEER[6]}\]:{peer_port}: ends", AT_ONCE)
+    stays_out(stand, server, program, called, port)
+    config.write("synergy.toml", both)
+    wait_until(lambda: len(re.findall(" opens", program.stderr())) >= 4, 2 * AT_ONCE,
+               "both holes", program)
+    for peer_port in (source_port, called):
+        assert gets_in(stand, server, program, peer_port, port, 20)

@@ -805,6 +805,25 @@ TEST_CASE("keeper: it ends with the last socket, and says so in the page") {
     CHECK(WEXITSTATUS(kept.status) == 0);
 }
 
+TEST_CASE("keeper: nobody takes it over from a server that lives, or without the port") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    const Socket listener = any_listener(), other = any_listener();
+    const std::uint16_t port = listener.local().port();
+    REQUIRE(kept.open(listener) == 0);
+    synergy_address by_port{};
+    synergy_port_name(0, port, &by_port);
+    synergy_request request = kept.request(SYNERGY_ADOPT);
+    request.secret = {};
+    CHECK_FALSE(Kept::ask(by_port, request).is_there);
+    for (const Socket *shown : {&listener, &other}) {
+        const Answered answered = Kept::ask(by_port, request, shown->fd());
+        CHECK(answered.answer.result == EBUSY);
+        CHECK_FALSE(answered.received);
+    }
+    CHECK(punching_from(port) == 1);
+}
+
 TEST_CASE("keeper: after SIGTERM it sees at once what is closed") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops});
@@ -882,7 +901,7 @@ TEST_CASE("keeper: garbage is no request, and costs nothing") {
             request.secret.bytes[15] ^= 1;
             CHECK(answered(&request, sizeof request, {passed}) ==
                   (kind == SYNERGY_FETCH || kind == SYNERGY_MEET || kind == SYNERGY_STATUS ||
-                   kind == SYNERGY_BIND));
+                   kind == SYNERGY_BIND || kind == SYNERGY_GIVE_WAY || kind == SYNERGY_ADOPT));
             request.secret = good.secret;
             request.version++;
             CHECK_FALSE(answered(&request, sizeof request, {passed}));

@@ -125,13 +125,13 @@ def test_a_closed_port_is_free_and_no_descriptor_is_added(transport, how):
 
 
 def test_a_port_is_free_for_the_successor_of_a_killed_server(deaf_peer):
-    """Where the library does not see bind(), it is not: the keeper's sockets are there for a moment
-    yet (three times in four)."""
+    """Where the library does not see bind(), it is not always: the keeper's sockets are there for a
+    moment yet."""
     environment = preloaded_environment(deaf_peer.text())
     assert run(PROGRAMS / "successor", 200, environment=environment).stdout == \
         "0 of 200 could not\n"
-    unseen = run(PROGRAMS / "successor", 50, "unseen", environment=environment).stdout
-    assert unseen.endswith("of 50 could not\n") and not unseen.startswith("0 ")
+    assert any(run(PROGRAMS / "successor", 50, "unseen", environment=environment).stdout !=
+               "0 of 50 could not\n" for _ in range(20))
 
 
 def test_children_accept_listen_and_bind():
@@ -457,12 +457,13 @@ def test_threads_with_much_data_of_their_own():
 def test_arguments_that_nobody_would_write(seed):
     """Bad pointers, rooms that end in the middle or at the end of a page, huge and negative
     numbers: result, errno and what was written are the kernel's."""
-    for _ in range(3):  # a port that it binds by chance may be another program's just then
+    for _ in range(20):  # a port that it binds by chance may be another program's just then
         bare = run(PROGRAMS / "arguments", seed, 20000, environment=plain_environment())
         preloaded = run(PROGRAMS / "arguments", seed, 20000, environment=preloaded_environment())
         assert preloaded.returncode == bare.returncode == 0, preloaded.stderr
         if preloaded.stdout == bare.stdout:
             break
+        time.sleep(0.3)
     assert preloaded.stdout.splitlines() == bare.stdout.splitlines()
     assert len(bare.stdout.splitlines()) == 20000
 
