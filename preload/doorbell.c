@@ -150,13 +150,6 @@ static void keep_on_exec(int fd, int flags) {
     syscall(SYS_fcntl, fd, F_SETFD, flags & SOCK_CLOEXEC ? FD_CLOEXEC : 0);
 }
 
-/* What passes: another descriptor, memory or time may be had when it rings again. */
-static int may_pass(int error) {
-    return error == ENOENT || error == EMFILE || error == ENFILE || error == ENOMEM ||
-           error == ENOBUFS || error == EAGAIN || error == ETIMEDOUT || error == EPIPE ||
-           error == EBADF;
-}
-
 static void refuse(int fd, int error) {
     struct synergy_refusal refusal = {.error = error};
     memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
@@ -204,8 +197,7 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         keep_on_exec(*fd = bell, flags);
     if (!says_so(bell))
         return ORDINARY;
-    if (!may_pass(error))
-        refuse(bell, error);
+    refuse(bell, error);
     syscall(SYS_close, bell);
     return NO_ONE;
 }

@@ -132,11 +132,8 @@ int shutdown(int fd, int how) {
     if (!concerns_us())
         return libc.shutdown(fd, how);
     int result = libc.shutdown(fd, how);
-    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER) {
-        struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
-        ASIDE(descriptor = forget_descriptor(fd));
-        after_closing(&descriptor);
-    }
+    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
+        ASIDE(socket_is_shut_down(fd));
     return result;
 }
 

@@ -568,6 +568,14 @@ void program_is_executed(char *const environment[]) {
     }
 }
 
+void socket_is_shut_down(int fd) {
+    struct descriptor descriptor = forget_descriptor(fd);
+    struct synergy_request request = {.kind = SYNERGY_CLOSED, .cookie = descriptor.cookie};
+    struct synergy_answer answer;
+    if (is_ours(descriptor.mark) && !synergy_is_over(keeper_page((int)descriptor.keeper)))
+        ask_keeper((int)descriptor.keeper, &request, fd, &answer);
+}
+
 void socket_is_closed(const struct descriptor *descriptor) {
     tell(descriptor->keeper, SYNERGY_CLOSED, descriptor->cookie);
 }

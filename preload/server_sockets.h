@@ -50,6 +50,8 @@ void program_is_executed(char *const environment[]);
 
 /* What the entry was made for is closed, or takes no more peers. */
 void socket_is_closed(const struct descriptor *descriptor);
+/* The same of a listener that was shut down, and is there still. */
+void socket_is_shut_down(int fd);
 
 /* These numbers, `last` included, stand for nothing now. */
 void sockets_are_closed(unsigned first, unsigned last);

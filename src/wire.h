@@ -67,7 +67,9 @@ enum synergy_kind {
     SYNERGY_OPEN_TOWARD,
     /* `cookie` was closed or shut down by this process, which has no other descriptor of it as far
      * as it knows: what is kept for it may be over. Answered when the ports are free again. The
-     * keeper looks for others itself, but as root it may not be able to: then this is believed. */
+     * keeper looks for others itself, but as root it may not be able to: then this is believed. One
+     * that was shut down comes along: while it stays open it keeps its port from others as without
+     * us. */
     SYNERGY_CLOSED,
     /* bind() found its address in use: close what stands for sockets that are gone. */
     SYNERGY_GIVE_WAY,
@@ -244,11 +246,11 @@ static inline int synergy_is_bell_port(uint16_t port) {
 }
 
 /* What who has accepted a bell says on it before closing it, if it can't have the connection that
- * the bell stands for, now or later. */
+ * the bell stands for. */
 #define SYNERGY_REFUSAL_TEXT "synergy: refused"
 struct synergy_refusal {
     char text[16]; /* SYNERGY_REFUSAL_TEXT, without the zero byte */
-    int32_t error; /* why the keeper can't be asked: an errno */
+    int32_t error; /* why: an errno, by which the keeper knows whether that may pass */
 };
 
 /* FUTEX_OWNER_DIED, linux/futex.h. */

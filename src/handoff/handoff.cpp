@@ -92,17 +92,32 @@ constexpr Duration between_looks = milliseconds(200);
 constexpr Duration fetch_time = milliseconds(800);
 /// One that is waiting for a processor gets this long.
 constexpr Duration busy_time = milliseconds(1600);
-/// A server at its limit of open files closes others when it closes them.
+/// A server at its limit of open files closes others when it closes them, and one whose queue is
+/// full of others' connections accepts them when it does.
 constexpr Duration until_there_is_room = milliseconds(100);
 /// For an address that is taken away and given again, an interface that comes up, a firewall that
 /// is loaded anew.
 constexpr Duration obstructed_most = milliseconds(500);
 constexpr Duration obstructed_rest = milliseconds(20);
+/// For longer than a keeper that did not answer in time is left alone.
 constexpr unsigned unanswered_most = 8;
+/// A process may be killed with a bell in its hand.
+constexpr unsigned wordless_most = 1;
 
 void reset(const Socket &connection) {
     const linger at_once{.l_onoff = 1, .l_linger = 0};
     ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
+/// As little as suffices for further sockets of ours beside it: what the server itself has set, or
+/// else what lets in nobody but its own user.
+void keep_port(const Socket &connection, const ServerSocket &listener) {
+    if (listener.transport != Transport::tcp || !listener.is_prepared)
+        return;
+    if (listener.lets_others_in)
+        connection.set(SOL_SOCKET, SO_REUSEPORT, listener.is_shared ? 1 : 0);
+    else
+        connection.set(SOL_SOCKET, SO_REUSEADDR, 0);
 }
 
 std::uint16_t bell_port(unsigned number) {
@@ -117,6 +132,16 @@ int refusal_on(const Socket &doorbell) {
         std::memcmp(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text) != 0)
         return 0;
     return strerrordesc_np(refusal.error) == nullptr ? EPROTO : refusal.error;
+}
+
+bool is_short_of_descriptors(int error) {
+    return error == EMFILE || error == ENFILE;
+}
+
+/// Memory or time may be had when it rings again.
+bool may_pass(int error) {
+    return error == ENOENT || error == ENOMEM || error == ENOBUFS || error == EAGAIN ||
+           error == ETIMEDOUT || error == EPIPE || error == EBADF;
 }
 
 bool is_about_firewalls(int error) {
@@ -356,10 +381,50 @@ void Handoff::ring_again(Id id, Duration delay) {
     offers_.at(id)->timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 
+/// Whether the listener's first bell is to be answered before this one rings: who does not know
+/// what a bell is sees no more than that one.
+bool Handoff::is_to_wait(Id id) const {
+    const std::uint64_t listener = offers_.at(id)->listener.cookie;
+    return !answering_.contains(listener) &&
+           std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
+               return entry.first < id && entry.second->listener.cookie == listener;
+           });
+}
+
+/// A bell that meets a full queue would be dropped, and come again by the kernel's second.
+bool Handoff::is_full(const ServerSocket &listener) const {
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    return found && found->waiting > found->room;
+}
+
+/// A bell has been answered: there is room for another, and after the first for all.
+void Handoff::answered(std::uint64_t listener) {
+    const bool is_first = answering_.insert(listener).second;
+    std::optional<Id> next;
+    for (const auto &[id, offer] : offers_) {
+        if (offer->listener.cookie != listener || !offer->is_waiting)
+            continue;
+        if (is_first)
+            ring_again(id, Duration::zero());
+        else if (!next || id < *next)
+            next = id;
+    }
+    if (next)
+        ring_again(*next, Duration::zero());
+}
+
 void Handoff::ring(Id id) {
     Offer &offer = *offers_.at(id);
     if (bells_.are_unheard()) {
         give_up(offer.listener, confined);
+        return;
+    }
+    offer.is_waiting = is_to_wait(id);
+    if (offer.is_waiting)
+        return;
+    offer.is_waiting = is_full(offer.listener);
+    if (offer.is_waiting) {
+        ring_again(id, until_there_is_room);
         return;
     }
     const Rung rung = connect_doorbell(offer);
@@ -489,26 +554,39 @@ void Handoff::happened(Id id, std::uint32_t events) {
     const int error = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0);
     const int refusal = refusal_on(offer.doorbell);
     silence(offer);
-    if (refusal != 0) {
-        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
-        return;
-    }
-    if (is_about_firewalls(error)) {
-        obstructed(id, filtered);
-        return;
-    }
-    if (error == ECONNREFUSED) {
-        refused(id);
-        return;
-    }
-    if (is_starved(offer)) {
+    if (is_starved(offer) || is_short_of_descriptors(refusal))
         ring_again(id, until_there_is_room);
-        return;
-    }
-    if (++offer.unanswered > unanswered_most)
-        give_up(offer.listener, not_intercepted);
+    else if (refusal != 0)
+        closed_with(id, refusal);
+    else if (is_about_firewalls(error))
+        obstructed(id, filtered);
+    else if (error == ECONNREFUSED)
+        refused(id);
     else
+        closed_without_a_word(id);
+}
+
+/// By who knows what it is, and could not have the connection.
+void Handoff::closed_with(Id id, int refusal) {
+    Offer &offer = *offers_.at(id);
+    if (may_pass(refusal) && ++offer.unanswered <= unanswered_most)
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
+    else
+        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
+}
+
+/// By who doesn't, unless the listener is shut down or gone, of which we will be told, or had no
+/// room for it (net.ipv4.tcp_abort_on_overflow).
+void Handoff::closed_without_a_word(Id id) {
+    Offer &offer = *offers_.at(id);
+    const ServerSocket &listener = offer.listener;
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    if (found && found->waiting * 2 > found->room)
+        ring_again(id, until_there_is_room);
+    else if ((found || is_there(listener)) && ++offer.wordless > wordless_most)
+        give_up(listener, not_intercepted);
+    else
+        ring_again(id, milliseconds(20));
 }
 
 void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
@@ -545,6 +623,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
         give_up(listener, not_to_be_given(what));
     if (what != nullptr || !check_imitable(listener))
         return Fetched{};
+    keep_port(offer.connection, listener);
     const int flags = fcntl(offer.connection.fd(), F_GETFL);
     fcntl(offer.connection.fd(), F_SETFL, is_blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
     Fetched fetched{.connection = std::move(offer.connection),
@@ -552,6 +631,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
                     .listener = offer.listener.cookie};
     silence(offer);
     offers_.erase(id);
+    answered(listener.cookie);
     return fetched;
 }
 
@@ -575,11 +655,14 @@ void Handoff::listens_again(std::uint64_t before, std::uint64_t now) {
         knock.key() = now;
         knocks_.insert(std::move(knock));
     }
+    if (answering_.erase(before) != 0)
+        answering_.insert(now);
 }
 
 void Handoff::withdraw(std::uint64_t listener) {
     knocks_.erase(listener);
     out_of_reach_.erase(listener);
+    answering_.erase(listener);
     forget(listener);
 }
 

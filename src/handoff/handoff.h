@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace synergy {
 
@@ -93,8 +94,10 @@ class Handoff {
         Socket doorbell;
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
+        unsigned wordless = 0;     ///< bells that have ended without a word
         std::uint32_t starved = 0; ///< the page's, when it rang
         bool has_said = false;     ///< that it is a bell
+        bool is_waiting = false;   ///< for another bell's answer, or for room
         Time obstructed{};         ///< since when no bell of it gets to the listener; zero: they do
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
@@ -118,6 +121,11 @@ class Handoff {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     void ring(Id id);
+    [[nodiscard]] bool is_to_wait(Id id) const;
+    [[nodiscard]] bool is_full(const ServerSocket &listener) const;
+    void answered(std::uint64_t listener);
+    void closed_with(Id id, int refusal);
+    void closed_without_a_word(Id id);
     [[nodiscard]] Socket bound_doorbell(const ServerSocket &listener, const Endpoint &to);
     void look_whether_answered(Knock &knock);
     static void take_back(Knock &knock, const Endpoint &to);
@@ -141,6 +149,7 @@ class Handoff {
     SocketDiag &socket_diag_;
     const Owner owner_;
     std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by listener's cookie
+    std::unordered_set<std::uint64_t> answering_; ///< listeners at which a bell has been answered
     unsigned next_port_ = 0;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;

@@ -316,6 +316,7 @@ Keeper::Reply Keeper::answer(const Call &call) {
             break;
         case SYNERGY_CLOSED:
             processes_.closed(call.process, call.request.cookie);
+            give_back(call);
             registry_.closed(call.request.cookie);
             break;
         case SYNERGY_GIVE_WAY:
@@ -377,8 +378,9 @@ std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
     if (known != nullptr && socket->transport == Transport::sctp)
         socket->local = known->local;
     socket->fd = call.request.fd;
+    socket->is_prepared = call.request.kind == SYNERGY_PREPARE;
     socket->lets_others_in =
-        call.request.kind == SYNERGY_PREPARE && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
+        socket->is_prepared && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
     socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {
@@ -525,6 +527,17 @@ void Keeper::open_toward(const Call &call, Reply &reply) {
     // Also after a failure: the punch may be tried again for as long as the socket is open.
     if (registry_.has(socket->cookie))
         reply.answer.mark = mark_of(*socket);
+}
+
+/// The options by which its port was shared with us are the server's own again. (As long as it
+/// listens it must be shared.)
+void Keeper::give_back(const Call &call) {
+    const ServerSocket *known = call.passed ? registry_.find(cookie_of(call.passed.fd())) : nullptr;
+    if (known == nullptr || !known->is_prepared)
+        return;
+    call.passed.set(SOL_SOCKET, SO_REUSEADDR, known->lets_others_in ? 1 : 0);
+    call.passed.set(SOL_SOCKET, SO_REUSEPORT, known->is_shared ? 1 : 0);
+    registry_.shut_down(known->cookie);
 }
 
 void Keeper::fetch(const Call &call, Reply &reply) {

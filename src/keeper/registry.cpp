@@ -206,6 +206,7 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     const bool had_room = server.socket.has_room_beside;
     // And what the server has set, before we did.
     const bool let_others_in = server.socket.lets_others_in;
+    const bool was_prepared = server.socket.is_prepared;
     // What has left without them is of no use to a listener that has other options now.
     if (!begin_alike(server.socket.chosen, socket.chosen)) {
         server.punches.clear();
@@ -214,6 +215,7 @@ Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplic
     server.socket = socket;
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
+    server.socket.is_prepared |= was_prepared;
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
     server.socket.is_shared = !unshared_.contains(socket.cookie);
@@ -757,6 +759,11 @@ void Registry::forget_ways() {
                 for (const Target &target : *targets)
                     wanted.insert(target.peer.with_port(0));
     hop_finder_.keep_only([&](const Endpoint &peer) { return wanted.contains(peer); });
+}
+
+void Registry::shut_down(std::uint64_t cookie) {
+    if (const auto found = servers_.find(cookie); found != servers_.end())
+        found->second.socket.is_shut_down = true;
 }
 
 void Registry::closed(std::uint64_t cookie) {

@@ -68,6 +68,8 @@ class Registry {
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
     void closed(std::uint64_t cookie);
+    /// Its port is shared with us no more.
+    void shut_down(std::uint64_t cookie);
     /// No connection can be handed over to this socket: its holes are not renewed from here on, and
     /// whoever still comes by one is refused.
     void end_holes(std::uint64_t cookie);

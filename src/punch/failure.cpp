@@ -5,6 +5,8 @@
 #include "hops/route.h"
 
 #include <cstring>
+#include <netinet/in.h>
+#include <poll.h>
 
 namespace synergy {
 
@@ -30,6 +32,25 @@ int route_error(const Endpoint &peer) {
     const Endpoint to = peer.unmapped();
     const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
     return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 ? errno : 0;
+}
+
+bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
+    const Socket socket = Socket::open(peer.family(), SOCK_STREAM, IPPROTO_TCP);
+    const Endpoint from = source.with_port(0);
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(socket.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    socket.set(IPPROTO_IP, IP_TTL, hop_limit_min);
+    if (peer.family() == AF_INET6) {
+        socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+        socket.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit_min);
+    }
+    if (!socket || ::bind(socket.fd(), from.data(), from.length()) != 0 ||
+        (::connect(socket.fd(), peer.data(), peer.length()) != 0 && errno != EINPROGRESS))
+        return false;
+    // What comes from this host has come by now, or as soon as this processor has a moment.
+    pollfd came{.fd = socket.fd(), .events = POLLOUT, .revents = 0};
+    constexpr int moment_ms = 1;
+    return ::poll(&came, 1, moment_ms) > 0 && socket.get(SOL_SOCKET, SO_ERROR, 0) == ECONNREFUSED;
 }
 
 std::string local_setting_cause(const Settings &settings, int family) {

@@ -16,6 +16,10 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 /// The same where the kernel says nothing, and yet no SYN leaves.
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings);
 
+/// Whether this host's own firewall answers by a reset what TCP sends from there to the peer: one
+/// comes back at once for a SYN that dies on the first router.
+bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer);
+
 /// Where the first router on the way there is not to be found on the link; empty: it is. Before a
 /// packet was sent there nothing is known, and for a second after.
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);

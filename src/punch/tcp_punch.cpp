@@ -1,6 +1,7 @@
 #include "punch/tcp_punch.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
 
@@ -213,7 +214,8 @@ int TcpPunch::bind_socket() {
         return 0;
     }
     const int error = errno;
-    failed_here(error);
+    if (!hole_.server.is_shut_down)
+        failed_here(error);
     retry_at(Clock::now() + retry_delay(++failures_ + 2, context_.settings.refresh));
     return error;
 }
@@ -504,7 +506,9 @@ void TcpPunch::happened() {
 
 void TcpPunch::failed(int error) {
     // Then the last SYN went all the way, and what came back for it says nothing about punches.
-    const bool was_answering = std::exchange(busy_until_, Time{}) != Time{};
+    // (A reset in SYN_SENT would be ECONNREFUSED: the peer has come, and gone before it was seen.)
+    const bool was_answering =
+        std::exchange(busy_until_, Time{}) != Time{} || error == ECONNRESET || error == EPIPE;
     const std::optional<IcmpError> icmp = read_icmp_error(socket_);
     const IcmpError answer = icmp.value_or(icmp_error_of(error));
     if (was_answering)
@@ -513,12 +517,23 @@ void TcpPunch::failed(int error) {
         timed_out();
     else if (answer.answer != HopAnswer::none && answer.answer != HopAnswer::time_exceeded) {
         error_came();
-        refused(answer);
+        if (is_by_this_host(answer))
+            failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
+        else
+            refused(answer);
     } else if (error == EHOSTUNREACH)
         error_came(); // the punch's own
     else
         failed_by(strerrordesc_np(error), error);
     begin_again();
+}
+
+/// Whether it is this host's own firewall that refuses (OUTPUT). A reset does not say whose it is.
+bool TcpPunch::is_by_this_host(const IcmpError &answer) const {
+    if (answer.answer == HopAnswer::unreachable)
+        return false; // the next hop does not answer
+    return answer.from.empty() ? is_reset_by_this_host(hole_.server.local, hole_.peer)
+                               : is_own_address(answer.from);
 }
 
 /// The window was too short, or did not keep out one that has as many hops left as that.

@@ -37,6 +37,7 @@ class TcpPunch final : public Punch {
     void stop_asking();
     void failed(int error);
     void timed_out();
+    [[nodiscard]] bool is_by_this_host(const IcmpError &answer) const;
     void error_came();
     void begin_again();
     [[nodiscard]] bool has_source() const;

@@ -342,6 +342,7 @@ namespace {
 
 constexpr const char *a_filter = "a socket filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)";
 constexpr const char *keys_or_headers = "keys or header options (TCP_MD5SIG, TCP_AO, IPV6_HOPOPTS)";
+constexpr const char *header_options = "options in the header of IPv4 (IP_OPTIONS)";
 constexpr const char *saved_syn = "TCP_SAVE_SYN: nobody keeps the SYN of a peer that meets a punch";
 constexpr const char *sctp_keys = "chunks that are to be authenticated (SCTP_AUTH_CHUNK)";
 
@@ -351,6 +352,13 @@ bool has_filter(int fd) {
     return getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, nullptr, &instructions) == 0
                ? instructions != 0
                : errno == EACCES;
+}
+
+/// Accepted connections have none of them, but they hide what TCP_MAXSEG is.
+bool has_header_options(int fd) {
+    std::array<char, 40> options{}; // RFC 791 3.1: at most
+    socklen_t length = options.size();
+    return getsockopt(fd, IPPROTO_IP, IP_OPTIONS, options.data(), &length) == 0 && length != 0;
 }
 
 /// RFC 4895. Those of RFC 5061 are the kernel's own.
@@ -434,6 +442,8 @@ const char *inimitable(int fd, int other) {
         return a_filter;
     if (option_memory_of(fd) != option_memory_of(other))
         return keys_or_headers;
+    if (has_header_options(fd))
+        return header_options;
     if (get_option(fd, IPPROTO_TCP, TCP_SAVE_SYN) != 0)
         return saved_syn;
     return authenticates_chunks(fd) ? sctp_keys : nullptr;

@@ -20,6 +20,8 @@ struct ServerSocket {
     bool listens = false;        ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
     bool has_device = false;     ///< bound to one (SO_BINDTODEVICE)
     bool takes_v4 = false;       ///< AF_INET6 without IPV6_V6ONLY
+    bool is_shut_down = false;   ///< and stays open: nobody can bind beside it
+    bool is_prepared = false;    ///< what the server has set of the next is known
     bool lets_others_in = false; ///< the server has set SO_REUSEADDR, as far as it is known
     /// What it hands down to its connections, of TCP and one-to-one SCTP.
     std::vector<OptionValue> chosen;

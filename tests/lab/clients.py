@@ -18,6 +18,15 @@ def prepared_client(stand, family, source_port):
     return sock
 
 
+def connects(sock, port):
+    """False where the server's side has refused it meanwhile."""
+    try:
+        sock.connect((SERVER[6], port))
+        return True
+    except ConnectionError:
+        return False
+
+
 class SocketClient:
     """A socket on B. Whatever does not come within the timeout raises TimeoutError."""
 

@@ -19,6 +19,8 @@ It comes when the others wait already. Words say what each of these is:
                 chroot    in an empty directory
                 address   asks accept() for the peer's address, and does not ask afterwards
                 poll      waits in poll(), whether or not the listener blocks
+                closing   takes leave at once
+                slow      has something else to do for a moment after each that it accepts
 
 An acceptor writes "client WHAT ADDRESS PORT" for each that it accepts, and gives back each line that
 is sent after "ADDRESS PORT PID ".
@@ -129,7 +131,12 @@ def accept(descriptor, what):
             continue
         connection.setblocking(True)
         print("client", what[0], *peer[:2], flush=True)
+        if "closing" in what:
+            connection.close()
+            continue
         threading.Thread(target=echo, args=(connection, peer), daemon=True).start()
+        if "slow" in what:
+            time.sleep(0.5)
 
 
 def keep(descriptor, what):
@@ -146,13 +153,16 @@ def keep(descriptor, what):
 
 def waits(pid):
     """Whether it, or whoever goes on in its place, has come so far."""
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    try:
-        call = pathlib.Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()[0]
-    except FileNotFoundError:  # a kernel that does not say
+    call = pathlib.Path(f"/proc/{pid}/syscall")
+    if not call.exists():  # a kernel that does not say
         time.sleep(5)
         return True
-    return call in WAITING or any(waits(child) for child in children)
+    try:
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return call.read_text(encoding="ascii").split()[0] in WAITING or \
+            any(waits(child) for child in children.split())
+    except (FileNotFoundError, ProcessLookupError):  # a child that was there for a moment
+        return False
 
 
 def listener_of(port, what):

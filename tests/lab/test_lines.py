@@ -880,6 +880,47 @@ def test_outage(stand, family, how, cause):
     assert "timers" not in run.program.stderr()
 
 
+@contextlib.contextmanager
+def refusal_here(stand, family, how):
+    """By this host itself, of what is sent to the peer."""
+    if how in ("prohibit", "unreachable"):
+        run_in(stand, "A", "ip", f"-{family}", "route", "add", how, PEER[family])
+        try:
+            yield
+        finally:
+            run_in(stand, "A", "ip", f"-{family}", "route", "del", how, PEER[family])
+    else:
+        with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", "REJECT",
+                  "--reject-with", how.format(icmp="icmp6" if family == 6 else "icmp")):
+            yield
+
+
+@FAMILIES
+@pytest.mark.parametrize("how", ("{icmp}-port-unreachable", "{icmp}-ADM-prohibited", "tcp-reset",
+                                 "prohibit", "unreachable"))
+def test_refusal_of_this_host(stand, how, family):
+    """It is this host's, whenever it comes: nothing is said or learned of a hop limit that is too high,
+    and a peer gets in when it is over."""
+    how = how.replace("ADM", "adm" if family == 6 else "admin")
+
+    def start(hops):
+        return Run(stand, ANY[family], family, log="info", refresh=1, hops=hops)
+    runs = [start(hops) for hops in (2, "auto")]
+    for run in runs:
+        run.program.wait_for("opens, hop limit")
+    time.sleep(0.3)
+    with refusal_here(stand, family, how):
+        runs += [start(hops) for hops in (2, "auto")]
+        for run in runs:
+            run.program.wait_for("can't punch: .*(OUTPUT|ip -. route get)")
+        time.sleep(1)
+    time.sleep(2)  # the next punch has left
+    for run in runs:
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+        assert "too far" not in run.program.stderr()
+        assert len([said for said in run.lines() if " info: " not in said]) == 1
+
+
 # Refusals that come late
 
 

@@ -389,7 +389,7 @@ std::string outcome_at(const Socket &listener, Duration limit) {
     Bench bench;
     auto [ours, theirs] = harness::tcp_pair();
     bench.offer(punched(std::move(ours)), some_peer, listener);
-    const bool is_punched = accept_from(bench, listener, 0, milliseconds(500)).is_punched;
+    const bool is_punched = accept_from(bench, listener, 0, milliseconds(1500)).is_punched;
     if (is_punched)
         return "comes out";
     if (!is_reset(theirs, limit))
@@ -638,6 +638,69 @@ TEST_CASE("handoff: who says that it can't fetch is not waited for") {
     CHECK(harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }));
 }
 
+TEST_CASE("handoff: a listener whose bells nobody has answered yet hears one at a time") {
+    constexpr int offers = 5;
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Bench bench;
+    std::vector<Socket> theirs;
+    for (int i = 0; i < offers; i++) {
+        auto [our_end, their_end] = harness::tcp_pair();
+        theirs.push_back(std::move(their_end));
+        bench.offer(punched(std::move(our_end)), some_peer, listener);
+    }
+    std::vector<Socket> kept;
+    const Time end = Clock::now() + milliseconds(2000);
+    while (Clock::now() < end && !harness::is_readable(theirs.back().fd(), milliseconds(0)))
+        if (harness::is_readable(listener.fd(), milliseconds(20)))
+            kept.emplace_back(::accept(listener.fd(), nullptr, nullptr));
+    CHECK(kept.size() == 1);
+    for (const Socket &each : theirs)
+        CHECK(is_reset(each, milliseconds(200)));
+}
+
+TEST_CASE("handoff: who closes a bell without a word is soon believed not to know what it is") {
+    constexpr std::size_t tolerated = 1; // a process may be killed with a bell in its hand
+    for (const bool has_read : {false, true}) {
+        CAPTURE(has_read);
+        Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+        Bench bench;
+        auto [ours, theirs] = harness::tcp_pair();
+        bench.offer(punched(std::move(ours)), some_peer, listener);
+        std::size_t seen = 0;
+        const Time end = Clock::now() + milliseconds(1000);
+        while (Clock::now() < end && !harness::is_readable(theirs.fd(), milliseconds(0)))
+            if (harness::is_readable(listener.fd(), milliseconds(20))) {
+                const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+                char text[64];
+                if (has_read && harness::is_readable(bell.fd(), milliseconds(200)))
+                    static_cast<void>(::recv(bell.fd(), text, sizeof text, 0));
+                seen++;
+            }
+        CHECK(is_reset(theirs, milliseconds(0)));
+        CHECK(seen == tolerated + 1);
+        CHECK(harness::wait_until([&] { return bench.given_up == cookie_of(listener.fd()); }));
+    }
+}
+
+TEST_CASE("handoff: who says that it can't fetch just now is asked again") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    for (int i = 0; i < 4; i++) {
+        REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+        const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+        synergy_refusal refusal{};
+        std::memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
+        refusal.error = ETIMEDOUT;
+        CHECK(::send(bell.fd(), &refusal, sizeof refusal, MSG_NOSIGNAL) == sizeof refusal);
+    }
+    const Accepted accepted = accept_from(bench, listener);
+    CHECK(accepted.is_punched);
+    CHECK(bench.given_up == 0);
+    CHECK(says_hello(accepted.socket, theirs));
+}
+
 TEST_CASE("handoff: many connections at once, each comes out once") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 64);
     Bench bench;
@@ -683,6 +746,26 @@ TEST_CASE("handoff: nothing is lost when more ring than the listener has room fo
     }
     bench.withdraw(describe(listener.fd())->cookie);
     CHECK(replaced == 16);
+}
+
+TEST_CASE("handoff: where many wait for a queue of one, each comes as soon as there is room") {
+    constexpr int offers = 30;
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 0);
+    Bench bench;
+    std::vector<Socket> theirs;
+    for (int i = 0; i < offers; i++) {
+        auto [our_end, their_end] = harness::tcp_pair();
+        bench.offer(punched(std::move(our_end)), some_peer, listener);
+        theirs.push_back(std::move(their_end));
+    }
+    const Time began = Clock::now();
+    std::vector<Accepted> accepted;
+    for (int i = 0; i < offers; i++) {
+        std::this_thread::sleep_for(milliseconds(5)); // what a server has to do for each
+        accepted.push_back(accept_from(bench, listener, 0, seconds(3)));
+        CHECK(accepted.back().is_punched);
+    }
+    CHECK(Clock::now() - began < milliseconds(1000));
 }
 
 TEST_CASE("handoff: a listener that does not listen yet is rung again") {
