@@ -60,6 +60,8 @@ class FailureLog {
   public:
     void failed(const Hole &hole, const std::string &cause);
     void recovered();
+    /// Something has been said that is not over.
+    [[nodiscard]] bool is_open() const { return !said_.empty(); }
 
   private:
     std::string said_;
@@ -123,6 +125,7 @@ class Punch {
     /// The same of another cause.
     void failed_by(const std::string &cause, int error);
     void recovered() { failure_log_.recovered(); }
+    [[nodiscard]] bool has_failed() const { return failure_log_.is_open(); }
 
     const PunchContext &context_;
     Hole hole_;

@@ -290,7 +290,9 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
     looked_at_ = info.tcpi_retransmits;
     if (has_left(info)) {
         unsent_ = 0;
-        if (info.tcpi_retransmits > 0)
+        // (What waits for an answer of the next hop's counts as having left, too.)
+        if (info.tcpi_retransmits > 0 && has_failed() &&
+            mute_gateway_cause(hole_.server.local, hole_.peer).empty())
             recovered();
     } else if (const int error = route_error(hole_.peer); error != 0) {
         unsent_ = 1;
@@ -532,6 +534,8 @@ void TcpPunch::failed(int error) {
 bool TcpPunch::is_by_this_host(const IcmpError &answer) const {
     if (answer.answer == HopAnswer::unreachable)
         return false; // the next hop does not answer
+    if (is_own_address(hole_.peer))
+        return false; // it is the peer who refuses
     return answer.from.empty() ? is_reset_by_this_host(hole_.server.local, hole_.peer)
                                : is_own_address(answer.from);
 }
