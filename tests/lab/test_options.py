@@ -111,6 +111,9 @@ def pace(options):
             advmss, reordering, rcv_space)
 
 
+SHARED_PORT = f"{SOCKET}/{socket.SO_REUSEPORT}"
+
+
 def differences(cases, punched, ordinary):
     different = {}
     for case, one, other in zip(cases, punched, ordinary):
@@ -153,6 +156,10 @@ def test_options(stand, kind, user):
     changed = {key for case in ordinary for key in case if case[key] != default[key]}
     assert len(changed) > 30
     assert list(map(pace, punched)) == list(map(pace, ordinary))
+    # The server has not set it. (Ordinary ones have it while the library lets punches leave from the
+    # listener's port; a punched one that kept it would let others have the port for as long as it is
+    # there.)
+    assert not any(int(case.pop(SHARED_PORT), 16) for case in punched)
     assert differences(cases, punched, ordinary) == {}
 
 
