@@ -17,7 +17,7 @@ import sys
 import time
 
 # Side by side: the parts of the lab, which mostly wait, and some of the unit tests, which do too.
-AT_A_TIME = 10
+AT_A_TIME = 12
 SAY_EVERY = 15  # seconds, where no line can be rewritten
 
 PYTEST_CASE = re.compile(r"^(?:tests/\w+/)?(\S+?\.py::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b")
