@@ -48,7 +48,11 @@ class Bench {
         });
     }
     void feel(const Socket &listener) {
-        in_thread([this, at = *describe(listener.fd())] { handoff_.feel(at); });
+        in_thread([this, at = *describe(listener.fd())] {
+            ServerSocket &known = listeners_[at.cookie];
+            known = at;
+            handoff_.feel(known);
+        });
     }
     void withdraw(std::uint64_t cookie) {
         in_thread([this, cookie] { handoff_.withdraw(cookie); });
