@@ -519,10 +519,12 @@ void TcpPunch::failed(int error) {
         timed_out();
     else if (answer.answer != HopAnswer::none && answer.answer != HopAnswer::time_exceeded) {
         error_came();
-        if (is_by_this_host(answer))
-            failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
-        else
+        if (!is_by_this_host(answer))
             refused(answer);
+        else if (const int here = route_error(hole_.peer); here != 0)
+            failed_here(here);
+        else
+            failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
     } else if (error == EHOSTUNREACH)
         error_came(); // the punch's own
     else
@@ -530,10 +532,13 @@ void TcpPunch::failed(int error) {
     begin_again();
 }
 
-/// Whether it is this host's own firewall that refuses (OUTPUT). A reset does not say whose it is.
+/// Whether it is this host's own firewall that refuses (OUTPUT), or its routing table, or whether
+/// its router does not answer it. A reset does not say whose it is.
 bool TcpPunch::is_by_this_host(const IcmpError &answer) const {
     if (answer.answer == HopAnswer::unreachable)
-        return false; // the next hop does not answer
+        return !mute_gateway_cause(hole_.server.local, hole_.peer).empty();
+    if (answer.answer == HopAnswer::prohibited && answer.from.empty())
+        return route_error(hole_.peer) != 0;
     if (is_own_address(hole_.peer))
         return false; // it is the peer who refuses
     return answer.from.empty() ? is_reset_by_this_host(hole_.server.local, hole_.peer)
