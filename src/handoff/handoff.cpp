@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "hops/addresses.h"
+#include "punch/beside.h"
 #include "server/inherited_options.h"
 
 #include <algorithm>
@@ -104,11 +105,6 @@ constexpr unsigned unanswered_most = 8;
 /// A process may be killed with a bell in its hand.
 constexpr unsigned wordless_most = 1;
 
-void reset(const Socket &connection) {
-    const linger at_once{.l_onoff = 1, .l_linger = 0};
-    ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-}
-
 /// As little as suffices for further sockets of ours beside it: what the server itself has set, or
 /// else what lets in nobody but its own user.
 void keep_port(const Socket &connection, const ServerSocket &listener) {
@@ -152,7 +148,7 @@ bool is_about_firewalls(int error) {
 
 Handoff::Offer::~Offer() {
     if (connection)
-        reset(connection);
+        connection.reset_when_closed();
 }
 
 /// A bell that another's listener heard would hand it the peer's connection.
@@ -228,7 +224,7 @@ Socket Handoff::bound_doorbell(const ServerSocket &listener, const Endpoint &to)
     if (!doorbell)
         return {};
     // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
-    reset(doorbell);
+    doorbell.reset_when_closed();
     // A listener whose queue is full forgets it in the end, without a word: asked every second,
     // the kernel answers with a reset then, and as soon as there is room with the connection.
     doorbell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
@@ -336,8 +332,7 @@ void Handoff::feel(const ServerSocket &listener) {
     }
     if (!knock->socket)
         return;
-    knock->socket.set(to.family() == AF_INET ? IPPROTO_IP : IPPROTO_IPV6,
-                      to.family() == AF_INET ? IP_MINTTL : IPV6_MINHOPCOUNT, deaf);
+    set_least_hop_limit_heard(knock->socket, to.family() == AF_INET, deaf);
     knock->without_room = Clock::now();
     if (::connect(knock->socket.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS)
         look_whether_answered(*knock);
@@ -356,7 +351,7 @@ void Handoff::look_whether_answered(Knock &knock) {
         knock.socket.reset();
         return;
     }
-    if (!end || !end->listens || end->waiting * 2 > end->room)
+    if (!end || !end->listens || end->is_half_full())
         knock.without_room = now;
     if (now - knock.without_room >= silence_time) {
         const ServerSocket listener = knock.listener;
@@ -493,8 +488,7 @@ void Handoff::look(Id id) {
         end && end->inode != 0 &&
         (transport == Transport::tcp ? !end->listens : end->cookie != offer.listener.cookie);
     if (transport == Transport::tcp && info.tcpi_state == TCP_SYN_SENT) {
-        // Half full is too full: between two looks it may have had no room.
-        if (!end || !end->listens || end->waiting * 2 > end->room)
+        if (!end || !end->listens || end->is_half_full())
             offer.without_room = now;
         if (now - offer.without_room >= silence_time) {
             give_up(offer.listener, filtered);
@@ -581,7 +575,7 @@ void Handoff::closed_without_a_word(Id id) {
     Offer &offer = *offers_.at(id);
     const ServerSocket &listener = offer.listener;
     const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
-    if (found && found->waiting * 2 > found->room)
+    if (found && found->is_half_full())
         ring_again(id, until_there_is_room);
     else if ((found || is_there(listener)) && ++offer.wordless > wordless_most)
         give_up(listener, not_intercepted);

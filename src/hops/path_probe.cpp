@@ -191,10 +191,8 @@ void PathProbe::hear(Probes::iterator probe, std::uint32_t events) {
     if (!is_over)
         return;
     // A connection that came about is broken off: nothing of it is to linger here.
-    if (answer == HopAnswer::accepted && probe->by == Transport::tcp) {
-        const linger at_once{1, 0};
-        ::setsockopt(probe->socket.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    }
+    if (answer == HopAnswer::accepted && probe->by == Transport::tcp)
+        probe->socket.reset_when_closed();
     scheduler_.unwatch(probe->socket.fd());
     probes_.erase(probe);
     if (is_complete())

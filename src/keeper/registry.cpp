@@ -333,8 +333,7 @@ void Registry::deliver(Socket connection, const Endpoint &peer, const ServerSock
         handoff_.offer(std::move(connection), peer, socket);
         return;
     }
-    constexpr linger at_once{.l_onoff = 1, .l_linger = 0};
-    ::setsockopt(connection.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    connection.reset_when_closed();
 }
 
 bool Registry::may_have_peers(const ServerSocket &socket) const {

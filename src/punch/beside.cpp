@@ -61,4 +61,9 @@ void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit) {
         socket.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit);
 }
 
+bool set_least_hop_limit_heard(const Socket &socket, bool is_v4, int least) {
+    return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least)
+                 : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least);
+}
+
 } // namespace synergy

@@ -20,4 +20,7 @@ constexpr int ordinary_hop_limit = -1;
 
 void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit);
 
+/// What comes with less is not heard (IPV6_MINHOPCOUNT, IP_MINTTL).
+bool set_least_hop_limit_heard(const Socket &socket, bool is_v4, int least);
+
 } // namespace synergy

@@ -3,6 +3,7 @@
 #include "base/socket.h"
 #include "hops/addresses.h"
 #include "hops/route.h"
+#include "punch/beside.h"
 
 #include <cstring>
 #include <netinet/in.h>
@@ -37,13 +38,10 @@ int route_error(const Endpoint &peer) {
 bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
     const Socket socket = Socket::open(peer.family(), SOCK_STREAM, IPPROTO_TCP);
     const Endpoint from = source.with_port(0);
-    const linger at_once{.l_onoff = 1, .l_linger = 0};
-    ::setsockopt(socket.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    socket.set(IPPROTO_IP, IP_TTL, hop_limit_min);
-    if (peer.family() == AF_INET6) {
+    socket.reset_when_closed();
+    if (peer.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
-        socket.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit_min);
-    }
+    set_hop_limit(socket, peer.unmapped().family() == AF_INET, hop_limit_min);
     if (!socket || ::bind(socket.fd(), from.data(), from.length()) != 0 ||
         (::connect(socket.fd(), peer.data(), peer.length()) != 0 && errno != EINPROGRESS))
         return false;

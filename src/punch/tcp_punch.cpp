@@ -87,11 +87,6 @@ int hears(const ServerSocket &server, bool is_v4, int hop_limit) {
                  : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
 }
 
-bool hear(const Socket &socket, bool is_v4, int least_hop_limit) {
-    return is_v4 ? socket.set(IPPROTO_IP, IP_MINTTL, least_hop_limit)
-                 : socket.set(IPPROTO_IPV6, IPV6_MINHOPCOUNT, least_hop_limit);
-}
-
 /// From 0 to 1, far apart for ports that are near each other (multiples of the golden ratio are).
 double stagger_of(std::uint16_t port) {
     const double turns = port * 0.6180339887;
@@ -121,8 +116,7 @@ void TcpPunch::close_socket() {
     if (!socket_)
         return;
     context_.scheduler.unwatch(socket_.fd());
-    const linger at_once{.l_onoff = 1, .l_linger = 0};
-    ::setsockopt(socket_.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    socket_.reset_when_closed();
     set_hop_limit(socket_, is_v4_, hop_limit_min);
     socket_.reset();
 }
@@ -180,7 +174,8 @@ void TcpPunch::hear_from(int least_hop_limit) {
     // With IPv4 the error is told from the peer's SYN by its own TTL.
     if (is_v4_ && !guard_.is_awaiting())
         least_hop_limit = hears_all;
-    hear(socket_, is_v4_, std::max(least_hop_limit, hears(hole_.server, is_v4_, hop_limit())));
+    set_least_hop_limit_heard(socket_, is_v4_,
+                              std::max(least_hop_limit, hears(hole_.server, is_v4_, hop_limit())));
 }
 
 namespace {
@@ -195,7 +190,7 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
     // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
     if (server.local.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (!hear(socket, is_v4, hears(server, is_v4, hop_limit_min)))
+    if (!set_least_hop_limit_heard(socket, is_v4, hears(server, is_v4, hop_limit_min)))
         return {};
     // Who sent the error that ends the socket, and why.
     if (!is_v4)

@@ -38,6 +38,9 @@ class SocketDiag {
         std::uint32_t room = 0;          ///< in that queue: listen(2)'s backlog
         std::uint32_t option_memory = 0; ///< what it keeps of filters, keys and the like takes this
         std::optional<std::uint64_t> control_chunks{}; ///< that have come in an SCTP association
+
+        /// Which may have been full a moment ago.
+        [[nodiscard]] bool is_half_full() const { return waiting * 2 > room; }
     };
     /// The listener or bound socket of life(), where it lives.
     [[nodiscard]] std::optional<Listener> find(Transport transport, const Endpoint &local,

@@ -173,8 +173,7 @@ Loopback try_loopback(const Endpoint &at) {
         if (::bind(client.fd(), from.data(), from.length()) == 0 || errno != EADDRINUSE)
             break;
     }
-    const linger at_once{.l_onoff = 1, .l_linger = 0};
-    ::setsockopt(client.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    client.reset_when_closed();
     const Endpoint to = listener.local();
     if (::connect(client.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS)
         return {.error = errno};

@@ -84,7 +84,7 @@ class Preload:
     """The library in front of a program, with its settings: Preload(peers="...", hops=2)."""
 
     def __init__(self, library=None, **settings):
-        self.library = library or STAGE / "preload/libsynergy.so"
+        self.preloaded = library or STAGE / "preload/libsynergy.so"
         self.settings = settings
         self.others = {}  # further variables
 
@@ -95,7 +95,7 @@ class Preload:
         if "SYNERGY_LAB_LOG" in os.environ:
             variables.setdefault("SYNERGY_LOG", os.environ["SYNERGY_LAB_LOG"])
         others = {name: str(value) for name, value in self.others.items()}
-        return {"LD_PRELOAD": f"{first} {self.library}".strip(), **variables, **others}
+        return {"LD_PRELOAD": f"{first} {self.preloaded}".strip(), **variables, **others}
 
 
 def as_user(user):

@@ -3,7 +3,6 @@ that the bell stands for."""
 
 import collections
 import concurrent.futures
-import itertools
 import json
 import os
 import pathlib
@@ -21,7 +20,7 @@ import sctp
 import servers
 from programs import SETTLING, Preload, fresh_peer_ports, fresh_port, script, slowness
 from topology import PEER, SERVER
-from trials import PATIENCE, at_once, peers
+from trials import PATIENCE, at_once, check_all_refused, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -142,17 +141,7 @@ def test_who_has_no_library_sees_a_bell(stand, what, seen):
     """The control, and the limit: however many peers call at once, they are refused, and that is said."""
     source_ports = fresh_peer_ports(5)
     port, program = start(stand, source_ports, [["none", "address", what]])
-    calls = [clients.prepared_client(stand, 6, source_port) for source_port in source_ports]
-    with contextlib.ExitStack() as open_calls:
-        for call in calls:
-            open_calls.enter_context(call)
-            call.settimeout(PATIENCE)
-        connected = at_once(lambda call: clients.connects(call, port), calls)
-        began = time.monotonic()
-        for call in itertools.compress(calls, connected):
-            with pytest.raises(ConnectionError):
-                call.recv(100)
-        assert time.monotonic() - began < WITHIN
+    check_all_refused(stand, source_ports, port, WITHIN)
     program.wait_for("nothing is punched any more: connections were accepted by a call")
     assert [client.split()[0] for client in seen_by(program)] == ["::1"] * seen
 

@@ -106,7 +106,7 @@ def differences(one, other):
 def test_without_settings(stand, name):
     """The same as with any other library in front, down to the last call."""
     def served(preload):
-        return without_loading(traced(stand, name, port, preload, "all"), preload.library)
+        return without_loading(traced(stand, name, port, preload, "all"), preload.preloaded)
 
     port = fresh_port()
     neutral = Preload(library=neutral_library())

@@ -3,8 +3,6 @@ measured beside it; or it is refused soon, and that is said."""
 
 import collections
 import concurrent.futures
-import contextlib
-import itertools
 import socket
 import struct
 import time
@@ -17,7 +15,7 @@ import namespace
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port, script
 from topology import PEER, SERVER
-from trials import PATIENCE, at_once, peers
+from trials import PATIENCE, at_once, check_all_refused, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -133,17 +131,7 @@ def test_io_uring(stand):
         pytest.skip("no io_uring here")
     program.wait_for("ready")
 
-    with contextlib.ExitStack() as calls:
-        sockets = [calls.enter_context(clients.prepared_client(stand, 6, source_port))
-                   for source_port in source_ports]
-        for sock in sockets:
-            sock.settimeout(PATIENCE)
-        connected = at_once(lambda sock: clients.connects(sock, port), sockets)
-        began = time.monotonic()
-        for sock in itertools.compress(sockets, connected):
-            with pytest.raises(ConnectionError):
-                sock.recv(100)
-        assert time.monotonic() - began < 2
+    check_all_refused(stand, source_ports, port, 2)
     program.wait_for("nothing is punched any more: connections were accepted by a call")
     assert program.stdout().count("client ::1") == 1
     assert program.stdout().count("client") == 1

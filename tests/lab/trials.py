@@ -1,9 +1,12 @@
 """Connections by the dozen: how many of them come about, with the library and without."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
 import time
 
+import clients
 import firewall
 from conftest import skip_what_is_missing
 from programs import Preload, fresh_peer_ports, fresh_port, has_other_users, slowness
@@ -79,6 +82,21 @@ def at_once(call, source_ports):
     """call(source_port) for each, several at a time; the results in their order."""
     with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
         return list(pool.map(call, source_ports))
+
+
+def check_all_refused(stand, source_ports, port, within):
+    """All call at once, and whoever gets through is reset soon: a client that is none would wait."""
+    with contextlib.ExitStack() as calls:
+        sockets = [calls.enter_context(clients.prepared_client(stand, 6, source_port))
+                   for source_port in source_ports]
+        for sock in sockets:
+            sock.settimeout(PATIENCE)
+        connected = at_once(lambda sock: clients.connects(sock, port), sockets)
+        began = time.monotonic()
+        for sock in itertools.compress(sockets, connected):
+            with pytest.raises(ConnectionError):
+                sock.recv(100)
+        assert time.monotonic() - began < within
 
 
 def skip_if_impossible(server):
