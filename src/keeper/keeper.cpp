@@ -577,10 +577,10 @@ bool Keeper::is_kept_for(const Call &call) const {
     struct stat status {};
     const int fd = call.passed.fd();
     return !address.empty() && fstat(fd, &status) == 0 &&
-           registry_.is_kept_for(address,
-                                 address.family() == AF_INET6 &&
-                                     get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0,
-                                 status.st_uid);
+           registry_.parked().is_kept_for(address,
+                                          address.family() == AF_INET6 &&
+                                              get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0,
+                                          status.st_uid);
 }
 
 /// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
@@ -678,17 +678,17 @@ void Keeper::adopt(const Call &call, Reply &reply) {
         reply.answer.result = EBUSY;
     if (reply.answer.result != 0)
         return;
-    if (!is_over_ && registry_.has_parked_at(call.passed.local().port()) &&
+    if (!is_over_ && registry_.parked().has_at(call.passed.local().port()) &&
         call.request.cookie == synergy_circumstances(environ, server_stderr_))
         processes_.add(call.process);
     if (processes_.are_gone()) {
-        registry_.forget_parked();
+        registry_.parked().forget_all();
         end();
         reply.answer.result = ENOENT;
         return;
     }
     __atomic_store_n(&page_->leaving, 0, __ATOMIC_RELEASE);
-    registry_.successor_has_come();
+    registry_.parked().successor_has_come();
     rest_.cancel();
     is_early_ = false;
     starter_ = call.process;
@@ -703,7 +703,8 @@ void Keeper::look_for_the_end() {
     if (processes_.are_gone()) {
         // A child may have spoken in the meantime.
         control_.serve_waiting();
-        if (processes_.are_gone() && (!registry_.has_parked() || Clock::now() < told_to_end_until_))
+        if (processes_.are_gone() &&
+            (registry_.parked().all().empty() || Clock::now() < told_to_end_until_))
             end();
         return;
     }
