@@ -32,27 +32,6 @@ using std::chrono::seconds;
 
 /// After the first punches, which nothing is to hold up.
 constexpr Duration before_advice = milliseconds(100);
-/// A server may open what it is for after what it is not for.
-constexpr Duration before_saying_nobody = milliseconds(500);
-constexpr Duration before_loopback_advice = seconds(3);
-/// Who was to come would have by then.
-constexpr Duration silence_time = seconds(60);
-
-/// "3", "2 to 4"
-std::string text_of(const HopRange &hops) {
-    std::string text = std::to_string(hops.least);
-    if (hops.most != hops.least)
-        text += " to " + std::to_string(hops.most);
-    return text;
-}
-
-constexpr const char *own_host =
-    ": that address is this host's own, and no peer's. Peers are at the "
-    "other side; from here the port can be reached as it is";
-
-std::string text_of(const ServerSocket &socket) {
-    return std::string(name(socket.transport)) + " " + socket.local.text();
-}
 
 /// Whether two local addresses have an address in common; a wildcard of IPv6 may take IPv4 as well.
 bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool other_takes_v4) {
@@ -71,35 +50,37 @@ bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool
 Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
                    Handoff &handoff, const Traffic &traffic, RegistryOwner owner)
     : scheduler_(scheduler), handoff_(handoff), owner_(std::move(owner)), looking_(scheduler),
-      nobody_(scheduler), settings_(scheduler, initial, [this] { settings_changed(); }),
+      settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
-      context_{.scheduler = scheduler,
-               .timers = timers_,
-               .settings = settings_.now(),
-               .traffic = traffic,
-               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
-               .control_chunks = owner_.control_chunks,
-               .began = [this](const Hole &hole) -> Time & { return when_began(hole); },
-               .deliver =
-                   [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
-                       deliver(std::move(connection), peer, server);
-                   },
-               .find_dying_hop =
-                   [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.find_dying_hop(hole.peer, source_toward(hole), hop_limit);
-                   },
-               .proved =
-                   [this](const Hole &hole, int hop_limit) {
-                       if (const auto found = servers_.find(hole.server.cookie);
-                           found != servers_.end())
-                           found->second.is_reached = true;
-                       hop_finder_.proved(hole.peer, source_toward(hole), hop_limit);
-                   },
-               .refused =
-                   [this](const Hole &hole, int hop_limit, const IcmpError &how) {
-                       hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
-                   }},
+      advice_(scheduler, hop_finder_, settings_.now()),
+      context_{
+          .scheduler = scheduler,
+          .timers = timers_,
+          .settings = settings_.now(),
+          .traffic = traffic,
+          .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
+          .control_chunks = owner_.control_chunks,
+          .began = [this](const Hole &hole) -> Time & { return when_began(hole); },
+          .deliver =
+              [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
+                  deliver(std::move(connection), peer, server);
+              },
+          .find_dying_hop =
+              [this](const Hole &hole, int hop_limit) {
+                  return hop_finder_.find_dying_hop(hole.peer, hole.source(context_.settings),
+                                                    hop_limit);
+              },
+          .proved =
+              [this](const Hole &hole, int hop_limit) {
+                  if (const auto found = servers_.find(hole.server.cookie); found != servers_.end())
+                      found->second.is_reached = true;
+                  hop_finder_.proved(hole.peer, hole.source(context_.settings), hop_limit);
+              },
+          .refused =
+              [this](const Hole &hole, int hop_limit, const IcmpError &how) {
+                  hop_finder_.refused(hole.peer, hole.source(context_.settings), hop_limit, how);
+              }},
       parked_(scheduler, handoff, owner_) {}
 
 /// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit
@@ -238,17 +219,17 @@ void Registry::declare(KeptSocket &server) {
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
             looked_up = hole.peer;
-            route = route_to(hole.peer, source_toward(hole));
+            route = route_to(hole.peer, hole.source(context_.settings));
         }
         if (!route || !route->on_link || hole.peer.is_loopback())
             return false;
         if (route->is_local)
-            log::warn_once(hole.way_text() + own_host);
+            Advice::own_host(hole);
         else if (std::find(known.begin(), known.end(), target) == known.end())
             log::info("{}: not punched: the peer is on the same link, with no firewall between",
                       hole.text());
         server.on_link.push_back(target);
-        is_for_somebody_ = true;
+        advice_.has_peers();
         return true;
     });
 }
@@ -276,7 +257,7 @@ void Registry::settings_changed() {
             for (const Target &target : server.declared)
                 open_hole(server, target, false);
         if (wanted.empty() && server.on_link.empty())
-            say_nobody(server.socket);
+            advice_.nobody(server.socket);
     }
     forget_ways();
 }
@@ -319,12 +300,13 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
         expected_.erase(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
     if (!is_declared && socket.is_ready())
-        say_nobody(socket);
+        advice_.nobody(socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
     if (const std::string reason = why_not_beside(socket, geteuid()); !reason.empty()) {
         if (socket.is_ready() && (is_declared || !expected.empty()))
-            log::once(LogLevel::error, text_of(socket) + ": nothing is punched: " + reason);
+            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                           socket.local.text() + ": nothing is punched: " + reason);
         return ENOENT;
     }
     const bool is_new = !has(socket.cookie);
@@ -356,13 +338,6 @@ void Registry::hops_found(const Endpoint &peer) {
     }
 }
 
-/// Where punches leave from; a wildcard or nothing where that is the kernel's choice.
-Endpoint Registry::source_toward(const Hole &hole) const {
-    return hole.server.local.is_wildcard()
-               ? context_.settings.local_for(hole.peer.unmapped().family())
-               : hole.server.local;
-}
-
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
@@ -371,9 +346,9 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
         return ENOENT;
-    is_for_somebody_ = true;
+    advice_.has_peers();
     if (target.hops.is_automatic()) {
-        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
+        auto hops = hop_finder_.find_hops(hole.peer, hole.source(context_.settings));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
@@ -384,113 +359,19 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
     bool is_back = false;
     if (auto ending = server.ending.extract(peer); !ending.empty()) {
         is_back = true;
-        say_opened(hole);
+        advice_.opens(hole);
         server.punches.insert(std::move(ending));
     }
     auto present = server.punches.find(peer);
     if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch || is_back ? present->second->open() : 0;
-    say_opened(hole);
-    server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
-    if (hole.peer.is_loopback())
-        server.loopback.set(Clock::now() + before_loopback_advice,
-                            [&server] { advise_of_loopback(server); });
-    if (server.punches.empty() && !server.is_reached)
-        server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
+    advice_.opens(server, hole);
+    server.advising.set(Clock::now() + before_advice, [this, &server] {
+        handoff_.feel(server.socket);
+        advice_.look_at_ways(server);
+    });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
     return opened.open();
-}
-
-void Registry::say_opened(const Hole &hole) {
-    // What is said of a peer on the loopback interface is no such hole: see advise_of_loopback().
-    if (hole.peer.is_loopback() || !log::is_on(LogLevel::info))
-        return;
-    std::string more;
-    if (hole.hops.least != hole.hops.most)
-        more = " (" + text_of(hole.hops) + ")";
-    if (const auto route = route_to(hole.peer, source_toward(hole));
-        route && !route->source.empty())
-        more += ", from " + route->source.address_text();
-    if (const Endpoint router = hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best);
-        !router.empty())
-        more += ", dies at " + router.address_text();
-    log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
-}
-
-/// What is not in the way of the first punch, once for each way.
-void Registry::advise(KeptSocket &server) {
-    handoff_.feel(server.socket);
-    std::unordered_set<Endpoint> seen;
-    for (const auto *targets : {&server.declared, &server.asked})
-        for (const Target &target : *targets) {
-            const Hole hole{
-                .server = server.socket, .peer = reachable(server.socket, target.peer), .hops = {}};
-            if (hole.peer.empty() || hole.peer.is_loopback() ||
-                !seen.insert(hole.peer.with_port(0)).second)
-                continue;
-            const Endpoint source = source_toward(hole);
-            if (!target.hops.is_automatic())
-                hop_finder_.look_at(hole.peer, source, target.hops.number());
-            const auto route = route_to(hole.peer, source);
-            if (!route || route->on_link)
-                continue;
-            if (const std::string objection = address_objection(route->source, hole.peer);
-                !objection.empty())
-                log::warn_once(hole.way_text() + ": " + objection);
-            if (source.empty() || source.is_wildcard())
-                say_other_addresses(hole, route->source);
-        }
-}
-
-/// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
-void Registry::advise_of_loopback(const KeptSocket &server) {
-    for (const auto &[peer, punch] : server.punches)
-        if (peer.is_loopback() && !server.is_reached)
-            log::warn_once(punch->hole().way_text() + own_host);
-}
-
-/// A peer that calls another address than punches leave from meets no hole.
-void Registry::say_other_addresses(const Hole &hole, const Endpoint &own) {
-    std::string others;
-    for (const Endpoint &other : other_addresses(own))
-        others.append(others.empty() ? "" : ", ").append(other.address_text());
-    if (!others.empty())
-        log::warn_once(hole.way_text() + ": punches leave from " + own.address_text() +
-                       ", and only who calls that gets in; this host has " + others +
-                       " as well. SYNERGY_LOCAL chooses");
-}
-
-void Registry::say_silence(KeptSocket &server) const {
-    if (server.is_reached || server.punches.empty())
-        return;
-    // Each hole has the same to be compared.
-    const Endpoint &peer = server.punches.begin()->first;
-    const Hole &hole = server.punches.begin()->second->hole();
-    const auto route = route_to(peer, source_toward(hole));
-    const std::string own = route && !route->source.empty()
-                                ? route->source.with_port(server.socket.local.port()).text()
-                                : server.socket.local.text();
-    log::info(
-        "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
-        "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
-        "here and meets none there; no firewall on this host drops what comes in; and those on "
-        "the way take simultaneous open. `synergy test` at both ends tells which",
-        text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
-        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops));
-}
-
-/// Said where the process opens nothing else: what a program listens at for its own purposes is no
-/// mistake.
-void Registry::say_nobody(const ServerSocket &socket) {
-    const std::string reason = why_nobody(context_.settings, socket);
-    if (reason.empty())
-        return;
-    why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
-    nobody_.set(Clock::now() + before_saying_nobody, [this] {
-        for (const std::string &line : std::exchange(why_nobody_, {}))
-            if (!is_for_somebody_)
-                log::warn_once(line);
-    });
 }
 
 std::unique_ptr<Punch> Registry::make_punch(const KeptSocket &server, Hole hole) const {
@@ -649,17 +530,18 @@ std::vector<Registry::SocketStatus> Registry::status() const {
             const Hole &hole = punch->hole();
             if (looked_up.empty() || !looked_up.same_address(peer)) {
                 looked_up = peer;
-                const auto route = route_to(peer.unmapped(), source_toward(hole));
+                const auto route = route_to(peer.unmapped(), hole.source(context_.settings));
                 source = route ? route->source : Endpoint{};
             }
-            status.holes.push_back({.hole = hole,
-                                    .record = punch->record(),
-                                    .source = source,
-                                    .router = hop_finder_.dies_at(peer, source_toward(hole),
-                                                                  punch->record().hop_limit),
-                                    .is_refused = hop_finder_.is_refused(peer, source_toward(hole),
-                                                                         punch->record().hop_limit),
-                                    .is_in_use = punch->is_in_use()});
+            status.holes.push_back(
+                {.hole = hole,
+                 .record = punch->record(),
+                 .source = source,
+                 .router = hop_finder_.dies_at(peer, hole.source(context_.settings),
+                                               punch->record().hop_limit),
+                 .is_refused = hop_finder_.is_refused(peer, hole.source(context_.settings),
+                                                      punch->record().hop_limit),
+                 .is_in_use = punch->is_in_use()});
         }
         const auto targets =
             context_.settings.targets_for(server.socket.transport, server.socket.local.port());

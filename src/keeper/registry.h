@@ -3,6 +3,7 @@
 
 #include "handoff/handoff.h"
 #include "hops/hop_finder.h"
+#include "keeper/advice.h"
 #include "keeper/kept_socket.h"
 #include "keeper/parked_listeners.h"
 #include "keeper/registry_owner.h"
@@ -107,13 +108,6 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    void say_opened(const Hole &hole);
-    void advise(KeptSocket &server);
-    static void advise_of_loopback(const KeptSocket &server);
-    static void say_other_addresses(const Hole &hole, const Endpoint &own);
-    void say_silence(KeptSocket &server) const;
-    void say_nobody(const ServerSocket &socket);
-    [[nodiscard]] Endpoint source_toward(const Hole &hole) const;
     [[nodiscard]] Time &when_began(const Hole &hole);
     bool check_alive(const ServerSocket &socket);
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
@@ -123,11 +117,9 @@ class Registry {
     Handoff &handoff_;
     const RegistryOwner owner_;
     Timer looking_;
-    Timer nobody_;                        ///< for which socket there are any peers
-    std::vector<std::string> why_nobody_; ///< for each, a line
-    bool is_for_somebody_ = false;        ///< one has had a peer
     LiveSettings settings_;
     HopFinder hop_finder_;
+    Advice advice_;
     TimerWheel timers_;
     std::unordered_map<std::string, Time> began_; ///< by Hole::text()
     PunchContext context_;
