@@ -4,6 +4,7 @@
 #include "exchange.h"
 #include "filters.h"
 #include "keeper_start.h"
+#include "left_out.h"
 #include "libc_calls.h"
 #include "process.h"
 #include "server_sockets.h"
