@@ -350,6 +350,7 @@ class Everything:
         COUNTERS.mkdir()
         COUNTERS.chmod(0o777)
         umask = os.umask(0)  # programs of other users count, too
+        os.environ["LLVM_PROFILE_FILE"] = f"{COUNTERS}/%m%c.profraw"  # of those compiled otherwise
         self.progress.line(f"=== [{self.progress.time()}] {directory}: all tests")
         tests = told_by(directory, (*THIS_KERNEL, "kernel2"), "coverage/",
                         lambda described: counted_part(described["suite"][0].partition(":")[2]))
