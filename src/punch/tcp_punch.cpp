@@ -101,7 +101,7 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), deaf_hop_limit_(deaf_to_most),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
-             stagger_of(hole_.peer.port())),
+             context.owner.begin_of(hole_, Guard::hole_lifetime), stagger_of(hole_.peer.port())),
       timer_(context.scheduler), probe_timer_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
@@ -218,7 +218,7 @@ int TcpPunch::bind_socket() {
 int TcpPunch::punch() {
     if (is_ending_)
         return 0;
-    if (!context_.check_alive(hole_.server))
+    if (!context_.owner.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
@@ -301,7 +301,7 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
 void TcpPunch::follow_dying_hop() {
     if (is_v4_)
         return;
-    const auto hop = context_.find_dying_hop(hole_, hop_limit());
+    const auto hop = context_.owner.find_dying_hop(hole_, hop_limit());
     is_round_trip_known_ = hop.has_value();
     if (!hop)
         return;
@@ -347,7 +347,7 @@ void TcpPunch::tick() {
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
     if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low) {
-        if (!context_.check_alive(hole_.server))
+        if (!context_.owner.check_alive(hole_.server))
             return;
         if (leaves_from_elsewhere()) {
             log::info("{}: punched from another address now", hole_.text());
@@ -583,7 +583,7 @@ void TcpPunch::established() {
     proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
-    context_.deliver(std::move(connection), peer, hole_.server);
+    context_.owner.deliver(std::move(connection), peer, hole_.server);
 }
 
 } // namespace synergy
