@@ -618,8 +618,9 @@ def test_loopback_that_is_shut(stand, family, how):
 
 @FAMILIES
 @pytest.mark.parametrize("how", (
-    ("-i", "lo", "-j", "DROP"), ("-i", "lo", "-j", "REJECT"), ("-p", "tcp", "--syn", "-j", "DROP")),
-    ids=("dropped", "refused", "host"))
+    ("-i", "lo", "-j", "DROP"), ("-i", "lo", "-j", "REJECT"), ("-p", "tcp", "--syn", "-j", "DROP"),
+    ("-i", "lo", "-p", "tcp", "--syn", "-j", "REJECT", "--reject-with", "tcp-reset")),
+    ids=("dropped", "refused", "host", "reset"))
 def test_input_is_felt_before_anybody_calls(stand, family, how):
     """By what lets no bell in; the server is shown nothing."""
     with rule(stand, "A", family, "INPUT", *how):
