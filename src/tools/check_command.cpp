@@ -402,7 +402,7 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
                        "a firewall on this host lets no UDP out, so the path can't be measured "
                        "(OUTPUT)");
     if (way.hops.is_automatic() && !choice.is_found && !path.is_kept_in) {
-        findings.wrong(who + "hop limit " + std::to_string(hops) + " is a guess: " + choice.reason +
+        findings.wrong(who + "hop limit " + std::to_string(hops) + ": " + choice.reason +
                        ". Where nobody gets in, set one that crosses the last firewall of this "
                        "side");
         return;

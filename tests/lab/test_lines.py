@@ -1031,7 +1031,7 @@ def test_prohibition_leaves_no_gap(stand, is_late):
 def test_guess(paths, family):
     for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
         run = Run(stand, ANY[family], family, hops="auto")
-        run.says(f"warning: {PEER[family]}: hop limit 3 is a guess: no router answers: a guess. "
+        run.says(f"warning: {PEER[family]}: hop limit 3: no router answers: a guess. "
                  "Where nobody gets in, set one that crosses the last firewall of this side")
 
 

@@ -161,7 +161,7 @@ TEST_CASE("link-local peers have a scope") {
     const std::vector<Peer> list = peers("[fe80::1%lo]:5 [fe80::1%77]:5 [fe80::1]:5", problems);
     CHECK(problems == "");
     REQUIRE(list.size() == 3);
-    CHECK(list[0].address.address_text() == "fe80::1%1");
+    CHECK(list[0].address.address_text() == "fe80::1%lo");
     CHECK(list[1].address.address_text() == "fe80::1%77");
     CHECK(list[2].address.address_text() == "fe80::1");
 
