@@ -86,8 +86,8 @@ Expected parse_v6(std::string_view text, Endpoint &address) {
 
 /// Dashes, quotation marks, spaces and full-width letters that are none to a computer, in UTF-8.
 bool is_typographic(std::string_view text) {
-    constexpr std::string_view kinds[] = {
-        "\xe2\x80", "\xe2\x88\x92", "\xc2\xa0", "\xef\xbb\xbf", "\xef\xbc", "\xef\xbd"};
+    constexpr std::string_view kinds[] = {"\xe2\x80",     "\xe2\x88\x92", "\xc2\xa0",
+                                          "\xef\xbb\xbf", "\xef\xbc",     "\xef\xbd"};
     return std::any_of(std::begin(kinds), std::end(kinds), [text](std::string_view kind) {
         return text.find(kind) != std::string_view::npos;
     });

@@ -321,8 +321,7 @@ std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
                 return each.peer == address && each.hops == hops && each.name == peer.host;
             });
             if (way == ways.end())
-                ways.push_back(
-                    {.peer = address, .hops = hops, .name = peer.host, .ports = ports});
+                ways.push_back({.peer = address, .hops = hops, .name = peer.host, .ports = ports});
             else if (way->ports.size() < ports_shown)
                 way->ports.append(",").append(ports);
             else if (!way->ports.ends_with("..."))

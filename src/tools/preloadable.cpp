@@ -140,9 +140,8 @@ const std::vector<Starter> starters = {{"sudo", {}},
 
 std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command) {
     const std::string name = std::filesystem::path(command[0]).filename();
-    const auto starter = std::find_if(starters.begin(), starters.end(), [&](const Starter &each) {
-        return name == each.name;
-    });
+    const auto starter = std::find_if(starters.begin(), starters.end(),
+                                      [&](const Starter &each) { return name == each.name; });
     if (starter == starters.end())
         return std::nullopt;
     // The starter's own options come first.
@@ -150,11 +149,12 @@ std::optional<std::string> why_not_passed_on(const std::vector<std::string> &com
         return word == "--" || (!word.starts_with('-') && word.find('=') == std::string::npos);
     });
     const auto &words = starter->words;
-    if (!words.empty() && std::find_first_of(command.begin() + 1, end, words.begin(),
-                                             words.end()) == end)
+    if (!words.empty() &&
+        std::find_first_of(command.begin() + 1, end, words.begin(), words.end()) == end)
         return std::nullopt;
-    return name + " gives what it starts another environment, without LD_PRELOAD: put `synergy run` "
-                  "behind it, as in `" +
+    return name +
+           " gives what it starts another environment, without LD_PRELOAD: put `synergy run` "
+           "behind it, as in `" +
            name + " ... synergy run --peer P -- COMMAND`";
 }
 
@@ -235,8 +235,9 @@ std::optional<std::string> why_not_preloadable(const std::string &file,
     if (read_header(library_stream, library_header) && !same_architecture(header, library_header))
         return program + " is built for another architecture than " + library;
     if (!has_interpreter(stream, header))
-        return program + " is statically linked: nothing can be preloaded into it. If it only starts "
-                         "the server, `synergy run` belongs behind it";
+        return program +
+               " is statically linked: nothing can be preloaded into it. If it only starts "
+               "the server, `synergy run` belongs behind it";
     if (is_go(stream, header))
         return program + " is written in Go, whose programs make their system calls themselves: "
                          "what is preloaded does not see them";

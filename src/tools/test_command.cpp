@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
+#include "hops/route.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
 
@@ -96,6 +97,9 @@ int run_test(const TestOptions &options) {
     const Endpoint peer = parse_peer(options.peer, error);
     if (peer.empty())
         return refuse_argument("PEER", options.peer, a_peer + (": " + error));
+    if (const auto route = route_to(peer, {}); peer.is_loopback() || (route && route->is_local))
+        return refuse_argument("PEER", options.peer,
+                               "the other side's address: this one is this host's own");
     Endpoint source = settings.local_for(peer.family());
     if (!options.from.empty()) {
         source = resolve(options.from, AI_NUMERICHOST, error);

@@ -235,13 +235,22 @@ TEST_CASE("a wrong peer is named, and what was expected") {
 
     const std::string plain = "': expected plain '-', quotes and spaces: one here only looks like "
                               "it (as word processors and web pages have them)\n";
-    for (const std::string text :
-         {"192.0.2.1:5\xe2\x80\x93" "6", "[2001:db8::5]:5\xe2\x88\x92" "6",
-          "\xe2\x80\x9c" "192.0.2.1:5\xe2\x80\x9d", "\xef\xbb\xbf" "192.0.2.1:5",
-          "192.0.2.1:5\xc2\xa0" "192.0.2.1:6", "192.0.2.1\xef\xbc\x9a" "5"})
+    for (const std::string text : {"192.0.2.1:5\xe2\x80\x93"
+                                   "6",
+                                   "[2001:db8::5]:5\xe2\x88\x92"
+                                   "6",
+                                   "\xe2\x80\x9c"
+                                   "192.0.2.1:5\xe2\x80\x9d",
+                                   "\xef\xbb\xbf"
+                                   "192.0.2.1:5",
+                                   "192.0.2.1:5\xc2\xa0"
+                                   "192.0.2.1:6",
+                                   "192.0.2.1\xef\xbc\x9a"
+                                   "5"})
         CHECK(problem_of(text) == "P: '" + text + plain);
-    CHECK(problem_of("192.0.2.1:5/tcp").ends_with("expected a port from 1 to 65535, or a range as "
-                                                  "5000-5010\n"));
+    CHECK(problem_of("192.0.2.1:5/tcp")
+              .ends_with("expected a port from 1 to 65535, or a range as "
+                         "5000-5010\n"));
 
     CHECK(problem_of("[2001:db8::5:5555") ==
           "P: '[2001:db8::5:5555': expected ']' after the IPv6 address\n");
