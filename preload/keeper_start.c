@@ -227,7 +227,7 @@ int start_keeper(enum cause cause, uid_t owner, const char **why) {
     if (start.error == EAGAIN)
         *why = "can't be started (RLIMIT_NPROC, TasksMax=)";
     else if (start.error == ENOENT || start.error == ENOTDIR)
-        *why = "can't be started (neither beside libsynergy.so nor " SYNERGY_KEEPER " is one)";
+        *why = "can't be started (not beside libsynergy.so)";
     errno = start.error;
     return -1;
 }
