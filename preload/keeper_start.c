@@ -226,6 +226,8 @@ int start_keeper(enum cause cause, uid_t owner, const char **why) {
     syscall(SYS_close, ends[0]);
     if (start.error == EAGAIN)
         *why = "can't be started (RLIMIT_NPROC, TasksMax=)";
+    else if (start.error == ENOENT || start.error == ENOTDIR)
+        *why = "can't be started (not beside libsynergy.so)";
     errno = start.error;
     return -1;
 }

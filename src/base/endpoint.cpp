@@ -1,6 +1,7 @@
 #include "base/endpoint.h"
 
 #include <arpa/inet.h>
+#include <net/if.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -167,6 +168,10 @@ std::string Endpoint::address_text() const {
     inet_ntop(AF_INET6, &any_.in6.sin6_addr, text, sizeof(text));
     if (any_.in6.sin6_scope_id == 0)
         return text;
+    // As the user wrote it; an interface that is gone has its number alone.
+    char name[IF_NAMESIZE] = "";
+    if (if_indextoname(any_.in6.sin6_scope_id, name) != nullptr)
+        return text + ("%" + std::string(name));
     return text + ("%" + std::to_string(any_.in6.sin6_scope_id));
 }
 

@@ -18,14 +18,6 @@ int protocol_of(const ServerSocket &listener) {
     return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
 }
 
-/// True where it can't be told.
-bool is_loopback_up() {
-    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    return ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0 || (request.ifr_flags & IFF_UP) != 0;
-}
-
 /// Where several listeners share a port, it depends on the port that a bell comes from which of
 /// them hears it: by so many one is found that the right one hears.
 constexpr int ports_tried = 64;
@@ -35,6 +27,13 @@ std::uint16_t bell_port(unsigned number) {
 }
 
 } // namespace
+
+bool is_loopback_up() {
+    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
+    ifreq request{};
+    std::strcpy(request.ifr_name, "lo");
+    return ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0 || (request.ifr_flags & IFF_UP) != 0;
+}
 
 Endpoint bell_address(const ServerSocket &listener) {
     const Endpoint &local = listener.local;

@@ -10,6 +10,9 @@
 
 namespace synergy {
 
+/// True where it can't be told.
+bool is_loopback_up();
+
 /// Where a bell reaches the listener from this host.
 Endpoint bell_address(const ServerSocket &listener);
 

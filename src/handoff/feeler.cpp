@@ -3,6 +3,7 @@
 #include "punch/beside.h"
 #include "server/inherited_options.h"
 
+#include <fstream>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
 
@@ -23,6 +24,14 @@ bool starts_lower(const ServerSocket &listener, const Endpoint &to, const Socket
     return (chosen > 0 ? chosen : fresh.get(level, option, deaf)) < deaf;
 }
 
+/// Whether the kernel answers without keeping half a connection (tcp_syncookies=2), as far as can
+/// be told.
+bool may_keep_nothing() {
+    int cookies = 2;
+    std::ifstream("/proc/sys/net/ipv4/tcp_syncookies") >> cookies;
+    return cookies == 2;
+}
+
 } // namespace
 
 void Feeler::feel(const ServerSocket &listener) {
@@ -33,23 +42,31 @@ void Feeler::feel(const ServerSocket &listener) {
         return;
     auto &knock = knocks_[listener.cookie];
     knock = std::make_unique<Knock>(scheduler_, listener);
-    knock->socket = way_.bell_for(listener, to).socket;
-    if (!knock->socket)
-        return;
-    set_least_hop_limit_heard(knock->socket, to.family() == AF_INET, deaf);
     knock->without_room = Clock::now();
-    if (::connect(knock->socket.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS)
+    if (knock_at(*knock, to))
         look_whether_answered(*knock);
-    else
-        knock->socket.reset();
+}
+
+bool Feeler::knock_at(Knock &knock, const Endpoint &to) {
+    knock.socket = way_.bell_for(knock.listener, to).socket;
+    if (!knock.socket)
+        return false;
+    set_least_hop_limit_heard(knock.socket, to.family() == AF_INET, deaf);
+    if (::connect(knock.socket.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS)
+        return true;
+    knock.socket.reset();
+    return false;
 }
 
 void Feeler::look_whether_answered(Knock &knock) {
     const Endpoint to = bell_address(knock.listener).unmapped();
     const Time now = Clock::now();
     const auto end = socket_diag_.who_hears(knock.socket.local(), to, interface_of(to));
-    if (meminfo_of(knock.socket.fd(), SK_MEMINFO_DROPS) > 0) {
-        // (Where the kernel keeps nothing of it, with tcp_syncookies=2, another would be answered.)
+    const bool is_answered = meminfo_of(knock.socket.fd(), SK_MEMINFO_DROPS) > 0;
+    // Half a connection is kept where the listener has answered, and nothing where a firewall's
+    // reset did.
+    const bool is_refused = is_answered && end && end->listens && !may_keep_nothing();
+    if (is_answered && !is_refused) {
         if (end && !end->listens)
             take_back(knock, to);
         knock.socket.reset();
@@ -63,6 +80,8 @@ void Feeler::look_whether_answered(Knock &knock) {
         give_up_(listener, filtered);
         return;
     }
+    if (is_refused && !knock_at(knock, to))
+        return;
     knock.timer.set(now + BellWay::between_looks, [this, &knock] { look_whether_answered(knock); });
 }
 

@@ -35,6 +35,8 @@ class Feeler {
         Timer timer;
     };
 
+    /// False: it can't be.
+    [[nodiscard]] bool knock_at(Knock &knock, const Endpoint &to);
     void look_whether_answered(Knock &knock);
     static void take_back(Knock &knock, const Endpoint &to);
 

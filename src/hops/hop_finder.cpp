@@ -292,8 +292,8 @@ void HopFinder::say_guess(const Way &way, const Path &path) const {
         path.peer.is_loopback())
         return;
     log::warn_once(way.peer.address_text() + ": hop limit " +
-                   std::to_string(within(way, HopRange::only(choice.hops)).best) +
-                   " is a guess: " + choice.reason +
+                   std::to_string(within(way, HopRange::only(choice.hops)).best) + ": " +
+                   choice.reason +
                    ". Where nobody gets in, set one that crosses the last firewall of this side");
 }
 

@@ -16,8 +16,8 @@ struct Route {
     bool is_local = false; ///< the peer is this host itself
 };
 
-/// Asks the kernel without sending anything. `source` may be empty: the kernel's choice. Nothing
-/// where there is no route.
+/// Asks the kernel without sending anything. `source` may be empty: the kernel's choice, as
+/// punches have it made, a public address before a temporary one. Nothing where there is no route.
 std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 
 /// Whether the first router has not answered when this host asked for its link address, or has not

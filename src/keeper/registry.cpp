@@ -185,7 +185,7 @@ void Registry::declare(KeptSocket &server) {
         log::warn("{} {}: {} peers and ports, which is the most that there can be: further ones "
                   "are left out",
                   name(socket.transport), socket.local.text(), targets_max);
-    const std::vector<Target> known = std::exchange(server.on_link, {});
+    server.on_link.clear();
     // The ports of a range share the way.
     Endpoint looked_up;
     std::optional<Route> route;
@@ -201,9 +201,10 @@ void Registry::declare(KeptSocket &server) {
             return false;
         if (route->is_local)
             Advice::own_host(hole);
-        else if (std::find(known.begin(), known.end(), target) == known.end())
-            log::info("{}: not punched: the peer is on the same link, with no firewall between",
-                      hole.text());
+        else
+            log::once(LogLevel::info,
+                      hole.way_text() +
+                          ": not punched: the peer is on the same link, with no firewall between");
         server.on_link.push_back(target);
         advice_.has_peers();
         return true;

@@ -25,6 +25,10 @@ constexpr Expected a_bracket = "']' after the IPv6 address";
 constexpr Expected one_host = "the address of one host, neither wildcard, multicast nor broadcast";
 constexpr Expected no_network = "the address of one host: a hole is for one address, not a network";
 constexpr Expected a_comma = "a comma or a space between peers";
+constexpr Expected no_quotes = "no quotation marks: they are for a shell, and here are taken for a "
+                               "part of the text";
+constexpr Expected plain = "plain '-', quotes and spaces: one here only looks like it (as word "
+                           "processors and web pages have them)";
 constexpr Expected a_scope = "after '%' a network interface of this host";
 constexpr Expected no_scope = "no '%' but after a link-local address (fe80::)";
 constexpr Expected ascending = "a range whose first port is not above its last";
@@ -80,6 +84,43 @@ Expected parse_v6(std::string_view text, Endpoint &address) {
     return nullptr;
 }
 
+/// Dashes, quotation marks, spaces and full-width letters that are none to a computer, in UTF-8.
+bool is_typographic(std::string_view text) {
+    constexpr std::string_view kinds[] = {"\xe2\x80",     "\xe2\x88\x92", "\xc2\xa0",
+                                          "\xef\xbb\xbf", "\xef\xbc",     "\xef\xbd"};
+    return std::any_of(std::begin(kinds), std::end(kinds), [text](std::string_view kind) {
+        return text.find(kind) != std::string_view::npos;
+    });
+}
+
+bool is_all_of(std::string_view text, std::string_view characters) {
+    return text.find_first_not_of(characters) == std::string_view::npos;
+}
+
+constexpr std::string_view digits = "0123456789";
+constexpr std::string_view hexadecimal_digits = "0123456789abcdefABCDEF";
+
+/// What ends as "192.0.2.0/24" does.
+bool is_network(std::string_view text) {
+    const std::size_t slash = text.find('/');
+    if (slash == std::string_view::npos)
+        return false;
+    const std::string_view rest = text.substr(slash + 1);
+    const std::string_view length = rest.substr(0, rest.find_first_of("]:"));
+    return !length.empty() && is_all_of(length, digits);
+}
+
+/// What is wrong with more than a part of the text.
+Expected check_all(std::string_view text) {
+    if (is_typographic(text))
+        return plain;
+    if (text.find_first_of("\"'`") != std::string_view::npos)
+        return no_quotes;
+    if (text.find(';') != std::string_view::npos)
+        return a_comma;
+    return is_network(text) ? no_network : nullptr;
+}
+
 bool may_be_name(std::string_view text) {
     const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
     const auto part_of_name = [&](char c) {
@@ -117,6 +158,8 @@ Expected check_host(const Endpoint &address) {
 
 Expected parse_ports(std::string_view text, std::uint16_t &first, std::uint16_t &last) {
     constexpr std::uint16_t most = 65535;
+    if (is_typographic(text))
+        return plain;
     const std::size_t dash = text.find('-');
     if (!parse_number<std::uint16_t>(text.substr(0, dash), 1, most, first))
         return a_port;
@@ -128,12 +171,10 @@ Expected parse_ports(std::string_view text, std::uint16_t &first, std::uint16_t 
 }
 
 Expected parse_peer(std::string_view text, Peer &peer) {
-    if (text.find(';') != std::string_view::npos)
-        return a_comma;
-    if (text.find('/') != std::string_view::npos && text.find("//") == std::string_view::npos)
-        return no_network;
+    Expected expected = check_all(text);
+    if (expected != nullptr)
+        return expected;
     std::string_view ports;
-    Expected expected = nullptr;
     if (text.starts_with('[')) {
         const std::size_t close = text.find(']');
         if (close == std::string_view::npos)
@@ -146,9 +187,11 @@ Expected parse_peer(std::string_view text, Peer &peer) {
         ports = text.substr(colon);
         expected = parse_v4(host, peer.address);
         if (expected != nullptr && ports.find(':', 1) != std::string_view::npos)
-            return brackets;
+            return is_all_of(host, hexadecimal_digits) ? brackets : a_peer;
         if (expected != nullptr && may_be_name(host))
             expected = parse_name(host, peer.host);
+        else if (expected != nullptr && (!is_all_of(host, "0123456789.") || ports.empty()))
+            return a_peer;
     }
     if (expected != nullptr)
         return expected;

@@ -1,6 +1,7 @@
 #include "tools/check_command.h"
 
 #include "base/log.h"
+#include "handoff/bell_way.h"
 #include "hops/addresses.h"
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
@@ -112,7 +113,8 @@ void check_settings(const Settings &settings, Findings &findings) {
         if (const int error = log::why_unwritable(settings.log_file); error != 0)
             findings.wrong("the log file " + settings.log_file +
                            " can't be written: " + strerrordesc_np(error));
-    if (!settings.has_peers()) {
+    // (What is wrong may be the peers.)
+    if (!settings.has_peers() && settings.problems.empty()) {
         std::string places;
         for (const std::string &file : config_places(variable))
             places.append(places.empty() ? " or in " : ", ").append(file);
@@ -186,6 +188,11 @@ Loopback try_loopback(const Endpoint &at) {
 }
 
 void check_loopback(int family, const Settings &settings, Findings &findings) {
+    if (!is_loopback_up()) {
+        findings.wrong("the loopback interface is down, by which connections are handed to the "
+                       "server: ip link set lo up");
+        return;
+    }
     const Endpoint any = Endpoint::loopback(family, 0);
     const auto wrong = [&](const std::string &where, const Loopback &found) {
         findings.wrong("no connection from this host to " + where + " comes through (" +
@@ -228,8 +235,7 @@ void check_loopback(int family, const Settings &settings, Findings &findings) {
 
 void check_command(const std::vector<std::string> &command, Findings &findings) {
     const std::string library = find_library();
-    if (library.empty())
-        findings.wrong("libsynergy.so is not beside this program, nor installed");
+    findings.wrong_if(library_objection(library));
     if (!library.empty() && find_keeper(library).empty())
         findings.wrong("synergy-keeper is neither beside " + library + " nor installed");
     if (command.empty())
@@ -237,6 +243,8 @@ void check_command(const std::vector<std::string> &command, Findings &findings) 
     const std::string file = find_command(command[0]);
     if (file.empty())
         findings.wrong("there is no command " + command[0]);
+    else if (const auto lost = why_not_passed_on(command))
+        findings.wrong(*lost);
     else if (const auto reason = why_not_preloadable(file, library))
         findings.wrong(*reason);
     else
@@ -275,9 +283,8 @@ void check_listeners(const Settings &settings, Findings &findings) {
 struct Way {
     Endpoint peer; ///< port 0
     HopLimit hops;
-    std::string name; ///< as the user wrote it
-    std::uint16_t first_port = 0;
-    std::uint16_t last_port = 0;
+    std::string name;  ///< as the user wrote it
+    std::string ports; ///< "5555, 5557-5560"
     std::unique_ptr<PathProbe> probe{};
     std::optional<Path> path{};
     Endpoint source{};
@@ -299,6 +306,8 @@ std::vector<Endpoint> resolve(const std::string &host, Findings &findings) {
     return addresses;
 }
 
+constexpr std::size_t ports_shown = 100; ///< bytes
+
 /// Each address with each hop limit once, whatever the ports and the rules.
 std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
     std::vector<Way> ways;
@@ -306,16 +315,19 @@ std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
         std::vector<Endpoint> addresses{peer.address};
         if (!peer.host.empty())
             addresses = resolve(peer.host, findings);
+        std::string ports = std::to_string(peer.first_port);
+        if (peer.last_port != peer.first_port)
+            ports += "-" + std::to_string(peer.last_port);
         for (const Endpoint &address : addresses) {
-            const auto is_it = [&](const Way &way) {
-                return way.peer == address && way.hops == hops;
-            };
-            if (std::none_of(ways.begin(), ways.end(), is_it))
-                ways.push_back({.peer = address,
-                                .hops = hops,
-                                .name = peer.host,
-                                .first_port = peer.first_port,
-                                .last_port = peer.last_port});
+            const auto way = std::find_if(ways.begin(), ways.end(), [&](const Way &each) {
+                return each.peer == address && each.hops == hops && each.name == peer.host;
+            });
+            if (way == ways.end())
+                ways.push_back({.peer = address, .hops = hops, .name = peer.host, .ports = ports});
+            else if (way->ports.size() < ports_shown)
+                way->ports.append(",").append(ports);
+            else if (!way->ports.ends_with("..."))
+                way->ports.append(",...");
         }
     };
     for (const Rule &rule : settings.rules)
@@ -328,9 +340,9 @@ std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
 }
 
 std::string text_of(const Way &way) {
-    std::string text = way.peer.with_port(way.first_port).text();
-    if (way.last_port != way.first_port)
-        text += "-" + std::to_string(way.last_port);
+    const std::string address = way.peer.address_text();
+    const std::string text =
+        (way.peer.family() == AF_INET6 ? "[" + address + "]" : address) + ":" + way.ports;
     return way.name.empty() ? text : way.name + " (" + text + ")";
 }
 
@@ -391,7 +403,7 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
                        "a firewall on this host lets no UDP out, so the path can't be measured "
                        "(OUTPUT)");
     if (way.hops.is_automatic() && !choice.is_found && !path.is_kept_in) {
-        findings.wrong(who + "hop limit " + std::to_string(hops) + " is a guess: " + choice.reason +
+        findings.wrong(who + "hop limit " + std::to_string(hops) + ": " + choice.reason +
                        ". Where nobody gets in, set one that crosses the last firewall of this "
                        "side");
         return;

@@ -112,7 +112,62 @@ bool is_go(std::istream &stream, const ElfHeader &header) {
     return false;
 }
 
+/// The words by which a starter of programs gives them another environment than its own; none: it
+/// always does.
+struct Starter {
+    const char *name;
+    std::vector<std::string_view> words;
+};
+
+const std::vector<Starter> starters = {{"sudo", {}},
+                                       {"doas", {}},
+                                       {"pkexec", {}},
+                                       {"su", {"-", "-l", "--login"}},
+                                       {"runuser", {"-", "-l", "--login"}},
+                                       {"env", {"-", "-i", "--ignore-environment"}},
+                                       {"service", {}},
+                                       {"systemctl", {}},
+                                       {"systemd-run", {}},
+                                       {"ssh", {}},
+                                       {"docker", {}},
+                                       {"podman", {}},
+                                       {"flatpak", {}},
+                                       {"snap", {}},
+                                       {"at", {}},
+                                       {"batch", {}}};
+
 } // namespace
+
+std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command) {
+    const std::string name = std::filesystem::path(command[0]).filename();
+    const auto starter = std::find_if(starters.begin(), starters.end(),
+                                      [&](const Starter &each) { return name == each.name; });
+    if (starter == starters.end())
+        return std::nullopt;
+    // The starter's own options come first.
+    const auto end = std::find_if(command.begin() + 1, command.end(), [](const std::string &word) {
+        return word == "--" || (!word.starts_with('-') && word.find('=') == std::string::npos);
+    });
+    const auto &words = starter->words;
+    if (!words.empty() &&
+        std::find_first_of(command.begin() + 1, end, words.begin(), words.end()) == end)
+        return std::nullopt;
+    return name +
+           " gives what it starts another environment, without LD_PRELOAD: put `synergy run` "
+           "behind it, as in `" +
+           name + " ... synergy run --peer P -- COMMAND`";
+}
+
+std::string library_objection(const std::string &library) {
+    if (library.find_first_of(": ") != std::string::npos)
+        return library + ": a path with a colon or a space can't be in LD_PRELOAD";
+    if (!library.empty())
+        return {};
+    if (::access("/proc/self/exe", F_OK) != 0)
+        return "/proc is not mounted, so this program can't tell where it lies, and libsynergy.so";
+    return "libsynergy.so is neither in ../preload nor in ../" SYNERGY_LIBDIR
+           " beside this program";
+}
 
 std::string find_library() {
     std::error_code error;
@@ -180,7 +235,9 @@ std::optional<std::string> why_not_preloadable(const std::string &file,
     if (read_header(library_stream, library_header) && !same_architecture(header, library_header))
         return program + " is built for another architecture than " + library;
     if (!has_interpreter(stream, header))
-        return program + " is statically linked: nothing can be preloaded into it";
+        return program +
+               " is statically linked: nothing can be preloaded into it. If it only starts "
+               "the server, `synergy run` belongs behind it";
     if (is_go(stream, header))
         return program + " is written in Go, whose programs make their system calls themselves: "
                          "what is preloaded does not see them";

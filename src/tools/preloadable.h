@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace synergy {
 
@@ -13,6 +14,13 @@ std::string find_keeper(const std::string &library);
 
 /// The file that execvp() runs for a command; empty where it finds none.
 std::string find_command(const std::string &command);
+
+/// Why the library at this place (empty: at none) can't be preloaded into anything; empty: it can.
+std::string library_objection(const std::string &library);
+
+/// Why what a command starts is started without the library: sudo and its like leave LD_PRELOAD
+/// out. Nothing: no reason is known.
+std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command);
 
 /// Why a library can't be preloaded into what this file runs, as a sentence that begins with the
 /// file's name. Nothing: it can, or what stands against it can't be seen in the file.

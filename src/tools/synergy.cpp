@@ -134,11 +134,10 @@ int run(const RunOptions &options) {
     if (!check_settings(options))
         return exit_refused;
     const std::string library = find_library();
-    if (library.empty())
-        return refuse("libsynergy.so is neither in ../preload nor in ../" SYNERGY_LIBDIR
-                      " beside this program");
-    if (library.find_first_of(": ") != std::string::npos)
-        return refuse(library + ": a path with a colon or a space can't be in LD_PRELOAD");
+    if (const std::string objection = library_objection(library); !objection.empty())
+        return refuse(objection);
+    if (const std::optional<std::string> reason = why_not_passed_on(options.command))
+        return refuse(*reason);
     if (const std::string file = find_command(options.command[0]); !file.empty())
         if (const std::optional<std::string> reason = why_not_preloadable(file, library))
             return refuse(*reason);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
+#include "hops/route.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
 
@@ -96,6 +97,9 @@ int run_test(const TestOptions &options) {
         return exit_refused;
     const Endpoint peer = ends->peer;
     Endpoint source = ends->source;
+    if (const auto route = route_to(peer, {}); peer.is_loopback() || (route && route->is_local))
+        return refuse_argument("PEER", options.peer,
+                               "the other side's address: this one is this host's own");
     const std::uint16_t port = peer.port() != 0 ? peer.port() : usual_port;
     if (port > UINT16_MAX - FirewallTest::ports_used)
         return refuse_argument("PEER", options.peer, "a port of 65523 at most: twelve are used");

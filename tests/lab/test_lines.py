@@ -618,8 +618,9 @@ def test_loopback_that_is_shut(stand, family, how):
 
 @FAMILIES
 @pytest.mark.parametrize("how", (
-    ("-i", "lo", "-j", "DROP"), ("-i", "lo", "-j", "REJECT"), ("-p", "tcp", "--syn", "-j", "DROP")),
-    ids=("dropped", "refused", "host"))
+    ("-i", "lo", "-j", "DROP"), ("-i", "lo", "-j", "REJECT"), ("-p", "tcp", "--syn", "-j", "DROP"),
+    ("-i", "lo", "-p", "tcp", "--syn", "-j", "REJECT", "--reject-with", "tcp-reset")),
+    ids=("dropped", "refused", "host", "reset"))
 def test_input_is_felt_before_anybody_calls(stand, family, how):
     """By what lets no bell in; the server is shown nothing."""
     with rule(stand, "A", family, "INPUT", *how):
@@ -777,6 +778,16 @@ def test_check_loopback(stand, check, family, target, reason):
             "(lo) brings"]
 
 
+def test_check_loopback_that_is_down(stand, check):
+    run_in(stand, "A", "ip", "link", "set", "lo", "down")
+    try:
+        assert check(stand, peer_text(6), hops=2)[0] == [
+            "the loopback interface is down, by which connections are handed to the server: ip link "
+            "set lo up"]
+    finally:
+        run_in(stand, "A", "ip", "link", "set", "lo", "up")
+
+
 @FAMILIES
 def test_check_input_of_a_port(stand, check, family):
     """A host's firewall that drops what is for the server's port, from wherever it comes."""
@@ -797,8 +808,10 @@ def test_check_settings(stand, check):
     peers = peer_text(6)
     assert check(stand, peers=peers, hops=2, hop=3)[0] == [
         "environment: 'SYNERGY_HOP': expected SYNERGY_HOPS"]
-    assert check(stand, peers=f"[{PEER[6]}]:0", hops=2)[0][0] == (
-        f"SYNERGY_PEERS: '[{PEER[6]}]:0': expected a port from 1 to 65535, or a range as 5000-5010")
+    assert check(stand, peers=f"[{PEER[6]}]:0", hops=2)[0] == [
+        f"SYNERGY_PEERS: '[{PEER[6]}]:0': expected a port from 1 to 65535, or a range as 5000-5010"]
+    assert check(stand, peers=f"{peers} [{PEER[6]}]:5557-5560", hops=2)[1][-1].startswith(
+        f"[{PEER[6]}]:5555,5557-5560: punched from {SERVER[6]}, ")
     assert check(stand, peers=peers, hops=2, log_file="/nowhere/log")[0] == [
         "the log file /nowhere/log can't be written: No such file or directory"]
     config = written("of-others.toml", f'peers = ["{peers}"]\nhops = 2\n', 0o666)
@@ -1032,7 +1045,7 @@ def test_prohibition_leaves_no_gap(stand, is_late):
 def test_guess(paths, family):
     for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
         run = Run(stand, ANY[family], family, hops="auto")
-        run.says(f"warning: {PEER[family]}: hop limit 3 is a guess: no router answers: a guess. "
+        run.says(f"warning: {PEER[family]}: hop limit 3: no router answers: a guess. "
                  "Where nobody gets in, set one that crosses the last firewall of this side")
 
 
@@ -1063,6 +1076,40 @@ def test_silence(background):
         "open. `synergy test` at both ends tells which")
 
 
+@contextlib.contextmanager
+def temporary_address(stand):
+    """Which the kernel prefers to the address that it has made it for."""
+    def preference(value):
+        run_in(stand, "A", "sysctl", "-qw", f"net/ipv6/conf/to-fwa/use_tempaddr={value}")
+
+    def listing():
+        with namespace.inside(stand.path.namespace("A")):
+            return subprocess.run(["ip", "-6", "address", "show", "dev", "to-fwa", "temporary"],
+                                  capture_output=True, text=True, check=True).stdout
+    preference(2)
+    run_in(stand, "A", "ip", "address", "change", f"{SERVER[6]}/64", "dev", "to-fwa", "mngtmpaddr",
+           "preferred_lft", 900, "valid_lft", 900)
+    try:
+        wait_until(lambda: "inet6" in listing() and "tentative" not in listing(), 10, "an address")
+        yield
+    finally:
+        preference(0)
+        run_in(stand, "A", "ip", "link", "set", "to-fwa", "down")
+        stand.path.configure("A")
+
+
+def test_temporary_address(stand, check):
+    """Punches leave from the public one: the log, `status` and `check` name that."""
+    with temporary_address(stand):
+        run = Run(stand, "::", log="info")
+        run.program.wait_for(f"opens, hop limit 2, from {re.escape(SERVER[6])}")
+        assert hole_of(stand, run.program)["source"] == SERVER[6]
+        assert check(stand, peer_text(6), hops=2)[1][-1].startswith(
+            f"{peer_text(6)}: punched from {SERVER[6]}, ")
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 10)
+        assert [line for line in run.lines() if " info: " not in line] == []
+
+
 # What was asleep
 
 
@@ -1075,9 +1122,9 @@ def keeper_of(stand, program):
                 if program.pid in [process["pid"] for process in keeper["processes"]])
 
 
-def seconds_since_punch(stand, program):
+def hole_of(stand, program):
     ((hole,),) = [listener["holes"] for listener in keeper_of(stand, program)["sockets"]]
-    return hole["last_punch_s"]
+    return hole
 
 
 def sleep_and_wake(stand):
@@ -1092,7 +1139,7 @@ def sleep_and_wake(stand):
         time.sleep(10)
         os.kill(keeper, signal.SIGCONT)
         # (Who calls before has the listener for an answer, with a number that no firewall expects.)
-        wait_until(lambda run=run: seconds_since_punch(stand, run.program) < 5, 10, "a punch")
+        wait_until(lambda run=run: hole_of(stand, run.program)["last_punch_s"] < 5, 10, "a punch")
         run.server.talk(stand, run.server, run.program, run.source_port, run.port, 20)
         said[family] = run.lines()
     return said

@@ -54,19 +54,30 @@ def text(address, port):
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def hole_of(document, peer_port, family=6):
+def holes_of(document, peer_port, family):
     peer = text(PEER[family], peer_port)
-    found = [hole for keeper in document["keepers"] for sockets in keeper.get("sockets", [])
-             for hole in sockets["holes"] if hole["peer"] == peer]
-    assert len(found) == 1, f"{peer}: {document}"
+    return [hole for keeper in document["keepers"] for sockets in keeper.get("sockets", [])
+            for hole in sockets["holes"] if hole["peer"] == peer]
+
+
+def hole_of(document, peer_port, family=6):
+    found = holes_of(document, peer_port, family)
+    assert len(found) == 1, document
     return found[0]
 
 
 def reaches(status, state, peer_port, family=6, timeout=10.0):
-    """The hole, as soon as it is in this state."""
-    wait_until(lambda: hole_of(status(), peer_port, family)["state"] == state, timeout,
-               f"{state}: {hole_of(status(), peer_port, family)}")
-    return hole_of(status(), peer_port, family)
+    """The hole, as soon as it is in this state. (A port is seen before bind() has returned.)"""
+    documents = []
+
+    def is_reached():
+        documents.append(status())
+        return [hole["state"] for hole in holes_of(documents[-1], peer_port, family)] == [state]
+    try:
+        wait_until(is_reached, timeout, state)
+    finally:
+        print(documents[-1])
+    return hole_of(documents[-1], peer_port, family)
 
 
 def serve(stand, family, ports, *, address="::", hops=None, user="nobody", **settings):

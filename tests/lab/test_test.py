@@ -275,6 +275,16 @@ def test_no_route(stand, ends):
                             "Cannot assign requested address\n"
 
 
+@pytest.mark.parametrize("peer", ("::1", "127.0.0.1", SERVER[6], f"[{SERVER[6]}]:61680"))
+def test_of_this_host(stand, peer):
+    with namespace.inside(stand.path.namespace("A")):
+        result = subprocess.run([STAGE / "src/synergy", "test", peer], capture_output=True, text=True,
+                                check=False, timeout=20, env=ENVIRONMENT)
+    assert result.returncode == 2
+    assert result.stderr == (f"synergy: PEER: '{peer}': expected the other side's address: this one "
+                             "is this host's own\n")
+
+
 def test_on_a_terminal(stand, ends):
     """The table that both can read."""
     b = ends("B", SERVER[6])

@@ -1,6 +1,8 @@
 #include "base/endpoint.h"
 
 #include <arpa/inet.h>
+#include <net/if.h>
+
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -98,8 +100,9 @@ TEST_CASE("data and length go back into the socket calls") {
 TEST_CASE("text") {
     CHECK(v6("2001:db8::5", 5555).text() == "[2001:db8::5]:5555");
     CHECK(v6("2001:db8::5", 5555).address_text() == "2001:db8::5");
-    CHECK(v6("fe80::1", 1, 2).address_text() == "fe80::1%2");
-    CHECK(v6("fe80::1", 65535, 2).text() == "[fe80::1%2]:65535");
+    CHECK(v6("fe80::1", 1, 4000000).address_text() == "fe80::1%4000000");
+    CHECK(v6("fe80::1", 65535, 4000000).text() == "[fe80::1%4000000]:65535");
+    CHECK(v6("fe80::1", 1, if_nametoindex("lo")).text() == "[fe80::1%lo]:1");
     CHECK(v4("198.51.100.5", 0).text() == "198.51.100.5:0");
     CHECK(v4("198.51.100.5", 80).address_text() == "198.51.100.5");
     CHECK(v6("::ffff:198.51.100.5", 80).text() == "[::ffff:198.51.100.5]:80");

@@ -153,3 +153,23 @@ TEST_CASE("route: a link-local peer is on the link that its scope names" *
               return "";
           }) == "");
 }
+
+TEST_CASE("route: the source is what punches leave from, a public address before a temporary one" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(
+        in_network("sysctl -qw net.ipv6.conf.va.use_tempaddr=2; "
+                   "ip addr add 2001:db8:1::9/64 dev va nodad mngtmpaddr preferred_lft 900 "
+                   "valid_lft 900; ip addr del 2001:db8::1/64 dev va; "
+                   "ip route add 2001:db8:b::/64 via fe80::2 dev va; "
+                   "until ip -6 addr show dev va temporary | grep inet6 | grep -v tentative; do :; "
+                   "done > /dev/null",
+                   []() -> std::string {
+                       const auto route = route_to(far_v6, {});
+                       EXPECT_IN_CHILD(route && route->gateway == endpoint("fe80::2"));
+                       EXPECT_IN_CHILD(route->source.same_address(endpoint("2001:db8:1::9")));
+                       // Whoever has chosen has what he has chosen.
+                       const auto chosen = route_to(far_v6, endpoint("2001:db8:1::9"));
+                       EXPECT_IN_CHILD(chosen && chosen->source == endpoint("2001:db8:1::9"));
+                       return "";
+                   }) == "");
+}

@@ -161,7 +161,7 @@ TEST_CASE("link-local peers have a scope") {
     const std::vector<Peer> list = peers("[fe80::1%lo]:5 [fe80::1%77]:5 [fe80::1]:5", problems);
     CHECK(problems == "");
     REQUIRE(list.size() == 3);
-    CHECK(list[0].address.address_text() == "fe80::1%1");
+    CHECK(list[0].address.address_text() == "fe80::1%lo");
     CHECK(list[1].address.address_text() == "fe80::1%77");
     CHECK(list[2].address.address_text() == "fe80::1");
 
@@ -193,7 +193,8 @@ TEST_CASE("a wrong peer is named, and what was expected") {
         "': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or "
         "laptop.example.net:5555\n";
     for (const std::string text :
-         {"192.0.2.1", "[2001:db8::5]", "[2001:db8::5]5555", "[::2]x:5", "host"})
+         {"192.0.2.1", "[2001:db8::5]", "[2001:db8::5]5555", "[::2]x:5", "host", "5555", "*:5555",
+          "user@host:5555", "tcp://192.0.2.1:5555", "http://[2001:db8::5]:5555", "host:5555:tcp"})
         CHECK(problem_of(text) == "P: '" + text + peer);
 
     const std::string brackets = "': expected an IPv6 address in brackets, as [2001:db8::5]:5555\n";
@@ -217,7 +218,7 @@ TEST_CASE("a wrong peer is named, and what was expected") {
         CHECK(problem_of(text) == "P: '" + text + inside);
 
     const std::string v4 = "': expected an IPv4 address as 198.51.100.5\n";
-    for (const std::string text : {"192.0.2:5", "192.0.2.256:5", ":5", "5555"})
+    for (const std::string text : {"192.0.2:5", "192.0.2.256:5", "192.0.2.01:5", ":5"})
         CHECK(problem_of(text) == "P: '" + text + v4);
 
     const std::string network =
@@ -226,6 +227,30 @@ TEST_CASE("a wrong peer is named, and what was expected") {
         CHECK(problem_of(text) == "P: '" + text + network);
     CHECK(problem_of("192.0.2.1:5;192.0.2.1:6") ==
           "P: '192.0.2.1:5;192.0.2.1:6': expected a comma or a space between peers\n");
+
+    const std::string quotes = "': expected no quotation marks: they are for a shell, and here are "
+                               "taken for a part of the text\n";
+    for (const std::string text : {"'192.0.2.1:5'", "\"[2001:db8::5]:5\"", "`host:5`"})
+        CHECK(problem_of(text) == "P: '" + text + quotes);
+
+    const std::string plain = "': expected plain '-', quotes and spaces: one here only looks like "
+                              "it (as word processors and web pages have them)\n";
+    for (const std::string text : {"192.0.2.1:5\xe2\x80\x93"
+                                   "6",
+                                   "[2001:db8::5]:5\xe2\x88\x92"
+                                   "6",
+                                   "\xe2\x80\x9c"
+                                   "192.0.2.1:5\xe2\x80\x9d",
+                                   "\xef\xbb\xbf"
+                                   "192.0.2.1:5",
+                                   "192.0.2.1:5\xc2\xa0"
+                                   "192.0.2.1:6",
+                                   "192.0.2.1\xef\xbc\x9a"
+                                   "5"})
+        CHECK(problem_of(text) == "P: '" + text + plain);
+    CHECK(problem_of("192.0.2.1:5/tcp")
+              .ends_with("expected a port from 1 to 65535, or a range as "
+                         "5000-5010\n"));
 
     CHECK(problem_of("[2001:db8::5:5555") ==
           "P: '[2001:db8::5:5555': expected ']' after the IPv6 address\n");
@@ -272,7 +297,8 @@ TEST_CASE("a wrong peer doesn't keep the others out") {
 TEST_CASE("no NUL hides what follows it") {
     using namespace std::string_view_literals;
     CHECK(problem_of("192.0.2.1\0x:5"sv) ==
-          "P: '192.0.2.1\\x00x:5': expected an IPv4 address as 198.51.100.5\n");
+          "P: '192.0.2.1\\x00x:5': expected a host and a port, as [2001:db8::5]:5555, "
+          "198.51.100.5:5555 or laptop.example.net:5555\n");
     CHECK(problem_of("[fe80::1%lo\0x]:5"sv) ==
           "P: '[fe80::1%lo\\x00x]:5': expected after '%' a network interface of this host\n");
 }
@@ -568,7 +594,9 @@ TEST_CASE("mistakes in the file are named by line and column") {
     } cases[] = {
         {"peers = ['192.0.2.1:1', 'host:x']",
          "FILE:1:25: 'host:x': expected a port from 1 to 65535, or a range as 5000-5010", true},
-        {"peers = ['192.0.2.1:1', 5]", "FILE:1:25: '5': expected an IPv4 address as 198.51.100.5",
+        {"peers = ['192.0.2.1:1', 5]",
+         "FILE:1:25: '5': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or "
+         "laptop.example.net:5555",
          true},
         {"peers = ['192.0.2.1:1', [1, 2]]",
          "FILE:1:25: '[1, 2]': expected a host and a port, as [2001:db8::5]:5555, "

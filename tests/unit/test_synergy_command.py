@@ -259,8 +259,34 @@ def test_commands_that_cannot_be_started(synergy, tmp_path):
     assert synergy("run", "--peer", PEER, "--", lost).returncode == 127
 
 
+STATIC = ("is statically linked: nothing can be preloaded into it. If it only starts the server, "
+          "`synergy run` belongs behind it")
+
+
+def passed_on(starter):
+    return (f"{starter} gives what it starts another environment, without LD_PRELOAD: put `synergy "
+            f"run` behind it, as in `{starter} ... synergy run --peer P -- COMMAND`")
+
+
+@pytest.mark.parametrize("words, starter", (
+    ("sudo -u nobody true", "sudo"), ("/usr/bin/ssh host true", "ssh"), ("env -i A=1 true", "env"),
+    ("env A=1 - true", "env"), ("su - nobody -c true", "su"), ("docker run image true", "docker"),
+    ("systemd-run --user true", "systemd-run")))
+def test_starters_that_leave_the_library_out(synergy, words, starter):
+    result = synergy("run", "--peer", PEER, "--", *words.split())
+    assert refused(result, f"synergy: {passed_on(starter)}\n")
+
+
+@pytest.mark.parametrize("words", ("env printenv LD_PRELOAD", "env -u A B=1 printenv LD_PRELOAD",
+                                   "env -- printenv LD_PRELOAD", "env printenv LD_PRELOAD -i",
+                                   "nice -n 1 printenv LD_PRELOAD"))
+def test_starters_that_pass_the_library_on(synergy, words):
+    result = synergy("run", "--peer", PEER, "--", *words.split())
+    assert f"{LIBRARY}\n" in result.stdout
+
+
 def test_statically_linked(synergy, static_program, tmp_path):
-    message = f"synergy: {static_program} is statically linked: nothing can be preloaded into it\n"
+    message = f"synergy: {static_program} {STATIC}\n"
     assert refused(synergy("run", "--peer", PEER, "--", static_program), message)
     path = f"/nowhere:{tmp_path}:{os.environ['PATH']}"
     assert refused(synergy("run", "--peer", PEER, "--", "static", PATH=path), message)
@@ -301,12 +327,14 @@ def test_dynamically_linked_go(synergy, compiler, tmp_path, owner, is_go):
 def test_check_of_a_command(synergy, static_program):
     """The same reasons as `run` has, whatever else is wrong on this machine."""
     for command, line in (
-        (static_program, f"wrong: {static_program} is statically linked: nothing can be preloaded "
-         "into it"),
+        (static_program, f"wrong: {static_program} {STATIC}"),
+        ("sudo", "wrong: there is no command sudo" if shutil.which("sudo") is None
+         else f"wrong: {passed_on('sudo')}"),
+        ("env -i true", f"wrong: {passed_on('env')}"),
         ("no-such-command", "wrong: there is no command no-such-command"),
         (shutil.which("true"), f"ok: {shutil.which('true')} can be preloaded"),
     ):
-        result = synergy("check", "127.0.0.1:5555", "--", command)
+        result = synergy("check", "127.0.0.1:5555", "--", *str(command).split())
         assert line in result.stdout.splitlines(), result.stdout
         assert result.returncode == 1, "127.0.0.1 is nobody's peer"
 
