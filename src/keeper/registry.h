@@ -3,7 +3,7 @@
 
 #include "handoff/handoff.h"
 #include "hops/hop_finder.h"
-#include "punch/punch.h"
+#include "punch/udp_punch.h"
 #include "server/reach.h"
 #include "settings/live_settings.h"
 
@@ -126,7 +126,7 @@ class Registry {
     using Punches = std::unordered_map<Endpoint, std::unique_ptr<Punch>>;
     struct Server {
         explicit Server(Scheduler &scheduler)
-            : advising(scheduler), silence(scheduler), loopback(scheduler) {}
+            : advising(scheduler), silence(scheduler), loopback(scheduler), aside(scheduler) {}
 
         ServerSocket socket;
         Socket duplicate;
@@ -139,6 +139,7 @@ class Registry {
         std::vector<Target> declared;   ///< by the settings
         std::vector<Target> on_link;    ///< of them, not punched; the log says so
         std::vector<Target> asked;      ///< by synergy_to()
+        ErrorsAside aside; ///< of the punches
         Punches punches;
         /// Of peers that are none any more, for as long as firewalls may hold their holes.
         Punches ending;
@@ -156,7 +157,7 @@ class Registry {
     void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket);
     int open_asked(Server &server, const Target &target);
     int open_hole(Server &server, const Target &target, bool is_to_punch = true);
-    [[nodiscard]] std::unique_ptr<Punch> make_punch(const Server &server, Hole hole) const;
+    [[nodiscard]] std::unique_ptr<Punch> make_punch(Server &server, Hole hole) const;
     [[nodiscard]] std::string why_unpunched(const Server &server, const Target &target) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();

@@ -7,10 +7,6 @@
 
 namespace synergy {
 
-namespace {
-
-/// Requests of the server's, bells and what hands connections over need descriptors too: where they
-/// are few, holes don't take the last ones.
 bool is_one_of_the_last(const Socket &socket) {
     constexpr rlim_t most_spared = 16;
     rlimit limit{};
@@ -19,8 +15,6 @@ bool is_one_of_the_last(const Socket &socket) {
     const rlim_t spared = std::min(most_spared, limit.rlim_cur / 2);
     return static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur - spared;
 }
-
-} // namespace
 
 Socket open_beside(const ServerSocket &server, int protocol) {
     int family = server.local.family();

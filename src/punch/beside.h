@@ -11,6 +11,10 @@ namespace synergy {
 /// empty and errno set if there can be none.
 Socket open_beside(const ServerSocket &server, int protocol);
 
+/// Requests of the server's, bells and what hands connections over need descriptors too: where they
+/// are few, punches don't take the last ones.
+bool is_one_of_the_last(const Socket &socket);
+
 /// Binds it to the listener's address, or where that is the wildcard, to what the settings say.
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4);

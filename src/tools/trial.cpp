@@ -60,7 +60,7 @@ class DatagramCallee final : public Callee {
         server_.local = way.source;
         punch_ = std::make_unique<UdpPunch>(
             context, Hole{.server = server_, .peer = peer_, .hops = HopRange::only(way.hop_limit)},
-            socket_.fd());
+            socket_.fd(), aside_);
         scheduler_.watch(socket_.fd(), EPOLLIN, [this](std::uint32_t) { answer(); });
     }
     ~DatagramCallee() override { scheduler_.unwatch(socket_.fd()); }
@@ -84,6 +84,7 @@ class DatagramCallee final : public Callee {
     Socket socket_;
     Endpoint peer_;
     ServerSocket server_;
+    ErrorsAside aside_{scheduler_}; ///< (it asks for none)
     std::unique_ptr<Punch> punch_;
 };
 

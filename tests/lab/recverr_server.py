@@ -1,5 +1,6 @@
-"""A UDP server that wants to know of errors (IP_RECVERR): recverr_server.py 4|6 PORT queue|socket,
-where it looks first. It prints what it sees, and for a line "ADDRESS PORT" on its standard input sends there by a hop limit of 2."""
+"""A UDP server that wants to know of errors (IP_RECVERR): recverr_server.py 4|6 PORT queue|socket
+[late|shared], where it looks first; it asks for them when it has its port already, or shares that by a
+group of its own. It prints what it sees, and for a line "ADDRESS PORT" on its standard input sends there by a hop limit of 2."""
 
 import errno
 import select
@@ -15,10 +16,14 @@ def say(*words):
     print(*words, flush=True)
 
 
-def main(version, port, first):
+def main(version, port, first, kind=""):
     server = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
-    server.setsockopt(*RECVERR[version], 1)
+    if kind == "shared":
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if kind != "late":
+        server.setsockopt(*RECVERR[version], 1)
     server.bind(("", port))
+    server.setsockopt(*RECVERR[version], 1)
     server.setblocking(False)
     waits = select.epoll()
     waits.register(server, select.EPOLLIN)
@@ -71,4 +76,4 @@ def receive(server):
         say("failed", errno.errorcode[error.errno])
 
 
-main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
