@@ -37,14 +37,18 @@ Socket open_beside(const ServerSocket &server, int protocol) {
     return socket;
 }
 
+Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4) {
+    const Endpoint &local = server.local;
+    const Endpoint chosen =
+        local.is_wildcard() ? settings.local_for(is_v4 ? AF_INET : AF_INET6) : Endpoint{};
+    if (chosen.empty())
+        return local;
+    return (local.family() == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
+}
+
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4) {
-    Endpoint local = server.local;
-    if (local.is_wildcard()) {
-        Endpoint chosen = settings.local_for(is_v4 ? AF_INET : AF_INET6);
-        if (!chosen.empty())
-            local = (local.family() == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
-    }
+    const Endpoint local = address_beside(server, settings, is_v4);
     return ::bind(socket.fd(), local.data(), local.length()) == 0;
 }
 

@@ -15,7 +15,8 @@ Socket open_beside(const ServerSocket &server, int protocol);
 /// are few, punches don't take the last ones.
 bool is_one_of_the_last(const Socket &socket);
 
-/// Binds it to the listener's address, or where that is the wildcard, to what the settings say.
+/// The listener's address, or where that is the wildcard, what the settings say.
+Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4);
 

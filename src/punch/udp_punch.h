@@ -1,9 +1,9 @@
 // UDP: an empty datagram with a low hop limit, from the server's address. It leaves from a socket
 // that is bound beside the server's for the moment of one sendmsg(), so that no datagram that the
 // server is putting together is touched (MSG_MORE, UDP_CORK), and nobody holds its port. (The error
-// that it brings back is the server's all the same, since the kernel looks up by port who is to have
-// it: of a server that asks for errors, see ErrorsAside.)
-// Where there is no room beside, it leaves from the server's own.
+// that it brings back is the server's all the same, since the kernel looks up by port who is to
+// have it: of a server that asks for errors, see ErrorsAside.) Where there is no room beside, it
+// leaves from the server's own.
 #pragma once
 
 #include "base/socket.h"
@@ -16,10 +16,10 @@ namespace synergy {
 /// What has the errors of a server's punches in its place, where it asks for errors (IP_RECVERR):
 /// sockets bound beside it, in one group with it, for as long as an error may be on its way. What
 /// comes to the port the kernel gives to the socket that the group's program names, which is the
-/// server's. For an error it has no packet to show to a program, and takes the group's socket of the
-/// processor that it runs on (SO_INCOMING_CPU, Linux 6.2): ours, since there is one for each. On an
-/// older kernel it takes any of them. (So does an error that the server itself has caused, and that
-/// comes back in the same moment.)
+/// server's. For an error it has no packet to show to a program, and takes the group's socket of
+/// the processor that it runs on (SO_INCOMING_CPU, Linux 6.2): ours, since there is one for each.
+/// On an older kernel it takes any of them. (So does an error that the server itself has caused,
+/// and that comes back in the same moment.)
 class ErrorsAside {
   public:
     explicit ErrorsAside(Scheduler &scheduler) : end_(scheduler) {}

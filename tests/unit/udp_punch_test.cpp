@@ -143,8 +143,7 @@ TEST_CASE("udp punch: a server that asks for errors gets its datagrams, and no p
                       std::vector<std::unique_ptr<UdpPunch>> punches;
                       for (int i = 0; i < holes; i++) {
                           Hole hole = bench.hole(family, 3);
-                          hole.peer =
-                              hole.peer.with_port(static_cast<std::uint16_t>(20000 + i));
+                          hole.peer = hole.peer.with_port(static_cast<std::uint16_t>(20000 + i));
                           punches.push_back(std::make_unique<UdpPunch>(
                               bench.context, std::move(hole), -1, bench.aside));
                           EXPECT_IN_CHILD(punches.back()->open() == 0);
@@ -166,8 +165,8 @@ TEST_CASE("udp punch: a server that asks for errors gets its datagrams, and no p
                           EXPECT_IN_CHILD(::recv(bench.socket.fd(), &byte, 1, MSG_DONTWAIT) == 1);
                       }
                       // Nobody holds its port for longer.
-                      EXPECT_IN_CHILD(bench.run_until(
-                          [&] { return harness::open_descriptors() == before; }));
+                      EXPECT_IN_CHILD(
+                          bench.run_until([&] { return harness::open_descriptors() == before; }));
                       return "";
                   }) == "");
 }
