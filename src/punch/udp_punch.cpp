@@ -1,6 +1,7 @@
 #include "punch/udp_punch.h"
 
 #include "base/log.h"
+#include "hops/icmp_error.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
 
@@ -86,22 +87,51 @@ int last_processor() {
 
 } // namespace
 
-int ErrorsAside::socket_for(const ServerSocket &server, Duration longest) {
-    const int last = sockets_.empty() ? last_processor() : -1;
+void ErrorsAside::open(const ServerSocket &server) {
+    const int last = last_processor();
     for (int processor = 0; processor <= last; processor++) {
         Socket socket = bound_beside(server, server.local);
         // One that is preferred comes after the program that says whose the datagrams are.
         if (!socket || is_one_of_the_last(socket) ||
             (processor == 0 && !give_group_to_first(socket)))
-            break;
+            return;
         socket.set(SOL_SOCKET, SO_INCOMING_CPU, processor);
+        socket.set(IPPROTO_IP, IP_RECVERR, 1);
+        if (server.local.family() == AF_INET6)
+            socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
         sockets_.push_back(std::move(socket));
+    }
+}
+
+int ErrorsAside::socket_for(const ServerSocket &server, Duration longest) {
+    if (sockets_.empty()) {
+        open(server);
+        for (const Socket &socket : sockets_)
+            scheduler_.watch(socket.fd(), 0,
+                             [this, &socket](std::uint32_t) { error_came(socket); });
     }
     if (sockets_.empty())
         return -1;
+    awaited_++;
     ends_at_ = std::max(ends_at_, Clock::now() + longest);
-    end_.set(ends_at_, [this] { sockets_.clear(); });
+    end_.set(ends_at_, [this] { end(); });
     return sockets_.front().fd();
+}
+
+/// Those that have their errors are not in the way of the server's.
+void ErrorsAside::error_came(const Socket &socket) {
+    static_cast<void>(socket.get(SOL_SOCKET, SO_ERROR, 0));
+    while (read_icmp_error(socket))
+        if (awaited_ > 0 && --awaited_ == 0)
+            end_.set(Clock::now(), [this] { end(); }); // not here, in one's own handler
+}
+
+void ErrorsAside::end() {
+    end_.cancel();
+    for (const Socket &socket : sockets_)
+        scheduler_.unwatch(socket.fd());
+    sockets_.clear();
+    awaited_ = 0;
 }
 
 UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd, ErrorsAside &aside)

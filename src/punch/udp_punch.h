@@ -22,13 +22,22 @@ namespace synergy {
 /// and that comes back in the same moment.)
 class ErrorsAside {
   public:
-    explicit ErrorsAside(Scheduler &scheduler) : end_(scheduler) {}
+    explicit ErrorsAside(Scheduler &scheduler) : scheduler_(scheduler), end_(scheduler) {}
+    ~ErrorsAside() { end(); }
+    ErrorsAside(const ErrorsAside &) = delete;
+    ErrorsAside &operator=(const ErrorsAside &) = delete;
 
-    /// A socket to punch from, whose error may take so long; -1 where there can be none.
+    /// A socket for one punch, whose error may take so long; -1 where there can be none.
     int socket_for(const ServerSocket &server, Duration longest);
 
   private:
+    void open(const ServerSocket &server);
+    void error_came(const Socket &socket);
+    void end();
+
+    Scheduler &scheduler_;
     std::vector<Socket> sockets_;
+    unsigned awaited_ = 0; ///< errors
     Time ends_at_{};
     Timer end_;
 };

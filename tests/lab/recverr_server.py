@@ -1,8 +1,9 @@
-"""A UDP server that wants to know of errors (IP_RECVERR): recverr_server.py 4|6 PORT queue|socket
-[late|shared], where it looks first; it asks for them when it has its port already, or shares that by a
+"""A UDP server that wants to know of errors (IP_RECVERR): recverr_server.py 4|6 PORT queue|
+recvmsg|recv|read [late|shared], where it looks first; it asks for them when it has its port already, or shares that by a
 group of its own. It prints what it sees, and for a line "ADDRESS PORT" on its standard input sends there by a hop limit of 2."""
 
 import errno
+import os
 import select
 import socket
 import struct
@@ -53,8 +54,8 @@ def send(server, version, to):
 def look(server, events, first):
     if events & select.EPOLLERR:
         say("woken")
-        if first == "socket":
-            receive(server)
+        if first != "queue":
+            receive(server, first)
         while True:
             try:
                 data, ancillary, _, name = server.recvmsg(100, 500, socket.MSG_ERRQUEUE)
@@ -66,10 +67,13 @@ def look(server, events, first):
     receive(server)
 
 
-def receive(server):
+def receive(server, how="recvmsg"):
     try:
-        data, _, _, name = server.recvmsg(100)
-        say("received", data, name[:2])
+        if how == "recvmsg":
+            data, _, _, name = server.recvmsg(100)
+            say("received", data, name[:2])
+        else:
+            say("received", server.recv(100) if how == "recv" else os.read(server.fileno(), 100))
     except BlockingIOError:
         pass
     except OSError as error:

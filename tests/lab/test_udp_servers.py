@@ -85,7 +85,7 @@ def test_server_that_wants_errors_gets_its_own_and_is_not_woken_for_punchs(stand
     assert woken < punched / 2 or release < (6, 2)
 
 
-@pytest.mark.parametrize("first", ("queue", "socket"))
+@pytest.mark.parametrize("first", ("queue", "recvmsg", "recv", "read"))
 @pytest.mark.parametrize("family", (4, 6))
 def test_server_with_a_group_of_its_own_is_woken_for_nothing(stand, family, first):
     """What says that the errors are there, for the one above: once for each punch."""
