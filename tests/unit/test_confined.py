@@ -10,6 +10,7 @@ import re
 import resource
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -94,6 +95,24 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
             _, errors = server.end()
     for peer in peers:
         peer.close()
+    assert errors == ""
+
+
+def test_signals_that_are_meant_for_the_server_end_no_keeper(deaf_peer):
+    """`systemctl kill -s USR1` sends them to all processes of a unit, and so to the keeper and to the
+    copy of it that would take its place."""
+    with Waiting("tcp", environment=preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")) as server:
+        (keeper,) = server.keepers()
+        children = Path(f"/proc/{keeper}/task/{keeper}/children")
+        assert wait_until(lambda: children.read_text().split())
+        copies = [int(child) for child in children.read_text().split()]
+        for meant in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGHUP, signal.SIGIO,
+                      signal.SIGRTMIN, signal.SIGRTMAX):
+            for process in (keeper, *copies):
+                os.kill(process, meant)
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert server.keepers() == [keeper]
+        _, errors = server.end()
     assert errors == ""
 
 
@@ -347,9 +366,11 @@ CHRONY = THREADS + """ adjtimex clock_adjtime clock_gettime gettimeofday settime
     recvmmsg recvmsg sendmmsg sendmsg sendto close openat pipe pipe2 poll ppoll pselect6 read select
     write getrandom sysinfo uname socket:2 socket:10 setsockopt fcntl accept accept4"""
 LOOP = THREADS + " accept accept4 read write close"
-# The control: all that the library needs is in it.
-WIDE = CHRONY + """ socket socketpair getpeername dup3 geteuid rt_sigpending rt_sigtimedwait
-    nanosleep prlimit64"""
+# The control: what the loop takes, and what the library looks for in a filter before it asks for anything.
+# A call that it made and did not look for would be the end here.
+WIDE = LOOP + " " + " ".join(re.findall(
+    r"\{SYS_(\w+), ", re.search(r"probing\[\] = \{.*?beginning\[\]",
+                               (REPOSITORY / "preload" / "filters.c").read_text(), re.S)[0]))
 
 
 def system_calls_of(*sets):
