@@ -293,10 +293,10 @@ int main(int count, char **values) {
             CALLED(epoll_ctl,
                    epoll_ctl(below(3) ? fds[11] : descriptor(), (int)below(5), fd, where));
             CALLED(poll, poll(where, below(3) ? below(4) : length(), 0));
-            CALLED(__poll_chk, __poll_chk(where, below(3) ? below(4) : length(), 0, SIZE_MAX));
+            CALLED(__poll_chk, __poll_chk(where, below(3) ? below(4) : length() >> 4, 0, SIZE_MAX));
             CALLED(ppoll, ppoll(where, below(3) ? below(4) : length(), &no_time, NULL));
-            CALLED(__ppoll_chk,
-                   __ppoll_chk(where, below(3) ? below(4) : length(), &no_time, NULL, SIZE_MAX));
+            CALLED(__ppoll_chk, __ppoll_chk(where, below(3) ? below(4) : length() >> 4, &no_time,
+                                            NULL, SIZE_MAX));
             CALLED(select, select((int)(below(2) ? below(1100) : length()), where,
                                   below(2) ? NULL : (fd_set *)room(), NULL,
                                   &(struct timeval){.tv_sec = 0}));
