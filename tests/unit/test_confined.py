@@ -365,7 +365,7 @@ CHRONY = THREADS + """ adjtimex clock_adjtime clock_gettime gettimeofday settime
     readlink rename renameat stat statx unlink unlinkat bind connect getsockname getsockopt recvfrom
     recvmmsg recvmsg sendmmsg sendmsg sendto close openat pipe pipe2 poll ppoll pselect6 read select
     write getrandom sysinfo uname socket:2 socket:10 setsockopt fcntl accept accept4"""
-LOOP = THREADS + " accept accept4 read write close"
+LOOP = THREADS + " accept accept4 read write close poll"
 # The control: what the loop takes, and what the library looks for in a filter before it asks for anything.
 # A call that it made and did not look for would be the end here.
 WIDE = LOOP + " " + " ".join(re.findall(
@@ -432,13 +432,14 @@ FILTERS = {"privilege separation": PRIVSEP, "chrony": CHRONY, "loop": LOOP, "wid
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-@pytest.mark.parametrize("name", FILTERS)
-def test_a_filter_that_a_server_gives_itself_never_ends_it(name, transport, deaf_peer, tmp_path):
+@pytest.mark.parametrize("name, action", [*((name, "kill") for name in FILTERS), ("loop", "trap"),
+                                          ("loop", "errno"), ("chrony", "errno")])
+def test_a_filter_that_a_server_gives_itself_never_ends_it(name, action, transport, deaf_peer, tmp_path):
     """For all threads, after listen(). What it forbids the library does not try."""
     allowed = tmp_path / "allowed"
     allowed.write_text(FILTERS[name])
     environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
-    with Waiting(transport, f"only:{allowed}", environment=environment) as server:
+    with Waiting(transport, f"only-{action}:{allowed}", environment=environment) as server:
         if transport == "tcp":
             for _ in range(2):
                 with socket.create_connection(("127.0.0.1", server.port)) as client:
