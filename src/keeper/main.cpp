@@ -58,8 +58,8 @@ void reset_inherited() {
         ::signal(signal, SIG_DFL);
     // What is meant for the server comes here too, where it is sent to all processes of its unit
     // (systemctl kill).
-    for (int signal : {SIGPIPE, SIGXFSZ, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF,
-                       SIGIO, SIGPWR})
+    for (int signal :
+         {SIGPIPE, SIGXFSZ, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR})
         ::signal(signal, SIG_IGN);
     for (int signal = SIGRTMIN; signal <= SIGRTMAX; signal++)
         ::signal(signal, SIG_IGN);
