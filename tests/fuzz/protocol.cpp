@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <fstream>
 #include <list>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
@@ -277,7 +278,7 @@ class Game {
     synergy_request request() {
         synergy_request request{};
         request.version = SYNERGY_WIRE_VERSION;
-        request.kind = input_.below(14);
+        request.kind = input_.below(SYNERGY_BESIDE + 2);
         request.hop_limit = static_cast<std::int8_t>(input_.byte());
         request.process = ::getpid();
         request.secret = secret_;
@@ -296,6 +297,11 @@ class Game {
             break;
         default:
             request.peer = wire_endpoint(deaf_peer());
+        }
+        if (request.kind == SYNERGY_KEY && input_.below(4) != 0) {
+            request.key_option = TCP_MD5SIG;
+            request.key_length = input_.below(2) != 0 ? SYNERGY_KEY_SIZE : input_.word() % 1024;
+            input_.fill(request.key, input_.below(16));
         }
         if (request.kind == SYNERGY_HERE)
             request.process = ::getpid(); // (pids of this machine's are no news)
