@@ -300,7 +300,8 @@ class Game {
         }
         if (request.kind == SYNERGY_KEY && input_.below(4) != 0) {
             request.key_option = TCP_MD5SIG;
-            request.key_length = input_.below(2) != 0 ? SYNERGY_KEY_SIZE : input_.word() % 1024;
+            request.key_length =
+                input_.below(2) != 0 ? unsigned{SYNERGY_KEY_SIZE} : input_.word() % 1024;
             input_.fill(request.key, input_.below(16));
         }
         if (request.kind == SYNERGY_HERE)
