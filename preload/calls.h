@@ -20,7 +20,8 @@
  * fork, daemon     the child is a process of the server's, too
  * close, close_range, closefrom, dup2, dup3, shutdown
  *                  the server's socket goes, and its holes with it
- * setsockopt       a listener's options are those of its connections
+ * setsockopt       a listener's options are those of its connections; a UDP server's punches are
+ *                  to bring it no errors
  * getsockopt       whom a punched connection was meant for, where this host tracks connections
  * __select64, __pselect64, __ppoll64, __ppoll64_chk, __recvmsg64, __recvmmsg64, __sendmsg64,
  * __sendmmsg64, __prctl_time64

@@ -54,27 +54,21 @@ static const struct attempt asking[] = {
     {SYS_rt_sigtimedwait, {1, 0, 1, MASK_SIZE, 0, 0}},
     {SYS_getpid, {0}},
     {SYS_geteuid, {0}},
-    {SYS_socket, {AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0, 0, 0}},
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_SNDTIMEO, 1, 2 * sizeof(long), 0}},
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_RCVTIMEO, 1, 2 * sizeof(long), 0}},
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_REUSEPORT, 1, sizeof(int), 0}},
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_REUSEADDR, 1, sizeof(int), 0}},
-    {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_PEERCRED, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_PROTOCOL, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_TYPE, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_DOMAIN, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_ACCEPTCONN, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_COOKIE, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, 71 /* SO_NETNS_COOKIE */, 1, 1, 0}},
-    {SYS_connect, {SOME_FD, 1, 1, 0, 0, 0}},
     {SYS_bind, {SOME_FD, 1, 1, 0, 0, 0}},
     {SYS_getsockname, {SOME_FD, 1, 1, 0, 0, 0}},
     {SYS_getpeername, {SOME_FD, 1, 1, 0, 0, 0}},
-    {SYS_sendmsg, {SOME_FD, 1, MSG_NOSIGNAL, 0, 0, 0}},
-    {SYS_recvmsg, {SOME_FD, 1, MSG_CMSG_CLOEXEC, 0, 0, 0}},
     {SYS_recvmsg, {SOME_FD, 1, MSG_CMSG_CLOEXEC | MSG_PEEK, 0, 0, 0}},
     {SYS_close, {SOME_FD, 0, 0, 0, 0, 0}},
-    {SYS_dup3, {SOME_FD, SOME_FD + 1, O_CLOEXEC, 0, 0, 0}},
     {SYS_fcntl, {SOME_FD, F_GETFL, 0, 0, 0, 0}},
     {SYS_fcntl, {SOME_FD, F_SETFD, FD_CLOEXEC, 0, 0, 0}},
     {SYS_fcntl, {SOME_FD, F_GET_SEALS, 0, 0, 0, 0}},
@@ -85,6 +79,16 @@ static const struct attempt asking[] = {
     {SYS_futex, {1, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, 1, 0, 0}},
     {SYS_futex, {1, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, 0, 0, 0}},
     {SYS_ppoll, {1, 1, 1, 0, 0, 0}},
+};
+
+/* Of these, what no connection comes out of accept() without: they are to be there, too. */
+static const struct attempt fetching[] = {
+    {SYS_socket, {AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0, 0, 0}},
+    {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_PEERCRED, 1, 1, 0}},
+    {SYS_connect, {SOME_FD, 1, 1, 0, 0, 0}},
+    {SYS_sendmsg, {SOME_FD, 1, MSG_NOSIGNAL, 0, 0, 0}},
+    {SYS_recvmsg, {SOME_FD, 1, MSG_CMSG_CLOEXEC, 0, 0, 0}},
+    {SYS_dup3, {SOME_FD, SOME_FD + 1, O_CLOEXEC, 0, 0, 0}},
 };
 
 /* What is done once: the keeper's start (keeper_start.c), and a look at what the process has. */
@@ -206,26 +210,27 @@ static uint32_t verdict(const struct sock_fprog *program, const struct seccomp_d
     return SECCOMP_RET_KILL_PROCESS;
 }
 
-/* Refused is good enough: nothing comes of it, and the process goes on. */
-static int lets_pass(const struct sock_fprog *program, const struct attempt *attempts,
-                     size_t count) {
+/* `refusal`: whether that is good enough, since the process goes on. */
+static int lets_pass(const struct sock_fprog *program, const struct attempt *attempts, size_t count,
+                     uint32_t refusal) {
     for (size_t i = 0; i < count; i++) {
         struct seccomp_data data = {
             .nr = (int)attempts[i].number, .arch = NATIVE, .instruction_pointer = 1};
         __builtin_memcpy(data.args, attempts[i].arguments, sizeof data.args);
         uint32_t action = verdict(program, &data) & SECCOMP_RET_ACTION_FULL;
-        if (action != SECCOMP_RET_ALLOW && action != SECCOMP_RET_LOG && action != SECCOMP_RET_ERRNO)
+        if (action != SECCOMP_RET_ALLOW && action != SECCOMP_RET_LOG && action != refusal)
             return 0;
     }
     return 1;
 }
 
-#define FORBID_UNLESS(list, is_forbidden)                                                          \
-    if (!program || !lets_pass(program, list, sizeof list / sizeof *list))                         \
+#define FORBID_UNLESS(list, refusal, is_forbidden)                                                 \
+    if (!program || !lets_pass(program, list, sizeof list / sizeof *list, refusal))                \
     __atomic_store_n(&is_forbidden, 1, __ATOMIC_RELAXED)
 
 void filter_is_set(const void *program) {
-    FORBID_UNLESS(probing, is_probing_forbidden);
-    FORBID_UNLESS(asking, is_asking_forbidden);
-    FORBID_UNLESS(beginning, is_beginning_forbidden);
+    FORBID_UNLESS(probing, SECCOMP_RET_ERRNO, is_probing_forbidden);
+    FORBID_UNLESS(asking, SECCOMP_RET_ERRNO, is_asking_forbidden);
+    FORBID_UNLESS(fetching, SECCOMP_RET_ALLOW, is_asking_forbidden);
+    FORBID_UNLESS(beginning, SECCOMP_RET_ERRNO, is_beginning_forbidden);
 }

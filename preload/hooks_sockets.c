@@ -144,8 +144,13 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     int result = libc.setsockopt(fd, level, name, value, length);
     if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
         ASIDE(socket_has_key(fd, name, value, length));
-    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
+    enum synergy_mark mark = mark_of(fd);
+    if (result == 0 && mark == SYNERGY_LISTENER)
         ASIDE(socket_listens(fd));
+    if (result == 0 && mark == SYNERGY_DATAGRAMS &&
+        ((level == IPPROTO_IP && name == IP_RECVERR) ||
+         (level == IPPROTO_IPV6 && name == IPV6_RECVERR)))
+        ASIDE(socket_asks_for_errors(fd));
     return result;
 }
 

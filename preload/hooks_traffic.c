@@ -69,31 +69,46 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags
     return result;
 }
 
-/* Without an address only a socket that was there at the start may concern us; and no call of our
- * own later, which a server may have forbidden itself. */
-static inline void before_reading(int fd) {
-    if (concerns_us() && is_passed_at_start(fd))
+/* Without an address only a socket that was there at the start may concern us, and one of ours
+ * whose errors may be a punch's; and no call of our own later, which a server may have forbidden
+ * itself. */
+static inline int concerns_reading(int fd) {
+    if (__builtin_expect(!concerns_us(), 1))
+        return 0;
+    if (is_passed_at_start(fd))
         before_waiting();
+    return mark_of(fd) == SYNERGY_DATAGRAMS;
+}
+
+__attribute__((noinline)) static ssize_t receive(int fd, void *buffer, size_t size, int flags) {
+    ssize_t result = libc.recv(fd, buffer, size, flags);
+    RECEIVE_PAST_PUNCHS(fd, result, flags, libc.recv(fd, buffer, size, flags | MSG_DONTWAIT));
+    return result;
 }
 
 ssize_t recv(int fd, void *buffer, size_t size, int flags) {
-    before_reading(fd);
-    return libc.recv(fd, buffer, size, flags);
+    return concerns_reading(fd) ? receive(fd, buffer, size, flags)
+                                : libc.recv(fd, buffer, size, flags);
 }
 
 ssize_t __recv_chk(int fd, void *buffer, size_t size, size_t room, int flags) {
-    before_reading(fd);
-    return libc.__recv_chk(fd, buffer, size, room, flags);
+    return concerns_reading(fd) && size <= room ? receive(fd, buffer, size, flags)
+                                                : libc.__recv_chk(fd, buffer, size, room, flags);
+}
+
+__attribute__((noinline)) static ssize_t read_datagram(int fd, void *buffer, size_t size) {
+    ssize_t result = libc.read(fd, buffer, size);
+    RECEIVE_PAST_PUNCHS(fd, result, 0, libc.recv(fd, buffer, size, MSG_DONTWAIT));
+    return result;
 }
 
 ssize_t read(int fd, void *buffer, size_t size) {
-    before_reading(fd);
-    return libc.read(fd, buffer, size);
+    return concerns_reading(fd) ? read_datagram(fd, buffer, size) : libc.read(fd, buffer, size);
 }
 
 ssize_t __read_chk(int fd, void *buffer, size_t size, size_t room) {
-    before_reading(fd);
-    return libc.__read_chk(fd, buffer, size, room);
+    return concerns_reading(fd) && size <= room ? read_datagram(fd, buffer, size)
+                                                : libc.__read_chk(fd, buffer, size, room);
 }
 
 /* Descriptors that came along, from a process that may have none of our hooks. */

@@ -7,6 +7,8 @@
 #include "socket_look.h"
 
 #include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -40,6 +42,26 @@ static void executed_without_library(int keeper, uint64_t cookie) {
         ask_keeper(keeper, &request, -1, NULL);
 }
 
+static int is_text(const char *at) {
+    while (readable_bytes(at, 1) == 1) {
+        size_t in_page = LEAST_PAGE - (uintptr_t)at % LEAST_PAGE;
+        if (memchr(at, 0, in_page))
+            return 1;
+        at += in_page;
+    }
+    return 0;
+}
+
+/* Whether it can be read to its end. What can't be the kernel refuses to execute anything with. */
+static int is_environment(char *const environment[]) {
+    while (readable_bytes(environment, sizeof *environment) == sizeof *environment)
+        if (!*environment)
+            return 1;
+        else if (!is_text(*environment++))
+            return 0;
+    return 0;
+}
+
 void program_is_executed(char *const environment[]) {
     /* (The loader trusts nothing in it then.) */
     if (getuid() != geteuid() || getgid() != getegid()) {
@@ -47,8 +69,7 @@ void program_is_executed(char *const environment[]) {
         executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0);
         return;
     }
-    if (readable_bytes(environment, sizeof *environment) != sizeof *environment ||
-        is_library_in(environment))
+    if (!is_environment(environment) || is_library_in(environment))
         return;
     for (int fd = 0, last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED); fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);

@@ -140,6 +140,16 @@ struct preparation socket_will_listen(int fd) {
     return preparation;
 }
 
+void socket_asks_for_errors(int fd) {
+    struct descriptor descriptor = descriptor_of(fd);
+    struct identity identity;
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN, .flags = flags_of(fd), .hop_limit = SYNERGY_AUTOMATIC_HOPS};
+    if (descriptor.mark == SYNERGY_DATAGRAMS && identify(fd, &identity) &&
+        identity.cookie == descriptor.cookie)
+        hand_over(fd, &identity, (int)descriptor.keeper, &request);
+}
+
 void socket_does_not_listen(int fd, const struct preparation *preparation) {
     struct identity identity;
     if (preparation->keeper == NO_KEEPER)

@@ -10,6 +10,9 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+/* A socket for datagrams asks for errors (IP_RECVERR) from now on, or no more. */
+void socket_asks_for_errors(int fd);
+
 /* listen() is about to be called. What comes back is for socket_does_not_listen(), if it fails. */
 struct preparation {
     int keeper; /* NO_KEEPER: nothing was done */

@@ -1,7 +1,7 @@
 // A socket of the server's that has holes, and the holes.
 #pragma once
 
-#include "punch/punch.h"
+#include "punch/udp_punch.h"
 #include "server/reach.h"
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct KeptSocket {
     using Punches = std::unordered_map<Endpoint, std::unique_ptr<Punch>>;
 
     explicit KeptSocket(Scheduler &scheduler)
-        : advising(scheduler), silence(scheduler), loopback(scheduler) {}
+        : advising(scheduler), silence(scheduler), loopback(scheduler), aside(scheduler) {}
 
     ServerSocket socket;
     Socket duplicate;
@@ -28,6 +28,7 @@ struct KeptSocket {
     std::vector<Target> declared;   ///< by the settings
     std::vector<Target> on_link;    ///< of them, not punched; the log says so
     std::vector<Target> asked;      ///< by synergy_to()
+    ErrorsAside aside;              ///< of its punches
     Punches punches;
     /// Of peers that are none any more, for as long as firewalls may hold their holes.
     Punches ending;

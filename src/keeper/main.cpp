@@ -56,8 +56,13 @@ void reset_inherited() {
     // Ignored ones would not be told of. (Handlers are gone with the program that had them.)
     for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD})
         ::signal(signal, SIG_DFL);
-    ::signal(SIGPIPE, SIG_IGN);
-    ::signal(SIGXFSZ, SIG_IGN);
+    // What is meant for the server comes here too, where it is sent to all processes of its unit
+    // (systemctl kill).
+    for (int signal :
+         {SIGPIPE, SIGXFSZ, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR})
+        ::signal(signal, SIG_IGN);
+    for (int signal = SIGRTMIN; signal <= SIGRTMAX; signal++)
+        ::signal(signal, SIG_IGN);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -7,7 +7,6 @@
 #include "punch/sctp_many_punch.h"
 #include "punch/sctp_punch.h"
 #include "punch/tcp_punch.h"
-#include "punch/udp_punch.h"
 
 #include <algorithm>
 #include <functional>
@@ -351,12 +350,12 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
     return opened.open();
 }
 
-std::unique_ptr<Punch> Registry::make_punch(const KeptSocket &server, Hole hole) const {
+std::unique_ptr<Punch> Registry::make_punch(KeptSocket &server, Hole hole) const {
     const int fd = server.duplicate.fd();
     if (server.socket.transport == Transport::tcp)
         return std::make_unique<TcpPunch>(context_, std::move(hole));
     if (server.socket.transport == Transport::udp)
-        return std::make_unique<UdpPunch>(context_, std::move(hole), fd);
+        return std::make_unique<UdpPunch>(context_, std::move(hole), fd, server.aside);
     if (server.socket.one_to_many)
         return std::make_unique<SctpManyPunch>(context_, std::move(hole), fd);
     return std::make_unique<SctpPunch>(context_, std::move(hole));

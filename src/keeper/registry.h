@@ -110,7 +110,7 @@ class Registry : private HoleOwner {
     KeptSocket &server_for(const ServerSocket &socket, Socket duplicate);
     int open_asked(KeptSocket &server, const Target &target);
     int open_hole(KeptSocket &server, const Target &target, bool is_to_punch = true);
-    [[nodiscard]] std::unique_ptr<Punch> make_punch(const KeptSocket &server, Hole hole) const;
+    [[nodiscard]] std::unique_ptr<Punch> make_punch(KeptSocket &server, Hole hole) const;
     [[nodiscard]] std::string why_unpunched(const KeptSocket &server, const Target &target) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();

@@ -7,10 +7,6 @@
 
 namespace synergy {
 
-namespace {
-
-/// Requests of the server's, bells and what hands connections over need descriptors too: where they
-/// are few, holes don't take the last ones.
 bool is_one_of_the_last(const Socket &socket) {
     constexpr rlim_t most_spared = 16;
     rlimit limit{};
@@ -19,8 +15,6 @@ bool is_one_of_the_last(const Socket &socket) {
     const rlim_t spared = std::min(most_spared, limit.rlim_cur / 2);
     return static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur - spared;
 }
-
-} // namespace
 
 Socket open_beside(const ServerSocket &server, int protocol) {
     int family = server.local.family();
@@ -43,14 +37,18 @@ Socket open_beside(const ServerSocket &server, int protocol) {
     return socket;
 }
 
+Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4) {
+    const Endpoint &local = server.local;
+    const Endpoint chosen =
+        local.is_wildcard() ? settings.local_for(is_v4 ? AF_INET : AF_INET6) : Endpoint{};
+    if (chosen.empty())
+        return local;
+    return (local.family() == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
+}
+
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4) {
-    Endpoint local = server.local;
-    if (local.is_wildcard()) {
-        Endpoint chosen = settings.local_for(is_v4 ? AF_INET : AF_INET6);
-        if (!chosen.empty())
-            local = (local.family() == AF_INET6 ? chosen.mapped() : chosen).with_port(local.port());
-    }
+    const Endpoint local = address_beside(server, settings, is_v4);
     return ::bind(socket.fd(), local.data(), local.length()) == 0;
 }
 

@@ -11,7 +11,12 @@ namespace synergy {
 /// empty and errno set if there can be none.
 Socket open_beside(const ServerSocket &server, int protocol);
 
-/// Binds it to the listener's address, or where that is the wildcard, to what the settings say.
+/// Requests of the server's, bells and what hands connections over need descriptors too: where they
+/// are few, punches don't take the last ones.
+bool is_one_of_the_last(const Socket &socket);
+
+/// The listener's address, or where that is the wildcard, what the settings say.
+Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4);
 

@@ -129,12 +129,12 @@ bool TcpPunch::let_end() {
 
 int TcpPunch::open() {
     const bool was_ending = std::exchange(is_ending_, false);
-    // What has left meanwhile opened nothing. As long as the peer has not called, another number is
-    // as good.
+    // What has left meanwhile opened nothing.
     if (was_ending && socket_ && busy_until_ == Time{} && !has_missed_peer() &&
         info_of(socket_).tcpi_state == state_syn_sent) {
         probe_.stop();
-        close_socket();
+        if (!go_back())
+            close_socket();
     }
     // Renewing by hand would be a SYN with another sequence number (guard.h).
     if (!socket_ || rests_ > 0)
@@ -201,8 +201,35 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
 
 } // namespace
 
+/// Takes the socket out of SYN_SENT, or of what has become of that, for the next punch. The kernel
+/// gives the next SYN of the same socket a number that comes after the last one's, which a firewall
+/// takes for the one that counts now, as long as it has not seen the peer's. (A new socket's number
+/// is the clock's, and comes before where the last ones have all followed from a connection's
+/// before them, in TIME_WAIT, and so have fallen behind the clock: whoever calls then is connected,
+/// and the firewall drops all that he is sent.)
+bool TcpPunch::go_back() {
+    if (!socket_ || is_ending_ || has_missed_peer())
+        return false;
+    context_.scheduler.unwatch(socket_.fd());
+    sockaddr nobody{};
+    nobody.sa_family = AF_UNSPEC;
+    if (::connect(socket_.fd(), &nobody, sizeof nobody) != 0)
+        return false;
+    static_cast<void>(socket_.get(SOL_SOCKET, SO_ERROR, 0)); // that it was interrupted
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    set_least_hop_limit_heard(socket_, is_v4_, hears(hole_.server, is_v4_, hop_limit_min));
+    spent_ = std::move(socket_);
+    return true;
+}
+
 int TcpPunch::bind_socket() {
-    socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
+    if (spent_ && begin_alike(socket_has_, hole_.server.chosen) &&
+        spent_.local() == address_beside(hole_.server, context_.settings, is_v4_))
+        socket_ = std::move(spent_);
+    else
+        socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
+    spent_.reset();
+    socket_has_ = hole_.server.chosen;
     if (socket_) {
         guard_.begin();
         return 0;
@@ -533,7 +560,8 @@ void TcpPunch::timed_out() {
 }
 
 void TcpPunch::begin_again() {
-    close_socket();
+    if (!go_back())
+        close_socket();
     retry_at(Clock::now() + retry_delay(++failures_, context_.settings.refresh));
 }
 

@@ -19,13 +19,15 @@ class TcpPunch final : public Punch {
     int open() override;
     bool let_end() override;
     [[nodiscard]] std::uint64_t cookie() const override {
-        return socket_ ? cookie_of(socket_.fd()) : 0;
+        const Socket &socket = socket_ ? socket_ : spent_;
+        return socket ? cookie_of(socket.fd()) : 0;
     }
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
     int bind_socket();
     void close_socket();
+    bool go_back();
     int punch();
     void happened();
     void tick();
@@ -54,6 +56,8 @@ class TcpPunch final : public Punch {
     int deaf_hop_limit_; ///< of what is heard at least while an error is to come
     bool is_round_trip_known_ = false;
     Socket socket_;
+    Socket spent_;                        ///< the next punch's, while there is none
+    std::vector<OptionValue> socket_has_; ///< of the server's options, this or the other
     Guard guard_;
     Timer timer_;
     Time busy_until_{};          ///< how long a half-open connection may take

@@ -1,19 +1,53 @@
 // UDP: an empty datagram with a low hop limit, from the server's address. It leaves from a socket
 // that is bound beside the server's for the moment of one sendmsg(), so that no datagram that the
 // server is putting together is touched (MSG_MORE, UDP_CORK), and nobody holds its port. (The error
-// that it brings back is the server's all the same: the kernel looks up by port who is to have it.)
-// Where there is no room beside, it leaves from the server's own.
+// that it brings back is the server's all the same, since the kernel looks up by port who is to
+// have it: of a server that asks for errors, see ErrorsAside.) Where there is no room beside, it
+// leaves from the server's own.
 #pragma once
 
+#include "base/socket.h"
 #include "punch/punch.h"
 
+#include <vector>
+
 namespace synergy {
+
+/// What has the errors of a server's punches in its place, where it asks for errors (IP_RECVERR):
+/// sockets bound beside it, in one group with it, for as long as an error may be on its way. What
+/// comes to the port the kernel gives to the socket that the group's program names, which is the
+/// server's. For an error it has no packet to show to a program, and takes the group's socket of
+/// the processor that it runs on (SO_INCOMING_CPU, Linux 6.2): ours, since there is one for each.
+/// On an older kernel it takes any of them. (So does an error that the server itself has caused,
+/// and that comes back in the same moment.)
+class ErrorsAside {
+  public:
+    explicit ErrorsAside(Scheduler &scheduler) : scheduler_(scheduler), end_(scheduler) {}
+    ~ErrorsAside() { end(); }
+    ErrorsAside(const ErrorsAside &) = delete;
+    ErrorsAside &operator=(const ErrorsAside &) = delete;
+
+    /// A socket for one punch, whose error may take so long; -1 where there can be none.
+    int socket_for(const ServerSocket &server, Duration longest);
+
+  private:
+    void open(const ServerSocket &server);
+    void error_came(const Socket &socket);
+    void end();
+
+    Scheduler &scheduler_;
+    std::vector<Socket> sockets_;
+    unsigned awaited_ = 0; ///< errors
+    Time ends_at_{};
+    Timer end_;
+};
 
 class UdpPunch final : public Punch {
   public:
     /// `fd`: a duplicate of the server's socket, whose owner outlives the punch; -1: there is room
     /// beside.
-    UdpPunch(const PunchContext &context, Hole hole, int fd);
+    /// `aside`: of the same server, for all its holes.
+    UdpPunch(const PunchContext &context, Hole hole, int fd, ErrorsAside &aside);
 
     int open() override { return punch(); }
 
@@ -21,9 +55,11 @@ class UdpPunch final : public Punch {
     void renew();
     int punch();
     [[nodiscard]] int send();
+    [[nodiscard]] Duration error_time() const;
     [[nodiscard]] int send_from(int fd, const Endpoint &peer) const;
 
     int fd_;
+    ErrorsAside &aside_;
     Timer timer_;
     unsigned failures_ = 0;
     bool is_heard_ = false;

@@ -124,6 +124,9 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
                              socket.owner == geteuid() &&
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
                              !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
+    socket.asks_for_errors =
+        socket.transport == Transport::udp && (get_option(fd, IPPROTO_IP, IP_RECVERR) != 0 ||
+                                               get_option(fd, IPPROTO_IPV6, IPV6_RECVERR) != 0);
     if (prepared != nullptr)
         take_choices(socket, *prepared);
     else if (socket.transport == Transport::tcp)

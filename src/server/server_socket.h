@@ -32,7 +32,8 @@ struct ServerSocket {
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
     /// where the server shares the port by a group of its own, whose balance that would break, or
     /// where the two would not be alike.
-    bool is_shared = false; ///< the server lets others have the port, by SO_REUSEPORT
+    bool asks_for_errors = false; ///< IP_RECVERR, or IPV6's
+    bool is_shared = false;       ///< the server lets others have the port, by SO_REUSEPORT
     bool has_room_beside = false;
     bool one_to_many = false;      ///< SCTP: SOCK_SEQPACKET
     std::uint16_t streams_out = 0; ///< SCTP_INITMSG

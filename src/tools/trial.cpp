@@ -83,7 +83,7 @@ class DatagramCallee final : public PunchingCallee {
         server_.local = way.source;
         punch_ = std::make_unique<UdpPunch>(
             context_, Hole{.server = server_, .peer = peer_, .hops = HopRange::only(way.hop_limit)},
-            socket_.fd());
+            socket_.fd(), aside_);
         scheduler_.watch(socket_.fd(), EPOLLIN, [this](std::uint32_t) { answer(); });
     }
     ~DatagramCallee() override { scheduler_.unwatch(socket_.fd()); }
@@ -107,6 +107,7 @@ class DatagramCallee final : public PunchingCallee {
     Socket socket_;
     Endpoint peer_;
     ServerSocket server_;
+    ErrorsAside aside_{scheduler_}; ///< (it asks for none)
     std::unique_ptr<Punch> punch_;
 };
 

@@ -13,7 +13,9 @@
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
+#include <fstream>
 #include <list>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
@@ -65,6 +67,14 @@ class Input {
 std::size_t open_descriptors() {
     const std::filesystem::directory_iterator all("/proc/self/fd");
     return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+/// How long this thread has been kept from running, on a busy machine: proc(5), "schedstat".
+Duration kept_waiting() {
+    std::ifstream file("/proc/thread-self/schedstat");
+    std::int64_t run = 0, waited = 0;
+    file >> run >> waited;
+    return std::chrono::nanoseconds(waited);
 }
 
 /// A port of this host that leaves SYNs without an answer, as a punch that dies on its way.
@@ -268,7 +278,7 @@ class Game {
     synergy_request request() {
         synergy_request request{};
         request.version = SYNERGY_WIRE_VERSION;
-        request.kind = input_.below(14);
+        request.kind = input_.below(SYNERGY_BESIDE + 2);
         request.hop_limit = static_cast<std::int8_t>(input_.byte());
         request.process = ::getpid();
         request.secret = secret_;
@@ -287,6 +297,12 @@ class Game {
             break;
         default:
             request.peer = wire_endpoint(deaf_peer());
+        }
+        if (request.kind == SYNERGY_KEY && input_.below(4) != 0) {
+            request.key_option = TCP_MD5SIG;
+            request.key_length =
+                input_.below(2) != 0 ? unsigned{SYNERGY_KEY_SIZE} : input_.word() % 1024;
+            input_.fill(request.key, input_.below(16));
         }
         if (request.kind == SYNERGY_HERE)
             request.process = ::getpid(); // (pids of this machine's are no news)
@@ -369,6 +385,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     Input input(data, size);
     const std::size_t before = open_descriptors();
     const Time begin = Clock::now();
+    const Duration kept = kept_waiting();
     {
         Game game(input);
         for (int i = 0; is_ready && i < acts && !input.is_empty(); i++)
@@ -376,7 +393,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     }
     if (open_descriptors() != before)
         fail("a descriptor is kept");
-    if (Clock::now() - begin > std::chrono::seconds(2))
+    if (Clock::now() - begin - (kept_waiting() - kept) > std::chrono::seconds(2))
         fail("it waited");
     return 0;
 }

@@ -1,7 +1,9 @@
-"""A UDP server that wants to know of errors (IP_RECVERR): recverr_server.py 4|6 PORT queue|socket,
-where it looks first. It prints what it sees, and for a line "ADDRESS PORT" on its standard input sends there by a hop limit of 2."""
+"""A UDP server that wants to know of errors (IP_RECVERR): recverr_server.py 4|6 PORT queue|
+recvmsg|recv|read [late|shared], where it looks first; it asks for them when it has its port already, or shares that by a
+group of its own. It prints what it sees, and for a line "ADDRESS PORT" on its standard input sends there by a hop limit of 2."""
 
 import errno
+import os
 import select
 import socket
 import struct
@@ -15,10 +17,14 @@ def say(*words):
     print(*words, flush=True)
 
 
-def main(version, port, first):
+def main(version, port, first, kind=""):
     server = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
-    server.setsockopt(*RECVERR[version], 1)
+    if kind == "shared":
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if kind != "late":
+        server.setsockopt(*RECVERR[version], 1)
     server.bind(("", port))
+    server.setsockopt(*RECVERR[version], 1)
     server.setblocking(False)
     waits = select.epoll()
     waits.register(server, select.EPOLLIN)
@@ -48,8 +54,8 @@ def send(server, version, to):
 def look(server, events, first):
     if events & select.EPOLLERR:
         say("woken")
-        if first == "socket":
-            receive(server)
+        if first != "queue":
+            receive(server, first)
         while True:
             try:
                 data, ancillary, _, name = server.recvmsg(100, 500, socket.MSG_ERRQUEUE)
@@ -61,14 +67,17 @@ def look(server, events, first):
     receive(server)
 
 
-def receive(server):
+def receive(server, how="recvmsg"):
     try:
-        data, _, _, name = server.recvmsg(100)
-        say("received", data, name[:2])
+        if how == "recvmsg":
+            data, _, _, name = server.recvmsg(100)
+            say("received", data, name[:2])
+        else:
+            say("received", server.recv(100) if how == "recv" else os.read(server.fileno(), 100))
     except BlockingIOError:
         pass
     except OSError as error:
         say("failed", errno.errorcode[error.errno])
 
 
-main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

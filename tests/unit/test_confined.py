@@ -10,6 +10,7 @@ import re
 import resource
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -94,6 +95,24 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
             _, errors = server.end()
     for peer in peers:
         peer.close()
+    assert errors == ""
+
+
+def test_signals_that_are_meant_for_the_server_end_no_keeper(deaf_peer):
+    """`systemctl kill -s USR1` sends them to all processes of a unit, and so to the keeper and to the
+    copy of it that would take its place."""
+    with Waiting("tcp", environment=preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")) as server:
+        (keeper,) = server.keepers()
+        children = Path(f"/proc/{keeper}/task/{keeper}/children")
+        assert wait_until(lambda: children.read_text().split())
+        copies = [int(child) for child in children.read_text().split()]
+        for meant in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGHUP, signal.SIGIO,
+                      signal.SIGRTMIN, signal.SIGRTMAX):
+            for process in (keeper, *copies):
+                os.kill(process, meant)
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert server.keepers() == [keeper]
+        _, errors = server.end()
     assert errors == ""
 
 
@@ -346,10 +365,12 @@ CHRONY = THREADS + """ adjtimex clock_adjtime clock_gettime gettimeofday settime
     readlink rename renameat stat statx unlink unlinkat bind connect getsockname getsockopt recvfrom
     recvmmsg recvmsg sendmmsg sendmsg sendto close openat pipe pipe2 poll ppoll pselect6 read select
     write getrandom sysinfo uname socket:2 socket:10 setsockopt fcntl accept accept4"""
-LOOP = THREADS + " accept accept4 read write close"
-# The control: all that the library needs is in it.
-WIDE = CHRONY + """ socket socketpair getpeername dup3 geteuid rt_sigpending rt_sigtimedwait
-    nanosleep prlimit64"""
+LOOP = THREADS + " accept accept4 read write close poll"
+# The control: what the loop takes, and what the library looks for in a filter before it asks for anything.
+# A call that it made and did not look for would be the end here.
+WIDE = LOOP + " " + " ".join(re.findall(
+    r"\{SYS_(\w+), ", re.search(r"probing\[\] = \{.*?beginning\[\]",
+                               (REPOSITORY / "preload" / "filters.c").read_text(), re.S)[0]))
 
 
 def system_calls_of(*sets):
@@ -411,13 +432,14 @@ FILTERS = {"privilege separation": PRIVSEP, "chrony": CHRONY, "loop": LOOP, "wid
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-@pytest.mark.parametrize("name", FILTERS)
-def test_a_filter_that_a_server_gives_itself_never_ends_it(name, transport, deaf_peer, tmp_path):
+@pytest.mark.parametrize("name, action", [*((name, "kill") for name in FILTERS), ("loop", "trap"),
+                                          ("loop", "errno"), ("chrony", "errno")])
+def test_a_filter_that_a_server_gives_itself_never_ends_it(name, action, transport, deaf_peer, tmp_path):
     """For all threads, after listen(). What it forbids the library does not try."""
     allowed = tmp_path / "allowed"
     allowed.write_text(FILTERS[name])
     environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
-    with Waiting(transport, f"only:{allowed}", environment=environment) as server:
+    with Waiting(transport, f"only-{action}:{allowed}", environment=environment) as server:
         if transport == "tcp":
             for _ in range(2):
                 with socket.create_connection(("127.0.0.1", server.port)) as client:

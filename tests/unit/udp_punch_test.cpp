@@ -8,6 +8,7 @@
 #include <atomic>
 #include <fstream>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <thread>
 #include <unistd.h>
@@ -21,6 +22,8 @@ using std::chrono::seconds;
 namespace {
 
 struct Bench : harness::PunchBench {
+    ErrorsAside aside{scheduler};
+
     Bench() { settings.refresh = seconds(1); }
     void serve_udp(const Endpoint &at) { serve(at, SOCK_DGRAM); }
 
@@ -54,7 +57,7 @@ TEST_CASE("udp punch: an empty datagram with the hop limit, from the server's po
                                               : Network::here(family));
                           const auto before = harness::open_descriptors();
                           UdpPunch punch(bench.context, bench.hole(family, 3),
-                                         is_own ? bench.socket.fd() : -1);
+                                         is_own ? bench.socket.fd() : -1, bench.aside);
                           EXPECT_IN_CHILD(punch.open() == 0);
                           // Nobody holds the server's port but the server.
                           EXPECT_IN_CHILD(harness::open_descriptors() == before);
@@ -90,7 +93,7 @@ TEST_CASE("udp punch: a socket that is bound beside takes next to none of the se
               bench.network.error_delay = Duration(-1);
               bench.serve_udp(Network::here(AF_INET6));
               bench.socket.set(SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20);
-              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1);
+              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1, bench.aside);
               const int dropped_before = dropped_on_the_way();
               // As many as one thread can send, from this host itself.
               std::atomic<bool> is_over{false};
@@ -145,13 +148,58 @@ TEST_CASE("udp punch: a socket that is bound beside takes next to none of the se
           }) == "");
 }
 
+TEST_CASE("udp punch: a server that asks for errors gets its datagrams, and no punch's error" *
+          doctest::skip(geteuid() != 0)) {
+    for (const int family : {AF_INET6, AF_INET})
+        for (const bool asks : {true, false}) // the control: then it is woken
+            CHECK(harness::in_child([=]() -> std::string {
+                      Bench bench;
+                      bench.network.error_delay = milliseconds(20);
+                      bench.serve_udp(Network::here(family));
+                      bench.socket.set(IPPROTO_IP, IP_RECVERR, 1);
+                      if (family == AF_INET6)
+                          bench.socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
+                      bench.server.asks_for_errors = asks;
+                      const auto before = harness::open_descriptors();
+                      constexpr int holes = 40;
+                      std::vector<std::unique_ptr<UdpPunch>> punches;
+                      for (int i = 0; i < holes; i++) {
+                          Hole hole = bench.hole(family, 3);
+                          hole.peer = hole.peer.with_port(static_cast<std::uint16_t>(20000 + i));
+                          punches.push_back(std::make_unique<UdpPunch>(
+                              bench.context, std::move(hole), -1, bench.aside));
+                          EXPECT_IN_CHILD(punches.back()->open() == 0);
+                      }
+                      EXPECT_IN_CHILD(bench.run_until_punched(holes));
+                      EXPECT_IN_CHILD(bench.punches()[0].hop_limit == 3);
+                      bench.run_for(milliseconds(100));
+                      pollfd waits{.fd = bench.socket.fd(), .events = 0, .revents = 0};
+                      EXPECT_IN_CHILD(::poll(&waits, 1, 0) == (asks ? 0 : 1));
+                      if (!asks)
+                          return "";
+                      const Endpoint to = Network::here(family);
+                      char byte;
+                      EXPECT_IN_CHILD(punches[0]->open() == 0);
+                      for (int i = 0; i < holes; i++) {
+                          const Socket caller = Socket::open(family, SOCK_DGRAM);
+                          EXPECT_IN_CHILD(
+                              ::sendto(caller.fd(), "x", 1, 0, to.data(), to.length()) == 1);
+                          EXPECT_IN_CHILD(::recv(bench.socket.fd(), &byte, 1, MSG_DONTWAIT) == 1);
+                      }
+                      // Nobody holds its port for longer.
+                      EXPECT_IN_CHILD(
+                          bench.run_until([&] { return harness::open_descriptors() == before; }));
+                      return "";
+                  }) == "");
+}
+
 TEST_CASE("udp punch: it is renewed, in turns of its hop limits, until the peer is heard" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
               Bench bench;
               bench.serve_udp(Network::here(AF_INET6));
               const Hole hole = bench.hole(AF_INET6, {.best = 3, .least = 2, .most = 4});
-              UdpPunch punch(bench.context, hole, -1);
+              UdpPunch punch(bench.context, hole, -1, bench.aside);
               EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(3));
               std::vector<int> hops;
               for (const Packet &sent : bench.punches())
@@ -176,7 +224,7 @@ TEST_CASE("udp punch: what the server itself sends saves a renewal" *
               bench.settings.refresh = seconds(2);
               bench.serve_udp(Network::here(AF_INET6));
               const Hole hole = bench.hole(AF_INET6, 3);
-              UdpPunch punch(bench.context, hole, -1);
+              UdpPunch punch(bench.context, hole, -1, bench.aside);
               EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(1));
               bench.run_for(milliseconds(1500));
               bench.note(SYNERGY_SENT, hole.peer);
@@ -202,7 +250,7 @@ TEST_CASE("udp punch: a wildcard server's leave from the address that is set" *
                   bench.serve_udp(Endpoint::wildcard(AF_INET6, Network::server_port));
                   for (const int fd : {-1, bench.socket.fd()}) {
                       bench.network.seen.clear();
-                      UdpPunch punch(bench.context, bench.hole(family, 3), fd);
+                      UdpPunch punch(bench.context, bench.hole(family, 3), fd, bench.aside);
                       EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(1));
                       EXPECT_IN_CHILD(bench.punches()[0].from ==
                                       chosen.with_port(Network::server_port));
@@ -222,7 +270,7 @@ TEST_CASE("udp punch: a wildcard server's leave from a public address rather tha
                                 "ip addr del 2001:db8:a::11/64 dev path");
               bench.serve_udp(Endpoint::wildcard(AF_INET6, Network::server_port));
               bench.settings.local.clear();
-              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1);
+              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1, bench.aside);
               EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(1));
               EXPECT_IN_CHILD(bench.punches()[0].from ==
                               harness::endpoint("2001:db8:aaaa::1", Network::server_port));
@@ -236,7 +284,7 @@ TEST_CASE("udp punch: what can't be sent is said once, and tried again" *
               Bench bench;
               bench.serve_udp(Endpoint::wildcard(AF_INET6, Network::server_port));
               bench.network.run("ip -6 route del default");
-              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1);
+              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1, bench.aside);
               EXPECT_IN_CHILD(punch.open() == ENETUNREACH);
               bench.run_for(milliseconds(1500));
               EXPECT_IN_CHILD(bench.said("can't punch") == 1);
@@ -256,12 +304,12 @@ TEST_CASE("udp punch: nothing leaves for a server that is gone, or for a hole th
               Bench bench;
               bench.serve_udp(Network::here(AF_INET6));
               {
-                  UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1);
+                  UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1, bench.aside);
                   EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(1));
               }
               bench.run_for(milliseconds(1200));
               EXPECT_IN_CHILD(bench.punches().size() == 1);
-              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1);
+              UdpPunch punch(bench.context, bench.hole(AF_INET6, 3), -1, bench.aside);
               EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_punched(2));
               bench.is_alive = false;
               EXPECT_IN_CHILD(punch.open() == EBADF);

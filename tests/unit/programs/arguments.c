@@ -1,23 +1,44 @@
 /*
- * arguments SEED CALLS: calls everything that the library intercepts, with arguments as nobody
+ * arguments SEED CALLS: calls everything that the library intercepts (a call without a case here is
+ * a warning of the compiler's), with arguments as nobody
  * would write them: bad pointers, rooms that end in the middle, at the end of a page, that overlap,
  * numbers that are huge or negative. Prints what each call returned, errno, and what it wrote, so
  * that a run with the library can be compared with one without.
  */
+#include "calls.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#define AS_ENUMERATOR(result, name, parameters) CALL_##name,
+enum call { SYNERGY_CALLS(AS_ENUMERATOR) CALLS };
+
+/* What a program calls that was compiled with _FORTIFY_SOURCE. */
+ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
+                       struct sockaddr *address, socklen_t *length);
+ssize_t __recv_chk(int fd, void *buffer, size_t size, size_t room, int flags);
+ssize_t __read_chk(int fd, void *buffer, size_t size, size_t room);
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room);
+int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
+                const sigset_t *mask, size_t room);
 
 static uint64_t state;
 
@@ -125,6 +146,54 @@ static struct sockaddr *address(void) {
     return (struct sockaddr *)at;
 }
 
+/* A limit that nobody has. */
+static int no_limit(void) {
+    return 16 + (int)below(1000);
+}
+
+static const char *no_program(void) {
+    static char long_name[5000];
+    memset(long_name, 'x', sizeof long_name - 1);
+    const char *some[] = {"", "no-such-program", "/no/such/program", "/dev/null", long_name};
+    return some[below(5)];
+}
+
+static pid_t child;
+
+/* What a spawn says is an errno. */
+static long spawned(int error) {
+    if (error == 0)
+        waitpid(child, NULL, 0);
+    return error;
+}
+
+static long forked(pid_t process, int is_daemon) {
+    int status = 0;
+    if (process == 0)
+        _exit(is_daemon ? daemon(1, 1) != 0 : 0); /* (Its parent ends with 0, too.) */
+    if (process > 0)
+        waitpid(process, &status, 0);
+    return process < 0 ? -1 : status;
+}
+
+/* (Not IP_RECVERR: of a punch's errors, and of the program's own at that moment, none may come.) */
+static const struct {
+    int level, name;
+} options[] = {{SOL_SOCKET, SO_KEEPALIVE}, {SOL_SOCKET, SO_RCVTIMEO}, {SOL_SOCKET, SO_LINGER},
+               {SOL_SOCKET, SO_TYPE},      {SOL_SOCKET, 999},         {SOL_SOCKET, 80},
+               {IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_MD5SIG}, {IPPROTO_TCP, TCP_MD5SIG_EXT},
+               {IPPROTO_IP, 80},           {IPPROTO_IPV6, 80},        {-1, 1}};
+
+static int set_option(int fd, const void *value) {
+    unsigned which = below(sizeof options / sizeof *options);
+    return setsockopt(fd, options[which].level, options[which].name, value, length());
+}
+
+static int get_option(int fd, void *value) {
+    unsigned which = below(sizeof options / sizeof *options);
+    return getsockopt(fd, options[which].level, options[which].name, value, length_pointer());
+}
+
 static void open_all(void) {
     for (int i = 0; i < FDS; i++) {
         int type = i < 4 ? SOCK_STREAM : SOCK_DGRAM;
@@ -195,77 +264,80 @@ int main(int count, char **values) {
             sendto(fds[4], "x", 1, MSG_DONTWAIT, (struct sockaddr *)&mine[4 + below(5)],
                    sizeof mine[0]);
         errno = 0;
-        switch (below(19)) {
-        case 0:
-            name = "bind", result = bind(fd, address(), length());
-            break;
-        case 1:
-            name = "listen";
-            if (fd == fds[3])
-                fd = -1; /* stays as it is */
-            result = listen(fd, (int)length());
-            break;
-        case 2:
-            name = "accept", result = accept(fd, where, length_pointer());
-            break;
-        case 3:
-            name = "accept4",
-            result = accept4(fd, where, length_pointer(), below(3) ? SOCK_NONBLOCK : flags());
-            break;
-        case 4:
-            name = "recvfrom",
-            result = recvfrom(fd, room(), size(), flags(), where, length_pointer());
-            break;
-        case 5:
-            name = "recvmsg", result = recvmsg(fd, message(), flags());
-            break;
-        case 6:
-            name = "recvmmsg",
-            result = recvmmsg(fd, messages(), below(4) ? 3 : length(), flags(), NULL);
-            break;
-        case 7:
-            name = "sendto",
-            result = sendto(fd, room(), size(), flags() | MSG_NOSIGNAL, address(), length());
-            break;
-        case 8:
-            name = "sendmsg", result = sendmsg(fd, message(), flags() | MSG_NOSIGNAL);
-            break;
-        case 9:
-            name = "sendmmsg",
-            result = sendmmsg(fd, messages(), below(4) ? 3 : length(), flags() | MSG_NOSIGNAL);
-            break;
-        case 10:
-            name = "epoll_ctl",
-            result = epoll_ctl(below(3) ? fds[11] : descriptor(), (int)below(5), fd, where);
-            break;
-        case 11:
-            name = "poll", result = poll(where, below(3) ? below(4) : length(), 0);
-            break;
-        case 12:
-            name = "ppoll", result = ppoll(where, below(3) ? below(4) : length(), &no_time, NULL);
-            break;
-        case 13: {
-            struct timeval none = {0};
-            name = "select", result = select((int)(below(2) ? below(1100) : length()), where,
-                                             below(2) ? NULL : (fd_set *)room(), NULL, &none);
-            break;
-        }
-        case 14:
-            name = "pselect", result = pselect((int)(below(2) ? below(1100) : length()), where,
-                                               NULL, NULL, &no_time, NULL);
-            break;
-        case 15:
-            name = "close", result = close(fd >= 0 && fd < 1000 ? -1 : fd);
-            break;
-        case 16:
-            name = "dup2", result = dup2(fd, below(2) ? fd : -1 - (int)below(5));
-            break;
-        case 17:
-            name = "dup3", result = dup3(fd, below(2) ? fd : -5, (int)below(3));
-            break;
-        default:
-            name = "close_range", result = close_range(50 + below(9), below(2) ? below(50) : 60,
-                                                       below(2) ? 0 : 0x7fff0000);
+        enum call call = (enum call)below(CALLS);
+#define CALLED(number, expression)                                                                 \
+    case CALL_##number:                                                                            \
+        name = #number;                                                                            \
+        result = expression;                                                                       \
+        break
+        switch (call) {
+            CALLED(bind, bind(fd, address(), length()));
+            /* (One stays as it is.) */
+            CALLED(listen, listen(fd == fds[3] ? -1 : fd, (int)length()));
+            CALLED(accept, accept(fd, where, length_pointer()));
+            CALLED(accept4,
+                   accept4(fd, where, length_pointer(), below(3) ? SOCK_NONBLOCK : flags()));
+            CALLED(recvfrom, recvfrom(fd, room(), size(), flags(), where, length_pointer()));
+            CALLED(__recvfrom_chk,
+                   __recvfrom_chk(fd, room(), size(), SIZE_MAX, flags(), where, length_pointer()));
+            CALLED(recvmsg, recvmsg(fd, message(), flags()));
+            CALLED(recvmmsg, recvmmsg(fd, messages(), below(4) ? 3 : length(), flags(), NULL));
+            CALLED(recv, recv(fd, where, size(), flags()));
+            CALLED(__recv_chk, __recv_chk(fd, where, size(), SIZE_MAX, flags()));
+            CALLED(read, read(fd, where, size()));
+            CALLED(__read_chk, __read_chk(fd, where, size(), SIZE_MAX));
+            CALLED(sendto, sendto(fd, room(), size(), flags() | MSG_NOSIGNAL, address(), length()));
+            CALLED(sendmsg, sendmsg(fd, message(), flags() | MSG_NOSIGNAL));
+            CALLED(sendmmsg,
+                   sendmmsg(fd, messages(), below(4) ? 3 : length(), flags() | MSG_NOSIGNAL));
+            CALLED(epoll_ctl,
+                   epoll_ctl(below(3) ? fds[11] : descriptor(), (int)below(5), fd, where));
+            CALLED(poll, poll(where, below(3) ? below(4) : length(), 0));
+            CALLED(__poll_chk, __poll_chk(where, below(3) ? below(4) : length() >> 4, 0, SIZE_MAX));
+            CALLED(ppoll, ppoll(where, below(3) ? below(4) : length(), &no_time, NULL));
+            CALLED(__ppoll_chk, __ppoll_chk(where, below(3) ? below(4) : length() >> 4, &no_time,
+                                            NULL, SIZE_MAX));
+            CALLED(select, select((int)(below(2) ? below(1100) : length()), where,
+                                  below(2) ? NULL : (fd_set *)room(), NULL,
+                                  &(struct timeval){.tv_sec = 0}));
+            CALLED(pselect, pselect((int)(below(2) ? below(1100) : length()), where, NULL, NULL,
+                                    &no_time, NULL));
+            CALLED(chroot, chroot(where));
+            CALLED(setuid, setuid(below(2) ? geteuid() : (uid_t)-1));
+            CALLED(setreuid, setreuid((uid_t)-1, below(2) ? geteuid() : (uid_t)-1));
+            CALLED(setresuid, setresuid((uid_t)-1, below(2) ? geteuid() : (uid_t)-1, (uid_t)-1));
+            CALLED(setrlimit64, setrlimit64((__rlimit_resource_t)no_limit(), where));
+            CALLED(prlimit64,
+                   prlimit64(below(2) ? 0 : (pid_t)length(),
+                             (__rlimit_resource_t)(below(2) ? RLIMIT_NOFILE : no_limit()), NULL,
+                             where));
+            CALLED(execve, execve(where, (char *const *)room(), (char *const *)room()));
+            CALLED(execv, execv(where, (char *const *)room()));
+            CALLED(execvp, execvp(no_program(), (char *const *)room()));
+            CALLED(execvpe, execvpe(no_program(), (char *const *)room(), (char *const *)room()));
+            CALLED(fexecve,
+                   fexecve(below(2) ? -1 : 1000, (char *const *)room(), (char *const *)room()));
+            /* (libc counts the words.) */
+            CALLED(posix_spawn, spawned(posix_spawn(&child, where, NULL, NULL,
+                                                    (char *const[]){NULL}, (char *const *)room())));
+            CALLED(posix_spawnp,
+                   spawned(posix_spawnp(&child, no_program(), NULL, NULL, (char *const[]){NULL},
+                                        (char *const *)room())));
+            CALLED(fork, forked(fork(), 0));
+            CALLED(daemon, forked(fork(), 1));
+            CALLED(close, close(fd >= 0 && fd < 1000 ? -1 : fd));
+            CALLED(close_range, close_range(50 + below(9), below(2) ? below(50) : 60,
+                                            below(2) ? 0 : 0x7fff0000));
+            CALLED(closefrom, (closefrom(60 + (int)below(100000)), 0));
+            CALLED(dup2, dup2(fd, below(2) ? fd : -1 - (int)below(5)));
+            CALLED(dup3, dup3(fd, below(2) ? fd : -5, (int)below(3)));
+            CALLED(shutdown, shutdown(fd, below(2) ? 3 + (int)below(100) : -1));
+            CALLED(setsockopt, set_option(fd, where));
+            CALLED(getsockopt, get_option(fd, where));
+            CALLED(prctl, prctl(PR_SET_SECCOMP, below(2) ? 2 : 77, where, 0, 0));
+            CALLED(syscall, below(2) ? syscall(SYS_seccomp, below(2) ? 1 : 77, length(), where)
+                                     : syscall(SYS_close, -1));
+        case CALLS:
             break;
         }
         int error = result < 0 ? errno : 0;
@@ -277,8 +349,7 @@ int main(int count, char **values) {
         }
         memset(page + 3600, 0, sizeof mine[0]);
         /* Everything but addresses that the kernel filled in, also on its way to a bad pointer. */
-        int is_address =
-            (*name == 'a' || strncmp(name, "recv", 4) == 0) && (result >= 0 || error == EFAULT);
+        int is_address = (*name == 'a' || strstr(name, "recv")) && (result >= 0 || error == EFAULT);
         printf("%ld %s %d: %ld %d %llx\n", i, name, fd, result, error,
                is_address ? 0ULL : (unsigned long long)written());
     }

@@ -187,8 +187,11 @@ static void go(const char *way, const char *program, const char *transport, int 
         *fd = moved_to_a_connections_number(*fd);
     } else if (strcmp(way, "vfork-first") == 0) {
         poll_in_child(*fd);
-    } else if (strncmp(way, "only:", 5) == 0) {
-        allow_only(way + 5, SCMP_ACT_KILL_PROCESS);
+    } else if (strncmp(way, "only-", 5) == 0) {
+        allow_only(strchr(way, ':') + 1, strncmp(way, "only-kill:", 10) == 0 ? SCMP_ACT_KILL_PROCESS
+                                         : strncmp(way, "only-trap:", 10) == 0
+                                             ? SCMP_ACT_TRAP
+                                             : SCMP_ACT_ERRNO(EPERM));
     } else if (strchr(way, '/')) {
         char how[32];
         snprintf(how, sizeof how, "%.*s", (int)(strchr(way, '/') - way), way);
