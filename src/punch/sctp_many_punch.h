@@ -20,8 +20,10 @@ class SctpManyPunch final : public Punch {
 
   private:
     int punch();
-    [[nodiscard]] int begin();
+    [[nodiscard]] int begin(bool is_answer);
+    [[nodiscard]] bool has_answered() const;
     void take_back();
+    void await_peer_from(Time now);
     void await_peer();
     void await_end();
 
@@ -30,6 +32,7 @@ class SctpManyPunch final : public Punch {
     bool is_v4_;
     std::int32_t association_ = 0; ///< what is begun or established; 0: nothing
     Time begun_{};
+    Time next_{}; ///< when another one is to begin, where no peer has come
     Timer timer_;
     unsigned failures_ = 0;
 };
