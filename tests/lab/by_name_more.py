@@ -5,7 +5,6 @@ import subprocess
 
 import servers
 from by_name import HTTP, Named, converse, owned, written
-from programs import SCRATCH
 from servers import PYTHON
 
 DNS_QUERY = bytes.fromhex("2a2a01000001000000000000036c61620000010001")
@@ -157,19 +156,6 @@ async def main():
 asyncio.run(main())
 """
 
-GO = """package main
-
-import (
-    "fmt"
-    "net/http"
-)
-
-func main() {
-    http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "in") })
-    http.ListenAndServe("[::]:{port}", nil)
-}
-"""
-
 UNBOUND = """
 server:
     interface: ::0@{port}
@@ -217,34 +203,6 @@ server.groupname = "www-data"
 TINYPROXY = "User nobody\nGroup nogroup\nPort {port}\nListen ::\nTimeout 60\nMaxClients 20\n"
 MOSQUITTO = "listener {port} ::\nallow_anonymous true\nuser mosquitto\n"
 MURMUR = "host=::\nport={port}\ndatabase={home}/run/db\nuname=mumble-server\nallowping=true\n"
-PROSODY = """
-pidfile = "{home}/run/pid"
-daemonize = false
-prosody_user = "prosody"
-data_path = "{home}/run"
-interfaces = { "::" }
-c2s_ports = { {port} }
-s2s_ports = { }
-modules_enabled = { }
-modules_disabled = { "s2s", "tls" }
-log = { { levels = { min = "error" }, to = "console" } }
-VirtualHost "lab.example"
-"""
-PROSODY_SAYS = ("<?xml version='1.0'?><stream:stream to='lab.example' xmlns='jabber:client' "
-                "xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>")
-XINETD = """
-service echo
-{
-    type = INTERNAL UNLISTED
-    id = echo-stream
-    socket_type = stream
-    protocol = tcp
-    port = {port}
-    wait = no
-    user = root
-    flags = IPv6
-}
-"""
 RSYNC = "pid file = {home}/pid\nuse chroot = no\n[lab]\npath = {home}\n"
 
 def as_user(user, *words):
@@ -276,15 +234,6 @@ def dropbear(home, port, _):
     subprocess.run(["dropbearkey", "-t", "ed25519", "-f", home / "key"], check=True,
                    capture_output=True)
     return ["dropbear", "-F", "-E", "-r", home / "key", "-p", f"[::]:{port}", "-P", home / "pid"]
-
-
-def go(home, port, _):
-    """The same program for each port would take as long to be built."""
-    written(home / "main.go", GO.replace("{port}", str(port)))
-    environment = {"HOME": str(SCRATCH), "PATH": "/usr/bin:/bin", "GO111MODULE": "off"}
-    subprocess.run(["go", "build", "-o", home / "main", home / "main.go"], check=True,
-                   env=environment, capture_output=True)
-    return [home / "main"]
 
 
 UDP = {"transport": "udp", "client": servers.clients.udp_client}
@@ -365,18 +314,12 @@ MORE = (
           make=run("turnserver", "-n", "-p", "{port}", "-L", "::", "--no-cli", "--no-tls",
                    "--no-dtls", "-l", "{home}/log", "--pidfile", "{home}/pid", "-b", "{home}/db",
                    "-E", "2001:db8:a::11"), tools=("turnserver",)),
-    Named("prosody", converse(PROSODY_SAYS, "stream:features"),
-          make=with_file("conf", PROSODY, "prosody", "--config", "{home}/conf", "-F",
-                         owner="prosody"), tools=("prosody",)),
     Named("murmurd", ask(MUMBLE_PING, b"synergy!"),
           make=with_file("conf", MURMUR, "murmurd", "-fg", "-ini", "{home}/conf",
                          owner="mumble-server"), tools=("murmurd",), **UDP),
     Named("transmission-daemon", HTTP,
           make=run("transmission-daemon", "-f", "-g", "{home}", "-p", "{port}", "-r", "::",
                    "--no-auth"), tools=("transmission-daemon",)),
-    Named("xinetd", converse(*LINE),
-          make=with_file("conf", XINETD, "xinetd", "-dontfork", "-f", "{home}/conf", "-pidfile",
-                         "{home}/pid"), tools=("xinetd",)),
     Named("rsync --daemon", converse(None, "@RSYNCD"),
           make=with_file("conf", RSYNC, "rsync", "--daemon", "--no-detach", "--port={port}",
                          "--address=::", "--config={home}/conf"), tools=("rsync",)),
@@ -391,9 +334,4 @@ MORE = (
           make=with_file("conf", "agentAddress udp6:{port}\nrocommunity6 public\n", "snmpd", "-f",
                          "-C", "-c", "{home}/conf", "-p", "{home}/pid", "-u", "Debian-snmp", "-Lo"),
           tools=("snmpd",), **UDP),
-    Named("Go net/http", HTTP, make=go, tools=("go",)),
-    Named("caddy", HTTP, make=run("caddy", "file-server", "--listen", ":{port}", "--root", "{home}"),
-          tools=("caddy",)),
-    Named("busybox httpd", HTTP, make=run("busybox", "httpd", "-f", "-p", "[::]:{port}", "-h",
-                                          "{home}"), tools=("busybox",)),
 )
