@@ -33,15 +33,11 @@ Time Guard::next_after(Time syn, unsigned retransmits) {
     // Less than a number of whole seconds, to stay out of step.
     Duration longest = std::max(refresh_ * 15 / 16, out_of_step);
     Duration interval = longest;
-    const auto own_way = std::chrono::duration_cast<Duration>(stagger_ * seconds(1));
-    const Time forgotten = first_sent_ + reset_lifetime + own_way;
     if (retransmits < short_ones_)
         interval = retransmits == 1 ? out_of_step_first : out_of_step;
     else if (!std::exchange(is_staggered_, true))
         // From here on each hole goes its own way. (The kernel's own intervals are no shorter.)
-        interval = out_of_step + own_way;
-    else if (syn < forgotten)
-        interval = std::clamp(forgotten - syn, out_of_step, longest);
+        interval = out_of_step + std::chrono::duration_cast<Duration>(stagger_ * seconds(1));
     Time renewal = interval < longest ? wheel_.due_from(syn, syn + interval)
                                       : wheel_.due_until(syn, syn + longest);
     return std::min(renewal, wheel_.due_from(syn, reopening));

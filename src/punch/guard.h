@@ -63,10 +63,6 @@ class Guard {
     /// (pf takes the first one after a connection for the end of that; the second counts.)
     static constexpr unsigned short_intervals_again = 20;
 
-    /// For so long after a reset (nf_conntrack_tcp_timeout_close), and a little more, Linux takes
-    /// no SYN of ours. Who called before there was a socket has had one from this host.
-    static constexpr Duration reset_lifetime = std::chrono::milliseconds(10500);
-
     /// How long a Linux firewall keeps a hole (nf_conntrack_tcp_timeout_syn_sent, 120 s), and a
     /// little more. No SYN prolongs that: the first one after it opens the hole anew, and so one is
     /// to come right then.
