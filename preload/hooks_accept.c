@@ -4,6 +4,10 @@
 #include "keeper_client.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 __attribute__((noinline)) static socklen_t length_if_readable(const socklen_t *length) {
     int error = errno;
@@ -79,14 +83,26 @@ __attribute__((cold, noinline)) static void is_starved(int listener) {
         say_starved((int)descriptor.keeper);
 }
 
+/* Whether somebody comes within the patience, of which less is left then; if not, errno says what
+ * the caller is told. Most bells that were not answered ring again at once. (The kernel writes what
+ * is left, which libc's ppoll() hides.) */
+__attribute__((cold, noinline)) static int comes_soon(int listener, struct timespec *patience) {
+    struct pollfd waiting = {.fd = listener, .events = POLLIN};
+    int count = (int)syscall(SYS_ppoll, &waiting, 1, patience, NULL, 0);
+    if (count == 0 || errno != EINTR)
+        errno = ECONNABORTED;
+    return count > 0;
+}
+
 /* What accept() has got: the caller is given that, or a punched connection in its place; where
  * nobody was there, accept() is called again. If somebody was waiting before, the caller may know
- * it from poll(): a listener that blocks would keep it until somebody else comes, so it is told, as
- * of a connection that has gone. */
+ * it from poll(): a listener that blocks would keep it until somebody else comes, so after a while
+ * it is told, as of a connection that has gone. Not at once: many servers end at any error. */
 __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       const struct accepting *call,
                                                       struct sockaddr *address, int got,
                                                       int was_anybody_waiting) {
+    struct timespec patience = {.tv_sec = 2};
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
         is_starved(call->listener);
     while (got >= 0) {
@@ -96,10 +112,8 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
             answer(call, address, &got))
             break;
         if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
-            is_blocking(call->listener)) {
-            errno = ECONNABORTED;
+            is_blocking(call->listener) && !comes_soon(call->listener, &patience))
             return -1;
-        }
         got = call_accept(which, call, address);
     }
     return got;

@@ -89,10 +89,14 @@ static int is_gone(const struct synergy_page *page, int32_t asked, int error) {
            (!tells_of_its_end || synergy_is_over(page) || page->keeper.process != asked);
 }
 
-/* A keeper that did not answer is left alone for a while: one that was stopped must not hold up
- * each call of the server's. In seconds of CLOCK_MONOTONIC. */
+/* A keeper that did not answer is left alone for a while, or until it rings another bell: one that
+ * was stopped must not hold up each call of the server's. In seconds of CLOCK_MONOTONIC. */
 enum { REST = 10 };
-static uint32_t rests_until[KEEPERS];
+static uint32_t rests_until[KEEPERS], rung_before[KEEPERS];
+
+static uint32_t bells_rung(int keeper) {
+    return __atomic_load_n(&keeper_page(keeper)->rung, __ATOMIC_ACQUIRE);
+}
 
 static uint32_t seconds_now(void) {
     struct timespec now;
@@ -101,13 +105,16 @@ static uint32_t seconds_now(void) {
 }
 
 static int rests(int keeper) {
-    return seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED);
+    return seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED) &&
+           bells_rung(keeper) == __atomic_load_n(&rung_before[keeper], __ATOMIC_RELAXED);
 }
 
 /* The error, as it was. */
 static int noted(int keeper, int error) {
-    if (error == ETIMEDOUT)
+    if (error == ETIMEDOUT) {
+        __atomic_store_n(&rung_before[keeper], bells_rung(keeper), __ATOMIC_RELAXED);
         __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
+    }
     return error;
 }
 

@@ -224,6 +224,7 @@ struct synergy_page {
      * fetching it: the bell rings again when there is room. */
     uint32_t starved;
     uint32_t ringing; /* how many bells ring */
+    uint32_t rung;    /* and have rung: it goes up as long as the keeper is at work */
     /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
      * TCP, 1 UDP, 2 SCTP. */
     uint8_t ports[3][65536 / 8];

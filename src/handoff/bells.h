@@ -10,7 +10,10 @@ class Bells {
   public:
     explicit Bells(synergy_page &page) : page_(page) {}
 
-    void ring() { __atomic_add_fetch(&page_.ringing, 1, __ATOMIC_RELEASE); }
+    void ring() {
+        __atomic_add_fetch(&page_.rung, 1, __ATOMIC_RELEASE);
+        __atomic_add_fetch(&page_.ringing, 1, __ATOMIC_RELEASE);
+    }
     void silence() { __atomic_sub_fetch(&page_.ringing, 1, __ATOMIC_RELEASE); }
 
     /// Whether who accepts can't answer.

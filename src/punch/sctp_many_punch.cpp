@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "punch/beside.h"
+#include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
 #include <algorithm>
@@ -65,7 +66,8 @@ int chosen_hop_limit(int fd, bool is_v4, int level, int option) {
 } // namespace
 
 SctpManyPunch::SctpManyPunch(const PunchContext &context, Hole hole, int fd)
-    : Punch(context, std::move(hole)), fd_(fd), is_v4_(hole_.is_v4()), timer_(context.scheduler) {}
+    : Punch(context, std::move(hole)), fd_(fd), is_v4_(hole_.is_v4()),
+      begin_(context.owner.begin_of(hole_, sctp::hole_lifetime)), timer_(context.scheduler) {}
 
 SctpManyPunch::~SctpManyPunch() {
     if (sctp::state_of(fd_, association_) == SCTP_COOKIE_WAIT)
@@ -82,7 +84,7 @@ bool SctpManyPunch::is_in_use() const {
 
 /// Begins the association, and leaves the server's socket as it was. What its other associations
 /// send within these few microseconds may be lost on the way, and is sent again as always.
-int SctpManyPunch::begin() {
+int SctpManyPunch::begin(bool is_answer) {
     sctp_rtoinfo timeouts{};
     if (!sctp::get(fd_, SCTP_RTOINFO, timeouts))
         return errno;
@@ -105,9 +107,10 @@ int SctpManyPunch::begin() {
     int level = is_v4_ ? IPPROTO_IP : IPPROTO_IPV6;
     int option = is_v4_ ? IP_TTL : IPV6_UNICAST_HOPS;
     int chosen = chosen_hop_limit(fd_, is_v4_, level, option);
-    next_hop_limit();
-    Borrowed low(fd_, level, option, chosen, hop_limit());
-    if (!low)
+    if (!is_answer)
+        next_hop_limit();
+    Borrowed its_own(fd_, level, option, chosen, is_answer ? chosen : hop_limit());
+    if (!its_own)
         return errno;
     // connect() by another name, which tells the association's number.
     sctp_getaddrs_old whom{};
@@ -138,11 +141,26 @@ void SctpManyPunch::take_back() {
     association_ = 0;
 }
 
+/// A peer's INIT. All that shows is that a control chunk has come.
+bool SctpManyPunch::has_answered() const {
+    sctp_assoc_stats statistics{};
+    statistics.sas_assoc_id = association_;
+    return sctp::get(fd_, SCTP_GET_ASSOC_STATS, statistics) && statistics.sas_ictrlchunks > 0;
+}
+
 int SctpManyPunch::punch() {
     association_ = 0;
     if (!context_.owner.check_alive(hole_.server))
         return EBADF;
-    int error = begin();
+    begun_ = Clock::now();
+    int error = begin(false);
+    // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
+    // open for an INIT of ours, which is no punch any more, and is answered.
+    const bool is_answer = error == 0 && Clock::now() >= begun_ + sctp::unusual && has_answered();
+    if (is_answer) {
+        take_back();
+        error = begin(true);
+    }
     if (error == EISCONN || error == EALREADY) {
         // The server, or the peer, has been faster.
         timer_.set(Clock::now() + rest, [this] { punch(); });
@@ -156,10 +174,16 @@ int SctpManyPunch::punch() {
     }
     failures_ = 0;
     recovered();
-    begun_ = Clock::now();
     punched();
-    timer_.set(begun_ + glance, [this] { await_peer(); });
+    begin_->leaves(begun_);
+    next_ = is_answer ? begun_ + period : sctp::next_init(begun_, *begin_, period);
+    await_peer_from(begun_);
     return 0;
+}
+
+void SctpManyPunch::await_peer_from(Time now) {
+    const Time look = now + glance;
+    timer_.set(now < next_ ? std::min(look, next_) : look, [this] { await_peer(); });
 }
 
 void SctpManyPunch::await_peer() {
@@ -172,15 +196,15 @@ void SctpManyPunch::await_peer() {
         await_end();
         return;
     }
+    if (state == SCTP_COOKIE_ECHOED) { // the peer has answered, and will again
+        await_peer_from(now);
+        return;
+    }
     if (state == SCTP_COOKIE_WAIT) {
         // Between our answer to the peer's INIT and its next chunk it must not be taken back: the
-        // peer would be shut out for long. All that shows is that a control chunk has come.
-        sctp_assoc_stats statistics{};
-        statistics.sas_assoc_id = association_;
-        bool is_answered =
-            sctp::get(fd_, SCTP_GET_ASSOC_STATS, statistics) && statistics.sas_ictrlchunks > 0;
-        if (now < begun_ + (is_answered ? longest_answer : period)) {
-            timer_.set(now + glance, [this] { await_peer(); });
+        // peer would be shut out for long.
+        if (has_answered() ? now < begun_ + longest_answer : now < next_) {
+            await_peer_from(now);
             return;
         }
         if (!context_.owner.check_alive(hole_.server))

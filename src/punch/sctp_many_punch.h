@@ -20,16 +20,20 @@ class SctpManyPunch final : public Punch {
 
   private:
     int punch();
-    [[nodiscard]] int begin();
+    [[nodiscard]] int begin(bool is_answer);
+    [[nodiscard]] bool has_answered() const;
     void take_back();
+    void await_peer_from(Time now);
     void await_peer();
     void await_end();
 
     SctpAssociations associations_;
     int fd_;
     bool is_v4_;
+    std::shared_ptr<HoleBegin> begin_;
     std::int32_t association_ = 0; ///< what is begun or established; 0: nothing
     Time begun_{};
+    Time next_{}; ///< when another one is to begin, where no peer has come
     Timer timer_;
     unsigned failures_ = 0;
 };

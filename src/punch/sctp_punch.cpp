@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/route.h"
 #include "punch/beside.h"
+#include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
 #include <algorithm>
@@ -28,14 +29,6 @@ constexpr Duration longest = milliseconds(2500);
 /// association.
 constexpr Duration kernels_own = seconds(3);
 
-/// How long a Linux firewall keeps a hole (nf_conntrack_sctp_timeout_closed, 10 s), and a little
-/// more. No INIT prolongs that: the first one after it opens the hole anew.
-constexpr Duration hole_lifetime = milliseconds(10030);
-
-/// An INIT that was to open the hole anew may have been faster on its way than the one before, and
-/// so have come too early.
-constexpr Duration to_be_sure = milliseconds(80);
-
 /// A peer that has called repeats what was lost after 3 s.
 constexpr Duration handshake_time = seconds(7);
 constexpr Duration between_looks = milliseconds(100);
@@ -47,7 +40,7 @@ constexpr Duration rest = seconds(1);
 
 SctpPunch::SctpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
-      begin_(context.owner.begin_of(hole_, hole_lifetime)), timer_(context.scheduler) {}
+      begin_(context.owner.begin_of(hole_, sctp::hole_lifetime)), timer_(context.scheduler) {}
 
 SctpPunch::~SctpPunch() {
     close_socket();
@@ -85,20 +78,13 @@ Socket SctpPunch::bound_socket() const {
 }
 
 /// A peer's INIT has been answered: what it sends next is for this socket alone.
-bool SctpPunch::waits_for_peer() {
-    if (Clock::now() >= punched_ + handshake_time)
-        return false;
+bool SctpPunch::has_answered() const {
     Endpoint own = hole_.server.local.unmapped();
     const Endpoint peer = hole_.peer.unmapped();
     if (own.is_wildcard())
         if (const auto route = route_to(peer, context_.settings.local_for(peer.family())))
             own = route->source.unmapped().with_port(own.port());
     return context_.owner.control_chunks(peer, own) != 0;
-}
-
-Time SctpPunch::next() const {
-    return punched_ == begin_->at() ? punched_ + to_be_sure
-                                    : std::min(punched_ + period, begin_->ends());
 }
 
 bool SctpPunch::has_association() const {
@@ -112,12 +98,30 @@ void SctpPunch::wait_for_its_end() {
     retry_at(Clock::now() + rest);
 }
 
+/// By a new socket, which takes the place of the one before. 0 or an errno.
+int SctpPunch::send_init(bool is_answer) {
+    Socket next_socket = bound_socket();
+    if (!next_socket)
+        return errno;
+    if (!is_answer)
+        next_hop_limit();
+    set_hop_limit(next_socket, is_v4_, is_answer ? ordinary_hop_limit : hop_limit());
+    close_socket();
+    socket_ = std::move(next_socket);
+    punched_ = Clock::now();
+    if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
+        errno != EINPROGRESS)
+        return errno;
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    return 0;
+}
+
 int SctpPunch::punch() {
     if (!context_.owner.check_alive(hole_.server)) {
         close_socket();
         return EBADF;
     }
-    if (socket_ && waits_for_peer()) {
+    if (socket_ && Clock::now() < punched_ + handshake_time && has_answered()) {
         retry_at(Clock::now() + between_looks);
         return 0;
     }
@@ -128,38 +132,32 @@ int SctpPunch::punch() {
         return 0;
     }
     rests_ = false;
-    Socket next_socket = bound_socket();
-    if (!next_socket) {
-        // A server that listens again has not let others in yet.
-        if (errno == EADDRINUSE && Clock::now() < punched_ + longest) {
-            retry_at(Clock::now() + between_looks);
-            return 0;
-        }
-        return failed(errno);
+    int error = send_init(false);
+    // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
+    // open for an INIT of ours, which is no punch any more, and is answered.
+    const bool is_answer = error == 0 && Clock::now() >= punched_ + sctp::unusual && has_answered();
+    if (is_answer)
+        error = send_init(true);
+    // A server that listens again has not let others in yet.
+    if (error == EADDRINUSE && Clock::now() < punched_ + longest) {
+        retry_at(Clock::now() + between_looks);
+        return 0;
     }
-    next_hop_limit();
-    set_hop_limit(next_socket, is_v4_, hop_limit());
-    close_socket();
-    socket_ = std::move(next_socket);
-    punched_ = Clock::now();
-    if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
-        errno != EINPROGRESS) {
-        const int error = errno;
-        // It has come about by the listener itself.
-        if (error != EADDRNOTAVAIL || !has_association())
-            return failed(error);
+    // It has come about by the listener itself.
+    if (error == EADDRNOTAVAIL && has_association()) {
         close_socket();
         wait_for_its_end();
         return 0;
     }
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    if (error != 0)
+        return failed(error);
     begin_->leaves(punched_);
     failures_ = 0;
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed(errno);
-    retry_at(next());
+    retry_at(is_answer ? punched_ + period : sctp::next_init(punched_, *begin_, period));
     return 0;
 }
 

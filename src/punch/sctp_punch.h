@@ -26,10 +26,10 @@ class SctpPunch final : public Punch {
     [[nodiscard]] Socket bound_socket() const;
     int punch();
     void close_socket();
-    [[nodiscard]] bool waits_for_peer();
+    [[nodiscard]] bool has_answered() const;
+    int send_init(bool is_answer);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();
-    [[nodiscard]] Time next() const;
     void happened(std::uint32_t events);
     void established();
     int failed(int error);

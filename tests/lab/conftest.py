@@ -31,6 +31,14 @@ PACKAGES = {
     "vsftpd": "vsftpd", "curl": "curl", "openvpn": "openvpn", "inetd": "openbsd-inetd",
     "inetutils-inetd": "inetutils-inetd", "tcpserver": "ucspi-tcp-ipv6",
     "systemd-socket-activate": "systemd", "gunicorn": "gunicorn",
+    "java": "default-jdk-headless", "erl": "erlang-base", "erlc": "erlang-base", "node": "nodejs",
+    "ruby": "ruby-webrick", "puma": "puma", "php": "php-cli", "perl": "libhttp-daemon-perl",
+    "mosquitto": "mosquitto", "redis-server": "redis-server", "memcached": "memcached",
+    "/usr/lib/postgresql/15/bin/postgres": "postgresql", "mariadbd": "mariadb-server", "dropbear": "dropbear-bin",
+    "lighttpd": "lighttpd", "tinyproxy": "tinyproxy", "unbound": "unbound", "named": "bind9",
+    "dnsmasq": "dnsmasq-base", "knotd": "knot", "turnserver": "coturn", "murmurd": "mumble-server",
+    "transmission-daemon": "transmission-daemon", "rsync": "rsync",
+    "git": "git", "chronyd": "chrony", "snmpd": "snmpd",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

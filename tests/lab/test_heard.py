@@ -126,4 +126,6 @@ def test_first_sctp_call(stand):
                 for source_port in source_ports]
         took = sorted(item.result() for item in work)
     show(took, f"{len(took)} first SCTP calls")
-    assert sum(time <= 0.5 for time in took) >= 0.8 * len(took)  # where others have the processor, too
+    # (The second kernel has one processor, which others have as well.)
+    assert sum(time <= 0.5 for time in took) >= 0.97 * len(took)
+    assert took[-1] <= 4  # an INIT that was not heard, and its first repetition

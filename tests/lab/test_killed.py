@@ -467,6 +467,42 @@ def test_stopped_keeper(background):
     background.result()
 
 
+ACCEPTS_WHEN_TOLD = """
+import select, socket, sys
+with socket.socket(socket.AF_INET6) as listener:
+    listener.bind(("::", int(sys.argv[1])))
+    listener.listen(5)
+    select.select([listener], [], [])
+    print("somebody is there", flush=True)
+    sys.stdin.readline()
+    try:
+        print("accepted", listener.accept()[1][1], flush=True)
+    except OSError as error:
+        print("failed:", error, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_slow_keeper_is_no_error_of_accept(stand):
+    """It does not answer in time when the server has accepted its bell, and rings again: many servers
+    end when accept() fails."""
+    port, source_ports = fresh_port(), fresh_peer_ports(1)
+    program = stand.start("A", [PYTHON, "-c", ACCEPTS_WHEN_TOLD, port], preload=Preload(
+        peers=peers(6, *source_ports), hops=stand.path.hops))
+    wait_listening(program, "tcp", port)
+    with clients.tcp_client(stand, 6, source_ports[0], port, PATIENCE):
+        program.wait_for("somebody is there")
+        (keeper,) = keepers(stand.path)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            program.write("accept\n")
+            time.sleep(2.3)  # a little longer than it is waited for
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        program.wait_for("accepted|failed")
+    assert program.stdout().splitlines()[-1] == f"accepted {source_ports[0]}"
+
+
 def timed_calls(program):
     """{call: (result, ms)}"""
     before = len(program.stdout())

@@ -2,6 +2,9 @@
 retransmissions by the kernel and their renewals."""
 
 import collections
+import contextlib
+import os
+import signal
 import time
 
 import pytest
@@ -10,6 +13,7 @@ import capture
 import firewall
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port
+from test_killed import keepers
 from topology import SERVER
 from trials import PATIENCE, peers
 
@@ -69,6 +73,67 @@ def test_no_packet_beyond_the_dying_hop(background):
             in_time = [packet for packet in punches if packet.time < ended]
             assert len(in_time) <= len(far) <= len(punches), case
             assert {packet.hop_limit for packet in far} == {1}, case
+
+
+BEGIN = """
+import os, socket, sys, time
+def listener():
+    made = socket.socket(socket.AF_INET6)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    while True:
+        try:
+            made.bind(("::", int(sys.argv[1])))
+            break
+        except OSError:
+            time.sleep(0.001)
+    made.listen(5)
+    return made
+"""
+# What servers do with their listener, again and again.
+WAYS = {
+    "listens on": "listener(), time.sleep(60)",
+    "closes it and listens again": "while True:\n    with listener(): time.sleep(0.7)",
+    "shuts it down and listens again":
+        "one = listener()\n"
+        "while True: time.sleep(0.7), one.shutdown(socket.SHUT_RD), one.listen(5)",
+    "leaves, and a loop starts the next": "listener(), time.sleep(0.7)",
+    "is killed, and a loop starts the next": "listener(), time.sleep(0.7), os.kill(os.getpid(), 9)",
+}
+BETWEEN_KILLS = 11  # seconds: one that is killed within 10 s has no successor
+
+
+def watch_ways(stand):
+    """The same of servers whose listeners come and go, and of their keepers: all are killed, and killed
+    again. `{way: (packets before r1, behind it)}`"""
+    path, ports = stand.path, {}
+    with capture.Capture(path, "fwa", "r1") as before, capture.Capture(path, "r1", "r2") as behind:
+        for way, body in WAYS.items():
+            port = ports[way] = fresh_port()
+            first, *_, last = fresh_peer_ports(PEERS)
+            stand.start("A", ["bash", "-c", 'while :; do "$@"; done', "-", servers.PYTHON, "-c",
+                              BEGIN + body, port],
+                        preload=Preload(peers=peers(6, first, last), hops=path.hops))
+        for _ in range(2):
+            time.sleep(BETWEEN_KILLS)
+            for keeper in keepers(path):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(keeper, signal.SIGKILL)
+        time.sleep(DURATION - 2 * BETWEEN_KILLS)
+    return {way: (of_server(before.packets, port), of_server(behind.packets, port))
+            for way, port in ports.items()}
+
+
+@pytest.mark.complains
+@pytest.mark.background("ways", watch_ways)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_packet_beyond_whatever_becomes_of_the_listener(background, way):
+    punches, far = background.result()[way]
+    print(len(punches), "punches")
+    assert far == []
+    assert {packet.hop_limit for packet in punches} == {1}
+    # From the first moments to the last, after the keepers were killed.
+    times = [packet.time for packet in punches]
+    assert len(times) > 4 * PEERS and max(times) - min(times) > DURATION / 2
 
 
 @pytest.mark.usefixtures("library")

@@ -293,9 +293,14 @@ void Network::take(int device, bool is_from_here) {
         }
         if (!lets_pass(packet))
             continue;
-        set_hop_limit(bytes, packet.hop_limit - routers);
-        arrive(bytes, !is_from_here);
+        bring(packet);
     }
+}
+
+void Network::bring(const Packet &packet) const {
+    Bytes bytes = packet.bytes;
+    set_hop_limit(bytes, packet.hop_limit - routers);
+    arrive(bytes, !packet.is_from_here);
 }
 
 void Network::arrive(Bytes bytes, bool is_here) const {

@@ -68,6 +68,8 @@ class Network {
     synergy::Duration error_delay = std::chrono::milliseconds(30);
     /// Asked for each packet that has come all the way, before it arrives: false keeps it.
     std::function<bool(const Packet &)> lets_pass = [](const Packet &) { return true; };
+    /// Has one that was kept arrive after all.
+    void bring(const Packet &packet) const;
     /// What left the two hosts so far.
     std::vector<Packet> seen;
 

@@ -1,6 +1,7 @@
 // On a kernel without SCTP most of it is skipped: scripts/test-uml -k sctp_strategies.
 #include "punch/sctp_punch.h"
 
+#include "punch/sctp_hole.h"
 #include "punch_bench.h"
 #include "server/sctp_socket.h"
 
@@ -133,4 +134,50 @@ TEST_CASE("sctp punch: where the kernel has no SCTP it is said once, and tried a
               EXPECT_IN_CHILD(bench.network.seen.empty());
               return "";
           }) == "");
+}
+
+TEST_CASE("sctp punch: a peer's INIT that comes as ours leaves is answered all the way" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              bench.network.lets_pass = [](const Packet &packet) { return packet.is_from_here; };
+              const Socket caller = bench.call(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.network.seen.empty(); }));
+              const Packet called = bench.network.seen.back();
+              EXPECT_IN_CHILD(called.is_init() && !called.is_from_here);
+              SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              {
+                  const harness::MetAsItLeaves met(bench.network, called);
+                  EXPECT_IN_CHILD(punch.open() == 0);
+              }
+              bench.network.lets_pass = [](const Packet &) { return true; };
+              // Before the peer would say it again, which takes 3 s.
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.proofs.empty(); }, seconds(2)));
+              // (The first answer has died, as the punch has.)
+              const auto sent = bench.network.sent_here();
+              EXPECT_IN_CHILD(sent[0].is_init() && sent[0].hop_limit == 3);
+              EXPECT_IN_CHILD(sent[1].chunk == 2 && sent[1].hop_limit == 3);
+              EXPECT_IN_CHILD(sent[2].is_init() && sent[2].hop_limit == 64);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("sctp hole: INITs come when firewalls have forgotten it, and before the kernel's own") {
+    const Time began{seconds(1000)};
+    HoleBegin hole(sctp::hole_lifetime);
+    hole.leaves(began);
+    const Duration period = milliseconds(1650);
+    const auto after = [&](Duration sent) {
+        return sctp::next_init(began + sent, hole, period) - began;
+    };
+    CHECK(after(seconds(0)) == milliseconds(15));
+    CHECK(after(milliseconds(17)) == milliseconds(80));
+    CHECK(after(milliseconds(80)) == milliseconds(1730));
+    CHECK(after(seconds(8)) == milliseconds(9650));
+    CHECK(after(milliseconds(9650)) == milliseconds(10002));
+    hole.leaves(began + milliseconds(10001));
+    CHECK(hole.at() == began);
+    hole.leaves(began + milliseconds(10002));
+    CHECK(hole.at() == began + milliseconds(10002));
 }
