@@ -566,7 +566,9 @@ void Handoff::closed_with(Id id, int refusal) {
     if (may_pass(refusal) && ++offer.unanswered <= unanswered_most)
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
     else
-        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
+        give_up(offer.listener, bells_.are_unheard()
+                                    ? confined
+                                    : std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
 }
 
 /// By who doesn't, unless the listener is shut down or gone, of which we will be told, or had no

@@ -60,7 +60,7 @@ def both_ways(stand, way, count, call=ask, address="::"):
     return punched, ordinary
 
 
-@pytest.mark.parametrize("way", ("exclusive", "edges", "threads"))
+@pytest.mark.parametrize("way", ("exclusive", "edges", "threads", "numbers"))
 def test_ways_to_wait(stand, way):
     punched, ordinary = both_ways(stand, way, 20)
     assert len(punched) == len(ordinary) == 20

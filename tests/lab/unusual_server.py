@@ -6,6 +6,7 @@
     exclusive   four processes wait for one listener (EPOLLEXCLUSIVE)
     edges       one process, by edge-triggered epoll
     threads     eight threads are blocked in accept()
+    numbers     listen() and accept4() are called by their number (syscall(2))
     ring        io_uring accepts
     group       eight listeners share the port, each with options of its own: WHO is their number, and
                 the options that the connection has
@@ -19,6 +20,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import platform
 import select
 import socket
 import struct
@@ -28,6 +30,7 @@ import time
 
 MEMBERS = 8
 SO_ATTACH_REUSEPORT_CBPF = 51
+SYS_LISTEN, SYS_ACCEPT4 = (50, 288) if platform.machine() == "x86_64" else (201, 242)
 IO_URING_SETUP, IO_URING_ENTER, GETEVENTS, OP_ACCEPT = 425, 426, 1, 13
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +42,8 @@ def listening(address, port, backlog=100, **options):
         level = socket.IPPROTO_TCP if name.startswith("TCP") else socket.SOL_SOCKET
         listener.setsockopt(level, getattr(socket, name), value)
     listener.bind((address, int(port)))
-    listener.listen(backlog)
+    if backlog is not None:
+        listener.listen(backlog)
     return listener
 
 
@@ -98,6 +102,15 @@ def threads(address, port):
             serve(listener.accept()[0])
     for _ in range(8):
         threading.Thread(target=one).start()
+
+
+def numbers(address, port):
+    listener = listening(address, port, None)
+    if libc.syscall(SYS_LISTEN, listener.fileno(), 100) != 0:
+        sys.exit("listen: " + os.strerror(ctypes.get_errno()))
+    while True:
+        serve(socket.socket(fileno=libc.syscall(SYS_ACCEPT4, listener.fileno(), None, None,
+                                                socket.SOCK_CLOEXEC)))
 
 
 def ring(address, port):
@@ -191,6 +204,7 @@ def late(address, port):
         serve(connection)
 
 
-{"full": full, "exclusive": exclusive, "edges": edges, "threads": threads, "ring": ring, "group": group,
+{"full": full, "exclusive": exclusive, "edges": edges, "threads": threads, "numbers": numbers,
+ "ring": ring, "group": group,
  "group-apart": lambda address, port: group(address, port, True), "chosen": chosen,
  "fastopen": fastopen, "late": late}[sys.argv[1]](*sys.argv[2:])
