@@ -17,7 +17,7 @@ enum { DESCRIPTORS = 1 << 20, PIECE = 512, PIECES = DESCRIPTORS / PIECE };
 
 struct descriptor {
     enum synergy_mark mark;
-    unsigned keeper; /* whose: its number in keeper_client.h */
+    unsigned keeper; /* whose: its number in keepers.h */
     uint64_t cookie;
 };
 

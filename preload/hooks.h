@@ -7,6 +7,7 @@
 
 #include "aside.h"
 #include "filters.h"
+#include "left_out.h"
 #include "libc_calls.h"
 #include "own.h"
 #include "process.h"

@@ -2,6 +2,7 @@
  * children, and the filters that it gives itself. */
 #include "hooks.h"
 #include "keeper_client.h"
+#include "passing_on.h"
 
 #include <errno.h>
 #include <fcntl.h>

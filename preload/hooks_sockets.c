@@ -1,4 +1,5 @@
 /* How a server's sockets come to be, change and go. */
+#include "address_in_use.h"
 #include "doorbell.h"
 #include "hooks.h"
 #include "keeper_client.h"

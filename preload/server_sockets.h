@@ -22,15 +22,8 @@ void socket_does_not_listen(int fd, const struct preparation *preparation);
 void socket_listens(int fd);
 void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length);
 
-/* bind() is about to be called. Whether it is to find the address in use, though the kernel, who
- * takes our SO_REUSEPORT for the server's, would say otherwise. */
-int is_taken(int fd, const struct sockaddr *address, socklen_t length);
 /* setsockopt() has given it a key (TCP_MD5SIG, TCP_MD5SIG_EXT). */
 void socket_has_key(int fd, int option, const void *key, socklen_t length);
-
-/* bind() found its address in use: what the last call says, after those that stood in the way for
- * us have gone. Sets errno as bind() does. */
-int bind_again(int fd, const struct sockaddr *address, socklen_t length);
 
 /* A descriptor of which nothing is known is used as a server's would be: it may have come from the
  * process that forked or executed this one, from systemd or inetd, or over a Unix socket. */
@@ -39,14 +32,6 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter);
 
 /* Meets all that was left to this process. */
 void take_stock(void);
-
-/* A keeper is started if there are sockets that may be bound after the server has changed its user:
- * then it will not be the one who made them, who alone can bind beside them. */
-void be_ready_for_another_user(void);
-
-/* Another program takes this process's place, or a child's: the keeper says so where that will have
- * a listener and not the library, so that connections would be given to nobody. */
-void program_is_executed(char *const environment[]);
 
 /* What the entry was made for is closed, or takes no more peers. */
 void socket_is_closed(const struct descriptor *descriptor);
@@ -62,12 +47,3 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit);
 /* Another keeper has this number now, and gets all its sockets; or nobody has it, and they are met
  * again. */
 void hand_over_again(int keeper);
-
-/* The port of a listener that SYNERGY_PORTS leaves out, while nothing has been opened; 0: none. */
-OWN extern uint32_t left_out_port;
-
-/* listen() has succeeded on a socket that is not ours. */
-void left_out_listens(int fd);
-
-/* Says so, once, if the process has opened nothing else by then. */
-void say_left_out_port(void);

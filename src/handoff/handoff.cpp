@@ -1,20 +1,14 @@
 #include "handoff/handoff.h"
 
 #include "base/log.h"
-#include "hops/addresses.h"
-#include "punch/beside.h"
 #include "server/inherited_options.h"
 
 #include <algorithm>
 #include <cstring>
 #include <fcntl.h>
-#include <ifaddrs.h>
-#include <linux/sock_diag.h>
-#include <net/if.h>
 #include <netinet/tcp.h>
 #include <string_view>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace synergy {
@@ -24,54 +18,6 @@ using std::chrono::seconds;
 
 namespace {
 
-int protocol_of(const ServerSocket &listener) {
-    return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
-}
-
-/// Where a bell reaches the listener from this host.
-Endpoint bell_address(const ServerSocket &listener) {
-    const Endpoint &local = listener.local;
-    if (!local.is_wildcard())
-        return local;
-    const Endpoint v4 = Endpoint::loopback(AF_INET, local.port());
-    if (local.family() == AF_INET)
-        return v4;
-    if (local.is_v4_mapped())
-        return v4.mapped();
-    const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
-    // Containers often have no IPv6 on their loopback interface.
-    return !listener.takes_v4 || is_own_address(v6) ? v6 : v4.mapped();
-}
-
-/// By which interface a bell comes in. To an IPv6 address it comes by the one that has the address,
-/// though it goes the way of the loopback interface.
-unsigned interface_of(const Endpoint &to) {
-    unsigned found = if_nametoindex("lo");
-    ifaddrs *all = nullptr;
-    if (to.family() != AF_INET6 || to.is_v4_mapped() || to.is_loopback() || getifaddrs(&all) != 0)
-        return found;
-    for (const ifaddrs *each = all; each != nullptr; each = each->ifa_next)
-        if (each->ifa_addr != nullptr && each->ifa_addr->sa_family == AF_INET6 &&
-            Endpoint::from(each->ifa_addr, sizeof(sockaddr_in6)).same_address(to))
-            found = if_nametoindex(each->ifa_name);
-    freeifaddrs(all);
-    return found;
-}
-
-/// True where it can't be told.
-bool is_loopback_up() {
-    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    return ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0 || (request.ifr_flags & IFF_UP) != 0;
-}
-
-constexpr const char *bound_to_device = "no connection of this host's own reaches this listener, "
-                                        "as where it is bound to a device";
-constexpr const char *anothers = "this host's own connections to its address reach another "
-                                 "program's listener";
-constexpr const char *filtered = "no connection from this host reaches it: does a firewall forbid "
-                                 "the loopback interface?";
 constexpr const char *confined = "the server accepts under a system call filter of its own, which "
                                  "forbids it to fetch a connection";
 constexpr const char *not_intercepted =
@@ -82,13 +28,6 @@ constexpr const char *cant_reach_us =
     "who accepts its connections can't reach synergy-keeper (from another network namespace, or a "
     "sandbox that forbids abstract Unix sockets?)";
 
-/// Where several listeners share a port, it depends on the port that a bell comes from which of
-/// them hears it: by so many one is found that the right one hears.
-constexpr int ports_tried = 64;
-
-/// A firewall that lets nothing pass is not silent for a moment only.
-constexpr Duration silence_time = seconds(2);
-constexpr Duration between_looks = milliseconds(200);
 /// An accept() of ours fetches at once.
 constexpr Duration fetch_time = milliseconds(800);
 /// One that is waiting for a processor gets this long.
@@ -114,10 +53,6 @@ void keep_port(const Socket &connection, const ServerSocket &listener) {
         connection.set(SOL_SOCKET, SO_REUSEPORT, listener.is_shared ? 1 : 0);
     else
         connection.set(SOL_SOCKET, SO_REUSEADDR, 0);
-}
-
-std::uint16_t bell_port(unsigned number) {
-    return static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + number % SYNERGY_BELL_PORTS);
 }
 
 /// Why who has accepted the bell can't have the connection; 0: it does not say.
@@ -149,40 +84,6 @@ bool is_about_firewalls(int error) {
 Handoff::Offer::~Offer() {
     if (connection)
         connection.reset_when_closed();
-}
-
-/// A bell that another's listener heard would hand it the peer's connection.
-Handoff::Heard Handoff::would_hear(const ServerSocket &listener, const Endpoint &from,
-                                   const Endpoint &to) const {
-    if (listener.transport != Transport::tcp)
-        return Heard::by_the_server; // of SCTP the kernel does not say it
-    const auto found = socket_diag_.who_hears(from, to, interface_of(to));
-    if (found)
-        return found->cookie == listener.cookie || owner_.is_ours(found->cookie)
-                   ? Heard::by_the_server
-                   : Heard::by_others;
-    return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
-}
-
-const char *Handoff::obstacle(const ServerSocket &listener) const {
-    if (!is_loopback_up())
-        return "the loopback interface is down";
-    const Endpoint to = bell_address(listener);
-    if (listener.local.is_wildcard() && !is_own_address(to))
-        return "this host has no loopback address of its family";
-    Heard heard{};
-    for (int i = 0; i < ports_tried; i++) {
-        heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);
-        if (heard == Heard::by_the_server)
-            return nullptr;
-        // From whatever port.
-        if (heard == Heard::by_nobody)
-            break;
-    }
-    // Before listen() nobody hears it, wherever it is bound to.
-    if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
-        return nullptr;
-    return heard == Heard::by_nobody ? bound_to_device : anothers;
 }
 
 bool Handoff::check_imitable(const ServerSocket &listener) {
@@ -218,68 +119,27 @@ void Handoff::silence(Offer &offer) {
     offer.port = 0;
 }
 
-/// From a port that is free; empty and errno.
-Socket Handoff::bound_doorbell(const ServerSocket &listener, const Endpoint &to) {
-    Socket doorbell = Socket::open(to.family(), SOCK_STREAM, protocol_of(listener));
-    if (!doorbell)
-        return {};
-    // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
-    doorbell.reset_when_closed();
-    // A listener whose queue is full forgets it in the end, without a word: asked every second,
-    // the kernel answers with a reset then, and as soon as there is room with the connection.
-    doorbell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
-    doorbell.set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
-    doorbell.set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
-    // A listener may ask for a least hop limit (GTSM, RFC 5082), of 255 at most.
-    doorbell.set(IPPROTO_IP, IP_TTL, 255);
-    if (to.family() == AF_INET6)
-        doorbell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
-    // A key may be for everybody.
-    for (const OptionValue &value : listener.chosen)
-        if (is_key(value))
-            ::setsockopt(doorbell.fd(), value.level, value.name, value.bytes.data(), value.length);
-    for (int i = 0; i < SYNERGY_BELL_PORTS; i++) {
-        const Endpoint from = to.with_port(bell_port(next_port_++));
-        // A port may be taken by another doorbell, on another address.
-        if (by_port_.contains(from.port()))
-            errno = EADDRINUSE;
-        else if (::bind(doorbell.fd(), from.data(), from.length()) == 0)
-            return doorbell;
-        if (errno != EADDRINUSE)
-            break;
-    }
-    doorbell.reset();
-    return doorbell;
-}
-
 /// `no`: errno says why.
 Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
     const Endpoint to = bell_address(offer.listener);
-    Rung result = Rung::no;
-    for (int attempt = 0; attempt < ports_tried; attempt++) {
-        Socket doorbell = bound_doorbell(offer.listener, to);
-        if (!doorbell)
-            return Rung::no;
-        const Heard heard = would_hear(offer.listener, doorbell.local(), to);
-        if (heard != Heard::by_the_server) {
-            result = heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
-            continue;
-        }
-        // Counted before it rings: accept() may return before connect() does.
-        bells_.ring();
-        if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
-            const int error = errno;
-            bells_.silence();
-            errno = error;
-            return Rung::no;
-        }
-        offer.port = doorbell.local().port();
-        offer.doorbell = std::move(doorbell);
-        offer.has_said = false;
-        introduce(offer);
-        return Rung::yes;
+    auto [doorbell, heard] = way_.bell_for(offer.listener, to);
+    if (!doorbell && heard == Heard::by_the_server)
+        return Rung::no;
+    if (!doorbell)
+        return heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
+    // Counted before it rings: accept() may return before connect() does.
+    bells_.ring();
+    if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
+        const int error = errno;
+        bells_.silence();
+        errno = error;
+        return Rung::no;
     }
-    return result;
+    offer.port = doorbell.local().port();
+    offer.doorbell = std::move(doorbell);
+    offer.has_said = false;
+    introduce(offer);
+    return Rung::yes;
 }
 
 /// As soon as it is connected. A listener with TCP_DEFER_ACCEPT is silent until there is data
@@ -296,80 +156,6 @@ void Handoff::introduce(Offer &offer) {
 bool Handoff::is_there(const ServerSocket &listener) const {
     return socket_diag_.life(listener.transport, listener.local, listener.cookie) ==
            SocketDiag::Life::lives;
-}
-
-namespace {
-
-/// The most that a hop limit can be: a socket with this for its least (IPV6_MINHOPCOUNT, IP_MINTTL)
-/// hears nobody who sends with less, and counts whom it has not heard.
-constexpr int deaf = 255;
-
-/// Whether the kernel's answers for the listener start with less.
-bool starts_lower(const ServerSocket &listener, const Endpoint &to, const Socket &fresh) {
-    const bool is_v4 = to.family() == AF_INET;
-    const int level = is_v4 ? IPPROTO_IP : IPPROTO_IPV6;
-    const int option = is_v4 ? IP_TTL : IPV6_UNICAST_HOPS;
-    const int chosen = chosen_number(listener.chosen, level, option);
-    return (chosen > 0 ? chosen : fresh.get(level, option, deaf)) < deaf;
-}
-
-} // namespace
-
-void Handoff::feel(const ServerSocket &listener) {
-    const Endpoint to = bell_address(listener).unmapped();
-    if (listener.transport != Transport::tcp || !listener.listens ||
-        knocks_.contains(listener.cookie) ||
-        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)))
-        return;
-    auto &knock = knocks_[listener.cookie];
-    knock = std::make_unique<Knock>(scheduler_, listener);
-    for (int attempt = 0; attempt < ports_tried && !knock->socket; attempt++) {
-        Socket socket = bound_doorbell(listener, to);
-        if (!socket)
-            return;
-        if (would_hear(listener, socket.local(), to) == Heard::by_the_server)
-            knock->socket = std::move(socket);
-    }
-    if (!knock->socket)
-        return;
-    set_least_hop_limit_heard(knock->socket, to.family() == AF_INET, deaf);
-    knock->without_room = Clock::now();
-    if (::connect(knock->socket.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS)
-        look_whether_answered(*knock);
-    else
-        knock->socket.reset();
-}
-
-void Handoff::look_whether_answered(Knock &knock) {
-    const Endpoint to = bell_address(knock.listener).unmapped();
-    const Time now = Clock::now();
-    const auto end = socket_diag_.who_hears(knock.socket.local(), to, interface_of(to));
-    if (meminfo_of(knock.socket.fd(), SK_MEMINFO_DROPS) > 0) {
-        // (Where the kernel keeps nothing of it, with tcp_syncookies=2, another would be answered.)
-        if (end && !end->listens)
-            take_back(knock, to);
-        knock.socket.reset();
-        return;
-    }
-    if (!end || !end->listens || end->is_half_full())
-        knock.without_room = now;
-    if (now - knock.without_room >= silence_time) {
-        const ServerSocket listener = knock.listener;
-        knock.socket.reset();
-        give_up(listener, filtered);
-        return;
-    }
-    knock.timer.set(now + between_looks, [this, &knock] { look_whether_answered(knock); });
-}
-
-/// The kernel keeps half a connection for a second, and a listener with a short queue has no room
-/// for more. A second SYN from the same port, with another sequence number, is answered by what
-/// makes the kernel reset the first (RFC 9293 3.5.1).
-void Handoff::take_back(Knock &knock, const Endpoint &to) {
-    const Endpoint from = knock.socket.local();
-    knock.socket = Socket::open(to.family(), SOCK_STREAM);
-    if (knock.socket && ::bind(knock.socket.fd(), from.data(), from.length()) == 0)
-        static_cast<void>(::connect(knock.socket.fd(), to.data(), to.length()));
 }
 
 void Handoff::ring_again(Id id, Duration delay) {
@@ -469,7 +255,7 @@ bool Handoff::is_starved(const Offer &offer) const {
 }
 
 void Handoff::look_after(Id id) {
-    offers_.at(id)->timer.set(Clock::now() + between_looks, [this, id] { look(id); });
+    offers_.at(id)->timer.set(Clock::now() + BellWay::between_looks, [this, id] { look(id); });
 }
 
 /// What becomes of a bell that nobody answers: on its way, in the listener's queue, or accepted.
@@ -490,7 +276,7 @@ void Handoff::look(Id id) {
     if (transport == Transport::tcp && info.tcpi_state == TCP_SYN_SENT) {
         if (!end || !end->listens || end->is_half_full())
             offer.without_room = now;
-        if (now - offer.without_room >= silence_time) {
+        if (now - offer.without_room >= BellWay::silence_time) {
             give_up(offer.listener, filtered);
             return;
         }
@@ -646,17 +432,13 @@ bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
 }
 
 void Handoff::listens_again(std::uint64_t before, std::uint64_t now) {
-    // What was felt of the one holds for the other.
-    if (auto knock = knocks_.extract(before)) {
-        knock.key() = now;
-        knocks_.insert(std::move(knock));
-    }
+    feeler_.listens_again(before, now);
     if (answering_.erase(before) != 0)
         answering_.insert(now);
 }
 
 void Handoff::withdraw(std::uint64_t listener) {
-    knocks_.erase(listener);
+    feeler_.withdraw(listener);
     out_of_reach_.erase(listener);
     answering_.erase(listener);
     forget(listener);

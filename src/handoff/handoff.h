@@ -7,7 +7,9 @@
 #pragma once
 
 #include "base/scheduler.h"
+#include "handoff/bell_way.h"
 #include "handoff/bells.h"
+#include "handoff/feeler.h"
 #include "server/activity.h"
 #include "server/server_socket.h"
 #include "server/socket_diag.h"
@@ -33,11 +35,18 @@ class Handoff {
     };
     Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
         : scheduler_(scheduler), page_(page), bells_(page), socket_diag_(socket_diag),
-          owner_(std::move(owner)) {}
+          owner_(std::move(owner)),
+          way_(socket_diag, owner_.is_ours,
+               [this](std::uint16_t port) { return by_port_.contains(port); }),
+          feeler_(
+              scheduler, socket_diag, way_,
+              [this](const ServerSocket &listener, const char *why) { give_up(listener, why); }) {}
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
-    [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
+    [[nodiscard]] const char *obstacle(const ServerSocket &listener) const {
+        return way_.obstacle(listener);
+    }
     /// Why nothing can be handed over to the listener, if that was found out later; or nullptr.
     [[nodiscard]] const char *why_out_of_reach(std::uint64_t listener) const {
         const auto found = out_of_reach_.find(listener);
@@ -52,7 +61,7 @@ class Handoff {
     /// Finds out whether bells come through a firewall on this host, once for each listener, by
     /// half a connection, of which the server learns nothing. Where they don't, nothing is offered
     /// to the listener any more.
-    void feel(const ServerSocket &listener);
+    void feel(const ServerSocket &listener) { feeler_.feel(listener); }
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
     /// peer gets a reset. `listener` may change, and be another socket on the same port from then
     /// on; it is there until it is withdrawn.
@@ -105,30 +114,14 @@ class Handoff {
     };
     using Id = std::uint64_t;
 
-    /// A SYN like a bell's, by a socket that is deaf to the answer: only that there was one is
-    /// seen.
-    struct Knock {
-        Knock(Scheduler &scheduler, const ServerSocket &at) : listener(at), timer(scheduler) {}
-        const ServerSocket &listener;
-        Socket socket;
-        Time without_room{}; ///< as an offer's
-        Timer timer;
-    };
-
-    enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
     enum class Rung : std::uint8_t { yes, no, heard_by_others, heard_by_nobody };
 
-    [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
-                                   const Endpoint &to) const;
     void ring(Id id);
     [[nodiscard]] bool is_to_wait(Id id) const;
     [[nodiscard]] bool is_full(const ServerSocket &listener) const;
     void answered(std::uint64_t listener);
     void closed_with(Id id, int refusal);
     void closed_without_a_word(Id id);
-    [[nodiscard]] Socket bound_doorbell(const ServerSocket &listener, const Endpoint &to);
-    void look_whether_answered(Knock &knock);
-    static void take_back(Knock &knock, const Endpoint &to);
     Rung connect_doorbell(Offer &offer);
     static void introduce(Offer &offer);
     void refused(Id id);
@@ -150,11 +143,11 @@ class Handoff {
     const Owner owner_;
     std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by listener's cookie
     std::unordered_set<std::uint64_t> answering_; ///< listeners at which a bell has been answered
-    unsigned next_port_ = 0;
     Id next_id_ = 0;
     std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
     std::unordered_map<std::uint16_t, Id> by_port_;
-    std::unordered_map<std::uint64_t, std::unique_ptr<Knock>> knocks_; ///< by listener's cookie
+    BellWay way_;
+    Feeler feeler_;
 };
 
 } // namespace synergy

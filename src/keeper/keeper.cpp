@@ -3,16 +3,12 @@
 #include "base/log.h"
 #include "base/survival.h"
 #include "keeper/confinement.h"
-#include "keeper/status.h"
 
 #include <algorithm>
-#include <array>
 #include <csignal>
-#include <fcntl.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -42,37 +38,6 @@ constexpr Duration first_punch_time = milliseconds(50);
 /// that has taken another's place may have inherited what killed that.
 constexpr Duration before_first_standby = milliseconds(300);
 constexpr Duration before_further_standby = seconds(10);
-
-constexpr std::size_t sockets_with_keys_max = 256;
-
-synergy_mark mark_of(const ServerSocket &socket) {
-    return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
-}
-
-/// Whom synergy_to() names; 0, or the errno that it promises.
-int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
-    if (request.hop_limit != SYNERGY_AUTOMATIC_HOPS) {
-        const auto hops = HopLimit::from(request.hop_limit);
-        if (!hops)
-            return EINVAL;
-        target.hops = *hops;
-    }
-    const int family = request.peer.any.sa_family;
-    if (family == AF_UNSPEC) {
-        if (socket.connected.empty())
-            return ENOTCONN;
-        target.peer = socket.connected.unmapped();
-    } else if (family != AF_INET6 && family != AF_INET) {
-        return EAFNOSUPPORT;
-    } else {
-        target.peer = Endpoint::from(&request.peer.any, sizeof request.peer).unmapped();
-        if (target.peer.empty() || target.peer.port() == 0 || target.peer.is_wildcard())
-            return EINVAL;
-    }
-    if (socket.local.is_loopback())
-        return EINVAL;
-    return reachable(socket, target.peer).empty() ? EAFNOSUPPORT : 0;
-}
 
 } // namespace
 
@@ -116,12 +81,23 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
            .is_at_work = [this] { return processes_.activity() == Activity::runs; },
            .serve_waiting = [this] { control_.serve_waiting(); },
            .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
-      control_(scheduler_, page_->secret, [this](const Call &call) { return answer(call); }),
+      control_(scheduler_, page_->secret,
+               [this](const Call &call) { return requests_.answer(call); }),
       processes_(scheduler_,
                  [this] {
                      process_has_ended();
                      look_for_the_end();
                  }),
+      requests_(page_, socket_diag_, traffic_, handoff_, registry_, control_, processes_,
+                {.opened =
+                     [this] {
+                         rest_.cancel();
+                         tell_time();
+                         leave_standby();
+                     },
+                 .learned = [this] { leave_standby(); },
+                 .become_ready_for = [this](uid_t owner) { return become_ready_for(owner); },
+                 .adopt = [this](const Call &call, Reply &reply) { adopt(call, reply); }}),
       looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
       written_(std::move(written)), afterwards_(scheduler_), telling_time_(scheduler_),
       before_standby_(before_first_standby), leaving_standby_(scheduler_) {
@@ -219,8 +195,7 @@ void Keeper::take_over(const Keeper &killed) {
     registry_.take_over(killed.registry_, [this](const ServerSocket &socket) {
         return control_.claim(socket.cookie) == 0;
     });
-    keys_ = killed.keys_;
-    said_ = killed.said_;
+    requests_.take_over(killed.requests_);
     for (const pid_t process : killed.processes_.all())
         processes_.add(process);
     // The others that there are speak up when they call.
@@ -301,190 +276,6 @@ void Keeper::look_often() {
     });
 }
 
-Keeper::Reply Keeper::answer(const Call &call) {
-    Reply reply;
-    try {
-        if (call.knows_secret)
-            processes_.add(call.process);
-        switch (call.request.kind) {
-        case SYNERGY_OPEN:
-        case SYNERGY_PREPARE:
-            open(call, reply);
-            break;
-        case SYNERGY_OPEN_TOWARD:
-            open_toward(call, reply);
-            break;
-        case SYNERGY_CLOSED:
-            processes_.closed(call.process, call.request.cookie);
-            give_back(call);
-            registry_.closed(call.request.cookie);
-            break;
-        case SYNERGY_GIVE_WAY:
-            reply.answer.result = registry_.give_way() ? 0 : ENOENT;
-            break;
-        case SYNERGY_FETCH:
-            fetch(call, reply);
-            break;
-        case SYNERGY_HERE:
-            processes_.add(call.request.process, call.process);
-            break;
-        case SYNERGY_BIND:
-            bind(call, reply);
-            break;
-        case SYNERGY_BESIDE:
-            reply.answer.result = is_kept_for(call) ? 0 : ENOENT;
-            break;
-        case SYNERGY_ADOPT:
-            adopt(call, reply);
-            break;
-        case SYNERGY_MEET:
-            meet(call, reply);
-            break;
-        case SYNERGY_EXECUTED_WITHOUT:
-            executed_without_library(call);
-            break;
-        case SYNERGY_KEY:
-            keep_key(call, reply);
-            break;
-        case SYNERGY_STATUS:
-            if (call.is_trusted)
-                status(reply);
-            else
-                reply.answer.result = EPERM;
-            break;
-        default:
-            reply.answer.result = EINVAL;
-        }
-    } catch (const std::exception &error) {
-        log::error("{}", error.what());
-        reply.answer.result = EIO;
-    }
-    passed_ = 0;
-    return reply;
-}
-
-/// What a call shows, as it is to be kept: nullopt and an errno if it is nothing for us.
-std::optional<ServerSocket> Keeper::describe_passed(const Call &call) {
-    const std::uint64_t cookie = cookie_of(call.passed.fd());
-    passed_ = cookie;
-    const auto keys = keys_.find(cookie);
-    const ServerSocket *known = registry_.find(cookie);
-    auto socket =
-        describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second,
-                 known != nullptr && !known->is_ready() ? known : nullptr);
-    if (!socket)
-        return std::nullopt;
-    // (An SCTP listener shows the address at which somebody has come last.)
-    if (known != nullptr && socket->transport == Transport::sctp)
-        socket->local = known->local;
-    socket->fd = call.request.fd;
-    socket->is_prepared = call.request.kind == SYNERGY_PREPARE;
-    socket->lets_others_in =
-        socket->is_prepared && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
-    socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
-    // Sockets beside it would be made in this network.
-    if (network_of(call.passed.fd()) != page_->network) {
-        errno = EXDEV;
-        return std::nullopt;
-    }
-    return socket;
-}
-
-void Keeper::open(const Call &call, Reply &reply) {
-    auto socket = describe_passed(call);
-    if (socket && become_ready_for(socket->owner))
-        socket = describe_passed(call); // to another user it may be another thing
-    if (!socket) {
-        reply.answer.result = errno;
-        reply.answer.mark = SYNERGY_UNTOUCHED;
-        if (const auto any = errno == EXDEV ? describe(call.passed.fd()) : std::nullopt;
-            any && has_declared(registry_.settings(), *any))
-            log::error("{} {}: nothing is punched: it belongs to another network namespace than "
-                       "the process that has it",
-                       name(any->transport), any->local.text());
-        return;
-    }
-    const bool is_to_listen =
-        call.request.kind == SYNERGY_PREPARE && socket->accepts() && !socket->listens;
-    if (socket->transport != Transport::udp && !socket->listens && !is_to_listen) {
-        reply.answer.result = EINVAL;
-        reply.answer.mark = SYNERGY_UNKNOWN;
-        return;
-    }
-    reply.answer.result = open_described(*socket, call, std::nullopt);
-    reply.answer.mark = registry_.has(socket->cookie) ? mark_of(*socket) : SYNERGY_UNTOUCHED;
-}
-
-/// A client's socket (a resolver's, say) is connected to somebody who is no peer.
-bool Keeper::is_for_others(const ServerSocket &socket) const {
-    if (socket.transport != Transport::udp || socket.connected.empty())
-        return false;
-    const auto targets = registry_.settings().targets_for(socket.transport, socket.local.port());
-    return std::none_of(targets.begin(), targets.end(), [&](const Target &target) {
-        return target.peer == socket.connected.unmapped();
-    });
-}
-
-int Keeper::open_described(const ServerSocket &socket, const Call &call,
-                           const std::optional<Target> &target) {
-    if (!target && is_for_others(socket))
-        return ENOENT;
-    const bool is_punched = target || has_declared(registry_.settings(), socket);
-    if (is_punched && socket.not_to_be_given != nullptr) {
-        // One that does not listen yet may be given something else before it does.
-        if (!socket.is_ready())
-            registry_.forget(socket.cookie);
-        else if (registry_.has(socket.cookie))
-            handoff_.check_imitable(socket);
-        else
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       not_to_be_given(socket.not_to_be_given));
-        return ENOENT;
-    }
-    if (is_punched && socket.accepts())
-        if (const char *obstacle = handoff_.obstacle(socket)) {
-            if (socket.is_ready())
-                log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
-                                               socket.local.text() +
-                                               ": nothing is punched: " + obstacle);
-            registry_.forget(socket.cookie);
-            return ENOENT;
-        }
-    // Another user's is refused, and said, once it listens; till then its name must not be taken:
-    // it is free again only some time after.
-    if (socket.accepts() && !socket.is_ready() && socket.owner != geteuid())
-        return ENOENT;
-    // Known once, it shares its port with us, and no more tells by itself that there was room.
-    const ServerSocket *known = registry_.find(socket.cookie);
-    Socket duplicate;
-    if (socket.has_room_beside || (known != nullptr && known->has_room_beside)) {
-        constexpr int on = 1;
-        ::setsockopt(call.passed.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    } else if (socket.punches_itself()) {
-        duplicate = Socket(fcntl(call.passed.fd(), F_DUPFD_CLOEXEC, 0));
-        if (!duplicate)
-            return errno;
-    }
-    const bool is_new = !registry_.has(socket.cookie);
-    // (A name that was claimed and released is another's to be found by for a moment longer.)
-    if (is_new && (target || registry_.may_have_peers(socket)))
-        if (const int error = control_.claim(socket.cookie); error != 0)
-            return error;
-    const int result = target ? registry_.open(socket, *target, std::move(duplicate))
-                              : registry_.open_all(socket, std::move(duplicate));
-    if (const ServerSocket *kept = registry_.find(socket.cookie);
-        is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
-        control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
-    if (registry_.has(socket.cookie)) {
-        rest_.cancel();
-        tell_time();
-        leave_standby();
-    } else {
-        control_.release(socket.cookie);
-    }
-    return result;
-}
-
 /// For as long as there are datagrams to be noted.
 void Keeper::tell_time() {
     if (!registry_.has_datagrams())
@@ -494,161 +285,9 @@ void Keeper::tell_time() {
     telling_time_.set(now + seconds(1), [this] { tell_time(); });
 }
 
-void Keeper::open_toward(const Call &call, Reply &reply) {
-    auto socket = describe_passed(call);
-    reply.answer.mark = SYNERGY_UNKNOWN;
-    if (!socket) {
-        reply.answer.result = errno;
-        return;
-    }
-    Target target;
-    reply.answer.result = read_target(call.request, *socket, target);
-    if (reply.answer.result != 0)
-        return;
-    if (socket->transport != Transport::udp && !socket->listens) {
-        if (socket->accepts() && !socket->connected.empty()) {
-            reply.answer.result = socket->connected.unmapped() == target.peer ? 0 : EISCONN;
-            return;
-        }
-        __atomic_store_n(&page_->asks_for_all, 1, __ATOMIC_RELEASE);
-        reply.answer.result = registry_.expect(socket->cookie, target);
-        return;
-    }
-    if (socket->local.port() == 0) {
-        // As the first datagram would.
-        const Endpoint any = Endpoint::wildcard(socket->local.family(), 0);
-        if (::bind(call.passed.fd(), any.data(), any.length()) != 0 ||
-            !(socket = describe_passed(call))) {
-            reply.answer.result = errno;
-            return;
-        }
-    }
-    reply.answer.result = open_described(*socket, call, target);
-    // Also after a failure: the punch may be tried again for as long as the socket is open.
-    if (registry_.has(socket->cookie))
-        reply.answer.mark = mark_of(*socket);
-}
-
-/// The options by which its port was shared with us are the server's own again. (As long as it
-/// listens it must be shared.)
-void Keeper::give_back(const Call &call) {
-    const ServerSocket *known = call.passed ? registry_.find(cookie_of(call.passed.fd())) : nullptr;
-    if (known == nullptr || !known->is_prepared)
-        return;
-    call.passed.set(SOL_SOCKET, SO_REUSEADDR, known->lets_others_in ? 1 : 0);
-    call.passed.set(SOL_SOCKET, SO_REUSEPORT, known->is_shared ? 1 : 0);
-    registry_.shut_down(known->cookie);
-}
-
-void Keeper::fetch(const Call &call, Reply &reply) {
-    auto fetched = call.passed ? handoff_.fetch(call.passed, !(call.request.flags & SOCK_NONBLOCK))
-                               : std::nullopt;
-    if (!fetched) {
-        reply.answer.result = ENOENT;
-        reply.show = call.passed.fd();
-        return;
-    }
-    if (!fetched->connection) {
-        reply.answer.result = ECONNABORTED;
-        return;
-    }
-    registry_.handed_over(fetched->listener, fetched->peer);
-    reply.is_proof = true;
-    reply.answer.peer = wire_endpoint(fetched->peer);
-    reply.hand_over = std::move(fetched->connection);
-}
-
-void Keeper::bind(const Call &call, Reply &reply) {
-    constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
-    constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
-    const auto transport = static_cast<std::size_t>(call.request.flags);
-    const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
-    const int fd = call.passed.fd();
-    const bool takes_v4 =
-        address.family() == AF_INET6 && get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
-    if (transport < transports.size() && !address.empty() &&
-        get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
-        registry_.is_taken(transports[transport], address, takes_v4))
-        reply.answer.result = EADDRINUSE;
-}
-
-bool Keeper::is_kept_for(const Call &call) const {
-    const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
-    struct stat status {};
-    const int fd = call.passed.fd();
-    return !address.empty() && fstat(fd, &status) == 0 &&
-           registry_.is_kept_for(address,
-                                 address.family() == AF_INET6 &&
-                                     get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0,
-                                 status.st_uid);
-}
-
-/// Where a key is forgotten, nothing is punched for its socket: the kernel tells that it has one.
-void Keeper::keep_key(const Call &call, Reply &reply) {
-    const std::uint64_t cookie = call.passed ? cookie_of(call.passed.fd()) : 0;
-    const auto key = key_value(call.request.key_option, call.request.key, call.request.key_length);
-    if (cookie == 0 || !key) {
-        reply.answer.result = EINVAL;
-        return;
-    }
-    // A client's sockets have keys as well, one after the other.
-    while (keys_.size() >= sockets_with_keys_max && !keys_.contains(cookie)) {
-        auto oldest = keys_.begin();
-        while (oldest != keys_.end() && registry_.has(oldest->first))
-            ++oldest;
-        if (oldest == keys_.end()) {
-            reply.answer.result = ENOSPC;
-            return;
-        }
-        keys_.erase(oldest);
-    }
-    if (!add_key(keys_[cookie], *key))
-        reply.answer.result = ENOSPC;
-    leave_standby();
-}
-
-void Keeper::meet(const Call &call, Reply &reply) {
-    const ServerSocket *socket =
-        call.passed ? registry_.find(cookie_of(call.passed.fd())) : nullptr;
-    if (socket == nullptr) {
-        reply.answer.result = ENOENT;
-        return;
-    }
-    processes_.add(call.process);
-    reply.is_proof = true;
-    reply.answer.mark = mark_of(*socket);
-    reply.show = page_.memory().fd();
-}
-
-/// Most programs that a server executes have no use for its sockets, so it is said once of each.
-void Keeper::executed_without_library(const Call &call) {
-    const std::uint64_t cookie = call.request.cookie;
-    const ServerSocket *socket = registry_.find(cookie);
-    const bool is_listener = socket != nullptr && socket->accepts();
-    if ((cookie != 0 && !is_listener) || !said_.insert(cookie).second)
-        return;
-    if (cookie == 0)
-        log::warn("process {} executes a program with its real and effective user apart: the "
-                  "loader gives that no library but those in /etc/ld.so.preload, and there the "
-                  "library heeds nothing but {}/synergy/synergy.toml",
-                  call.process, SYNERGY_SYSCONFDIR);
-    else
-        log::warn("{} {}: process {} executes a program that gets this socket, and has no "
-                  "LD_PRELOAD in its environment: what that accepts is no peer's connection "
-                  "(`env LD_PRELOAD=...` before the program's name gives it the library)",
-                  name(socket->transport), socket->local.text(), call.process);
-}
-
-void Keeper::status(Reply &reply) {
-    reply.hand_over =
-        in_memory(status_document(registry_.status(), processes_.all(), socket_diag_, traffic_));
-    if (!reply.hand_over)
-        reply.answer.result = errno;
-}
-
 /// The kernel says so of sockets that we don't hold, and of others the processes.
 bool Keeper::locate(ServerSocket &socket) const {
-    if (socket.cookie == passed_)
+    if (socket.cookie == requests_.passed())
         return true;
     if (!socket.punches_itself() && socket.is_ready()) {
         const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
@@ -678,17 +317,17 @@ void Keeper::adopt(const Call &call, Reply &reply) {
         reply.answer.result = EBUSY;
     if (reply.answer.result != 0)
         return;
-    if (!is_over_ && registry_.has_parked_at(call.passed.local().port()) &&
+    if (!is_over_ && registry_.parked().has_at(call.passed.local().port()) &&
         call.request.cookie == synergy_circumstances(environ, server_stderr_))
         processes_.add(call.process);
     if (processes_.are_gone()) {
-        registry_.forget_parked();
+        registry_.parked().forget_all();
         end();
         reply.answer.result = ENOENT;
         return;
     }
     __atomic_store_n(&page_->leaving, 0, __ATOMIC_RELEASE);
-    registry_.successor_has_come();
+    registry_.parked().successor_has_come();
     rest_.cancel();
     is_early_ = false;
     starter_ = call.process;
@@ -703,7 +342,8 @@ void Keeper::look_for_the_end() {
     if (processes_.are_gone()) {
         // A child may have spoken in the meantime.
         control_.serve_waiting();
-        if (processes_.are_gone() && (!registry_.has_parked() || Clock::now() < told_to_end_until_))
+        if (processes_.are_gone() &&
+            (registry_.parked().all().empty() || Clock::now() < told_to_end_until_))
             end();
         return;
     }

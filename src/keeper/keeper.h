@@ -1,4 +1,4 @@
-// A server's keeper: what the server's processes ask for, and when it is all over.
+// A server's keeper: what it begins with, what takes its place, and when it is all over.
 #pragma once
 
 #include "handoff/handoff.h"
@@ -6,11 +6,9 @@
 #include "keeper/page.h"
 #include "keeper/processes.h"
 #include "keeper/registry.h"
+#include "keeper/requests.h"
 #include "keeper/standby.h"
 #include "server/socket_diag.h"
-
-#include <map>
-#include <unordered_set>
 
 namespace synergy {
 
@@ -32,23 +30,6 @@ class Keeper {
   private:
     using Call = Control::Call;
     using Reply = Control::Reply;
-
-    Reply answer(const Call &call);
-    void open(const Call &call, Reply &reply);
-    void open_toward(const Call &call, Reply &reply);
-    [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call);
-    [[nodiscard]] bool is_for_others(const ServerSocket &socket) const;
-    /// `target`: nobody else.
-    [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
-                                     const std::optional<Target> &target);
-    void give_back(const Call &call);
-    void fetch(const Call &call, Reply &reply);
-    void meet(const Call &call, Reply &reply);
-    void executed_without_library(const Call &call);
-    void bind(const Call &call, Reply &reply);
-    [[nodiscard]] bool is_kept_for(const Call &call) const;
-    void keep_key(const Call &call, Reply &reply);
-    void status(Reply &reply);
 
     bool locate(ServerSocket &socket) const;
     void look_for_the_end();
@@ -75,9 +56,9 @@ class Keeper {
     Traffic traffic_;
     Handoff handoff_;
     Registry registry_;
-    std::map<std::uint64_t, std::vector<OptionValue>> keys_; ///< by the cookie of their socket
     Control control_;
     Processes processes_;
+    Requests requests_;
     Socket signals_;
     Timer looking_; ///< for what a signal to end has closed
     Timer rest_;    ///< without a socket
@@ -87,8 +68,6 @@ class Keeper {
     Timer telling_time_;
     bool is_early_ = false;
     bool suits_any_user_ = false;
-    std::unordered_set<std::uint64_t> said_; ///< of which sockets, that they are lost by exec
-    std::uint64_t passed_ = 0; ///< the socket that came along with the call: who asks has it
     int server_stderr_ = -1;
     pid_t starter_ = 0;        ///< who has had the keeper started, or become its server later
     Duration start_up_{};      ///< how long that took it

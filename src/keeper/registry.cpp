@@ -14,6 +14,7 @@
 #include <iterator>
 #include <unistd.h>
 #include <unordered_set>
+#include <utility>
 
 namespace synergy {
 
@@ -31,27 +32,6 @@ using std::chrono::seconds;
 
 /// After the first punches, which nothing is to hold up.
 constexpr Duration before_advice = milliseconds(100);
-/// A server may open what it is for after what it is not for.
-constexpr Duration before_saying_nobody = milliseconds(500);
-constexpr Duration before_loopback_advice = seconds(3);
-/// Who was to come would have by then.
-constexpr Duration silence_time = seconds(60);
-
-/// "3", "2 to 4"
-std::string text_of(const HopRange &hops) {
-    std::string text = std::to_string(hops.least);
-    if (hops.most != hops.least)
-        text += " to " + std::to_string(hops.most);
-    return text;
-}
-
-constexpr const char *own_host =
-    ": that address is this host's own, and no peer's. Peers are at the "
-    "other side; from here the port can be reached as it is";
-
-std::string text_of(const ServerSocket &socket) {
-    return std::string(name(socket.transport)) + " " + socket.local.text();
-}
 
 /// Whether two local addresses have an address in common; a wildcard of IPv6 may take IPv4 as well.
 bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool other_takes_v4) {
@@ -65,75 +45,43 @@ bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool
            (has_v6(one) && has_v6(other));
 }
 
-/// A server that closes its listener for each connection listens again at once, or when it is
-/// through with that. Who calls meanwhile does not wait for longer.
-constexpr Duration time_to_listen_again = std::chrono::seconds(3);
-/// Where nothing else keeps the port from others, one that sets SO_REUSEADDR has so long: less than
-/// another preloaded server's bind() waits.
-constexpr Duration time_to_listen_again_at_once = std::chrono::milliseconds(15);
-/// One that has not come to rest since, on a machine that has other things to do as well.
-constexpr Duration time_to_come_to_rest = std::chrono::milliseconds(500);
-/// Where it has ended and a shell's loop starts the next one, that is there by then; more of it on
-/// a machine on which the last one has taken long to start.
-constexpr Duration time_to_start_again = std::chrono::milliseconds(250);
-constexpr int start_ups_to_start_again = 4;
-/// What takes longer has been running for a while.
-constexpr Duration longest_start_up = std::chrono::milliseconds(500);
-/// In between, whether the port has become free.
-constexpr Duration between_looks = std::chrono::milliseconds(5);
-constexpr Duration between_late_looks = std::chrono::milliseconds(20);
-
-/// What a peer has been told already. (The rest is given with the connection.)
-std::vector<OptionValue> early_options(const ServerSocket &socket) {
-    std::vector<OptionValue> early;
-    std::copy_if(socket.chosen.begin(), socket.chosen.end(), std::back_inserter(early),
-                 [](const OptionValue &option) { return option.is_early; });
-    return early;
-}
-
-/// Whether a punching socket made for one listener does for the other.
-bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
-    return one.transport == other.transport && one.local == other.local &&
-           one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
-           one.not_to_be_given == nullptr && other.not_to_be_given == nullptr &&
-           early_options(one) == early_options(other);
-}
-
 } // namespace
 
 Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
-                   Handoff &handoff, const Traffic &traffic, Owner owner)
+                   Handoff &handoff, const Traffic &traffic, RegistryOwner owner)
     : scheduler_(scheduler), handoff_(handoff), owner_(std::move(owner)), looking_(scheduler),
-      nobody_(scheduler), settings_(scheduler, initial, [this] { settings_changed(); }),
+      settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
-      context_{.scheduler = scheduler,
-               .timers = timers_,
-               .settings = settings_.now(),
-               .traffic = traffic,
-               .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
-               .control_chunks = owner_.control_chunks,
-               .began = [this](const Hole &hole) -> Time & { return when_began(hole); },
-               .deliver =
-                   [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
-                       deliver(std::move(connection), peer, server);
-                   },
-               .find_dying_hop =
-                   [this](const Hole &hole, int hop_limit) {
-                       return hop_finder_.find_dying_hop(hole.peer, source_toward(hole), hop_limit);
-                   },
-               .proved =
-                   [this](const Hole &hole, int hop_limit) {
-                       if (const auto found = servers_.find(hole.server.cookie);
-                           found != servers_.end())
-                           found->second.is_reached = true;
-                       hop_finder_.proved(hole.peer, source_toward(hole), hop_limit);
-                   },
-               .refused =
-                   [this](const Hole &hole, int hop_limit, const IcmpError &how) {
-                       hop_finder_.refused(hole.peer, source_toward(hole), hop_limit, how);
-                   }},
-      parking_(scheduler), new_are_kept_for_(time_to_listen_again_at_once) {}
+      advice_(scheduler, hop_finder_, settings_.now()),
+      context_{
+          .scheduler = scheduler,
+          .timers = timers_,
+          .settings = settings_.now(),
+          .traffic = traffic,
+          .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
+          .control_chunks = owner_.control_chunks,
+          .began = [this](const Hole &hole) -> Time & { return when_began(hole); },
+          .deliver =
+              [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
+                  deliver(std::move(connection), peer, server);
+              },
+          .find_dying_hop =
+              [this](const Hole &hole, int hop_limit) {
+                  return hop_finder_.find_dying_hop(hole.peer, hole.source(context_.settings),
+                                                    hop_limit);
+              },
+          .proved =
+              [this](const Hole &hole, int hop_limit) {
+                  if (const auto found = servers_.find(hole.server.cookie); found != servers_.end())
+                      found->second.is_reached = true;
+                  hop_finder_.proved(hole.peer, hole.source(context_.settings), hop_limit);
+              },
+          .refused =
+              [this](const Hole &hole, int hop_limit, const IcmpError &how) {
+                  hop_finder_.refused(hole.peer, hole.source(context_.settings), hop_limit, how);
+              }},
+      parked_(scheduler, handoff, owner_) {}
 
 /// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit
 /// is measured again, and nothing is asked that was answered.
@@ -141,11 +89,11 @@ void Registry::take_over(const Registry &killed,
                          const std::function<bool(const ServerSocket &)> &claim) {
     expected_ = killed.expected_;
     unshared_ = killed.unshared_;
-    std::vector<Server *> taken_over;
+    std::vector<KeptSocket *> taken_over;
     for (const auto &[cookie, before] : killed.servers_) {
         if (!before.socket.is_ready() || !claim(before.socket))
             continue;
-        Server &server = server_for(before.socket, {});
+        KeptSocket &server = server_for(before.socket, {});
         taken_over.push_back(&server);
         for (const auto &[peer, punch] : before.punches) {
             Hole hole{.server = server.socket, .peer = peer, .hops = punch->hole().hops};
@@ -155,7 +103,7 @@ void Registry::take_over(const Registry &killed,
         server.is_reached = before.is_reached;
     }
     settings_.follow_names();
-    for (Server *server : taken_over) {
+    for (KeptSocket *server : taken_over) {
         declare(*server);
         for (const auto *targets : {&server->declared, &server->asked})
             for (const Target &target : *targets)
@@ -195,12 +143,12 @@ bool Registry::can_give_options() const {
     });
 }
 
-Registry::Server &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
+KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (servers_.empty())
         look_from_time_to_time();
     if (!has(socket.cookie))
-        take_up_parked(socket);
-    Server &server = servers_.try_emplace(socket.cookie, scheduler_).first->second;
+        servers_.insert(parked_.take_up(socket));
+    KeptSocket &server = servers_.try_emplace(socket.cookie, scheduler_).first->second;
     // That there is room beside it is known from the first look: since then the port is shared, by
     // us.
     const bool had_room = server.socket.has_room_beside;
@@ -231,7 +179,7 @@ int Registry::open(const ServerSocket &socket, const Target &target, Socket dupl
 }
 
 /// Asked before the first of its holes opens. One that has holes is found out by ringing.
-bool Registry::can_be_rung_at(const Handoff &handoff, Server &server) {
+bool Registry::can_be_rung_at(const Handoff &handoff, KeptSocket &server) {
     const ServerSocket &socket = server.socket;
     if (!socket.accepts() || !server.punches.empty())
         return true;
@@ -243,14 +191,14 @@ bool Registry::can_be_rung_at(const Handoff &handoff, Server &server) {
 }
 
 /// A program may ask for the same peer as often as it likes.
-int Registry::open_asked(Server &server, const Target &target) {
+int Registry::open_asked(KeptSocket &server, const Target &target) {
     if (std::find(server.asked.begin(), server.asked.end(), target) == server.asked.end())
         server.asked.push_back(target);
     return open_hole(server, target);
 }
 
 /// Takes from the settings whom the socket is to punch for now.
-void Registry::declare(Server &server) {
+void Registry::declare(KeptSocket &server) {
     const ServerSocket &socket = server.socket;
     server.declared = context_.settings.targets_for(socket.transport, socket.local.port(),
                                                     targets_max + 1); // of them to be left out
@@ -271,17 +219,17 @@ void Registry::declare(Server &server) {
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
             looked_up = hole.peer;
-            route = route_to(hole.peer, source_toward(hole));
+            route = route_to(hole.peer, hole.source(context_.settings));
         }
         if (!route || !route->on_link || hole.peer.is_loopback())
             return false;
         if (route->is_local)
-            log::warn_once(hole.way_text() + own_host);
+            Advice::own_host(hole);
         else if (std::find(known.begin(), known.end(), target) == known.end())
             log::info("{}: not punched: the peer is on the same link, with no firewall between",
                       hole.text());
         server.on_link.push_back(target);
-        is_for_somebody_ = true;
+        advice_.has_peers();
         return true;
     });
 }
@@ -289,9 +237,9 @@ void Registry::declare(Server &server) {
 /// What is new opens, and what is no longer there ends.
 void Registry::settings_changed() {
     owner_.settings_changed();
-    forget_parked();
+    parked_.forget_all();
     for (auto &entry : servers_) {
-        Server &server = entry.second;
+        KeptSocket &server = entry.second;
         declare(server);
         std::unordered_set<Endpoint> wanted;
         for (const auto *targets : {&server.declared, &server.asked})
@@ -309,20 +257,20 @@ void Registry::settings_changed() {
             for (const Target &target : server.declared)
                 open_hole(server, target, false);
         if (wanted.empty() && server.on_link.empty())
-            say_nobody(server.socket);
+            advice_.nobody(server.socket);
     }
     forget_ways();
 }
 
 /// Firewalls may hold it for two minutes yet: whoever calls meanwhile is not to meet the listener,
 /// whose answer would close it for that long, lest he be kept out when he is a peer again.
-void Registry::end_hole(Server &server, Punches::node_type punch) {
+void Registry::end_hole(KeptSocket &server, KeptSocket::Punches::node_type punch) {
     forget_ended(server);
     if (server.ending.size() < ending_max && punch.mapped()->let_end())
         server.ending.insert(std::move(punch));
 }
 
-void Registry::forget_ended(Server &server) {
+void Registry::forget_ended(KeptSocket &server) {
     std::erase_if(server.ending, [](const auto &punch) { return !punch.second->let_end(); });
 }
 
@@ -352,16 +300,17 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
         expected_.erase(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
     if (!is_declared && socket.is_ready())
-        say_nobody(socket);
+        advice_.nobody(socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
     if (const std::string reason = why_not_beside(socket, geteuid()); !reason.empty()) {
         if (socket.is_ready() && (is_declared || !expected.empty()))
-            log::once(LogLevel::error, text_of(socket) + ": nothing is punched: " + reason);
+            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                           socket.local.text() + ": nothing is punched: " + reason);
         return ENOENT;
     }
     const bool is_new = !has(socket.cookie);
-    Server &server = server_for(socket, std::move(duplicate));
+    KeptSocket &server = server_for(socket, std::move(duplicate));
     declare(server);
     if (is_new && server.declared.empty() && expected.empty() && !may_gain) {
         handoff_.withdraw(socket.cookie);
@@ -381,7 +330,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
 /// Where the hop limit is automatic, and has come to be known or is another one now.
 void Registry::hops_found(const Endpoint &peer) {
     for (auto &entry : servers_) {
-        Server &server = entry.second;
+        KeptSocket &server = entry.second;
         for (const auto *targets : {&server.asked, &server.declared})
             for (const Target &target : *targets)
                 if (target.hops.is_automatic() && target.peer.same_address(peer))
@@ -389,24 +338,17 @@ void Registry::hops_found(const Endpoint &peer) {
     }
 }
 
-/// Where punches leave from; a wildcard or nothing where that is the kernel's choice.
-Endpoint Registry::source_toward(const Hole &hole) const {
-    return hole.server.local.is_wildcard()
-               ? context_.settings.local_for(hole.peer.unmapped().family())
-               : hole.server.local;
-}
-
 /// `is_to_punch`: also where the hole is there already.
-int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) {
+int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
     if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
         return ENOENT;
-    is_for_somebody_ = true;
+    advice_.has_peers();
     if (target.hops.is_automatic()) {
-        auto hops = hop_finder_.find_hops(hole.peer, source_toward(hole));
+        auto hops = hop_finder_.find_hops(hole.peer, hole.source(context_.settings));
         if (!hops)
             return 0; // hops_found() will be called
         hole.hops = *hops;
@@ -417,116 +359,22 @@ int Registry::open_hole(Server &server, const Target &target, bool is_to_punch) 
     bool is_back = false;
     if (auto ending = server.ending.extract(peer); !ending.empty()) {
         is_back = true;
-        say_opened(hole);
+        advice_.opens(hole);
         server.punches.insert(std::move(ending));
     }
     auto present = server.punches.find(peer);
     if (present != server.punches.end() && present->second->adopt(hole.hops))
         return is_to_punch || is_back ? present->second->open() : 0;
-    say_opened(hole);
-    server.advising.set(Clock::now() + before_advice, [this, &server] { advise(server); });
-    if (hole.peer.is_loopback())
-        server.loopback.set(Clock::now() + before_loopback_advice,
-                            [&server] { advise_of_loopback(server); });
-    if (server.punches.empty() && !server.is_reached)
-        server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
+    advice_.opens(server, hole);
+    server.advising.set(Clock::now() + before_advice, [this, &server] {
+        handoff_.feel(server.socket);
+        advice_.look_at_ways(server);
+    });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
     return opened.open();
 }
 
-void Registry::say_opened(const Hole &hole) {
-    // What is said of a peer on the loopback interface is no such hole: see advise_of_loopback().
-    if (hole.peer.is_loopback() || !log::is_on(LogLevel::info))
-        return;
-    std::string more;
-    if (hole.hops.least != hole.hops.most)
-        more = " (" + text_of(hole.hops) + ")";
-    if (const auto route = route_to(hole.peer, source_toward(hole));
-        route && !route->source.empty())
-        more += ", from " + route->source.address_text();
-    if (const Endpoint router = hop_finder_.dies_at(hole.peer, source_toward(hole), hole.hops.best);
-        !router.empty())
-        more += ", dies at " + router.address_text();
-    log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
-}
-
-/// What is not in the way of the first punch, once for each way.
-void Registry::advise(Server &server) {
-    handoff_.feel(server.socket);
-    std::unordered_set<Endpoint> seen;
-    for (const auto *targets : {&server.declared, &server.asked})
-        for (const Target &target : *targets) {
-            const Hole hole{
-                .server = server.socket, .peer = reachable(server.socket, target.peer), .hops = {}};
-            if (hole.peer.empty() || hole.peer.is_loopback() ||
-                !seen.insert(hole.peer.with_port(0)).second)
-                continue;
-            const Endpoint source = source_toward(hole);
-            if (!target.hops.is_automatic())
-                hop_finder_.look_at(hole.peer, source, target.hops.number());
-            const auto route = route_to(hole.peer, source);
-            if (!route || route->on_link)
-                continue;
-            if (const std::string objection = address_objection(route->source, hole.peer);
-                !objection.empty())
-                log::warn_once(hole.way_text() + ": " + objection);
-            if (source.empty() || source.is_wildcard())
-                say_other_addresses(hole, route->source);
-        }
-}
-
-/// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
-void Registry::advise_of_loopback(const Server &server) {
-    for (const auto &[peer, punch] : server.punches)
-        if (peer.is_loopback() && !server.is_reached)
-            log::warn_once(punch->hole().way_text() + own_host);
-}
-
-/// A peer that calls another address than punches leave from meets no hole.
-void Registry::say_other_addresses(const Hole &hole, const Endpoint &own) {
-    std::string others;
-    for (const Endpoint &other : other_addresses(own))
-        others.append(others.empty() ? "" : ", ").append(other.address_text());
-    if (!others.empty())
-        log::warn_once(hole.way_text() + ": punches leave from " + own.address_text() +
-                       ", and only who calls that gets in; this host has " + others +
-                       " as well. SYNERGY_LOCAL chooses");
-}
-
-void Registry::say_silence(Server &server) const {
-    if (server.is_reached || server.punches.empty())
-        return;
-    // Each hole has the same to be compared.
-    const Endpoint &peer = server.punches.begin()->first;
-    const Hole &hole = server.punches.begin()->second->hole();
-    const auto route = route_to(peer, source_toward(hole));
-    const std::string own = route && !route->source.empty()
-                                ? route->source.with_port(server.socket.local.port()).text()
-                                : server.socket.local.text();
-    log::info(
-        "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
-        "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
-        "here and meets none there; no firewall on this host drops what comes in; and those on "
-        "the way take simultaneous open. `synergy test` at both ends tells which",
-        text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
-        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops));
-}
-
-/// Said where the process opens nothing else: what a program listens at for its own purposes is no
-/// mistake.
-void Registry::say_nobody(const ServerSocket &socket) {
-    const std::string reason = why_nobody(context_.settings, socket);
-    if (reason.empty())
-        return;
-    why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
-    nobody_.set(Clock::now() + before_saying_nobody, [this] {
-        for (const std::string &line : std::exchange(why_nobody_, {}))
-            if (!is_for_somebody_)
-                log::warn_once(line);
-    });
-}
-
-std::unique_ptr<Punch> Registry::make_punch(const Server &server, Hole hole) const {
+std::unique_ptr<Punch> Registry::make_punch(const KeptSocket &server, Hole hole) const {
     const int fd = server.duplicate.fd();
     if (server.socket.transport == Transport::tcp)
         return std::make_unique<TcpPunch>(context_, std::move(hole));
@@ -560,7 +408,7 @@ Time &Registry::when_began(const Hole &hole) {
 bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
-        return parked_.contains(socket.cookie);
+        return parked_.has(socket.cookie);
     if (owner_.locate(found->second.socket))
         return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
                handoff_.check_imitable(found->second.socket);
@@ -574,15 +422,9 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     auto server = servers_.extract(cookie);
     if (server.empty())
         return;
-    server.mapped().parked_at = Clock::now();
-    server.mapped().kept_for = new_are_kept_for_;
-    const bool is_parked = may_listen_again && may_park(server.mapped(), false);
-    if (is_parked) {
-        parked_.insert(std::move(server));
-        parking_.set(Clock::now() + between_looks, [this] { look_at_parked(false); });
-    } else {
+    const bool is_parked = may_listen_again && parked_.park(server);
+    if (!is_parked)
         handoff_.withdraw(cookie);
-    }
     server = {};
     forget_ways();
     if (servers_.empty()) {
@@ -599,160 +441,10 @@ void Registry::forget(std::uint64_t cookie) {
     drop(cookie, false);
 }
 
-/// Whether the server still has a connection there, accepted by now, or the rest of one.
-bool Registry::has_connection(const Server &server) const {
-    std::vector<std::pair<Endpoint, Endpoint>> connections;
-    for (const auto &[peer, punch] : server.punches)
-        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
-            connections.emplace_back(punch->connected_from(), peer);
-    return owner_.has_connection(connections);
-}
-
-/// Firewalls keep the holes open for two minutes. A peer that calls before somebody listens again
-/// would be refused, by a reset that no firewall takes for one, and its hole be closed for that
-/// time; so the sockets stay, with the numbers that firewalls know, and so do the connections that
-/// have come. They are in the way of who would have the port for himself, as is any connection that
-/// the server still has there; where it has none, they stay for a moment only.
-bool Registry::may_park(Server &server, bool is_for_others) const {
-    const ServerSocket &socket = server.socket;
-    const Duration parked = Clock::now() - server.parked_at;
-    if (!socket.listens || !socket.accepts() || socket.one_to_many)
-        return false;
-    // (The kernel tells nothing of SCTP's connections: that a server may listen again at once is
-    // all that is known.)
-    if (socket.transport == Transport::sctp)
-        return socket.lets_others_in && !is_for_others && !has_ended_ &&
-               parked < time_to_listen_again_at_once;
-    const auto is_about_to_listen = [&] {
-        return parked < server.kept_for ||
-               (parked < time_to_come_to_rest && !has_ended_ && owner_.is_at_work());
-    };
-    if (socket.lets_others_in && !is_for_others && is_about_to_listen())
-        return !owner_.has_listener(socket);
-    if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
-        return false;
-    if (!has_connection(server)) {
-        // Who waits for the last connection to be over, to listen again, is there by then.
-        if (is_for_others || has_ended_ || Clock::now() >= server.in_use_at + 2 * between_looks)
-            return false;
-    } else {
-        server.in_use_at = Clock::now();
-    }
-    return !owner_.has_listener(socket);
-}
-
-void Registry::look_at_parked(bool is_for_others) {
-    std::vector<std::uint64_t> gone;
-    Duration youngest = Duration::max();
-    for (auto &[cookie, server] : parked_) {
-        const Duration parked = Clock::now() - server.parked_at;
-        const bool stays = may_park(server, is_for_others);
-        if (!stays)
-            gone.push_back(cookie);
-        youngest = std::min(youngest, parked);
-        if (parked >= time_to_listen_again)
-            handoff_.withdraw(cookie);
-        // What nobody listens for is not renewed for ever.
-        if (parked >= time_to_listen_again)
-            for (const auto &punch : server.punches)
-                static_cast<void>(punch.second->let_end());
-    }
-    for (const std::uint64_t cookie : gone)
-        forget_parked(cookie);
-    if (!parked_.empty())
-        parking_.set(Clock::now() +
-                         (youngest < time_to_listen_again ? between_looks : between_late_looks),
-                     [this] {
-                         owner_.serve_waiting();
-                         look_at_parked(false);
-                     });
-}
-
-/// Who has closed the listener and served who had come, or has left of its own accord, is one that
-/// a loop starts again; another user of the port would come later.
-void Registry::wait_for_successor(Duration start_up, bool has_left,
-                                  const std::function<bool(std::uint64_t cookie)> &can_be_found) {
-    const Duration enough =
-        time_to_start_again +
-        (start_up < longest_start_up ? start_ups_to_start_again * start_up : Duration::zero());
-    has_ended_ = true;
-    new_are_kept_for_ = has_left ? enough : Duration::zero();
-    for (auto &entry : parked_) {
-        entry.second.parked_at = Clock::now();
-        entry.second.kept_for = enough;
-    }
-    look_for_closed();
-    for (auto &entry : parked_)
-        if (!can_be_found(entry.first))
-            entry.second.parked_at = Time{};
-    look_at_parked(false);
-}
-
-void Registry::successor_has_come() {
-    has_ended_ = false;
-    new_are_kept_for_ = time_to_listen_again_at_once;
-    for (auto &entry : parked_) {
-        entry.second.parked_at = Clock::now();
-        entry.second.kept_for = time_to_listen_again;
-    }
-}
-
-/// What was made for the one listener is the other's: the holes know it by its place here.
-void Registry::take_up_parked(const ServerSocket &socket) {
-    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
-        return entry.second.socket.transport == socket.transport &&
-               entry.second.socket.local == socket.local;
-    });
-    if (found == parked_.end())
-        return;
-    if (!is_same_to_peers(found->second.socket, socket)) {
-        forget_parked(found->first); // they would be in the way of its own
-        return;
-    }
-    auto server = parked_.extract(found);
-    handoff_.listens_again(server.key(), socket.cookie);
-    owner_.listens_again(server.key(), socket.cookie);
-    server.key() = socket.cookie;
-    server.mapped().asked.clear();
-    servers_.insert(std::move(server));
-}
-
-bool Registry::is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const {
-    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
-        const ServerSocket &socket = entry.second.socket;
-        return socket.local == address && socket.takes_v4 == takes_v4 && socket.owner == owner;
-    });
-    if (found == parked_.end())
-        return false;
-    const auto waiting = handoff_.waiting(found->first);
-    std::unordered_set<std::uint64_t> own(waiting.begin(), waiting.end());
-    for (const auto *punches : {&found->second.punches, &found->second.ending})
-        for (const auto &punch : *punches)
-            own.insert(punch.second->cookie());
-    return !owner_.has_others(address.port(), own);
-}
-
-bool Registry::has_parked_at(std::uint16_t port) const {
-    return std::any_of(parked_.begin(), parked_.end(), [port](const auto &entry) {
-        return entry.second.socket.local.port() == port;
-    });
-}
-
-void Registry::forget_parked(std::uint64_t cookie) {
-    handoff_.withdraw(cookie);
-    parked_.erase(cookie);
-    owner_.dropped(cookie);
-}
-
-void Registry::forget_parked() {
-    while (!parked_.empty())
-        forget_parked(parked_.begin()->first);
-}
-
 /// Toward whom no hole is left, nothing is to be measured either.
 void Registry::forget_ways() {
     std::unordered_set<Endpoint> wanted;
-    for (const auto *servers : {&servers_, &parked_})
+    for (const KeptSockets *servers : {&std::as_const(servers_), &parked_.all()})
         for (const auto &entry : *servers)
             for (const auto *targets : {&entry.second.declared, &entry.second.asked})
                 for (const Target &target : *targets)
@@ -814,7 +506,7 @@ void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
         }
 }
 
-std::string Registry::why_unpunched(const Server &server, const Target &target) const {
+std::string Registry::why_unpunched(const KeptSocket &server, const Target &target) const {
     if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
         return why;
     if (server.obstacle != nullptr)
@@ -829,7 +521,7 @@ std::string Registry::why_unpunched(const Server &server, const Target &target) 
 std::vector<Registry::SocketStatus> Registry::status() const {
     std::vector<SocketStatus> all;
     for (const auto &entry : servers_) {
-        const Server &server = entry.second;
+        const KeptSocket &server = entry.second;
         SocketStatus &status =
             all.emplace_back(SocketStatus{.socket = server.socket, .holes = {}, .unpunched = {}});
         // The ports of a range share the way.
@@ -838,17 +530,18 @@ std::vector<Registry::SocketStatus> Registry::status() const {
             const Hole &hole = punch->hole();
             if (looked_up.empty() || !looked_up.same_address(peer)) {
                 looked_up = peer;
-                const auto route = route_to(peer.unmapped(), source_toward(hole));
+                const auto route = route_to(peer.unmapped(), hole.source(context_.settings));
                 source = route ? route->source : Endpoint{};
             }
-            status.holes.push_back({.hole = hole,
-                                    .record = punch->record(),
-                                    .source = source,
-                                    .router = hop_finder_.dies_at(peer, source_toward(hole),
-                                                                  punch->record().hop_limit),
-                                    .is_refused = hop_finder_.is_refused(peer, source_toward(hole),
-                                                                         punch->record().hop_limit),
-                                    .is_in_use = punch->is_in_use()});
+            status.holes.push_back(
+                {.hole = hole,
+                 .record = punch->record(),
+                 .source = source,
+                 .router = hop_finder_.dies_at(peer, hole.source(context_.settings),
+                                               punch->record().hop_limit),
+                 .is_refused = hop_finder_.is_refused(peer, hole.source(context_.settings),
+                                                      punch->record().hop_limit),
+                 .is_in_use = punch->is_in_use()});
         }
         const auto targets =
             context_.settings.targets_for(server.socket.transport, server.socket.local.port());
@@ -870,6 +563,13 @@ std::vector<std::uint64_t> Registry::closed_ones() {
     return gone;
 }
 
+void Registry::wait_for_successor(Duration start_up, bool has_left,
+                                  const std::function<bool(std::uint64_t cookie)> &can_be_found) {
+    parked_.server_has_ended(start_up, has_left);
+    look_for_closed();
+    parked_.keep_only(can_be_found);
+}
+
 void Registry::look_for_closed() {
     for (const std::uint64_t cookie : closed_ones())
         drop(cookie);
@@ -879,9 +579,8 @@ bool Registry::give_way() {
     const std::vector<std::uint64_t> gone = closed_ones();
     for (const std::uint64_t cookie : gone)
         forget(cookie);
-    const std::size_t parked = parked_.size();
-    look_at_parked(true);
-    return !gone.empty() || parked_.size() < parked;
+    const bool has_parked_given_way = parked_.give_way();
+    return !gone.empty() || has_parked_given_way;
 }
 
 } // namespace synergy

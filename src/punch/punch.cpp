@@ -17,6 +17,10 @@ std::string Hole::way_text() const {
            peer.unmapped().address_text();
 }
 
+Endpoint Hole::source(const Settings &settings) const {
+    return server.local.is_wildcard() ? settings.local_for(peer.unmapped().family()) : server.local;
+}
+
 void Punch::next_hop_limit() {
     // Twice as far as is best, since the peer of a server that has just been started calls soon.
     constexpr unsigned at_first = 2;

@@ -21,6 +21,8 @@ struct Hole {
 
     /// On the wire: also a v4-mapped peer of an AF_INET6 socket.
     [[nodiscard]] bool is_v4() const { return peer.unmapped().family() == AF_INET; }
+    /// Where punches leave from; a wildcard or nothing where that is the kernel's choice.
+    [[nodiscard]] Endpoint source(const Settings &settings) const;
     /// "tcp [2001:db8::11]:4444 <- [2001:db8::5]:5555"
     [[nodiscard]] std::string text() const;
     /// The same for all ports of the peer: "tcp [2001:db8::11]:4444 <- 2001:db8::5"

@@ -1,0 +1,131 @@
+#include "address_in_use.h"
+
+#include "aside.h"
+#include "keeper_client.h"
+#include "libc_calls.h"
+#include "process.h"
+#include "server_sockets.h"
+#include "settings_look.h"
+#include "socket_look.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
+    struct synergy_request request = {.kind = SYNERGY_BIND};
+    socklen_t size = length < sizeof request.peer ? length : sizeof request.peer;
+    if (size < sizeof request.peer.v4 || readable_bytes(address, size) < size)
+        return 0;
+    memcpy(&request.peer, address, size);
+    uint16_t port = ntohs(request.peer.v4.sin_port);
+    int family = request.peer.any.sa_family;
+    if ((family != AF_INET && (family != AF_INET6 || size < sizeof request.peer.v6)) ||
+        length > sizeof(struct sockaddr_storage) || port == 0 || !settings_mean_port(port) ||
+        option_of(fd, SO_REUSEPORT) != 1 || option_of(fd, SO_DOMAIN) != family || port_of(fd) != 0)
+        return 0;
+    enum transport transport = transport_of(fd);
+    struct synergy_answer answer = {0};
+    request.flags = transport;
+    return transport != NEITHER && ask_who_has_port(transport, port, &request, fd, &answer) == 0 &&
+           answer.result == EADDRINUSE;
+}
+
+/* Whether the address would be free for one that lets others have it too: then no listener is
+ * there, but what a server that was killed just now has left, for a moment yet. */
+static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t length) {
+    int again = (int)syscall(SYS_socket, address->sa_family, option_of(fd, SO_TYPE) | SOCK_CLOEXEC,
+                             option_of(fd, SO_PROTOCOL));
+    if (again < 0)
+        return 0;
+    admit_others(again);
+    int is_free = syscall(SYS_bind, again, address, length) == 0;
+    syscall(SYS_close, again);
+    return is_free;
+}
+
+static int do_keepers_give_way(void) {
+    int is_any = 0;
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+        struct synergy_answer answer;
+        is_any |= !synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer) == 0 &&
+                  answer.result == 0;
+    }
+    return is_any;
+}
+
+/* Whether nothing keeps the address from the socket but what a keeper has kept for it since the
+ * last listener was closed. */
+static int is_kept_for(int fd, const struct sockaddr *address, socklen_t length) {
+    socklen_t size =
+        address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    struct synergy_request request = {.kind = SYNERGY_BESIDE};
+    struct synergy_answer answer;
+    if (length < size || transport_of(fd) != TCP ||
+        option_of(fd, SO_DOMAIN) != address->sa_family || port_of(fd) != 0)
+        return 0;
+    memcpy(&request.peer, address, size);
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++)
+        if (!synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, fd, &answer) == 0 &&
+            answer.result == 0)
+            return 1;
+    return 0;
+}
+
+static int bind_beside(int fd, const struct sockaddr *address, socklen_t length) {
+    int shares = option_of(fd, SO_REUSEPORT);
+    set_option(fd, SO_REUSEPORT, 1);
+    int result = libc.bind(fd, address, length), error = errno;
+    set_option(fd, SO_REUSEPORT, shares);
+    errno = error;
+    return result;
+}
+
+/* What a server that has ended has left for the next one of its kind. */
+static void have_port_given_up(enum transport transport, uint16_t port) {
+    struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
+    struct synergy_answer answer = {0};
+    if (transport == TCP && port != 0 && settings_mean_port(port))
+        ask_who_has_port(transport, port, &request, -1, &answer);
+}
+
+int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
+    enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
+    if (length < sizeof(struct sockaddr_in) ||
+        (address->sa_family != AF_INET && address->sa_family != AF_INET6)) {
+        errno = EADDRINUSE;
+        return -1;
+    }
+    uint16_t port = port_in(address);
+    enum transport transport = transport_of(fd);
+    int patience = 0, has_way_been_given = 0, result, error;
+    for (int waited = 0;; waited++) {
+        if (is_kept_for(fd, address, length)) {
+            result = bind_beside(fd, address, length);
+            has_way_been_given = 1;
+        } else {
+            has_way_been_given |= do_keepers_give_way();
+            if (waited == 0)
+                have_port_given_up(transport, port);
+            result = libc.bind(fd, address, length);
+        }
+        error = errno;
+        /* A datagram socket that is about to go can't be told from one that stays. */
+        if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
+            settings_mean_port(port))
+            patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
+                       : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
+                                                                  : 0;
+        if (result == 0 || error != EADDRINUSE || waited == patience)
+            break;
+        wait_a_millisecond();
+    }
+    if (result == 0 && has_way_been_given)
+        /* What has gone, or stands there, did so for a listener that was closed: at once again. */
+        socket_will_listen(fd);
+    errno = error;
+    return result;
+}

@@ -1,0 +1,15 @@
+/*
+ * What stands in a bind()'s way, or would if the ports were not shared with the keeper. Within
+ * aside_begin() only.
+ */
+#pragma once
+
+#include <sys/socket.h>
+
+/* bind() is about to be called. Whether it is to find the address in use, though the kernel, who
+ * takes our SO_REUSEPORT for the server's, would say otherwise. */
+int is_taken(int fd, const struct sockaddr *address, socklen_t length);
+
+/* bind() found its address in use: what the last call says, after those that stood in the way for
+ * us have gone. Sets errno as bind() does. */
+int bind_again(int fd, const struct sockaddr *address, socklen_t length);

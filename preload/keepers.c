@@ -1,0 +1,285 @@
+#include "keepers.h"
+
+#include "aside.h"
+#include "exchange.h"
+#include "filters.h"
+#include "keeper_start.h"
+#include "left_out.h"
+#include "libc_calls.h"
+#include "process.h"
+#include "server_sockets.h"
+#include "settings_look.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+struct synergy_page *keeper_pages[KEEPERS];
+const uint32_t *stirring = &left_out_port;
+
+/* No keeper is to be had by this process: not tried again for each call. */
+static int is_given_up;
+
+void complain(const char *what, int error) {
+    SAY("synergy: error: nothing is punched: ", what, error ? ": " : "",
+        error ? error_text(error) : "");
+}
+
+int identify(int fd, struct identity *identity) {
+    struct stat status;
+    socklen_t length = sizeof identity->cookie;
+    if (fstat(fd, &status) != 0 ||
+        libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &identity->cookie, &length) != 0)
+        return 0;
+    identity->owner = status.st_uid;
+    length = sizeof identity->network;
+    if (libc.getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &identity->network, &length) != 0)
+        identity->network = 0;
+    return 1;
+}
+
+int known_keeper(const struct identity *identity) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
+        struct synergy_page *page = keeper_page(i);
+        if (!synergy_is_over(page) &&
+            (__atomic_load_n(&page->user, __ATOMIC_ACQUIRE) == identity->owner ||
+             __atomic_load_n(&page->suits_any_user, __ATOMIC_ACQUIRE)) &&
+            (page->network == 0 || identity->network == 0 || page->network == identity->network))
+            return i;
+    }
+    return NO_KEEPER;
+}
+
+/* Maps a page, at `place` if that is not NULL. NULL and errno. */
+static struct synergy_page *mapped(int memory, void *place) {
+    /* It must not be cut off under our feet. */
+    int seals = (int)syscall(SYS_fcntl, memory, F_GET_SEALS);
+    struct stat status;
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(memory, &status) != 0 ||
+        (size_t)status.st_size < sizeof(struct synergy_page)) {
+        errno = EPROTO;
+        return NULL;
+    }
+    struct synergy_page *page = mmap(place, sizeof *page, PROT_READ | PROT_WRITE,
+                                     MAP_SHARED | (place ? MAP_FIXED : 0), memory, 0);
+    return page == MAP_FAILED ? NULL : page;
+}
+
+static int is_same_keeper(const struct synergy_page *one, const struct synergy_page *other) {
+    return one->keeper.process == other->keeper.process &&
+           memcmp(&one->secret, &other->secret, sizeof one->secret) == 0;
+}
+
+/* Takes a page up: at the number of the same keeper, of one that has ended, or at the next one.
+ * NO_KEEPER if there are too many. The descriptor is used up. */
+static int take_up(int memory) {
+    struct synergy_page *page = mapped(memory, NULL);
+    int keeper = NO_KEEPER;
+    for (int i = 0; page && keeper == NO_KEEPER && i < KEEPERS; i++) {
+        struct synergy_page *known = NULL;
+        if (__atomic_compare_exchange_n(&keeper_pages[i], &known, page, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            static const uint32_t always = 1;
+            __atomic_store_n(&stirring, i == 0 ? &page->ringing : &always, __ATOMIC_RELEASE);
+            page = NULL; /* stays */
+            keeper = i;
+        } else if (is_same_keeper(known, page) ||
+                   (synergy_is_over(known) && mapped(memory, known))) {
+            keeper = i;
+        }
+    }
+    if (page)
+        munmap(page, sizeof *page);
+    syscall(SYS_close, memory);
+    return keeper;
+}
+
+static int ask_keeper_of(const struct identity *identity, struct synergy_request *request, int pass,
+                         struct synergy_answer *answer, int *received) {
+    struct synergy_address address = {0};
+    synergy_name_of(identity->cookie, &address);
+    return ask_keeper_at(&address, identity->owner, request, pass, answer, received);
+}
+
+int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
+    struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
+    int memory = -1;
+    if (ask_keeper_of(identity, &request, fd, answer, &memory) != 0 || memory < 0)
+        return NO_KEEPER;
+    if (answer->result == 0)
+        return take_up(memory);
+    syscall(SYS_close, memory);
+    return NO_KEEPER;
+}
+
+/* The keeper of a server that has ended a moment ago, and has left its holes open for whoever
+ * listens at this TCP port next. */
+static int adopted_keeper(int bound, uint16_t port) {
+    struct synergy_request request = {
+        .kind = SYNERGY_ADOPT,
+        .cookie = synergy_circumstances(keeper_environment(), STDERR_FILENO)};
+    struct synergy_address address = {0};
+    struct synergy_answer answer = {0};
+    struct owner owner;
+    int memory = -1, error = EPERM;
+    synergy_port_name(0, port, &address); /* TCP, as in ports[] */
+    int connection = connect_to(&address, &owner);
+    if (connection < 0)
+        return NO_KEEPER;
+    if (is_trusted(&owner, geteuid()))
+        error = send_and_receive(connection, &request, bound, &answer, &memory);
+    syscall(SYS_close, connection);
+    if (error == 0 && answer.result == 0 && memory >= 0 && owner.user == geteuid())
+        return take_up(memory);
+    if (memory >= 0)
+        syscall(SYS_close, memory);
+    return NO_KEEPER;
+}
+
+/* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
+ * starting_begin(). */
+static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *place) {
+    const char *why;
+    int connection = start_keeper(cause, owner, &why);
+    if (connection < 0) {
+        /* What is short now may be had later. */
+        int is_short = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EAGAIN;
+        is_given_up = !is_short;
+        char line[64] = "synergy-keeper ";
+        COMPLAIN_ONCE(strncat(line, why, sizeof line - sizeof "synergy-keeper "), errno);
+        return NO_KEEPER;
+    }
+    be_patient(connection);
+    struct synergy_answer answer = {0};
+    int memory = -1, keeper = NO_KEEPER;
+    int error = receive_answer(connection, &answer, &memory);
+    /* A keeper that refuses has said why. */
+    int is_said = error == 0 && answer.result != 0;
+    if (error == 0)
+        error = answer.result;
+    if (error == 0 && memory < 0)
+        error = EMFILE;
+    if (error == 0 && place) {
+        keeper = mapped(memory, place) ? 0 : NO_KEEPER;
+        error = keeper == NO_KEEPER ? errno : 0;
+        syscall(SYS_close, memory);
+    } else if (error == 0) {
+        keeper = take_up(memory);
+        error = keeper == NO_KEEPER ? EMFILE : 0;
+    }
+    syscall(SYS_close, connection);
+    if (error == 0)
+        return keeper;
+    is_given_up = error != EMFILE;
+    if (error == ENOENT && !knows_keepers())
+        stop_caring();
+    else if (!is_said)
+        COMPLAIN_ONCE("synergy-keeper does not answer", error);
+    return NO_KEEPER;
+}
+
+/* A keeper that can't be the owner is this user's, who can say why nothing is punched: one
+ * suffices. */
+static struct identity within_reach(const struct identity *identity) {
+    struct identity reached = *identity;
+    uid_t real, effective, saved;
+    if (getresuid(&real, &effective, &saved) == 0 && effective != 0 && real != identity->owner &&
+        effective != identity->owner && saved != identity->owner)
+        reached.owner = effective;
+    return reached;
+}
+
+int needed_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
+    struct identity reached = *socket, *identity = &reached;
+    if (known_keeper(socket) == NO_KEEPER)
+        reached = within_reach(socket);
+    int keeper = known_keeper(identity);
+    if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !may_begin() ||
+        !starting_begin())
+        return keeper;
+    /* Another thread may have been first. */
+    keeper = known_keeper(identity);
+    if (keeper == NO_KEEPER && tcp_port != 0 && adopted_keeper(bound, tcp_port) != NO_KEEPER)
+        keeper = known_keeper(identity);
+    if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
+        keeper = started_keeper(cause, identity->owner, NULL);
+    starting_end();
+    return keeper;
+}
+
+static int is_any_free(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        if (!synergy_is_over(keeper_page(i)) &&
+            __atomic_load_n(&keeper_page(i)->suits_any_user, __ATOMIC_ACQUIRE))
+            return 1;
+    return 0;
+}
+
+void have_free_keeper(void) {
+    struct identity own = {.owner = geteuid()};
+    if (own.owner != 0) {
+        needed_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
+        return;
+    }
+    if (is_given_up || is_any_free() || !starting_begin())
+        return;
+    if (!is_any_free())
+        started_keeper(RIGHTS_GO, geteuid(), NULL);
+    starting_end();
+}
+
+/* False where the keeper's standby has taken its place (src/keeper/standby.h); otherwise it never
+ * will, from now on. */
+static int is_to_be_replaced(struct synergy_page *page) {
+    uint32_t holder = SYNERGY_HOLDER_DIED;
+    return __atomic_compare_exchange_n(&page->holder, &holder, SYNERGY_HOLDER_DIED | 1, 0,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) ||
+           holder == 0 || (holder & SYNERGY_HOLDER_DIED);
+}
+
+void replace_keeper(int keeper) {
+    struct synergy_page *page = keeper_page(keeper);
+    struct synergy_secret secret = page->secret;
+    if (!starting_begin())
+        return;
+    /* Another thread may have been first. */
+    int is_ours_to_do =
+        memcmp(&secret, &page->secret, sizeof secret) == 0 && is_to_be_replaced(page);
+    if (is_ours_to_do) {
+        /* By the first of all processes that have the page. */
+        if (!__atomic_exchange_n(&page->over, 1, __ATOMIC_ACQ_REL))
+            SAY("synergy: warning: the keeper has been killed: another one takes its place");
+        synergy_set_over(page);
+        if (!is_given_up && may_begin())
+            started_keeper(__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED
+                                                                                  : SOCKET_IS_THERE,
+                           page->user, page);
+    }
+    starting_end();
+    if (is_ours_to_do)
+        hand_over_again(keeper);
+}
+
+void note_stderr(void) {
+    enum { MEMORY = 1, NOTHING_AT_ALL = 3 }; /* null(4) */
+    struct stat status;
+    if (fstat(STDERR_FILENO, &status) != 0 || !S_ISCHR(status.st_mode) ||
+        status.st_rdev != makedev(MEMORY, NOTHING_AT_ALL))
+        return;
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_store_n(&keeper_page(i)->silent, getpid(), __ATOMIC_RELEASE);
+}
+
+void note_leaving(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_store_n(&keeper_page(i)->leaving, getpid(), __ATOMIC_RELEASE);
+}

@@ -1,0 +1,58 @@
+#include "passing_on.h"
+
+#include "aside.h"
+#include "keeper_client.h"
+#include "open_descriptors.h"
+#include "settings_look.h"
+#include "socket_look.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void be_ready_for(int fd) {
+    struct stat status;
+    struct identity identity;
+    if (mark_of(fd) != SYNERGY_UNKNOWN || fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) ||
+        transport_of(fd) == NEITHER || port_of(fd) != 0)
+        return;
+    int domain = option_of(fd, SO_DOMAIN);
+    if ((domain == AF_INET || domain == AF_INET6) && identify(fd, &identity))
+        needed_keeper(&identity, RIGHTS_GO, -1, 0);
+}
+
+void be_ready_for_another_user(void) {
+    for_each_descriptor(be_ready_for);
+}
+
+/* Whether the descriptor is still what was noted of it, and goes on through exec. */
+static int is_passed_on(int fd, struct descriptor descriptor) {
+    struct identity identity;
+    int flags = (int)syscall(SYS_fcntl, fd, F_GETFD);
+    return flags >= 0 && !(flags & FD_CLOEXEC) && identify(fd, &identity) &&
+           identity.cookie == descriptor.cookie;
+}
+
+static void executed_without_library(int keeper, uint64_t cookie) {
+    struct synergy_request request = {.kind = SYNERGY_EXECUTED_WITHOUT, .cookie = cookie};
+    if (keeper != NO_KEEPER && !synergy_is_over(keeper_page(keeper)))
+        ask_keeper(keeper, &request, -1, NULL);
+}
+
+void program_is_executed(char *const environment[]) {
+    /* (The loader trusts nothing in it then.) */
+    if (getuid() != geteuid() || getgid() != getegid()) {
+        struct identity own = {.owner = geteuid()};
+        executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0);
+        return;
+    }
+    if (readable_bytes(environment, sizeof *environment) != sizeof *environment ||
+        is_library_in(environment))
+        return;
+    for (int fd = 0, last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED); fd <= last; fd++) {
+        struct descriptor descriptor = descriptor_of(fd);
+        if (is_ours(descriptor.mark) && is_passed_on(fd, descriptor))
+            executed_without_library((int)descriptor.keeper, descriptor.cookie);
+    }
+}

@@ -1,0 +1,146 @@
+#include "handoff/bell_way.h"
+
+#include "hops/addresses.h"
+#include "server/inherited_options.h"
+#include "wire.h"
+
+#include <cstring>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+
+namespace synergy {
+
+namespace {
+
+int protocol_of(const ServerSocket &listener) {
+    return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
+}
+
+/// True where it can't be told.
+bool is_loopback_up() {
+    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
+    ifreq request{};
+    std::strcpy(request.ifr_name, "lo");
+    return ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0 || (request.ifr_flags & IFF_UP) != 0;
+}
+
+/// Where several listeners share a port, it depends on the port that a bell comes from which of
+/// them hears it: by so many one is found that the right one hears.
+constexpr int ports_tried = 64;
+
+std::uint16_t bell_port(unsigned number) {
+    return static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + number % SYNERGY_BELL_PORTS);
+}
+
+} // namespace
+
+Endpoint bell_address(const ServerSocket &listener) {
+    const Endpoint &local = listener.local;
+    if (!local.is_wildcard())
+        return local;
+    const Endpoint v4 = Endpoint::loopback(AF_INET, local.port());
+    if (local.family() == AF_INET)
+        return v4;
+    if (local.is_v4_mapped())
+        return v4.mapped();
+    const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
+    // Containers often have no IPv6 on their loopback interface.
+    return !listener.takes_v4 || is_own_address(v6) ? v6 : v4.mapped();
+}
+
+unsigned interface_of(const Endpoint &to) {
+    unsigned found = if_nametoindex("lo");
+    ifaddrs *all = nullptr;
+    if (to.family() != AF_INET6 || to.is_v4_mapped() || to.is_loopback() || getifaddrs(&all) != 0)
+        return found;
+    for (const ifaddrs *each = all; each != nullptr; each = each->ifa_next)
+        if (each->ifa_addr != nullptr && each->ifa_addr->sa_family == AF_INET6 &&
+            Endpoint::from(each->ifa_addr, sizeof(sockaddr_in6)).same_address(to))
+            found = if_nametoindex(each->ifa_name);
+    freeifaddrs(all);
+    return found;
+}
+
+/// A bell that another's listener heard would hand it the peer's connection.
+Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
+                          const Endpoint &to) const {
+    if (listener.transport != Transport::tcp)
+        return Heard::by_the_server; // of SCTP the kernel does not say it
+    const auto found = socket_diag_.who_hears(from, to, interface_of(to));
+    if (found)
+        return found->cookie == listener.cookie || is_ours_(found->cookie) ? Heard::by_the_server
+                                                                           : Heard::by_others;
+    return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
+}
+
+const char *BellWay::obstacle(const ServerSocket &listener) const {
+    if (!is_loopback_up())
+        return "the loopback interface is down";
+    const Endpoint to = bell_address(listener);
+    if (listener.local.is_wildcard() && !is_own_address(to))
+        return "this host has no loopback address of its family";
+    Heard heard{};
+    for (int i = 0; i < ports_tried; i++) {
+        heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);
+        if (heard == Heard::by_the_server)
+            return nullptr;
+        // From whatever port.
+        if (heard == Heard::by_nobody)
+            break;
+    }
+    // Before listen() nobody hears it, wherever it is bound to.
+    if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
+        return nullptr;
+    return heard == Heard::by_nobody ? bound_to_device : anothers;
+}
+
+/// To a port that is free; empty and errno.
+Socket BellWay::bound_bell(const ServerSocket &listener, const Endpoint &to) {
+    Socket bell = Socket::open(to.family(), SOCK_STREAM, protocol_of(listener));
+    if (!bell)
+        return {};
+    // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.
+    bell.reset_when_closed();
+    // A listener whose queue is full forgets it in the end, without a word: asked every second,
+    // the kernel answers with a reset then, and as soon as there is room with the connection.
+    bell.set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    bell.set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
+    bell.set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
+    // A listener may ask for a least hop limit (GTSM, RFC 5082), of 255 at most.
+    bell.set(IPPROTO_IP, IP_TTL, 255);
+    if (to.family() == AF_INET6)
+        bell.set(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 255);
+    // A key may be for everybody.
+    for (const OptionValue &value : listener.chosen)
+        if (is_key(value))
+            ::setsockopt(bell.fd(), value.level, value.name, value.bytes.data(), value.length);
+    for (int i = 0; i < SYNERGY_BELL_PORTS; i++) {
+        const Endpoint from = to.with_port(bell_port(next_port_++));
+        // A port may be taken by another bell, on another address.
+        if (is_ringing_(from.port()))
+            errno = EADDRINUSE;
+        else if (::bind(bell.fd(), from.data(), from.length()) == 0)
+            return bell;
+        if (errno != EADDRINUSE)
+            break;
+    }
+    bell.reset();
+    return bell;
+}
+
+Bell BellWay::bell_for(const ServerSocket &listener, const Endpoint &to) {
+    Heard heard{};
+    for (int attempt = 0; attempt < ports_tried; attempt++) {
+        Socket bell = bound_bell(listener, to);
+        if (!bell)
+            return {};
+        heard = would_hear(listener, bell.local(), to);
+        if (heard == Heard::by_the_server)
+            return {.socket = std::move(bell), .heard = heard};
+    }
+    return {.socket = {}, .heard = heard};
+}
+
+} // namespace synergy

@@ -1,0 +1,66 @@
+// How a bell gets from this host to a listener, and whether it does.
+#pragma once
+
+#include "base/scheduler.h"
+#include "base/socket.h"
+#include "server/server_socket.h"
+#include "server/socket_diag.h"
+
+#include <functional>
+
+namespace synergy {
+
+/// Where a bell reaches the listener from this host.
+Endpoint bell_address(const ServerSocket &listener);
+
+/// By which interface a bell comes in. To an IPv6 address it comes by the one that has the address,
+/// though it goes the way of the loopback interface.
+unsigned interface_of(const Endpoint &to);
+
+inline constexpr const char *bound_to_device =
+    "no connection of this host's own reaches this listener, "
+    "as where it is bound to a device";
+inline constexpr const char *anothers = "this host's own connections to its address reach another "
+                                        "program's listener";
+inline constexpr const char *filtered =
+    "no connection from this host reaches it: does a firewall forbid "
+    "the loopback interface?";
+enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
+
+/// One that has not rung yet.
+struct Bell {
+    Socket socket;                      ///< bound to a port from which the server hears it; or
+    Heard heard = Heard::by_the_server; ///< who hears all others; the server: errno says why not
+};
+
+class BellWay {
+  public:
+    /// A firewall that lets nothing pass is not silent for a moment only.
+    static constexpr Duration silence_time = std::chrono::seconds(2);
+    static constexpr Duration between_looks = std::chrono::milliseconds(200);
+
+    /// `is_ours`: whether the listener with this cookie is the server's. `is_ringing`: whether the
+    /// port is another bell's, on whatever address.
+    BellWay(SocketDiag &socket_diag, std::function<bool(std::uint64_t cookie)> is_ours,
+            std::function<bool(std::uint16_t port)> is_ringing)
+        : socket_diag_(socket_diag), is_ours_(std::move(is_ours)),
+          is_ringing_(std::move(is_ringing)) {}
+
+    /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
+    /// Nothing is sent.
+    [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
+    /// `to`: its bell_address(), of either name.
+    [[nodiscard]] Bell bell_for(const ServerSocket &listener, const Endpoint &to);
+
+  private:
+    [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
+                                   const Endpoint &to) const;
+    [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
+
+    SocketDiag &socket_diag_;
+    const std::function<bool(std::uint64_t cookie)> is_ours_;
+    const std::function<bool(std::uint16_t port)> is_ringing_;
+    unsigned next_port_ = 0;
+};
+
+} // namespace synergy

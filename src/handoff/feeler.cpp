@@ -1,0 +1,86 @@
+#include "handoff/feeler.h"
+
+#include "punch/beside.h"
+#include "server/inherited_options.h"
+
+#include <linux/sock_diag.h>
+#include <netinet/in.h>
+
+namespace synergy {
+
+namespace {
+
+/// The most that a hop limit can be: a socket with this for its least (IPV6_MINHOPCOUNT, IP_MINTTL)
+/// hears nobody who sends with less, and counts whom it has not heard.
+constexpr int deaf = 255;
+
+/// Whether the kernel's answers for the listener start with less.
+bool starts_lower(const ServerSocket &listener, const Endpoint &to, const Socket &fresh) {
+    const bool is_v4 = to.family() == AF_INET;
+    const int level = is_v4 ? IPPROTO_IP : IPPROTO_IPV6;
+    const int option = is_v4 ? IP_TTL : IPV6_UNICAST_HOPS;
+    const int chosen = chosen_number(listener.chosen, level, option);
+    return (chosen > 0 ? chosen : fresh.get(level, option, deaf)) < deaf;
+}
+
+} // namespace
+
+void Feeler::feel(const ServerSocket &listener) {
+    const Endpoint to = bell_address(listener).unmapped();
+    if (listener.transport != Transport::tcp || !listener.listens ||
+        knocks_.contains(listener.cookie) ||
+        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)))
+        return;
+    auto &knock = knocks_[listener.cookie];
+    knock = std::make_unique<Knock>(scheduler_, listener);
+    knock->socket = way_.bell_for(listener, to).socket;
+    if (!knock->socket)
+        return;
+    set_least_hop_limit_heard(knock->socket, to.family() == AF_INET, deaf);
+    knock->without_room = Clock::now();
+    if (::connect(knock->socket.fd(), to.data(), to.length()) == 0 || errno == EINPROGRESS)
+        look_whether_answered(*knock);
+    else
+        knock->socket.reset();
+}
+
+void Feeler::look_whether_answered(Knock &knock) {
+    const Endpoint to = bell_address(knock.listener).unmapped();
+    const Time now = Clock::now();
+    const auto end = socket_diag_.who_hears(knock.socket.local(), to, interface_of(to));
+    if (meminfo_of(knock.socket.fd(), SK_MEMINFO_DROPS) > 0) {
+        // (Where the kernel keeps nothing of it, with tcp_syncookies=2, another would be answered.)
+        if (end && !end->listens)
+            take_back(knock, to);
+        knock.socket.reset();
+        return;
+    }
+    if (!end || !end->listens || end->is_half_full())
+        knock.without_room = now;
+    if (now - knock.without_room >= BellWay::silence_time) {
+        const ServerSocket listener = knock.listener;
+        knock.socket.reset();
+        give_up_(listener, filtered);
+        return;
+    }
+    knock.timer.set(now + BellWay::between_looks, [this, &knock] { look_whether_answered(knock); });
+}
+
+/// The kernel keeps half a connection for a second, and a listener with a short queue has no room
+/// for more. A second SYN from the same port, with another sequence number, is answered by what
+/// makes the kernel reset the first (RFC 9293 3.5.1).
+void Feeler::take_back(Knock &knock, const Endpoint &to) {
+    const Endpoint from = knock.socket.local();
+    knock.socket = Socket::open(to.family(), SOCK_STREAM);
+    if (knock.socket && ::bind(knock.socket.fd(), from.data(), from.length()) == 0)
+        static_cast<void>(::connect(knock.socket.fd(), to.data(), to.length()));
+}
+
+void Feeler::listens_again(std::uint64_t before, std::uint64_t now) {
+    if (auto knock = knocks_.extract(before)) {
+        knock.key() = now;
+        knocks_.insert(std::move(knock));
+    }
+}
+
+} // namespace synergy

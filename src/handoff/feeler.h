@@ -1,0 +1,48 @@
+// Whether bells come through a firewall on this host, found out before the first one rings.
+#pragma once
+
+#include "base/scheduler.h"
+#include "handoff/bell_way.h"
+
+#include <memory>
+#include <unordered_map>
+
+namespace synergy {
+
+class Feeler {
+  public:
+    /// `give_up`: none comes through to this listener.
+    Feeler(Scheduler &scheduler, SocketDiag &socket_diag, BellWay &way,
+           std::function<void(const ServerSocket &listener, const char *why)> give_up)
+        : scheduler_(scheduler), socket_diag_(socket_diag), way_(way),
+          give_up_(std::move(give_up)) {}
+
+    /// Once for each listener, by half a connection, of which the server learns nothing. `listener`
+    /// is there until it is withdrawn.
+    void feel(const ServerSocket &listener);
+    /// What was felt of the one holds for the other.
+    void listens_again(std::uint64_t before, std::uint64_t now);
+    void withdraw(std::uint64_t listener) { knocks_.erase(listener); }
+
+  private:
+    /// A SYN like a bell's, by a socket that is deaf to the answer: only that there was one is
+    /// seen.
+    struct Knock {
+        Knock(Scheduler &scheduler, const ServerSocket &at) : listener(at), timer(scheduler) {}
+        const ServerSocket &listener;
+        Socket socket;
+        Time without_room{}; ///< as an offer's
+        Timer timer;
+    };
+
+    void look_whether_answered(Knock &knock);
+    static void take_back(Knock &knock, const Endpoint &to);
+
+    Scheduler &scheduler_;
+    SocketDiag &socket_diag_;
+    BellWay &way_;
+    const std::function<void(const ServerSocket &listener, const char *why)> give_up_;
+    std::unordered_map<std::uint64_t, std::unique_ptr<Knock>> knocks_; ///< by listener's cookie
+};
+
+} // namespace synergy

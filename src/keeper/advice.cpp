@@ -1,0 +1,141 @@
+#include "keeper/advice.h"
+
+#include "base/log.h"
+#include "hops/addresses.h"
+#include "hops/route.h"
+
+#include <unordered_set>
+#include <utility>
+
+namespace synergy {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// A server may open what it is for after what it is not for.
+constexpr Duration before_saying_nobody = milliseconds(500);
+constexpr Duration before_loopback_advice = seconds(3);
+/// Who was to come would have by then.
+constexpr Duration silence_time = seconds(60);
+
+/// "3", "2 to 4"
+std::string text_of(const HopRange &hops) {
+    std::string text = std::to_string(hops.least);
+    if (hops.most != hops.least)
+        text += " to " + std::to_string(hops.most);
+    return text;
+}
+
+std::string text_of(const ServerSocket &socket) {
+    return std::string(name(socket.transport)) + " " + socket.local.text();
+}
+
+} // namespace
+
+void Advice::opens(const Hole &hole) {
+    // What is said of a peer on the loopback interface is no such hole: see look_at_loopback().
+    if (hole.peer.is_loopback() || !log::is_on(LogLevel::info))
+        return;
+    std::string more;
+    if (hole.hops.least != hole.hops.most)
+        more = " (" + text_of(hole.hops) + ")";
+    if (const auto route = route_to(hole.peer, hole.source(settings_));
+        route && !route->source.empty())
+        more += ", from " + route->source.address_text();
+    if (const Endpoint router =
+            hop_finder_.dies_at(hole.peer, hole.source(settings_), hole.hops.best);
+        !router.empty())
+        more += ", dies at " + router.address_text();
+    log::info("{}: opens, hop limit {}{}", hole.text(), hole.hops.best, more);
+}
+
+void Advice::opens(KeptSocket &server, const Hole &hole) {
+    opens(hole);
+    if (hole.peer.is_loopback())
+        server.loopback.set(Clock::now() + before_loopback_advice,
+                            [&server] { look_at_loopback(server); });
+    if (server.punches.empty() && !server.is_reached)
+        server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
+}
+
+void Advice::own_host(const Hole &hole) {
+    log::warn_once(hole.way_text() +
+                   ": that address is this host's own, and no peer's. Peers are at the "
+                   "other side; from here the port can be reached as it is");
+}
+
+void Advice::look_at_ways(const KeptSocket &server) {
+    std::unordered_set<Endpoint> seen;
+    for (const auto *targets : {&server.declared, &server.asked})
+        for (const Target &target : *targets) {
+            const Hole hole{
+                .server = server.socket, .peer = reachable(server.socket, target.peer), .hops = {}};
+            if (hole.peer.empty() || hole.peer.is_loopback() ||
+                !seen.insert(hole.peer.with_port(0)).second)
+                continue;
+            const Endpoint source = hole.source(settings_);
+            if (!target.hops.is_automatic())
+                hop_finder_.look_at(hole.peer, source, target.hops.number());
+            const auto route = route_to(hole.peer, source);
+            if (!route || route->on_link)
+                continue;
+            if (const std::string objection = address_objection(route->source, hole.peer);
+                !objection.empty())
+                log::warn_once(hole.way_text() + ": " + objection);
+            if (source.empty() || source.is_wildcard())
+                say_other_addresses(hole, route->source);
+        }
+}
+
+/// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
+void Advice::look_at_loopback(const KeptSocket &server) {
+    for (const auto &[peer, punch] : server.punches)
+        if (peer.is_loopback() && !server.is_reached)
+            own_host(punch->hole());
+}
+
+/// A peer that calls another address than punches leave from meets no hole.
+void Advice::say_other_addresses(const Hole &hole, const Endpoint &own) {
+    std::string others;
+    for (const Endpoint &other : other_addresses(own))
+        others.append(others.empty() ? "" : ", ").append(other.address_text());
+    if (!others.empty())
+        log::warn_once(hole.way_text() + ": punches leave from " + own.address_text() +
+                       ", and only who calls that gets in; this host has " + others +
+                       " as well. SYNERGY_LOCAL chooses");
+}
+
+void Advice::say_silence(const KeptSocket &server) const {
+    if (server.is_reached || server.punches.empty())
+        return;
+    // Each hole has the same to be compared.
+    const Endpoint &peer = server.punches.begin()->first;
+    const Hole &hole = server.punches.begin()->second->hole();
+    const auto route = route_to(peer, hole.source(settings_));
+    const std::string own = route && !route->source.empty()
+                                ? route->source.with_port(server.socket.local.port()).text()
+                                : server.socket.local.text();
+    log::info(
+        "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
+        "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
+        "here and meets none there; no firewall on this host drops what comes in; and those on "
+        "the way take simultaneous open. `synergy test` at both ends tells which",
+        text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
+        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops));
+}
+
+void Advice::nobody(const ServerSocket &socket) {
+    const std::string reason = why_nobody(settings_, socket);
+    if (reason.empty())
+        return;
+    why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
+    nobody_.set(Clock::now() + before_saying_nobody, [this] {
+        for (const std::string &line : std::exchange(why_nobody_, {}))
+            if (!has_peers_)
+                log::warn_once(line);
+    });
+}
+
+} // namespace synergy

@@ -1,0 +1,43 @@
+// What the log tells the user of a server's holes that is no failure, so that he finds his
+// mistakes.
+#pragma once
+
+#include "hops/hop_finder.h"
+#include "keeper/kept_socket.h"
+
+#include <string>
+#include <vector>
+
+namespace synergy {
+
+class Advice {
+  public:
+    Advice(Scheduler &scheduler, HopFinder &hop_finder, const Settings &settings)
+        : hop_finder_(hop_finder), settings_(settings), nobody_(scheduler) {}
+
+    void opens(const Hole &hole);
+    /// The same of one that is new, and later what is to be said if nobody comes in.
+    void opens(KeptSocket &server, const Hole &hole);
+    /// What may be wrong with the ways to the peers, once for each way.
+    void look_at_ways(const KeptSocket &server);
+    /// The peer is this host itself.
+    static void own_host(const Hole &hole);
+    /// No settings have a peer for this socket. Said where the process opens nothing else: what a
+    /// program listens at for its own purposes is no mistake.
+    void nobody(const ServerSocket &socket);
+    /// A socket has had some.
+    void has_peers() { has_peers_ = true; }
+
+  private:
+    static void look_at_loopback(const KeptSocket &server);
+    static void say_other_addresses(const Hole &hole, const Endpoint &own);
+    void say_silence(const KeptSocket &server) const;
+
+    HopFinder &hop_finder_;
+    const Settings &settings_;
+    Timer nobody_;                        ///< for which socket there are any peers
+    std::vector<std::string> why_nobody_; ///< for each, a line
+    bool has_peers_ = false;
+};
+
+} // namespace synergy

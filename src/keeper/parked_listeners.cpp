@@ -1,0 +1,222 @@
+#include "keeper/parked_listeners.h"
+
+#include "punch/guard.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace synergy {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// A server that closes its listener for each connection listens again at once, or when it is
+/// through with that. Who calls meanwhile does not wait for longer.
+constexpr Duration time_to_listen_again = seconds(3);
+/// Where nothing else keeps the port from others, one that sets SO_REUSEADDR has so long: less than
+/// another preloaded server's bind() waits.
+constexpr Duration time_to_listen_again_at_once = milliseconds(15);
+/// One that has not come to rest since, on a machine that has other things to do as well.
+constexpr Duration time_to_come_to_rest = milliseconds(500);
+/// Where it has ended and a shell's loop starts the next one, that is there by then; more of it on
+/// a machine on which the last one has taken long to start.
+constexpr Duration time_to_start_again = milliseconds(250);
+constexpr int start_ups_to_start_again = 4;
+/// What takes longer has been running for a while.
+constexpr Duration longest_start_up = milliseconds(500);
+/// In between, whether the port has become free.
+constexpr Duration between_looks = milliseconds(5);
+constexpr Duration between_late_looks = milliseconds(20);
+
+/// What a peer has been told already. (The rest is given with the connection.)
+std::vector<OptionValue> early_options(const ServerSocket &socket) {
+    std::vector<OptionValue> early;
+    std::copy_if(socket.chosen.begin(), socket.chosen.end(), std::back_inserter(early),
+                 [](const OptionValue &option) { return option.is_early; });
+    return early;
+}
+
+/// Whether a punching socket made for one listener does for the other.
+bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
+    return one.transport == other.transport && one.local == other.local &&
+           one.owner == other.owner && one.takes_v4 == other.takes_v4 &&
+           one.not_to_be_given == nullptr && other.not_to_be_given == nullptr &&
+           early_options(one) == early_options(other);
+}
+
+} // namespace
+
+ParkedListeners::ParkedListeners(Scheduler &scheduler, Handoff &handoff, const RegistryOwner &owner)
+    : handoff_(handoff), owner_(owner), looking_(scheduler),
+      new_are_kept_for_(time_to_listen_again_at_once) {}
+
+bool ParkedListeners::park(KeptSockets::node_type &listener) {
+    KeptSocket &server = listener.mapped();
+    server.parked_at = Clock::now();
+    server.kept_for = new_are_kept_for_;
+    if (!may_park(server, false))
+        return false;
+    parked_.insert(std::move(listener));
+    looking_.set(Clock::now() + between_looks, [this] { look(false); });
+    return true;
+}
+
+bool ParkedListeners::give_way() {
+    const std::size_t before = parked_.size();
+    look(true);
+    return parked_.size() < before;
+}
+
+/// Whether the server still has a connection there, accepted by now, or the rest of one.
+bool ParkedListeners::has_connection(const KeptSocket &server) const {
+    std::vector<std::pair<Endpoint, Endpoint>> connections;
+    for (const auto &[peer, punch] : server.punches)
+        if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
+            connections.emplace_back(punch->connected_from(), peer);
+    return owner_.has_connection(connections);
+}
+
+/// Firewalls keep the holes open for two minutes. A peer that calls before somebody listens again
+/// would be refused, by a reset that no firewall takes for one, and its hole be closed for that
+/// time; so the sockets stay, with the numbers that firewalls know, and so do the connections that
+/// have come. They are in the way of who would have the port for himself, as is any connection that
+/// the server still has there; where it has none, they stay for a moment only.
+bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
+    const ServerSocket &socket = server.socket;
+    const Duration parked = Clock::now() - server.parked_at;
+    if (!socket.listens || !socket.accepts() || socket.one_to_many)
+        return false;
+    // (The kernel tells nothing of SCTP's connections: that a server may listen again at once is
+    // all that is known.)
+    if (socket.transport == Transport::sctp)
+        return socket.lets_others_in && !is_for_others && !has_ended_ &&
+               parked < time_to_listen_again_at_once;
+    const auto is_about_to_listen = [&] {
+        return parked < server.kept_for ||
+               (parked < time_to_come_to_rest && !has_ended_ && owner_.is_at_work());
+    };
+    if (socket.lets_others_in && !is_for_others && is_about_to_listen())
+        return !owner_.has_listener(socket);
+    if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
+        return false;
+    if (!has_connection(server)) {
+        // Who waits for the last connection to be over, to listen again, is there by then.
+        if (is_for_others || has_ended_ || Clock::now() >= server.in_use_at + 2 * between_looks)
+            return false;
+    } else {
+        server.in_use_at = Clock::now();
+    }
+    return !owner_.has_listener(socket);
+}
+
+void ParkedListeners::look(bool is_for_others) {
+    std::vector<std::uint64_t> gone;
+    Duration youngest = Duration::max();
+    for (auto &[cookie, server] : parked_) {
+        const Duration parked = Clock::now() - server.parked_at;
+        const bool stays = may_park(server, is_for_others);
+        if (!stays)
+            gone.push_back(cookie);
+        youngest = std::min(youngest, parked);
+        if (parked >= time_to_listen_again)
+            handoff_.withdraw(cookie);
+        // What nobody listens for is not renewed for ever.
+        if (parked >= time_to_listen_again)
+            for (const auto &punch : server.punches)
+                static_cast<void>(punch.second->let_end());
+    }
+    for (const std::uint64_t cookie : gone)
+        forget(cookie);
+    if (!parked_.empty())
+        looking_.set(Clock::now() +
+                         (youngest < time_to_listen_again ? between_looks : between_late_looks),
+                     [this] {
+                         owner_.serve_waiting();
+                         look(false);
+                     });
+}
+
+/// Who has closed the listener and served who had come, or has left of its own accord, is one that
+/// a loop starts again; another user of the port would come later.
+void ParkedListeners::server_has_ended(Duration start_up, bool has_left) {
+    const Duration enough =
+        time_to_start_again +
+        (start_up < longest_start_up ? start_ups_to_start_again * start_up : Duration::zero());
+    has_ended_ = true;
+    new_are_kept_for_ = has_left ? enough : Duration::zero();
+    for (auto &entry : parked_) {
+        entry.second.parked_at = Clock::now();
+        entry.second.kept_for = enough;
+    }
+}
+
+void ParkedListeners::keep_only(const std::function<bool(std::uint64_t cookie)> &can_be_found) {
+    for (auto &entry : parked_)
+        if (!can_be_found(entry.first))
+            entry.second.parked_at = Time{};
+    look(false);
+}
+
+void ParkedListeners::successor_has_come() {
+    has_ended_ = false;
+    new_are_kept_for_ = time_to_listen_again_at_once;
+    for (auto &entry : parked_) {
+        entry.second.parked_at = Clock::now();
+        entry.second.kept_for = time_to_listen_again;
+    }
+}
+
+KeptSockets::node_type ParkedListeners::take_up(const ServerSocket &socket) {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        return entry.second.socket.transport == socket.transport &&
+               entry.second.socket.local == socket.local;
+    });
+    if (found == parked_.end())
+        return {};
+    if (!is_same_to_peers(found->second.socket, socket)) {
+        forget(found->first); // they would be in the way of its own
+        return {};
+    }
+    auto server = parked_.extract(found);
+    handoff_.listens_again(server.key(), socket.cookie);
+    owner_.listens_again(server.key(), socket.cookie);
+    server.key() = socket.cookie;
+    server.mapped().asked.clear();
+    return server;
+}
+
+bool ParkedListeners::is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const {
+    const auto found = std::find_if(parked_.begin(), parked_.end(), [&](const auto &entry) {
+        const ServerSocket &socket = entry.second.socket;
+        return socket.local == address && socket.takes_v4 == takes_v4 && socket.owner == owner;
+    });
+    if (found == parked_.end())
+        return false;
+    const auto waiting = handoff_.waiting(found->first);
+    std::unordered_set<std::uint64_t> own(waiting.begin(), waiting.end());
+    for (const auto *punches : {&found->second.punches, &found->second.ending})
+        for (const auto &punch : *punches)
+            own.insert(punch.second->cookie());
+    return !owner_.has_others(address.port(), own);
+}
+
+bool ParkedListeners::has_at(std::uint16_t port) const {
+    return std::any_of(parked_.begin(), parked_.end(), [port](const auto &entry) {
+        return entry.second.socket.local.port() == port;
+    });
+}
+
+void ParkedListeners::forget(std::uint64_t cookie) {
+    handoff_.withdraw(cookie);
+    parked_.erase(cookie);
+    owner_.dropped(cookie);
+}
+
+void ParkedListeners::forget_all() {
+    while (!parked_.empty())
+        forget(parked_.begin()->first);
+}
+
+} // namespace synergy
