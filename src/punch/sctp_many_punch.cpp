@@ -55,11 +55,11 @@ class Borrowed {
     bool is_set_ = false;
 };
 
-/// The hop limit that the server chose, or ordinary_hop_limit if it is that of every new socket.
+/// The hop limit that the server chose, or default_hop_limit if it is that of every new socket.
 int chosen_hop_limit(int fd, bool is_v4, int level, int option) {
     int value = get_option(fd, level, option);
     Socket fresh = Socket::open(is_v4 ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
-    return fresh.get(level, option, value) == value ? ordinary_hop_limit : value;
+    return fresh.get(level, option, value) == value ? default_hop_limit : value;
 }
 
 } // namespace

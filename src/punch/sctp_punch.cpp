@@ -152,7 +152,7 @@ int SctpPunch::punch() {
         wait_for_its_end();
         return 0;
     }
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     if (Time &began = context_.began(hole_); punched_ >= began + hole_lifetime)
         began = punched_;
     failures_ = 0;
@@ -195,7 +195,7 @@ void SctpPunch::retry_at(Time time) {
 
 void SctpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     sctp::keep_alive(socket_.fd(), 0);
     static_cast<void>(socket_.get(SOL_SOCKET, SO_ERROR, 0)); // the punch's, and not the server's
     failures_ = 0;

@@ -166,7 +166,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
         return;
     }
     if (before == Guard::Phase::low)
-        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+        set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
 }
 

@@ -238,6 +238,33 @@ def test_least_hop_limit(stand, kind, when):
         hop_limit == 255 for hop_limit in hop_limits]
 
 
+@pytest.mark.parametrize("kind", (("::", 6), ("0.0.0.0", 4), ("::", 4)),
+                         ids=("IPv6", "IPv4", "v4-mapped"))
+def test_least_hop_limit_of_a_peer(stand, kind):
+    """The other way round: the first answer too starts where the listener's would."""
+    address, family = kind
+    level, least, own = (IPV6, 73, 16) if family == 6 else (IP, 21, 2)
+    starts = (64, 255)
+    listeners = [listener(address, fresh_port(), **{when: {(level, own): number(start)}})
+                 for start in starts for when in ("before", "after")]
+    source_ports = fresh_peer_ports(len(listeners))
+    serve(stand, listeners, Preload(peers=peers(family, source_ports[0], source_ports[-1]),
+                                    hops=stand.path.hops))
+
+    def is_heard(pair):
+        source_port, server = pair
+        with clients.prepared_client(stand, family, source_port) as sock:
+            sock.setsockopt(level, least, 200)
+            sock.settimeout(PATIENCE if server in listeners[2:] else NO_ANSWER)
+            try:
+                sock.connect((SERVER[family], server["port"]))
+                return sock.recv(100) != b""
+            except TimeoutError:
+                return False
+
+    assert at_once(is_heard, list(zip(source_ports, listeners))) == [False, False, True, True]
+
+
 APACHE_MODULES = pathlib.Path("/usr/lib/apache2/modules")
 
 
