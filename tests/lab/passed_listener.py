@@ -94,6 +94,16 @@ def become_nobody():
     os.setuid(NOBODY)
 
 
+def enter_user_namespace():
+    """Where this user alone has a number, as `unshare --map-current-user` has it."""
+    user = os.geteuid()
+    try:
+        checked(libc.unshare(CLONE_NEWUSER))
+        pathlib.Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+    except (PermissionError, FileNotFoundError):  # in an empty directory
+        pass
+
+
 def become(what):
     if "network" in what:
         checked(libc.unshare(CLONE_NEWNET))
@@ -112,8 +122,7 @@ def become(what):
     if "nobody" in what:
         become_nobody()
     if "user" in what:
-        with contextlib.suppress(PermissionError):  # not in an empty directory
-            checked(libc.unshare(CLONE_NEWUSER))
+        enter_user_namespace()
     if "hidden" in what:
         checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
     if "refusing" in what:
