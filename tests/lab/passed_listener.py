@@ -197,7 +197,7 @@ def keep(descriptor, what):
 def waits(pid):
     """Whether it, or whoever goes on in its place, has come so far."""
     call = pathlib.Path(f"/proc/{pid}/syscall")
-    if not call.exists():  # a kernel that does not say
+    if not pathlib.Path("/proc/self/syscall").exists():  # a kernel that does not say
         time.sleep(5)
         return True
     try:

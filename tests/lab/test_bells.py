@@ -37,7 +37,7 @@ def start(stand, source_ports, acceptors, listener=(), keeper=()):
             "listener": listener, "keeper": keeper, "acceptors": acceptors}
     program = stand.start(
         "A", [servers.PYTHON, script("passed_listener.py"), json.dumps(case)], user="root")
-    program.wait_for("keeps\n", PATIENCE * slowness())
+    program.wait_for("keeps\n", 3 * PATIENCE * slowness())
     return port, program
 
 
