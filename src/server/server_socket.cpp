@@ -6,6 +6,7 @@
 
 #include <map>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -124,6 +125,8 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
                              socket.owner == geteuid() &&
                              get_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0 &&
                              !socket.has_device && get_option(fd, SOL_SOCKET, SO_MARK) == 0;
+    if (socket.transport == Transport::tcp)
+        socket.deferred = get_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT);
     if (prepared != nullptr)
         take_choices(socket, *prepared);
     else if (socket.transport == Transport::tcp)

@@ -13,6 +13,7 @@
     group-apart the same, a process for each
     chosen      eight listeners, and a program (SO_ATTACH_REUSEPORT_CBPF) that chooses one
     fastopen    TCP_FASTOPEN
+    deferred    TCP_DEFER_ACCEPT for a second, and WHO is when it accepts
     late        accepts nobody before a line comes on standard input
 """
 
@@ -192,6 +193,14 @@ def fastopen(address, port):
         serve(listener.accept()[0])
 
 
+def deferred(address, port):
+    listener = listening(address, port, TCP_DEFER_ACCEPT=1)
+    while True:
+        connection, peer = listener.accept()
+        print("client", *peer[:2], time.monotonic(), flush=True)
+        serve(connection)
+
+
 def late(address, port):
     listener = listening(address, port)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -207,4 +216,4 @@ def late(address, port):
 {"full": full, "exclusive": exclusive, "edges": edges, "threads": threads, "numbers": numbers,
  "ring": ring, "group": group,
  "group-apart": lambda address, port: group(address, port, True), "chosen": chosen,
- "fastopen": fastopen, "late": late}[sys.argv[1]](*sys.argv[2:])
+ "fastopen": fastopen, "deferred": deferred, "late": late}[sys.argv[1]](*sys.argv[2:])
