@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 #include "server/sctp_socket.h"
 
 #include <algorithm>
@@ -83,6 +84,9 @@ bool SctpManyPunch::is_in_use() const {
 /// Begins the association, and leaves the server's socket as it was. What its other associations
 /// send within these few microseconds may be lost on the way, and is sent again as always.
 int SctpManyPunch::begin() {
+    // Where there is no way, SCTP begins all the same, and sends nothing.
+    if (const int error = route_error(hole_.peer); error != 0)
+        return error;
     sctp_rtoinfo timeouts{};
     if (!sctp::get(fd_, SCTP_RTOINFO, timeouts))
         return errno;

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/route.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 #include "server/sctp_socket.h"
 
 #include <algorithm>
@@ -128,6 +129,9 @@ int SctpPunch::punch() {
         return 0;
     }
     rests_ = false;
+    // Where there is no way, SCTP begins all the same, and sends nothing.
+    if (const int error = route_error(hole_.peer); error != 0)
+        return failed(error);
     Socket next_socket = bound_socket();
     if (!next_socket) {
         // A server that listens again has not let others in yet.
