@@ -37,6 +37,7 @@ class Test:
     def __init__(self, described, directory, label, arguments=()):
         self.name = label + described["name"]
         self.suite = described["suite"][0].partition(":")[2]
+        self.priority = described["priority"]
         self.command = [*described["cmd"], *arguments]
         self.environment = {**os.environ, **described["env"]}
         self.timeout = described["timeout"]
@@ -213,7 +214,6 @@ def told_by(directory, suites, label="", arguments=lambda described: ()):
     logs.mkdir(exist_ok=True)
     described = json.loads(subprocess.run(
         ["meson", "introspect", "--tests", directory], check=True, capture_output=True).stdout)
-    described.sort(key=lambda test: -test["priority"])
     return [Test(test, logs, label, arguments(test)) for test in described
             if test["suite"][0].partition(":")[2] in suites]
 
@@ -241,17 +241,17 @@ OPTIONS["build-coverage"] = ["-Dbuildtype=plain", "-Doptimization=0", f"-Dc_args
                              "-Dcpp_link_args=-fprofile-instr-generate"]
 COMPILERS = {"build-coverage": {"CC": "clang", "CXX": "clang++"}}
 THIS_KERNEL = ("unit", "hooks", "lab")
-# For coverage: without what takes long and runs the same lines as others, or none of ours.
-COUNTED_LAB = ("not (test_facts or test_renewal or test_untouched or test_transfer or test_many"
-               " or test_bad_network)")
-COUNTED_KERNEL2 = "sctp_servers or sctp_strategies"
+# For coverage, beside all of unit and hooks: what runs most of the lines for the time it takes.
+COUNTED_LAB = ("test_strict or test_lines or test_status or test_test or test_auto or test_bells"
+               " or test_limits or test_rights or test_socket_call or test_programs or test_probe")
+COUNTED_KERNEL2 = "sctp_servers and (test_strict or test_notifications) or test_unit"
 # One server of each transport, through strict firewalls.
 QUICK = ("test_strict and (test_tcp_servers and ncat or test_udp_servers and nc.openbsd"
          " or test_sctp_servers and ncat)")
 
 
 def counted_part(suite):
-    return {"lab": ("-k", COUNTED_LAB), "kernel2": ("-k", COUNTED_KERNEL2)}.get(suite, ())
+    return {"lab": ("-k", COUNTED_LAB, "-m", "not quiet"), "kernel2": ("-k", COUNTED_KERNEL2)}.get(suite, ())
 
 
 def lines_run(directory):
@@ -291,26 +291,35 @@ class Everything:
         self.progress.line(f"=== [{self.progress.time()}] {directory}: build")
         log = pathlib.Path(f"{directory}.log")
         with open(log, "wb") as output:
-            for command in ([] if pathlib.Path(directory, "build.ninja").exists() else
-                            [["meson", "setup", directory, *OPTIONS[directory]]],
-                            [["meson", "compile", "-C", directory]]):
-                for words in command:
-                    environment = os.environ | COMPILERS.get(directory, {})
-                    if subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, env=environment,
-                                      stderr=subprocess.STDOUT, check=False).returncode != 0:
-                        print(log.read_text(encoding="utf-8", errors="replace")[-8000:])
-                        self.failed.append(f"{directory}: the build")
-                        return False
+            commands = [["meson", "setup", directory, *OPTIONS[directory]]]
+            if pathlib.Path(directory, "build.ninja").exists():
+                commands.clear()
+            # Everything; what is there for its tests alone, what they run.
+            commands.append(["ninja", "-C", directory,
+                             *([] if directory == "build" else ["meson-test-prereq"])])
+            for words in commands:
+                environment = os.environ | COMPILERS.get(directory, {})
+                if subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, env=environment,
+                                  stderr=subprocess.STDOUT, check=False).returncode != 0:
+                    print(log.read_text(encoding="utf-8", errors="replace")[-8000:])
+                    self.failed.append(f"{directory}: the build")
+                    return False
         log.unlink()
         return True
 
-    def run(self, directory, suites, **how):
-        if not self.is_built(directory):
+    def run(self, directories, suites, **how):
+        """In each of these build directories; those of several run side by side."""
+        directories = [directory for directory in directories if self.is_built(directory)]
+        tests = []
+        for directory in directories:
+            label = "" if directory == "build" else f"{directory.removeprefix('build-')}/"
+            tests += [test for test in told_by(directory, suites, label, **how)
+                      if test.expected or not test.is_doctest]
+        if not tests:
             return
-        self.progress.line(f"=== [{self.progress.time()}] {directory}: {', '.join(suites)}")
-        label = "" if directory == "build" else f"{directory.removeprefix('build-')}/"
-        tests = [test for test in told_by(directory, suites, label, **how)
-                 if test.expected or not test.is_doctest]
+        self.progress.line(
+            f"=== [{self.progress.time()}] {', '.join(directories)}: {', '.join(suites)}")
+        tests.sort(key=lambda test: -test.priority)
         self.tests += tests
         run(tests, self.progress, self.tests)
         for test in tests:
@@ -341,6 +350,7 @@ class Everything:
         COUNTERS.mkdir()
         COUNTERS.chmod(0o777)
         umask = os.umask(0)  # programs of other users count, too
+        os.environ["LLVM_PROFILE_FILE"] = f"{COUNTERS}/%m%c.profraw"  # of those compiled otherwise
         self.progress.line(f"=== [{self.progress.time()}] {directory}: all tests")
         tests = told_by(directory, (*THIS_KERNEL, "kernel2"), "coverage/",
                         lambda described: counted_part(described["suite"][0].partition(":")[2]))
@@ -413,27 +423,26 @@ def main(words):
     everything = Everything()
     try:
         if words == ["quick"]:
-            everything.run("build", THIS_KERNEL, arguments=lambda described: (
+            everything.run(["build"], THIS_KERNEL, arguments=lambda described: (
                 ("-k", QUICK) if described["suite"][0].endswith(":lab") else ()))
         elif words in ([], ["all"]):
-            everything.run("build", THIS_KERNEL)
+            everything.run(["build"], THIS_KERNEL)
             if words:
-                everything.run("build-asan", THIS_KERNEL)
-                everything.run("build-tsan", THIS_KERNEL)
-                everything.run("build", ("kernel2",))
+                everything.run(["build-asan", "build-tsan"], THIS_KERNEL)
+                everything.run(["build"], ("kernel2",))
                 everything.measure_coverage()
         else:
             if "coverage" in words:
                 words.remove("coverage")
                 everything.measure_coverage()
-            for directory in ("build-asan", "build-tsan"):
-                if directory in words:
-                    words.remove(directory)
-                    everything.run(directory, THIS_KERNEL)
+            sanitized = [word for word in words if word in ("build-asan", "build-tsan")]
+            if sanitized:
+                everything.run(sanitized, THIS_KERNEL)
+                words = [word for word in words if word not in sanitized]
             if words:
                 known = (*THIS_KERNEL, "kernel2")
                 suites = words if set(words) <= set(known) else set(words) & {"kernel2"} | set(THIS_KERNEL)
-                everything.run("build", suites, arguments=selecting(words))
+                everything.run(["build"], suites, arguments=selecting(words))
     except (KeyboardInterrupt, SystemExit):
         everything.failed.append("it was interrupted")
     return everything.conclude()

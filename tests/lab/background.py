@@ -21,7 +21,7 @@ class Background:
 
     def __init__(self, path, scenario):
         self.value = self.problem = None
-        self.said = []
+        self.said, self.complaints = [], []
         self.path, self.scenario = path, scenario
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -32,6 +32,7 @@ class Background:
             programs.stage_build()
             firewall.set_profile(self.path, "strict")
             self.value = self.scenario(stand)
+            self.complaints = stand.complaints()
         except BaseException as problem:  # the test raises it
             self.problem = problem
         finally:

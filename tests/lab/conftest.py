@@ -143,7 +143,10 @@ def backgrounds(request, paths):  # pylint: disable=redefined-outer-name
 
 @pytest.fixture
 def background(request, backgrounds):  # pylint: disable=redefined-outer-name
-    return backgrounds.of(request.node)
+    found = backgrounds.of(request.node)
+    yield found
+    if not request.node.get_closest_marker("complains"):
+        assert found.complaints == [], "said though nothing is wrong"
 
 
 @pytest.fixture(scope="session")

@@ -55,15 +55,15 @@ def stage_build():
 
 def _copy_build():
     build = pathlib.Path(os.environ["SYNERGY_BUILD"])
-    wanted = [build / "preload/libsynergy.so", build / "src/synergy-keeper"]
-    wanted += [build / "src/listendemo", build / "src/synergy"]
+    wanted = [build / "preload/libsynergy.so", build / "src/synergy-keeper", build / "src/listendemo"]
     missing = [str(path) for path in wanted if not path.exists()]
     if missing:
         pytest.fail(f"not built: {', '.join(missing)} (SYNERGY_BUILD names the build directory)")
-    libraries = [*build.glob("preload/*.so*"), *build.glob("src/*.so*")]
-    libraries += [build / "preload/echo_server", build / "preload/hello"]
-    libraries += [build / "tests/libseen.so"]
-    for path in {*wanted, *(library for library in libraries if library.is_file())}:
+    # A sanitizer's build makes what its tests run, and no more.
+    others = [*build.glob("preload/*.so*"), *build.glob("src/*.so*"), build / "src/synergy"]
+    others += [build / "preload/echo_server", build / "preload/hello"]
+    others += [build / "tests/libseen.so"]
+    for path in {*wanted, *(other for other in others if other.is_file())}:
         copy = STAGE / path.relative_to(build)
         copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         shutil.copy(path, copy)

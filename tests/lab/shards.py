@@ -119,7 +119,7 @@ class Alone:
 
 
 def measured(logs):
-    """What seconds.txt is made of: `/usr/bin/python3 tests/lab/shards.py build/test-logs/lab-*.log`."""
+    """What seconds.txt is made of: `/usr/bin/python3 tests/lab/shards.py build/test-logs/{lab,kernel2}-*.log`."""
     spent = {}
     for log in logs:
         for line in pathlib.Path(log).read_text(encoding="utf-8").splitlines():

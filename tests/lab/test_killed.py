@@ -160,15 +160,15 @@ def killed_in_a_row(stand, server, with_library):
     return calls.calls, moments
 
 
-def show(stand, calls, moments, title):
+def show(say, calls, moments, title):
     failed = [one for one in calls if one.end]
     took = sorted(one.took for one in calls if not one.end)
-    stand.say(f"{title}: {len(calls)} calls, {len(moments)} kills; served {len(took)}, "
+    say(f"{title}: {len(calls)} calls, {len(moments)} kills; served {len(took)}, "
               f"half of them within {took[len(took) // 2] * 1000:.0f} ms, all within {took[-1]:.2f} s")
     for one in failed:
         before = max((moment for moment in moments if moment <= one.begun), default=None)
         after = min((moment for moment in moments if moment > one.begun), default=None)
-        stand.say(f"  begun {f'{(one.begun - before) * 1000:.1f} ms after' if before else ''} a kill"
+        say(f"  begun {f'{(one.begun - before) * 1000:.1f} ms after' if before else ''} a kill"
                   f"{f', {(after - one.begun) * 1000:.1f} ms before the next' if after else ''}: "
                   f"{one.end} after {one.took:.2f} s")
     return failed
@@ -176,11 +176,11 @@ def show(stand, calls, moments, title):
 
 def check(stand, server):
     firewall.set_profile(stand.path, "open")
-    show(stand, *killed_in_a_row(stand, server, False), "without the library, let in")
+    show(stand.say, *killed_in_a_row(stand, server, False), "without the library, let in")
     firewall.set_profile(stand.path, "strict")
     firewall.forget_connections(stand.path)
     calls, moments = killed_in_a_row(stand, server, True)
-    failed = show(stand, calls, moments, "with the library")
+    failed = show(stand.say, calls, moments, "with the library")
     assert len(moments) == KILLS
     assert not [one for one in failed if not is_in_killed_hands(one, moments)]
 
@@ -191,21 +191,21 @@ def is_in_killed_hands(one, moments):
 
 
 @pytest.mark.quiet
-def test_forking_server(stand):
-    check(stand, Chain("tcp"))
+@pytest.mark.background("killed-chain", lambda stand: check(stand, Chain("tcp")))
+def test_forking_server(background):
+    background.result()
 
 
 @pytest.mark.quiet
 @pytest.mark.other_users
 @pytest.mark.needs("nginx")
-def test_nginx_workers(stand):
-    check(stand, Workers(servers.nginx_command, talk_http))
+@pytest.mark.background(
+    "killed-nginx", lambda stand: check(stand, Workers(servers.nginx_command, talk_http)))
+def test_nginx_workers(background):
+    background.result()
 
 
-@pytest.mark.quiet
-@pytest.mark.other_users
-@pytest.mark.needs("nginx")
-def test_nginx_main_process(stand):
+def nginx_main_process(stand):
     """Its workers go on, and none comes in the place of one that is killed after it."""
     workers, calls, failed, kills = 6, [], [], 0
     while kills < KILLS:
@@ -228,15 +228,24 @@ def test_nginx_main_process(stand):
         stand.clear()
         calls += peer.calls
         kills += len(moments)
-        failed += [one for one in show(stand, peer.calls, moments, "nginx, its main process first")
+        failed += [one for one in show(stand.say, peer.calls, moments, "nginx, its main process first")
                    if not is_in_killed_hands(one, moments)]
     assert len(calls) > 2 * KILLS and not failed
 
 
 @pytest.mark.quiet
+@pytest.mark.other_users
+@pytest.mark.needs("nginx")
+@pytest.mark.background("killed-nginx-main", nginx_main_process)
+def test_nginx_main_process(background):
+    background.result()
+
+
+@pytest.mark.quiet
 @pytest.mark.needs("gunicorn")
-def test_gunicorn_workers(stand):
-    check(stand, Workers(gunicorn, talk_http))
+@pytest.mark.background("killed-gunicorn", lambda stand: check(stand, Workers(gunicorn, talk_http)))
+def test_gunicorn_workers(background):
+    background.result()
 
 
 @pytest.mark.quiet
@@ -294,29 +303,43 @@ def start_waiting(stand, how, source_ports, user="nobody"):
     return port, program
 
 
-def is_said_once(program):
-    return program.stderr().count("has been killed") == 1 == len(program.stderr().splitlines())
+def is_said_once(said):
+    return said.count("has been killed") == 1 == len(said.splitlines())
+
+
+WAITING = {
+    "accept": (("accept",), "nobody"), "prefork": (("prefork", "accept"), "nobody"),
+    "epoll": (("prefork", "epoll"), "nobody"), "given-up": (("nobody",), "root"),
+    "root": (("prefork", "accept"), "root")}
+
+
+def killed_keepers(stand):
+    """By server, the moment of the kill, the calls, and what the server has said."""
+    found = {}
+    for title, (how, user) in WAITING.items():
+        source_ports = fresh_peer_ports(100)
+        port, program = start_waiting(stand, how, source_ports, user)
+        standby_of(stand)
+        with Calls(stand, port, talk_line, source_ports) as calls:
+            time.sleep(1)
+            moment = kill_keeper(stand)
+            time.sleep(2)
+        found[title] = moment, calls.calls, program.stderr()
+        stand.clear()
+    return found
 
 
 @pytest.mark.quiet
 @pytest.mark.complains
-@pytest.mark.parametrize("how, user", (
-    (("accept",), "nobody"), (("prefork", "accept"), "nobody"), (("prefork", "epoll"), "nobody"),
-    (("nobody",), "root"), (("prefork", "accept"), "root")),
-    ids=("accept", "prefork", "epoll", "given-up", "root"))
-def test_killed_keeper(stand, how, user):
+@pytest.mark.background("killed-keepers", killed_keepers)
+@pytest.mark.parametrize("title", WAITING)
+def test_killed_keeper(background, title):
     """The server makes no call that could notice it: it waits for peers, who had no way to it."""
-    source_ports = fresh_peer_ports(100)
-    port, program = start_waiting(stand, how, source_ports, user)
-    standby_of(stand)
-    with Calls(stand, port, talk_line, source_ports) as calls:
-        time.sleep(1)
-        moment = kill_keeper(stand)
-        time.sleep(2)
-    failed = show(stand, calls.calls, [moment], " ".join(how))
-    assert len(calls.calls) > 50
+    moment, calls, said = background.result()[title]
+    failed = show(print, calls, [moment], title)
+    assert len(calls) > 50
     assert are_due_to_the_kill(failed, moment)
-    assert is_said_once(program)
+    assert is_said_once(said)
 
 
 @pytest.mark.complains
@@ -330,7 +353,7 @@ def test_killed_keeper_of_a_server_that_nobody_calls(stand):
         time.sleep(GAP)
         with Calls(stand, port, talk_line, half) as calls:
             calls.caller.result()
-        assert not show(stand, calls.calls, [moment], "nobody else")
+        assert not show(stand.say, calls.calls, [moment], "nobody else")
     assert program.stderr().count("has been killed") == 2
 
 
@@ -380,9 +403,7 @@ def forget_soon(stand, source_port, seconds):
                         str(source_port), "-t", str(seconds)], check=True, capture_output=True)
 
 
-@pytest.mark.slow
-@pytest.mark.complains
-def test_killed_keeper_without_a_standby(stand):
+def killed_without_a_standby(stand):
     """Nobody is in until the server makes a call. Whoever has called meanwhile gets in again as soon
     as the firewall has forgotten; all others at once."""
     source_ports, forgets = fresh_peer_ports(10), 4
@@ -411,11 +432,17 @@ def test_killed_keeper_without_a_standby(stand):
     again = call(stand, 0, talk_line, source_ports[0], port, 30)
     stand.say(f"in again {again.took:.1f} s after the firewall has forgotten")
     assert not again.end
-    assert is_said_once(program)
+    assert is_said_once(program.stderr())
 
 
 @pytest.mark.slow
-def test_stopped_keeper(stand):
+@pytest.mark.complains
+@pytest.mark.background("killed-alone", killed_without_a_standby)
+def test_killed_keeper_without_a_standby(background):
+    background.result()
+
+
+def stopped_keeper(stand):
     """For 10 s: the server does not notice, and afterwards whoever did not call meanwhile gets in."""
     source_ports = fresh_peer_ports(40)
     port, _ = start_waiting(stand, ("accept",), source_ports)
@@ -430,8 +457,14 @@ def test_stopped_keeper(stand):
     with Calls(stand, port, talk_line, source_ports) as calls:
         moment = time.monotonic()
         calls.caller.result()
-    failed = show(stand, calls.calls, [moment], "stopped for 10 s")
+    failed = show(stand.say, calls.calls, [moment], "stopped for 10 s")
     assert are_due_to_the_kill(failed, moment)
+
+
+@pytest.mark.slow
+@pytest.mark.background("stopped-keeper", stopped_keeper)
+def test_stopped_keeper(background):
+    background.result()
 
 
 def timed_calls(program):
