@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <sys/time.h>
 
 namespace synergy {
@@ -30,6 +31,15 @@ Socket connected_to(std::string_view name, std::chrono::seconds patience, int fl
     if (connected != 0)
         socket.reset();
     return socket;
+}
+
+Socket descriptor_in(msghdr &message) {
+    int fd = -1;
+    const cmsghdr *extra = CMSG_FIRSTHDR(&message);
+    if (extra != nullptr && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS &&
+        extra->cmsg_len == CMSG_LEN(sizeof fd))
+        std::memcpy(&fd, CMSG_DATA(extra), sizeof fd);
+    return Socket(fd);
 }
 
 std::optional<ucred> peer_credentials(const Socket &socket) {

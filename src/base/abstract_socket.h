@@ -19,6 +19,9 @@ socklen_t abstract_address(sockaddr_un &address, std::string_view name);
 /// SOCK_NONBLOCK.
 Socket connected_to(std::string_view name, std::chrono::seconds patience, int flags = 0);
 
+/// The descriptor that has come along with a message of such a socket's, which had room for one.
+Socket descriptor_in(msghdr &message);
+
 /// The process at the other end as it was when it listened or connected (unix(7), SO_PEERCRED).
 std::optional<ucred> peer_credentials(const Socket &socket);
 

@@ -151,11 +151,12 @@ void Handoff::silence(Offer &offer) {
 /// `no`: errno says why.
 Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
     const Endpoint to = bell_address(offer.listener);
-    auto [doorbell, heard] = way_.bell_for(offer.listener, to);
-    if (!doorbell && heard == Heard::by_the_server)
+    Bell bell = way_.bell_for(offer.listener, to);
+    Socket &doorbell = bell.socket;
+    if (!doorbell && bell.heard == Heard::by_the_server)
         return Rung::no;
     if (!doorbell)
-        return heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
+        return bell.heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
     // Counted before it rings: accept() may return before connect() does.
     bells_.ring();
     if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {

@@ -93,13 +93,7 @@ struct Control::Message {
         size = ::recvmsg(connection.fd(), &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (size < 0)
             return;
-        const cmsghdr *extra = CMSG_FIRSTHDR(&header);
-        if (extra != nullptr && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS &&
-            extra->cmsg_len == CMSG_LEN(sizeof(int))) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(extra), sizeof fd);
-            passed = Socket(fd);
-        }
+        passed = descriptor_in(header);
         const bool is_known = size == sizeof request && (header.msg_flags & MSG_TRUNC) == 0 &&
                               request.version == SYNERGY_WIRE_VERSION;
         const bool is_cut_off = (header.msg_flags & MSG_CTRUNC) != 0;

@@ -27,7 +27,6 @@ constexpr std::size_t ending_max = 256;
 constexpr std::size_t expected_max = 4096;
 
 using std::chrono::milliseconds;
-using std::chrono::minutes;
 using std::chrono::seconds;
 
 /// After the first punches, which nothing is to hold up.
@@ -53,34 +52,11 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
       settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
-      advice_(scheduler, hop_finder_, settings_.now()),
-      context_{
-          .scheduler = scheduler,
-          .timers = timers_,
-          .settings = settings_.now(),
-          .traffic = traffic,
-          .check_alive = [this](const ServerSocket &socket) { return check_alive(socket); },
-          .control_chunks = owner_.control_chunks,
-          .began = [this](const Hole &hole) -> Time & { return when_began(hole); },
-          .deliver =
-              [this](Socket connection, const Endpoint &peer, const ServerSocket &server) {
-                  deliver(std::move(connection), peer, server);
-              },
-          .find_dying_hop =
-              [this](const Hole &hole, int hop_limit) {
-                  return hop_finder_.find_dying_hop(hole.peer, hole.source(context_.settings),
-                                                    hop_limit);
-              },
-          .proved =
-              [this](const Hole &hole, int hop_limit) {
-                  if (const auto found = servers_.find(hole.server.cookie); found != servers_.end())
-                      found->second.is_reached = true;
-                  hop_finder_.proved(hole.peer, hole.source(context_.settings), hop_limit);
-              },
-          .refused =
-              [this](const Hole &hole, int hop_limit, const IcmpError &how) {
-                  hop_finder_.refused(hole.peer, hole.source(context_.settings), hop_limit, how);
-              }},
+      advice_(scheduler, hop_finder_, settings_.now()), context_{{.scheduler = scheduler,
+                                                                  .timers = timers_,
+                                                                  .settings = settings_.now(),
+                                                                  .traffic = traffic},
+                                                                 *this},
       parked_(scheduler, handoff, owner_) {}
 
 /// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit
@@ -397,12 +373,36 @@ int Registry::expect(std::uint64_t cookie, const Target &target) {
     return 0;
 }
 
-Time &Registry::when_began(const Hole &hole) {
+std::shared_ptr<HoleBegin> Registry::begin_of(const Hole &hole, Duration lifetime) {
     constexpr std::size_t most = 4096; // then those are forgotten that firewalls have forgotten
-    const Time now = Clock::now();
-    if (began_.size() >= most)
-        std::erase_if(began_, [&](const auto &each) { return each.second + minutes(2) < now; });
-    return began_[hole.text()];
+    if (begins_.size() >= std::max(most, 2 * begins_left_)) {
+        std::erase_if(begins_, [now = Clock::now()](const auto &each) {
+            return each.second.use_count() == 1 && each.second->ends() < now;
+        });
+        begins_left_ = begins_.size();
+    }
+    std::shared_ptr<HoleBegin> &begin = begins_[hole.text()];
+    if (!begin)
+        begin = std::make_shared<HoleBegin>(lifetime);
+    return begin;
+}
+
+std::optional<Hop> Registry::find_dying_hop(const Hole &hole, int hop_limit) {
+    return hop_finder_.find_dying_hop(hole.peer, hole.source(context_.settings), hop_limit);
+}
+
+std::uint64_t Registry::control_chunks(const Endpoint &from, const Endpoint &to) {
+    return owner_.control_chunks(from, to);
+}
+
+void Registry::proved(const Hole &hole, int hop_limit) {
+    if (const auto found = servers_.find(hole.server.cookie); found != servers_.end())
+        found->second.is_reached = true;
+    hop_finder_.proved(hole.peer, hole.source(context_.settings), hop_limit);
+}
+
+void Registry::refused(const Hole &hole, int hop_limit, const IcmpError &how) {
+    hop_finder_.refused(hole.peer, hole.source(context_.settings), hop_limit, how);
 }
 
 bool Registry::check_alive(const ServerSocket &socket) {

@@ -14,7 +14,7 @@
 
 namespace synergy {
 
-class Registry {
+class Registry : private HoleOwner {
   public:
     /// `learned_file`: see learned_hops.h.
     Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
@@ -94,13 +94,20 @@ class Registry {
     [[nodiscard]] std::vector<SocketStatus> status() const;
 
   private:
+    bool check_alive(const ServerSocket &socket) override;
+    std::uint64_t control_chunks(const Endpoint &from, const Endpoint &to) override;
+    std::shared_ptr<HoleBegin> begin_of(const Hole &hole, Duration lifetime) override;
+    void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket) override;
+    std::optional<Hop> find_dying_hop(const Hole &hole, int hop_limit) override;
+    void proved(const Hole &hole, int hop_limit) override;
+    void refused(const Hole &hole, int hop_limit, const IcmpError &how) override;
+
     void declare(KeptSocket &server);
     static void end_hole(KeptSocket &server, KeptSocket::Punches::node_type punch);
     static void forget_ended(KeptSocket &server);
     static bool can_be_rung_at(const Handoff &handoff, KeptSocket &server);
     void settings_changed();
     KeptSocket &server_for(const ServerSocket &socket, Socket duplicate);
-    void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket);
     int open_asked(KeptSocket &server, const Target &target);
     int open_hole(KeptSocket &server, const Target &target, bool is_to_punch = true);
     [[nodiscard]] std::unique_ptr<Punch> make_punch(const KeptSocket &server, Hole hole) const;
@@ -108,8 +115,6 @@ class Registry {
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();
-    [[nodiscard]] Time &when_began(const Hole &hole);
-    bool check_alive(const ServerSocket &socket);
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
     void drop(std::uint64_t cookie, bool may_listen_again = true);
 
@@ -121,7 +126,8 @@ class Registry {
     HopFinder hop_finder_;
     Advice advice_;
     TimerWheel timers_;
-    std::unordered_map<std::string, Time> began_; ///< by Hole::text()
+    std::unordered_map<std::string, std::shared_ptr<HoleBegin>> begins_; ///< by Hole::text()
+    std::size_t begins_left_ = 0; ///< when they were last looked through
     PunchContext context_;
     KeptSockets servers_;
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie

@@ -19,16 +19,11 @@ constexpr Duration last_look = microseconds(300);
 /// Not so wide that the next SYN leaves no time to hear the peer.
 constexpr Duration widest = milliseconds(450);
 
-/// When the hole that is open once a SYN has left has begun, by one that was open from `began`.
-Time begin_with(Time syn, Time began) {
-    return syn >= began + Guard::hole_lifetime ? syn : began;
-}
-
 } // namespace
 
 /// For when to set the timer so that the SYN comes in time that follows one which leaves at `syn`.
 Time Guard::next_after(Time syn, unsigned retransmits) {
-    const Time began = std::min(begin_with(syn, hole_began_), begin_with(syn, socket_began_));
+    const Time began = std::min(hole_->with(syn), socket_.with(syn));
     const Time reopening = std::max(began + hole_lifetime, syn + out_of_step);
     // Less than a number of whole seconds, to stay out of step.
     Duration longest = std::max(refresh_ * 15 / 16, out_of_step);
@@ -47,8 +42,10 @@ void Guard::sent(Time asked, Time now, bool is_again) {
     short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
     is_staggered_ = false;
-    first_sent_ = socket_began_ = now;
-    hole_began_ = begin_with(now, hole_began_);
+    first_sent_ = now;
+    socket_ = HoleBegin(hole_lifetime);
+    socket_.leaves(now);
+    hole_->leaves(now);
     // The kernel's first timer is not subject to TCP_USER_TIMEOUT, the second is. Were it late by
     // less than is believed, a SYN would slip out: nothing is believed of it.
     retransmission_ = asked + first_timeout;
@@ -59,8 +56,8 @@ void Guard::sent(Time asked, Time now, bool is_again) {
 /// A SYN left at about `now`; retransmission_ says when the next one will.
 void Guard::left(Time now) {
     last_sent_ = now;
-    hole_began_ = begin_with(now, hole_began_);
-    socket_began_ = begin_with(now, socket_began_);
+    hole_->leaves(now);
+    socket_.leaves(now);
     not_before_ = retransmission_;
     if (window_ > Duration::zero()) {
         step_ = Step::error_due;

@@ -13,8 +13,10 @@
 #pragma once
 
 #include "base/timer_wheel.h"
+#include "punch/hole_begin.h"
 
 #include <algorithm>
+#include <memory>
 
 namespace synergy {
 
@@ -73,9 +75,11 @@ class Guard {
     /// from the peer's SYN and need not be deaf (IPv4). `refresh`: the longest time between SYNs.
     /// `wheel` says when the kernel's timers run out; it has to outlive the guard.
     /// `stagger`, from 0 to 1: another for each hole of a listener, lest they all be deaf at the
-    /// same moments.
-    Guard(Duration window, Duration refresh, const TimerWheel &wheel, double stagger = 0)
-        : window_(window), refresh_(refresh), wheel_(wheel), stagger_(stagger) {}
+    /// same moments. `hole`: what firewalls know of it by now.
+    Guard(Duration window, Duration refresh, const TimerWheel &wheel,
+          std::shared_ptr<HoleBegin> hole, double stagger = 0)
+        : window_(window), refresh_(refresh), wheel_(wheel), stagger_(stagger),
+          hole_(std::move(hole)) {}
 
     /// There is a new socket, set as every socket is.
     void begin() { step_ = Step::idle; }
@@ -115,7 +119,7 @@ class Guard {
     }
     /// When Linux firewalls forget the hole, unless another SYN opens it again just then.
     [[nodiscard]] Time hole_ends() const {
-        return std::max(hole_began_, socket_began_) + hole_lifetime - last_moment;
+        return std::max(hole_->ends(), socket_.ends()) - last_moment;
     }
     [[nodiscard]] Duration window() const { return window_; }
     /// The error of a SYN that has left is to come.
@@ -147,11 +151,11 @@ class Guard {
     Step step_ = Step::idle;
     Time next_{};
     Time first_sent_{};
-    /// When the SYN left that the firewalls count from. That is the first one of this socket or,
-    /// where earlier ones have failed within the hole's lifetime, the first one of theirs: it
-    /// depends on whether a firewall has seen those. Both are taken for it.
-    Time hole_began_ = Time{} - hole_lifetime;
-    Time socket_began_{};
+    /// The firewalls count from the first SYN of this socket or, where earlier ones have failed
+    /// within the hole's lifetime, the first one of theirs: it depends on whether a firewall has
+    /// seen those. Both are taken for it.
+    std::shared_ptr<HoleBegin> hole_;
+    HoleBegin socket_{hole_lifetime};
     Time last_sent_{};
     Time retransmission_{}; ///< when the kernel's timer runs out, if not later
     Time not_before_{};     ///< the SYN that is awaited had not left then

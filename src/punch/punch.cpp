@@ -45,14 +45,14 @@ void Punch::proved() {
     record_.heard = Clock::now();
     record_.refused_at = 0;
     record_.error = 0;
-    context_.proved(hole_, hop_limit());
+    context_.owner.proved(hole_, hop_limit());
 }
 
 void Punch::refused(const IcmpError &how) {
     // Who knows no way on is not too far away.
     if (how.answer != HopAnswer::unreachable)
         record_.refused_at = hop_limit();
-    context_.refused(hole_, hop_limit(), how);
+    context_.owner.refused(hole_, hop_limit(), how);
 }
 
 void Punch::failed_here(int error) {

@@ -5,11 +5,13 @@
 #include "base/timer_wheel.h"
 #include "hops/hop_choice.h"
 #include "hops/icmp_error.h"
+#include "punch/hole_begin.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
 #include "settings/settings.h"
 
-#include <functional>
+#include <memory>
+#include <optional>
 
 namespace synergy {
 
@@ -29,31 +31,43 @@ struct Hole {
     [[nodiscard]] std::string way_text() const;
 };
 
-/// What a strategy needs of the keeper.
-struct PunchContext {
+/// What a strategy asks those whose holes it opens, and tells them.
+class HoleOwner {
+  public:
+    HoleOwner() = default;
+    virtual ~HoleOwner() = default;
+    HoleOwner(const HoleOwner &) = delete;
+    HoleOwner &operator=(const HoleOwner &) = delete;
+
+    /// Asked before anything is sent: false if the server no longer has the socket, whose holes
+    /// end then.
+    virtual bool check_alive(const ServerSocket &server) = 0;
+    /// How many control chunks have come in the SCTP association with these ends, as far as the
+    /// kernel tells.
+    virtual std::uint64_t control_chunks(const Endpoint &from, const Endpoint &to) = 0;
+    /// What firewalls know of the hole that keep it for so long: kept for the next one that has it.
+    virtual std::shared_ptr<HoleBegin> begin_of(const Hole &hole, Duration lifetime) = 0;
+    /// Takes a connection that a punch has become, to be accepted by the server.
+    virtual void deliver(Socket connection, const Endpoint &peer, const ServerSocket &server) = 0;
+    /// How the error comes back from where a punch with this hop limit dies. What is not known is
+    /// measured, for the next time.
+    virtual std::optional<Hop> find_dying_hop(const Hole &hole, int hop_limit) = 0;
+    /// The peer came in; the hole was last punched with this hop limit.
+    virtual void proved(const Hole &hole, int hop_limit) = 0;
+    /// Somebody on the way has refused a punch with this hop limit.
+    virtual void refused(const Hole &hole, int hop_limit, const IcmpError &how) = 0;
+};
+
+/// What every strategy works with.
+struct PunchMeans {
     Scheduler &scheduler;
     TimerWheel &timers;       ///< the kernel's
     const Settings &settings; ///< as they are now
     const Traffic &traffic;   ///< of the server's datagram sockets
-    /// Asked before anything is sent: false if the server no longer has the socket, whose holes
-    /// end then.
-    std::function<bool(const ServerSocket &)> check_alive;
-    /// How many control chunks have come in the SCTP association with these ends, as far as the
-    /// kernel tells.
-    std::function<std::uint64_t(const Endpoint &from, const Endpoint &to)> control_chunks;
-    /// When the packet left that firewalls count the hole's end from, for who knows when they do:
-    /// kept for the next one that has the hole.
-    std::function<Time &(const Hole &)> began;
-    /// Takes a connection that a punch has become, to be accepted by the server.
-    std::function<void(Socket connection, const Endpoint &peer, const ServerSocket &server)>
-        deliver;
-    /// How the error comes back from where a punch with this hop limit dies. What is not known is
-    /// measured, for the next time.
-    std::function<std::optional<Hop>(const Hole &, int hop_limit)> find_dying_hop;
-    /// The peer came in; the hole was last punched with this hop limit.
-    std::function<void(const Hole &, int hop_limit)> proved;
-    /// Somebody on the way has refused a punch with this hop limit.
-    std::function<void(const Hole &, int hop_limit, const IcmpError &)> refused;
+};
+
+struct PunchContext : PunchMeans {
+    HoleOwner &owner;
 };
 
 /// What keeps a hole's punches from leaving is named once, until it is over, and once for all holes

@@ -144,7 +144,7 @@ void SctpManyPunch::take_back() {
 
 int SctpManyPunch::punch() {
     association_ = 0;
-    if (!context_.check_alive(hole_.server))
+    if (!context_.owner.check_alive(hole_.server))
         return EBADF;
     int error = begin();
     if (error == EISCONN || error == EALREADY) {
@@ -187,7 +187,7 @@ void SctpManyPunch::await_peer() {
             timer_.set(now + glance, [this] { await_peer(); });
             return;
         }
-        if (!context_.check_alive(hole_.server))
+        if (!context_.owner.check_alive(hole_.server))
             return;
         // The server itself calls this peer: it is the server's association from now on, and its
         // INIT goes all the way.
@@ -205,7 +205,7 @@ void SctpManyPunch::await_peer() {
 void SctpManyPunch::await_end() {
     if (sctp::state_of(fd_, association_) == SCTP_EMPTY)
         punch();
-    else if (context_.check_alive(hole_.server))
+    else if (context_.owner.check_alive(hole_.server))
         timer_.set(Clock::now() + rest, [this] { await_end(); });
 }
 

@@ -47,7 +47,8 @@ constexpr Duration rest = seconds(1);
 } // namespace
 
 SctpPunch::SctpPunch(const PunchContext &context, Hole hole)
-    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), timer_(context.scheduler) {}
+    : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()),
+      begin_(context.owner.begin_of(hole_, hole_lifetime)), timer_(context.scheduler) {}
 
 SctpPunch::~SctpPunch() {
     close_socket();
@@ -93,13 +94,12 @@ bool SctpPunch::waits_for_peer() {
     if (own.is_wildcard())
         if (const auto route = route_to(peer, context_.settings.local_for(peer.family())))
             own = route->source.unmapped().with_port(own.port());
-    return context_.control_chunks(peer, own) != 0;
+    return context_.owner.control_chunks(peer, own) != 0;
 }
 
 Time SctpPunch::next() const {
-    const Time began = context_.began(hole_);
-    return punched_ == began ? punched_ + to_be_sure
-                             : std::min(punched_ + period, began + hole_lifetime);
+    return punched_ == begin_->at() ? punched_ + to_be_sure
+                                    : std::min(punched_ + period, begin_->ends());
 }
 
 bool SctpPunch::has_association() const {
@@ -114,7 +114,7 @@ void SctpPunch::wait_for_its_end() {
 }
 
 int SctpPunch::punch() {
-    if (!context_.check_alive(hole_.server)) {
+    if (!context_.owner.check_alive(hole_.server)) {
         close_socket();
         return EBADF;
     }
@@ -157,8 +157,7 @@ int SctpPunch::punch() {
         return 0;
     }
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
-    if (Time &began = context_.began(hole_); punched_ >= began + hole_lifetime)
-        began = punched_;
+    begin_->leaves(punched_);
     failures_ = 0;
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
@@ -213,7 +212,7 @@ void SctpPunch::established() {
         log::warn("{}: /proc can't be read, so nobody knows when the connection ends: the hole is "
                   "not opened again",
                   hole_.text());
-    context_.deliver(std::move(connection), hole_.peer, hole_.server);
+    context_.owner.deliver(std::move(connection), hole_.peer, hole_.server);
 }
 
 } // namespace synergy

@@ -37,6 +37,7 @@ class SctpPunch final : public Punch {
     void retry_at(Time time);
 
     bool is_v4_;
+    std::shared_ptr<HoleBegin> begin_;
     SctpAssociations associations_;
     Socket socket_;
     Timer timer_;

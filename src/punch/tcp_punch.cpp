@@ -101,11 +101,10 @@ enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_recei
 TcpPunch::TcpPunch(const PunchContext &context, Hole hole)
     : Punch(context, std::move(hole)), is_v4_(hole_.is_v4()), deaf_hop_limit_(deaf_to_most),
       guard_(is_v4_ ? Duration::zero() : error_window, context.settings.refresh, context.timers,
-             stagger_of(hole_.peer.port())),
-      timer_(context.scheduler), probe_timer_(context.scheduler) {}
+             context.owner.begin_of(hole_, Guard::hole_lifetime), stagger_of(hole_.peer.port())),
+      timer_(context.scheduler), probe_(context.scheduler) {}
 
 TcpPunch::~TcpPunch() {
-    stop_asking();
     close_socket();
 }
 
@@ -134,7 +133,7 @@ int TcpPunch::open() {
     // as good.
     if (was_ending && socket_ && busy_until_ == Time{} && !has_missed_peer() &&
         info_of(socket_).tcpi_state == state_syn_sent) {
-        stop_asking();
+        probe_.stop();
         close_socket();
     }
     // Renewing by hand would be a SYN with another sequence number (guard.h).
@@ -218,7 +217,7 @@ int TcpPunch::bind_socket() {
 int TcpPunch::punch() {
     if (is_ending_)
         return 0;
-    if (!context_.check_alive(hole_.server))
+    if (!context_.owner.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
@@ -301,7 +300,7 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
 void TcpPunch::follow_dying_hop() {
     if (is_v4_)
         return;
-    const auto hop = context_.find_dying_hop(hole_, hop_limit());
+    const auto hop = context_.owner.find_dying_hop(hole_, hop_limit());
     is_round_trip_known_ = hop.has_value();
     if (!hop)
         return;
@@ -347,7 +346,7 @@ void TcpPunch::tick() {
     if (info.tcpi_retransmits > 0)
         failures_ = 0;
     if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low) {
-        if (!context_.check_alive(hole_.server))
+        if (!context_.owner.check_alive(hole_.server))
             return;
         if (leaves_from_elsewhere()) {
             log::info("{}: punched from another address now", hole_.text());
@@ -369,29 +368,14 @@ void TcpPunch::tick() {
     schedule();
 }
 
-/// Something has come unheard behind the last SYN: a call, or a reset, which must not be answered
-/// by a SYN that goes all the way. One from another port, with the hop limit of that punch, tells,
-/// since what comes back for it is heard.
-/// False where it can't be asked.
+/// Something has come unheard behind the last SYN: a call, or a reset. False where it can't be
+/// asked. (IPv4's punches are deaf to neither.)
 bool TcpPunch::ask_what_came() {
-    probe_ = is_v4_ ? Socket{} : Socket::open(AF_INET6, SOCK_STREAM, IPPROTO_TCP);
-    set_hop_limit(probe_, is_v4_, hop_limit());
-    const Endpoint from = socket_.local().with_port(0);
-    if (!probe_ || ::bind(probe_.fd(), from.data(), from.length()) != 0 ||
-        (::connect(probe_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
-         errno != EINPROGRESS) ||
-        !context_.scheduler.watch(probe_.fd(), EPOLLOUT, [this](std::uint32_t) {
-            know_what_came(probe_.get(SOL_SOCKET, SO_ERROR, 0));
-        })) {
-        probe_.reset();
-        return false;
-    }
-    probe_timer_.set(Clock::now() + guard_.window(), [this] { know_what_came(ETIMEDOUT); });
-    return true;
+    return !is_v4_ && probe_.ask(socket_.local(), hole_.peer, hop_limit(), guard_.window(),
+                                 [this](int error) { know_what_came(error); });
 }
 
 void TcpPunch::know_what_came(int error) {
-    stop_asking();
     if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
         return;
     // Its own error has come, or nothing at all.
@@ -399,13 +383,6 @@ void TcpPunch::know_what_came(int error) {
         failed(error != 0 ? error : ECONNREFUSED);
     else
         tick();
-}
-
-void TcpPunch::stop_asking() {
-    probe_timer_.cancel();
-    if (probe_)
-        context_.scheduler.unwatch(probe_.fd());
-    probe_.reset();
 }
 
 /// Whether this host has another address toward the peer than when the socket connected: peers call
@@ -427,7 +404,7 @@ bool TcpPunch::leaves_from_elsewhere() const {
 
 /// Calls of the peer's are counted, and resets; the ICMP error is not.
 bool TcpPunch::has_missed_peer() const {
-    return !probe_ && meminfo_of(socket_.fd(), SK_MEMINFO_DROPS) != 0;
+    return !probe_.is_asking() && meminfo_of(socket_.fd(), SK_MEMINFO_DROPS) != 0;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -583,7 +560,7 @@ void TcpPunch::established() {
     proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
-    context_.deliver(std::move(connection), peer, hole_.server);
+    context_.owner.deliver(std::move(connection), peer, hole_.server);
 }
 
 } // namespace synergy

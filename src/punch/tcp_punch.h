@@ -5,6 +5,7 @@
 
 #include "punch/guard.h"
 #include "punch/punch.h"
+#include "punch/syn_probe.h"
 
 struct tcp_info;
 
@@ -34,7 +35,6 @@ class TcpPunch final : public Punch {
     void answer_peer(bool was_heard);
     [[nodiscard]] bool ask_what_came();
     void know_what_came(int error);
-    void stop_asking();
     void failed(int error);
     void timed_out();
     [[nodiscard]] bool is_by_this_host(const IcmpError &answer) const;
@@ -61,8 +61,7 @@ class TcpPunch final : public Punch {
     unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
     unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
     bool is_ending_ = false;     ///< with its hole
-    Socket probe_;               ///< asks what has come unheard
-    Timer probe_timer_;
+    SynProbe probe_;             ///< asks what has come unheard
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

@@ -127,7 +127,7 @@ void UdpPunch::renew() {
 }
 
 int UdpPunch::punch() {
-    if (!context_.check_alive(hole_.server))
+    if (!context_.owner.check_alive(hole_.server))
         return EBADF;
     Duration next = context_.settings.refresh;
     // Asked before the next one has it looked for again.

@@ -205,20 +205,22 @@ void check_loopback(int family, const Settings &settings, Findings &findings) {
         wrong(any.address_text(), found);
         return;
     }
-    // A firewall may have rules for the server's ports alone.
-    constexpr int ports_most = 16;
-    int count = 0;
-    for (const PortRange &range : settings.concerned_ports(Transport::tcp))
-        for (unsigned port = range.first; port <= range.last && count < ports_most;
-             port++, count++) {
+    // A firewall may have rules for the server's ports alone. Those of a wide range are not named.
+    constexpr unsigned ports_most = 16;
+    unsigned count = 0;
+    for (const PortRange &range : settings.concerned_ports(Transport::tcp)) {
+        if (range.last - range.first >= static_cast<int>(ports_most))
+            continue;
+        for (unsigned port = range.first; port <= range.last && count < ports_most; port++) {
+            count++;
             const Endpoint at = any.with_port(static_cast<std::uint16_t>(port));
-            const bool are_named = range.last - range.first < ports_most;
-            const Loopback there = are_named ? try_loopback(at) : Loopback{.is_there = false};
+            const Loopback there = try_loopback(at);
             if (there.is_there && !there.is_through) {
                 wrong(at.text(), there);
                 return;
             }
         }
+    }
     findings.right("the loopback interface lets connections to " + any.address_text() + " through");
 }
 

@@ -69,18 +69,11 @@ bool has_sctp() {
 FirewallTest::FirewallTest(Scheduler &scheduler, Options options,
                            std::function<void(const std::string &)> say)
     : scheduler_(scheduler), options_(std::move(options)), say_(std::move(say)),
-      nonce_(random_text()), idle_(options_.idle), no_traffic_(no_page_),
-      context_{.scheduler = scheduler,
-               .timers = timers_,
-               .settings = settings_,
-               .traffic = no_traffic_,
-               .check_alive = [](const ServerSocket &) { return true; },
-               .control_chunks = [](const Endpoint &, const Endpoint &) { return 0U; },
-               .began = [this](const Hole &) -> Time & { return began_; },
-               .deliver = [](Socket, const Endpoint &, const ServerSocket &) {},
-               .find_dying_hop = [this](const Hole &, int) { return options_.dying_hop; },
-               .proved = [](const Hole &, int) {},
-               .refused = [](const Hole &, int, const IcmpError &) {}},
+      nonce_(random_text()), idle_(options_.idle),
+      no_traffic_(no_page_), means_{.scheduler = scheduler,
+                                    .timers = timers_,
+                                    .settings = settings_,
+                                    .traffic = no_traffic_},
       sending_(scheduler), looking_(scheduler), waiting_(scheduler) {
     settings_.refresh = no_refresh;
     open_meeting(options_.port);
@@ -264,10 +257,11 @@ void FirewallTest::begin() {
         trial.is_called = is_called;
         const TrialWay way{.source = options_.source.with_port(port),
                            .peer = options_.peer.with_port(port),
-                           .hop_limit = options_.hop_limit};
+                           .hop_limit = options_.hop_limit,
+                           .dying_hop = options_.dying_hop};
         try {
             if (is_called) {
-                trial.callee = make_callee(context_, kind, way);
+                trial.callee = make_callee(means_, kind, way);
                 trial.callee->punch();
                 return;
             }

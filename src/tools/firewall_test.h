@@ -87,8 +87,7 @@ class FirewallTest {
     Traffic no_traffic_;
     TimerWheel timers_;
     Settings settings_;
-    Time began_{}; ///< of no hole that anybody asks for
-    PunchContext context_;
+    const PunchMeans means_;
     std::list<Trial> trials_;
     Timer sending_, looking_, waiting_;
     std::list<Timer> calls_;

@@ -44,20 +44,14 @@ std::set<std::string> keeper_names() {
 Socket receive_file(const Socket &connection) {
     synergy_answer answer{};
     iovec data{.iov_base = &answer, .iov_len = sizeof answer};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    alignas(cmsghdr) std::array<char, CMSG_LEN(sizeof(int))> control{};
     msghdr header{};
     header.msg_iov = &data;
     header.msg_iovlen = 1;
     header.msg_control = control.data();
     header.msg_controllen = control.size();
     const ssize_t size = ::recvmsg(connection.fd(), &header, MSG_CMSG_CLOEXEC);
-    const cmsghdr *extra = size < 0 ? nullptr : CMSG_FIRSTHDR(&header);
-    Socket file;
-    if (extra != nullptr && extra->cmsg_level == SOL_SOCKET && extra->cmsg_type == SCM_RIGHTS) {
-        int fd = -1;
-        std::memcpy(&fd, CMSG_DATA(extra), sizeof fd);
-        file = Socket(fd);
-    }
+    Socket file = size < 0 ? Socket{} : descriptor_in(header);
     if (size == 0)
         errno = ECONNRESET; // of another release, or it has just ended
     else if (size > 0 && !file)

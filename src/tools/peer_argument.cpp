@@ -7,6 +7,10 @@
 
 namespace synergy {
 
+namespace {
+
+/// The first address of a host, or with AI_NUMERICHOST of the address that `host` is; port 0.
+/// Empty, and `error` in words, if there is none.
 Endpoint resolve(const std::string &host, int flags, std::string &error) {
     addrinfo hints{};
     hints.ai_flags = flags;
@@ -24,6 +28,7 @@ Endpoint resolve(const std::string &host, int flags, std::string &error) {
     return {};
 }
 
+/// As in SYNERGY_PEERS, or without a port (0), or a host name.
 Endpoint parse_peer(const std::string &text, std::string &error) {
     std::vector<Problem> problems;
     if (const std::vector<Peer> peers = parse_peers(text, "PEER", problems); peers.size() == 1) {
@@ -49,6 +54,30 @@ Endpoint parse_peer(const std::string &text, std::string &error) {
     return resolve(host, AI_ADDRCONFIG, error).with_port(port);
 }
 
+} // namespace
+
+std::optional<PathEnds> path_ends(const std::string &peer, const std::string &from,
+                                  const Settings &settings) {
+    const auto refused = [](const char *place, const std::string &text, const std::string &what) {
+        refuse_argument(place, text, what);
+        return std::nullopt;
+    };
+    PathEnds ends;
+    std::string error;
+    ends.peer = parse_peer(peer, error);
+    if (ends.peer.empty())
+        return refused("PEER", peer, "an address or host name, as [2001:db8::5]:5555: " + error);
+    ends.source = settings.local_for(ends.peer.family());
+    if (from.empty())
+        return ends;
+    ends.source = resolve(from, AI_NUMERICHOST, error);
+    if (ends.source.empty())
+        return refused("--from", from, "an address of this host, as 2001:db8::11");
+    if (ends.source.family() != ends.peer.family())
+        return refused("--from", from, "an address of the peer's family");
+    return ends;
+}
+
 Settings settings_of_environment() {
     Settings settings =
         load_settings([](const char *name) -> const char * { return std::getenv(name); });
@@ -60,7 +89,6 @@ Settings settings_of_environment() {
 int refuse_argument(const std::string &place, const std::string &text,
                     const std::string &expected) {
     std::cerr << "synergy: " << Problem{place, text, expected}.line() << '\n';
-    constexpr int exit_refused = 2;
     return exit_refused;
 }
 

@@ -5,24 +5,30 @@
 #include "base/endpoint.h"
 #include "settings/settings.h"
 
+#include <optional>
 #include <string>
 
 namespace synergy {
 
-constexpr const char *a_peer = "an address or host name, as [2001:db8::5]:5555";
-constexpr const char *an_address = "an address of this host, as 2001:db8::11";
+/// The exit status of a command that has not begun, for wrong arguments or settings.
+constexpr int exit_refused = 2;
 
-/// The first address of a host, or with AI_NUMERICHOST of the address that `host` is; port 0.
-/// Empty, and `error` in words, if there is none.
-Endpoint resolve(const std::string &host, int flags, std::string &error);
+/// The two ends of a path, of one family.
+struct PathEnds {
+    Endpoint peer;   ///< port 0 where none was named
+    Endpoint source; ///< port 0; empty or a wildcard: as the kernel chooses
+};
 
-/// As in SYNERGY_PEERS, or without a port (0), or a host name.
-Endpoint parse_peer(const std::string &text, std::string &error);
+/// By what was said for PEER (as in SYNERGY_PEERS, or without a port, or a host name), and for
+/// --from, which may be nothing: then the settings choose. What is wrong with them is said on
+/// stderr.
+std::optional<PathEnds> path_ends(const std::string &peer, const std::string &from,
+                                  const Settings &settings);
 
 /// As the environment has them; what is wrong with them is said on stderr.
 Settings settings_of_environment();
 
-/// Says on stderr what is wrong with an argument; the exit status for that.
+/// Says on stderr what is wrong with an argument: exit_refused.
 int refuse_argument(const std::string &place, const std::string &text, const std::string &expected);
 
 } // namespace synergy

@@ -25,7 +25,6 @@ namespace synergy {
 namespace {
 
 constexpr int exit_not_found = 1;
-constexpr int exit_refused = 2;
 
 /// How long names are waited for once the path is known.
 constexpr Duration time_for_names = std::chrono::milliseconds(300);
@@ -160,18 +159,10 @@ int run_probe(const ProbeOptions &options) {
     if (!settings.problems.empty())
         return exit_refused;
 
-    std::string error;
-    const Endpoint peer = parse_peer(options.peer, error);
-    if (peer.empty())
-        return refuse_argument("PEER", options.peer, a_peer + (": " + error));
-    Endpoint source = settings.local_for(peer.family());
-    if (!options.from.empty()) {
-        source = resolve(options.from, AI_NUMERICHOST, error);
-        if (source.empty())
-            return refuse_argument("--from", options.from, an_address);
-        if (source.family() != peer.family())
-            return refuse_argument("--from", options.from, "an address of the peer's family");
-    }
+    const auto ends = path_ends(options.peer, options.from, settings);
+    if (!ends)
+        return exit_refused;
+    const auto &[peer, source] = *ends;
 
     Scheduler scheduler;
     Screen screen;

@@ -1,6 +1,7 @@
 #include "tools/status_command.h"
 
 #include "tools/keepers.h"
+#include "tools/peer_argument.h"
 #include "tools/status_picture.h"
 #include "tools/terminal.h"
 
@@ -12,8 +13,6 @@
 namespace synergy {
 
 namespace {
-
-constexpr int exit_refused = 2;
 
 constexpr const char *status_help = R"(A hole is
   opening         not punched yet

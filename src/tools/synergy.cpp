@@ -2,6 +2,7 @@
 // their holes, and measures paths.
 #include "settings/settings_file.h"
 #include "tools/check_command.h"
+#include "tools/peer_argument.h"
 #include "tools/preloadable.h"
 #include "tools/probe_command.h"
 #include "tools/status_command.h"
@@ -26,7 +27,6 @@ namespace synergy {
 
 namespace {
 
-constexpr int exit_refused = 2; ///< nothing was started
 constexpr int exit_not_executable = 126;
 constexpr int exit_not_found = 127;
 

@@ -17,7 +17,6 @@ namespace synergy {
 namespace {
 
 constexpr int exit_nothing_passes = 1;
-constexpr int exit_refused = 2;
 
 /// The first of the calling ports, which two sides need not agree on.
 constexpr std::uint16_t usual_port = 61680;
@@ -92,17 +91,11 @@ int run_test(const TestOptions &options) {
     const Settings settings = settings_of_environment();
     if (!settings.problems.empty())
         return exit_refused;
-    std::string error;
-    const Endpoint peer = parse_peer(options.peer, error);
-    if (peer.empty())
-        return refuse_argument("PEER", options.peer, a_peer + (": " + error));
-    Endpoint source = settings.local_for(peer.family());
-    if (!options.from.empty()) {
-        source = resolve(options.from, AI_NUMERICHOST, error);
-        if (source.empty() || source.family() != peer.family())
-            return refuse_argument("--from", options.from,
-                                   "an address of this host, of the peer's family");
-    }
+    const auto ends = path_ends(options.peer, options.from, settings);
+    if (!ends)
+        return exit_refused;
+    const Endpoint peer = ends->peer;
+    Endpoint source = ends->source;
     const std::uint16_t port = peer.port() != 0 ? peer.port() : usual_port;
     if (port > UINT16_MAX - FirewallTest::ports_used)
         return refuse_argument("PEER", options.peer, "a port of 65523 at most: twelve are used");

@@ -52,14 +52,37 @@ Outcome outcome_by(int error) {
     }
 }
 
-class DatagramCallee final : public Callee {
+/// A server with one hole, which lives as long as the trial.
+class PunchingCallee : public Callee, protected HoleOwner {
+  protected:
+    PunchingCallee(const PunchMeans &means, const TrialWay &way)
+        : context_{means, *this}, dying_hop_(way.dying_hop) {}
+
+    bool check_alive(const ServerSocket &) override { return true; }
+    std::uint64_t control_chunks(const Endpoint &, const Endpoint &) override { return 0; }
+    std::shared_ptr<HoleBegin> begin_of(const Hole &, Duration lifetime) override {
+        return std::make_shared<HoleBegin>(lifetime);
+    }
+    void deliver(Socket, const Endpoint &, const ServerSocket &) override {}
+    std::optional<Hop> find_dying_hop(const Hole &, int) override { return dying_hop_; }
+    void proved(const Hole &, int) override {}
+    void refused(const Hole &, int, const IcmpError &) override {}
+
+    const PunchContext context_;
+
+  private:
+    const std::optional<Hop> dying_hop_;
+};
+
+class DatagramCallee final : public PunchingCallee {
   public:
-    DatagramCallee(const PunchContext &context, const TrialWay &way)
-        : scheduler_(context.scheduler), socket_(bound(way, Transport::udp)), peer_(way.peer) {
+    DatagramCallee(const PunchMeans &means, const TrialWay &way)
+        : PunchingCallee(means, way), scheduler_(means.scheduler),
+          socket_(bound(way, Transport::udp)), peer_(way.peer) {
         server_.transport = Transport::udp;
         server_.local = way.source;
         punch_ = std::make_unique<UdpPunch>(
-            context, Hole{.server = server_, .peer = peer_, .hops = HopRange::only(way.hop_limit)},
+            context_, Hole{.server = server_, .peer = peer_, .hops = HopRange::only(way.hop_limit)},
             socket_.fd());
         scheduler_.watch(socket_.fd(), EPOLLIN, [this](std::uint32_t) { answer(); });
     }
@@ -87,19 +110,17 @@ class DatagramCallee final : public Callee {
     std::unique_ptr<Punch> punch_;
 };
 
-class StreamCallee final : public Callee {
+class StreamCallee final : public PunchingCallee {
   public:
-    StreamCallee(const PunchContext &context, const TrialKind &kind, const TrialWay &way)
-        : scheduler_(context.scheduler), listener_(bound(way, kind.transport)), context_(context) {
+    StreamCallee(const PunchMeans &means, const TrialKind &kind, const TrialWay &way)
+        : PunchingCallee(means, way), scheduler_(means.scheduler),
+          listener_(bound(way, kind.transport)) {
         if (::listen(listener_.fd(), backlog) != 0)
             throw std::system_error(errno, std::generic_category(), "listen");
         const auto described = describe(listener_.fd());
         if (!described)
             throw std::system_error(errno, std::generic_category(), name(kind.transport));
         server_ = *described;
-        context_.deliver = [this](Socket connection, const Endpoint &, const ServerSocket &) {
-            serve(std::move(connection));
-        };
         is_left_alone_ = kind.idle > std::chrono::seconds(0);
         HopRange hops = HopRange::only(way.hop_limit);
         if (is_left_alone_)
@@ -133,6 +154,10 @@ class StreamCallee final : public Callee {
     }
 
   private:
+    void deliver(Socket connection, const Endpoint &, const ServerSocket &) override {
+        serve(std::move(connection));
+    }
+
     void serve(Socket connection) {
         if (!connection)
             return;
@@ -151,7 +176,6 @@ class StreamCallee final : public Callee {
     Scheduler &scheduler_;
     Socket listener_;
     ServerSocket server_;
-    PunchContext context_;
     std::unique_ptr<Punch> punch_;
     bool is_left_alone_ = false;
     std::list<Socket> connections_;
@@ -311,11 +335,11 @@ Outcome outcome_of(const std::string &text) {
     return Outcome::pending;
 }
 
-std::unique_ptr<Callee> make_callee(const PunchContext &context, const TrialKind &kind,
+std::unique_ptr<Callee> make_callee(const PunchMeans &means, const TrialKind &kind,
                                     const TrialWay &way) {
     if (kind.transport == Transport::udp)
-        return std::make_unique<DatagramCallee>(context, way);
-    return std::make_unique<StreamCallee>(context, kind, way);
+        return std::make_unique<DatagramCallee>(means, way);
+    return std::make_unique<StreamCallee>(means, kind, way);
 }
 
 std::unique_ptr<Caller> make_caller(Scheduler &scheduler, const TrialKind &kind,

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace synergy {
@@ -41,6 +42,7 @@ struct TrialWay {
     Endpoint source; ///< of this side, with the port
     Endpoint peer;   ///< with the port
     int hop_limit = hop_limit_guess;
+    std::optional<Hop> dying_hop; ///< where punches die
 };
 
 /// The side that is called. It answers what comes for as long as it lives.
@@ -59,7 +61,7 @@ class Caller {
 };
 
 /// Throws std::system_error where the system has no such socket.
-std::unique_ptr<Callee> make_callee(const PunchContext &context, const TrialKind &kind,
+std::unique_ptr<Callee> make_callee(const PunchMeans &means, const TrialKind &kind,
                                     const TrialWay &way);
 /// Calls at once.
 std::unique_ptr<Caller> make_caller(Scheduler &scheduler, const TrialKind &kind,

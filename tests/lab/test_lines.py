@@ -785,10 +785,12 @@ def test_check_input_of_a_port(stand, check, family):
     port = fresh_port()
     at = shown({6: "::1", 4: "127.0.0.1"}[family], port)
     with rule(stand, "A", family, "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP"):
-        assert check(stand, peer_text(family), hops=2, ports=f"{port}-{port + 3}")[0] == [
-            f"no connection from this host to {at} comes through (it is dropped), so none can be "
-            "handed to the server: let a firewall on this host accept what the loopback interface "
-            "(lo) brings"]
+        # (A range too wide to be tried takes nothing from the ports that are named.)
+        for ports in f"{port}-{port + 3}", f"1024-1100,{port}":
+            assert check(stand, peer_text(family), hops=2, ports=ports)[0] == [
+                f"no connection from this host to {at} comes through (it is dropped), so none can "
+                "be handed to the server: let a firewall on this host accept what the loopback "
+                "interface (lo) brings"]
         assert check(stand, peer_text(family), hops=2, ports=port + 1)[0] == []
 
 

@@ -66,6 +66,11 @@ struct Run {
 
 const Time start{seconds(1000)};
 
+/// Of a hole that no firewall knows yet.
+Guard guard_of(Duration window, Duration refresh, const TimerWheel &wheel, double stagger = 0) {
+    return {window, refresh, wheel, std::make_shared<HoleBegin>(Guard::hole_lifetime), stagger};
+}
+
 /// A socket's life from `began`, with timers of kernel and thread as late as told.
 Run live(Guard guard, unsigned linear, Duration kernel_late, Duration thread_late, Duration length,
          Timers timers = {}, Duration connect_took = {}, Time began = start) {
@@ -122,8 +127,8 @@ TEST_CASE("no SYN leaves in the open phase, however late the timers") {
         for (auto kernel_late : {milliseconds(0), milliseconds(60), milliseconds(300)})
             for (auto thread_late : {milliseconds(0), milliseconds(30)}) {
                 CAPTURE(linear);
-                Run run = live(Guard(milliseconds(150), seconds(13), unknown), linear, kernel_late,
-                               thread_late, seconds(120));
+                Run run = live(guard_of(milliseconds(150), seconds(13), unknown), linear,
+                               kernel_late, thread_late, seconds(120));
                 CHECK(run.stayed_low_for_each);
                 CHECK(!run.gave_up);
                 CHECK(run.sent.size() > 8);
@@ -131,7 +136,7 @@ TEST_CASE("no SYN leaves in the open phase, however late the timers") {
 }
 
 TEST_CASE("a thread that is kept from running loses the socket rather than a SYN") {
-    Guard guard(milliseconds(150), seconds(13), unknown);
+    Guard guard = guard_of(milliseconds(150), seconds(13), unknown);
     const Time start{seconds(1000)};
     guard.sent(start, start);
     guard.tick(start + milliseconds(150), {0, seconds(1)});
@@ -146,7 +151,7 @@ TEST_CASE("a thread that is kept from running loses the socket rather than a SYN
 
 TEST_CASE("SYNs come no further apart than the refresh interval") {
     for (auto refresh : {seconds(1), seconds(2), seconds(5), seconds(20)}) {
-        Run run = live(Guard(milliseconds(150), refresh, unknown), 4, milliseconds(20),
+        Run run = live(guard_of(milliseconds(150), refresh, unknown), 4, milliseconds(20),
                        milliseconds(1), seconds(200));
         Duration longest = std::max<Duration>(seconds(1), refresh) + milliseconds(100);
         for (std::size_t i = 1; i < run.sent.size(); i++)
@@ -159,7 +164,7 @@ TEST_CASE("a SYN comes as soon as a firewall has forgotten the hole that was not
     for (auto refresh : {seconds(3), seconds(20), seconds(50), seconds(200)})
         for (auto kernel_late : {milliseconds(0), milliseconds(250)}) {
             CAPTURE(refresh.count());
-            Run run = live(Guard(milliseconds(150), refresh, unknown), 4, kernel_late,
+            Run run = live(guard_of(milliseconds(150), refresh, unknown), 4, kernel_late,
                            milliseconds(1), seconds(700));
             CHECK(!run.gave_up);
             Duration opened{};
@@ -178,7 +183,7 @@ TEST_CASE("what a firewall has forgotten is opened again, though another socket 
     constexpr Duration lifetime = seconds(120); // nf_conntrack_tcp_timeout_syn_sent
     for (auto lost_after : {seconds(1), seconds(4), seconds(50), seconds(119)}) {
         CAPTURE(lost_after.count());
-        Guard guard(milliseconds(150), seconds(60), unknown);
+        Guard guard = guard_of(milliseconds(150), seconds(60), unknown);
         guard.sent(start, start);
         guard.begin();
         Run run = live(guard, 4, {}, milliseconds(1), seconds(500), {}, {}, start + lost_after);
@@ -202,7 +207,7 @@ TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the
             for (double stagger : {0.0, 0.3, 0.62, 1.0})
                 for (auto kernel_late : {milliseconds(0), milliseconds(60)}) {
                     CAPTURE(stagger);
-                    Run run = live(Guard(milliseconds(150), refresh, unknown, stagger), linear,
+                    Run run = live(guard_of(milliseconds(150), refresh, unknown, stagger), linear,
                                    kernel_late, milliseconds(1), seconds(100));
                     for (Duration arrival{}; arrival < seconds(90); arrival += milliseconds(5)) {
                         CAPTURE(std::chrono::duration_cast<milliseconds>(arrival).count());
@@ -218,7 +223,7 @@ TEST_CASE("a peer whose first SYN meets the guard gets in with its fourth at the
 }
 
 TEST_CASE("a socket that can tell the error from a SYN is never deaf longer than a timer is late") {
-    Run run = live(Guard(Duration::zero(), seconds(13), unknown), 4, milliseconds(60),
+    Run run = live(guard_of(Duration::zero(), seconds(13), unknown), 4, milliseconds(60),
                    milliseconds(1), seconds(60));
     CHECK(run.stayed_low_for_each);
     for (auto [from, to] : run.deaf)
@@ -235,8 +240,8 @@ TEST_CASE("what is known of the kernel's timers keeps a socket from being deaf f
                     CAPTURE(phase);
                     const Timers timers{per_second, Time{milliseconds(phase)}};
                     const TimerWheel wheel = timers.wheel();
-                    Run run = live(Guard(milliseconds(80), refresh, wheel), linear, milliseconds(1),
-                                   milliseconds(1), seconds(150), timers);
+                    Run run = live(guard_of(milliseconds(80), refresh, wheel), linear,
+                                   milliseconds(1), milliseconds(1), seconds(150), timers);
                     CHECK(run.stayed_low_for_each);
                     CHECK(!run.gave_up);
                     int long_ones = 0;
@@ -262,7 +267,7 @@ TEST_CASE("whatever is believed of the kernel's timers, no SYN slips out") {
                     CAPTURE(connect_took.count());
                     const TimerWheel wheel = Timers{believed, Time{milliseconds(phase)}}.wheel();
                     Run run =
-                        live(Guard(milliseconds(80), seconds(20), wheel), 4, milliseconds(1),
+                        live(guard_of(milliseconds(80), seconds(20), wheel), 4, milliseconds(1),
                              milliseconds(1), seconds(150), Timers{real, Time{}}, connect_took);
                     CHECK(run.stayed_low_for_each);
                     gave_up += run.gave_up;
@@ -270,8 +275,22 @@ TEST_CASE("whatever is believed of the kernel's timers, no SYN slips out") {
     CHECK(gave_up > 0);
 }
 
+TEST_CASE("a hole that another punch has begun is opened anew when its time is over") {
+    const Duration passed = seconds(50), ends = Guard::hole_lifetime - passed;
+    const auto opens_anew = [&](Guard guard) {
+        const Run run = live(std::move(guard), 4, milliseconds(20), milliseconds(4), seconds(130),
+                             {}, {}, start + passed);
+        return std::any_of(run.sent.begin(), run.sent.end(),
+                           [&](Duration at) { return at >= ends && at < ends + seconds(3); });
+    };
+    const auto hole = std::make_shared<HoleBegin>(Guard::hole_lifetime);
+    Guard(milliseconds(150), seconds(60), unknown, hole).sent(start, start);
+    CHECK(opens_anew(Guard(milliseconds(150), seconds(60), unknown, hole)));
+    CHECK_FALSE(opens_anew(guard_of(milliseconds(150), seconds(60), unknown)));
+}
+
 TEST_CASE("an error that came late widens the window, within bounds") {
-    Guard guard(milliseconds(150), seconds(13), unknown);
+    Guard guard = guard_of(milliseconds(150), seconds(13), unknown);
     const Time start{seconds(1000)};
     guard.sent(start, start);
     CHECK(guard.next() == start + milliseconds(150));

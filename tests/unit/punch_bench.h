@@ -14,7 +14,7 @@
 namespace harness {
 
 /// In a process of its own (in_child).
-struct PunchBench {
+struct PunchBench : private synergy::HoleOwner {
     struct Delivered {
         synergy::Socket connection;
         synergy::Endpoint peer;
@@ -33,43 +33,15 @@ struct PunchBench {
 
     bool is_alive = true;
     std::optional<synergy::Duration> round_trip;
-    std::vector<int> proved, too_high; ///< hop limits
+    std::vector<int> proofs, too_high; ///< hop limits
     std::vector<synergy::IcmpError> refusals;
     std::vector<Delivered> delivered;
 
-    synergy::Time began{};
+    std::shared_ptr<synergy::HoleBegin> begin; ///< of whichever hole
 
     synergy::PunchContext context{
-        .scheduler = scheduler,
-        .timers = timers,
-        .settings = settings,
-        .traffic = traffic,
-        .check_alive = [this](const synergy::ServerSocket &) { return is_alive; },
-        .control_chunks =
-            [](const synergy::Endpoint &from, const synergy::Endpoint &to) {
-                return synergy::SocketDiag().control_chunks(from, to).value_or(0);
-            },
-        .began = [this](const synergy::Hole &) -> synergy::Time & { return began; },
-        .deliver =
-            [this](synergy::Socket connection, const synergy::Endpoint &peer,
-                   const synergy::ServerSocket &of) {
-                delivered.push_back({std::move(connection), peer, of.cookie});
-            },
-        .find_dying_hop = [this](const synergy::Hole &, int hops) -> std::optional<synergy::Hop> {
-            if (!round_trip)
-                return std::nullopt;
-            return synergy::Hop{
-                .limit = hops,
-                .answer = synergy::HopAnswer::time_exceeded,
-                .from = {},
-                .round_trip = std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
-        },
-        .proved = [this](const synergy::Hole &, int hops) { proved.push_back(hops); },
-        .refused =
-            [this](const synergy::Hole &, int hops, const synergy::IcmpError &how) {
-                too_high.push_back(hops);
-                refusals.push_back(how);
-            }};
+        {.scheduler = scheduler, .timers = timers, .settings = settings, .traffic = traffic},
+        *this};
 
     PunchBench() {
         synergy::log::configure(
@@ -117,6 +89,37 @@ struct PunchBench {
         for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at++)
             count++;
         return count;
+    }
+
+  private:
+    bool check_alive(const synergy::ServerSocket &) override { return is_alive; }
+    std::uint64_t control_chunks(const synergy::Endpoint &from,
+                                 const synergy::Endpoint &to) override {
+        return synergy::SocketDiag().control_chunks(from, to).value_or(0);
+    }
+    std::shared_ptr<synergy::HoleBegin> begin_of(const synergy::Hole &,
+                                                 synergy::Duration lifetime) override {
+        if (!begin)
+            begin = std::make_shared<synergy::HoleBegin>(lifetime);
+        return begin;
+    }
+    void deliver(synergy::Socket connection, const synergy::Endpoint &peer,
+                 const synergy::ServerSocket &of) override {
+        delivered.push_back({std::move(connection), peer, of.cookie});
+    }
+    std::optional<synergy::Hop> find_dying_hop(const synergy::Hole &, int hops) override {
+        if (!round_trip)
+            return std::nullopt;
+        return synergy::Hop{.limit = hops,
+                            .answer = synergy::HopAnswer::time_exceeded,
+                            .from = {},
+                            .round_trip =
+                                std::chrono::duration_cast<std::chrono::microseconds>(*round_trip)};
+    }
+    void proved(const synergy::Hole &, int hops) override { proofs.push_back(hops); }
+    void refused(const synergy::Hole &, int hops, const synergy::IcmpError &how) override {
+        too_high.push_back(hops);
+        refusals.push_back(how);
     }
 };
 

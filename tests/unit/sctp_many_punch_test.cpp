@@ -80,8 +80,8 @@ TEST_CASE("sctp many punch: a peer that calls is the server's, until it has gone
               EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
               bench.run_for(milliseconds(200));
               Socket caller = bench.call(AF_INET6);
-              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.proved.empty(); }));
-              EXPECT_IN_CHILD(bench.proved == std::vector{3});
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.proofs.empty(); }));
+              EXPECT_IN_CHILD(bench.proofs == std::vector{3});
               EXPECT_IN_CHILD(bench.run_until(
                   [&] { return ::send(caller.fd(), "hello", 5, MSG_NOSIGNAL) == 5; }));
               char data[16];

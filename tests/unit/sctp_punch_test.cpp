@@ -62,7 +62,7 @@ TEST_CASE("sctp punch: a peer that calls is connected, and its association kept 
               EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
               EXPECT_IN_CHILD(bench.delivered[0].peer == Network::there(AF_INET6));
               EXPECT_IN_CHILD(bench.delivered[0].cookie == bench.server.cookie);
-              EXPECT_IN_CHILD(bench.proved == std::vector{3});
+              EXPECT_IN_CHILD(bench.proofs == std::vector{3});
               const int fd = bench.delivered[0].connection.fd();
               EXPECT_IN_CHILD(get_option(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS) == 64);
               EXPECT_IN_CHILD(get_option(fd, SOL_SOCKET, SO_ERROR) == 0);

@@ -82,6 +82,21 @@ TEST_CASE("tcp punch: a SYN with the hop limit, deaf for its error, heard with t
           }) == "");
 }
 
+TEST_CASE("tcp punch: when the hole began, the next one knows that has it" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              const Time before = Clock::now();
+              EXPECT_IN_CHILD(TcpPunch(bench.context, bench.hole(AF_INET6, 3)).open() == 0);
+              const Time began = bench.begin->at();
+              EXPECT_IN_CHILD(began >= before && began <= Clock::now());
+              EXPECT_IN_CHILD(TcpPunch(bench.context, bench.hole(AF_INET6, 3)).open() == 0);
+              EXPECT_IN_CHILD(bench.begin->at() == began);
+              return "";
+          }) == "");
+}
+
 TEST_CASE("tcp punch: all SYNs of a socket have one number, and the hop limits their turns" *
           doctest::skip(geteuid() != 0)) {
     for (const int family : {AF_INET6, AF_INET})
@@ -105,7 +120,7 @@ TEST_CASE("tcp punch: all SYNs of a socket have one number, and the hop limits t
                   const auto syns = bench.network.syns();
                   EXPECT_IN_CHILD(syns[2].seen - syns[1].seen > milliseconds(600));
                   EXPECT_IN_CHILD(syns[2].seen - syns[1].seen < milliseconds(960));
-                  EXPECT_IN_CHILD(bench.too_high.empty() && bench.proved.empty());
+                  EXPECT_IN_CHILD(bench.too_high.empty() && bench.proofs.empty());
                   return "";
               }) == "");
 }
@@ -132,7 +147,7 @@ TEST_CASE("tcp punch: a peer that calls while it is heard is connected at once" 
                       EXPECT_IN_CHILD(connection.peer.unmapped() == Network::there(family));
                       EXPECT_IN_CHILD(connection.cookie == bench.server.cookie);
                       EXPECT_IN_CHILD(connection.connection.remote() == connection.peer);
-                      EXPECT_IN_CHILD(bench.proved == std::vector{3});
+                      EXPECT_IN_CHILD(bench.proofs == std::vector{3});
                       // With the number that the firewalls have seen, and all the way.
                       const auto answers = bench.answers();
                       EXPECT_IN_CHILD(answers.size() == 1 && answers[0].sequence == punched);

@@ -159,11 +159,11 @@ TEST_CASE("udp punch: it is renewed, in turns of its hop limits, until the peer 
               EXPECT_IN_CHILD(hops == std::vector({3, 3, 4}));
               const Duration between = bench.punches()[2].seen - bench.punches()[1].seen;
               EXPECT_IN_CHILD(between > milliseconds(900) && between < milliseconds(1500));
-              EXPECT_IN_CHILD(bench.proved.empty());
+              EXPECT_IN_CHILD(bench.proofs.empty());
               bench.note(SYNERGY_RECEIVED, hole.peer);
-              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.proved.empty(); }));
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.proofs.empty(); }));
               bench.run_for(milliseconds(1200));
-              EXPECT_IN_CHILD(bench.proved == std::vector{4}); // once, with the hop limit of then
+              EXPECT_IN_CHILD(bench.proofs == std::vector{4}); // once, with the hop limit of then
               EXPECT_IN_CHILD(bench.said("the peer is heard") == 1);
               return "";
           }) == "");
