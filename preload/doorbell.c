@@ -163,6 +163,14 @@ static void say_that_there_is_no_room(int listener) {
         say_starved((int)known.keeper);
 }
 
+enum accepted turn_bell_away(int fd, int error) {
+    if (!comes_from_here(fd) || !says_so(fd))
+        return ORDINARY;
+    refuse(fd, error);
+    syscall(SYS_close, fd);
+    return NO_ONE;
+}
+
 enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller) {
     if (!comes_from_here(*fd))
         return ORDINARY;
@@ -195,9 +203,5 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         return NO_ONE;
     if (bell != *fd)
         keep_on_exec(*fd = bell, flags);
-    if (!says_so(bell))
-        return ORDINARY;
-    refuse(bell, error);
-    syscall(SYS_close, bell);
-    return NO_ONE;
+    return turn_bell_away(bell, error);
 }

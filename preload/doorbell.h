@@ -37,6 +37,10 @@ static inline int is_from_bell_port(const void *address) {
  * where no more were left. Within aside_begin() only. */
 enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller);
 
+/* The same by who may not ask for what the bell stands for: it goes, and says why. Changes errno.
+ */
+enum accepted turn_bell_away(int fd, int error);
+
 /* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
  */
 int is_punched(int fd);

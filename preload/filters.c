@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-int is_beginning_forbidden, is_asking_forbidden, is_probing_forbidden;
+int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden, is_probing_forbidden;
 
 #if defined __x86_64__ && !defined __ILP32__
 #define NATIVE AUDIT_ARCH_X86_64
@@ -44,6 +44,16 @@ struct attempt {
 static const struct attempt probing[] = {
     {SYS_rt_sigprocmask, {SIG_SETMASK, 1, 1, MASK_SIZE, 0, 0}},
     {SYS_rt_sigprocmask, {(uint64_t)-1, 1, 0, MASK_SIZE, 0, 0}},
+};
+
+/* What tells that a connection is a bell, and says on it that it is not answered (doorbell.c). */
+static const struct attempt telling[] = {
+    {SYS_getsockname, {SOME_FD, 1, 1, 0, 0, 0}},
+    {SYS_getpeername, {SOME_FD, 1, 1, 0, 0, 0}},
+    {SYS_ppoll, {1, 1, 1, 0, 0, 0}},
+    {SYS_recvfrom, {SOME_FD, 1, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0}},
+    {SYS_sendto, {SOME_FD, 1, 1, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0}},
+    {SYS_close, {SOME_FD, 0, 0, 0, 0, 0}},
 };
 
 /* What is called within ASIDE(), by aside_begin() itself first of all. Where there is a socket call
@@ -232,5 +242,6 @@ void filter_is_set(const void *program) {
     FORBID_UNLESS(probing, SECCOMP_RET_ERRNO, is_probing_forbidden);
     FORBID_UNLESS(asking, SECCOMP_RET_ERRNO, is_asking_forbidden);
     FORBID_UNLESS(fetching, SECCOMP_RET_ALLOW, is_asking_forbidden);
+    FORBID_UNLESS(telling, SECCOMP_RET_ERRNO, is_telling_forbidden);
     FORBID_UNLESS(beginning, SECCOMP_RET_ERRNO, is_beginning_forbidden);
 }

@@ -10,11 +10,17 @@
 
 #include "own.h"
 
-OWN extern int is_beginning_forbidden, is_asking_forbidden, is_probing_forbidden;
+OWN extern int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden,
+    is_probing_forbidden;
 
 /* Whether we may make the system calls of the exchange with a keeper, and of what goes with it. */
 static inline int may_ask(void) {
     return __atomic_load_n(&is_asking_forbidden, __ATOMIC_RELAXED) == 0;
+}
+
+/* Whether we may find out that a connection is a bell, and say so to who rang it. */
+static inline int may_tell(void) {
+    return __atomic_load_n(&is_telling_forbidden, __ATOMIC_RELAXED) == 0;
 }
 
 /* Whether we may start a keeper, and look for what the process has. */

@@ -59,19 +59,34 @@ static inline int call_accept(enum which which, const struct accepting *call,
                             : libc.accept(call->listener, address, call->length);
 }
 
-/* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(const struct accepting *call,
-                                                  struct sockaddr *address, int *fd) {
-    if (!may_ask()) {
-        struct descriptor listener = descriptor_of(call->listener);
-        if (is_ours(listener.mark))
-            __atomic_store_n(&keeper_page((int)listener.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
-        return 1;
-    }
+/* No bell is to ring where a filter forbids to ask for what it stands for. */
+static void say_that_it_is_deaf(int listener) {
+    struct descriptor descriptor = descriptor_of(listener);
+    if (is_ours(descriptor.mark))
+        __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
+}
+
+static enum accepted turn_away(int listener, int fd) {
+    int error = errno;
+    say_that_it_is_deaf(listener);
+    enum accepted accepted = may_tell() ? turn_bell_away(fd, EPERM) : ORDINARY;
+    errno = error;
+    return accepted;
+}
+
+static enum accepted answer_aside(const struct accepting *call, struct sockaddr *address, int *fd) {
     const struct caller_address caller = {address, call->length, call->room};
     struct aside aside = aside_begin();
     enum accepted accepted = answer_bell(call->listener, fd, call->flags, &caller);
     aside_end(&aside);
+    return accepted;
+}
+
+/* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
+__attribute__((cold, noinline)) static int answer(const struct accepting *call,
+                                                  struct sockaddr *address, int *fd) {
+    enum accepted accepted =
+        may_ask() ? answer_aside(call, address, fd) : turn_away(call->listener, *fd);
     if (accepted == NO_ONE && address && call->length)
         *call->length = call->room;
     return accepted != NO_ONE;
@@ -108,7 +123,8 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
     while (got >= 0) {
         if (is_concerned())
             note_connection(got);
-        if (!(call->room >= LEAST_ROOM ? is_from_bell_port(address) : asks_where_from(got)) ||
+        if (!(call->room >= LEAST_ROOM ? is_from_bell_port(address)
+                                       : may_tell() && asks_where_from(got)) ||
             answer(call, address, &got))
             break;
         if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
@@ -145,9 +161,8 @@ accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *leng
     }
     if (__atomic_load_n(&left_out_port, __ATOMIC_RELAXED))
         say_left_out();
-    struct descriptor descriptor = descriptor_of(fd);
-    if (!may_ask() && is_ours(descriptor.mark))
-        __atomic_store_n(&keeper_page((int)descriptor.keeper)->is_deaf, 1, __ATOMIC_RELEASE);
+    if (!may_ask())
+        say_that_it_is_deaf(fd);
     if (!address)
         address = room_of_ours(&unasked, &call);
     else if (length)

@@ -200,11 +200,12 @@ int daemon(int keeps_directory, int keeps_output) {
 }
 
 /* Whether a filter that is set now is this process's, and not only a child's by vfork(). What is to
- * be done once is done before. */
+ * be done once is done before. Where nothing is set that can't be told: the filter is taken for its
+ * own, since it may meet a bell, and is not to be ended for that. */
 static int is_filter_own(void) {
     int is_own = 0;
     if (!concerns_us())
-        return 0;
+        return 1;
     before_waiting();
     ASIDE(is_own = 1);
     return is_own;
@@ -246,6 +247,30 @@ __attribute__((cold, noinline)) static long set_filter(unsigned long operation, 
     return result;
 }
 
+/* Calls by their number, as some runtimes make those that an older libc did not have. */
+__attribute__((cold, noinline)) static long call_of_ours(long number, const long words[]) {
+    switch (number) {
+    case SYS_seccomp:
+        return set_filter((unsigned long)words[0], (unsigned long)words[1], pointer_in(&words[2]));
+    case SYS_listen:
+        return listen((int)words[0], (int)words[1]);
+#ifdef SYS_accept
+    case SYS_accept:
+        return accept((int)words[0], pointer_in(&words[1]), pointer_in(&words[2]));
+#endif
+    default: /* SYS_accept4 */
+        return accept4((int)words[0], pointer_in(&words[1]), pointer_in(&words[2]), (int)words[3]);
+    }
+}
+
+static inline int is_of_ours(long number) {
+#ifdef SYS_accept
+    if (number == SYS_accept)
+        return 1;
+#endif
+    return number == SYS_seccomp || number == SYS_accept4 || number == SYS_listen;
+}
+
 /* As libc's own: its caller gives as many arguments as the call has, the others are whatever is
  * there, and only passed on. */
 __attribute__((no_sanitize("address"))) long syscall(long number, ...) {
@@ -257,8 +282,8 @@ __attribute__((no_sanitize("address"))) long syscall(long number, ...) {
     va_end(list);
     if (!libc.syscall)
         find_libc_calls();
-    if (__builtin_expect(number == SYS_seccomp, 0))
-        return set_filter((unsigned long)words[0], (unsigned long)words[1], pointer_in(&words[2]));
+    if (__builtin_expect(is_of_ours(number), 0))
+        return call_of_ours(number, words);
     return libc.syscall(number, words[0], words[1], words[2], words[3], words[4], words[5]);
 }
 

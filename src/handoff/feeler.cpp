@@ -20,7 +20,7 @@ bool starts_lower(const ServerSocket &listener, const Endpoint &to, const Socket
     const bool is_v4 = to.family() == AF_INET;
     const int level = is_v4 ? IPPROTO_IP : IPPROTO_IPV6;
     const int option = is_v4 ? IP_TTL : IPV6_UNICAST_HOPS;
-    const int chosen = chosen_number(listener.chosen, level, option);
+    const int chosen = ordinary_hop_limit(listener, is_v4);
     return (chosen > 0 ? chosen : fresh.get(level, option, deaf)) < deaf;
 }
 

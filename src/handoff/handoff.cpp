@@ -10,6 +10,7 @@
 #include <string_view>
 #include <sys/epoll.h>
 #include <unistd.h>
+#include <utility>
 
 namespace synergy {
 
@@ -105,10 +106,38 @@ void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket 
         return;
     const Id id = next_id_++;
     offers_[id] = std::move(made);
-    ring(id);
+    if (listener.deferred > 0)
+        defer(id);
+    else
+        ring(id);
+}
+
+/// What tcp(7) has for a listener with TCP_DEFER_ACCEPT: a connection comes out of accept() with
+/// the peer's first data, or its end, or when the time is over; who resets it before has never been
+/// there.
+void Handoff::defer(Id id) {
+    Offer &offer = *offers_.at(id);
+    offer.is_deferred = true;
+    const auto over = [this, id](std::uint32_t events) {
+        end_deferral(*offers_.at(id));
+        if ((events & EPOLLERR) != 0)
+            offers_.erase(id);
+        else
+            ring(id);
+    };
+    scheduler_.watch(offer.connection.fd(), EPOLLIN | EPOLLRDHUP, over);
+    offer.timer.set(Clock::now() + seconds(offer.listener.deferred), [over] { over(0); });
+}
+
+void Handoff::end_deferral(Offer &offer) {
+    if (!std::exchange(offer.is_deferred, false))
+        return;
+    offer.timer.cancel();
+    scheduler_.unwatch(offer.connection.fd());
 }
 
 void Handoff::silence(Offer &offer) {
+    end_deferral(offer);
     if (offer.port == 0)
         return;
     offer.timer.cancel();
@@ -169,7 +198,8 @@ bool Handoff::is_to_wait(Id id) const {
     const std::uint64_t listener = offers_.at(id)->listener.cookie;
     return !answering_.contains(listener) &&
            std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
-               return entry.first < id && entry.second->listener.cookie == listener;
+               return entry.first < id && entry.second->listener.cookie == listener &&
+                      !entry.second->is_deferred;
            });
 }
 
@@ -353,7 +383,9 @@ void Handoff::closed_with(Id id, int refusal) {
     if (may_pass(refusal) && ++offer.unanswered <= unanswered_most)
         ring_again(id, milliseconds(20) * (1 << offer.unanswered));
     else
-        give_up(offer.listener, std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
+        give_up(offer.listener, bells_.are_unheard()
+                                    ? confined
+                                    : std::string(cant_reach_us) + ": " + strerrordesc_np(refusal));
 }
 
 /// By who doesn't, unless the listener is shut down or gone, of which we will be told, or had no

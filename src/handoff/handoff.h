@@ -107,6 +107,7 @@ class Handoff {
         std::uint32_t starved = 0; ///< the page's, when it rang
         bool has_said = false;     ///< that it is a bell
         bool is_waiting = false;   ///< for another bell's answer, or for room
+        bool is_deferred = false;  ///< its peer has said nothing yet
         Time obstructed{};         ///< since when no bell of it gets to the listener; zero: they do
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
         Time accepted_at{};  ///< zero: nobody has accepted the bell
@@ -116,6 +117,8 @@ class Handoff {
 
     enum class Rung : std::uint8_t { yes, no, heard_by_others, heard_by_nobody };
 
+    void defer(Id id);
+    void end_deferral(Offer &offer);
     void ring(Id id);
     [[nodiscard]] bool is_to_wait(Id id) const;
     [[nodiscard]] bool is_full(const ServerSocket &listener) const;

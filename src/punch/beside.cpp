@@ -52,6 +52,12 @@ bool bind_beside(const Socket &socket, const ServerSocket &server, const Setting
     return ::bind(socket.fd(), local.data(), local.length()) == 0;
 }
 
+int ordinary_hop_limit(const ServerSocket &server, bool is_v4) {
+    const int chosen = is_v4 ? chosen_number(server.chosen, IPPROTO_IP, IP_TTL)
+                             : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_UNICAST_HOPS);
+    return chosen > 0 ? chosen : default_hop_limit;
+}
+
 void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit) {
     if (is_v4)
         socket.set(IPPROTO_IP, IP_TTL, hop_limit);

@@ -21,7 +21,11 @@ bool bind_beside(const Socket &socket, const ServerSocket &server, const Setting
                  bool is_v4);
 
 /// The system's hop limit, as the kernel has it (ipv6(7), ip(7)).
-constexpr int ordinary_hop_limit = -1;
+constexpr int default_hop_limit = -1;
+
+/// Of what is to get to the peer: the one that the server has set, as its listener would answer
+/// with it, or the system's.
+int ordinary_hop_limit(const ServerSocket &server, bool is_v4);
 
 void set_hop_limit(const Socket &socket, bool is_v4, int hop_limit);
 

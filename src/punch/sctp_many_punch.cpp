@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 #include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
@@ -56,11 +57,11 @@ class Borrowed {
     bool is_set_ = false;
 };
 
-/// The hop limit that the server chose, or ordinary_hop_limit if it is that of every new socket.
+/// The hop limit that the server chose, or default_hop_limit if it is that of every new socket.
 int chosen_hop_limit(int fd, bool is_v4, int level, int option) {
     int value = get_option(fd, level, option);
     Socket fresh = Socket::open(is_v4 ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
-    return fresh.get(level, option, value) == value ? ordinary_hop_limit : value;
+    return fresh.get(level, option, value) == value ? default_hop_limit : value;
 }
 
 } // namespace
@@ -85,6 +86,9 @@ bool SctpManyPunch::is_in_use() const {
 /// Begins the association, and leaves the server's socket as it was. What its other associations
 /// send within these few microseconds may be lost on the way, and is sent again as always.
 int SctpManyPunch::begin(bool is_answer) {
+    // Where there is no way, SCTP begins all the same, and sends nothing.
+    if (const int error = route_error(hole_.peer); error != 0)
+        return error;
     sctp_rtoinfo timeouts{};
     if (!sctp::get(fd_, SCTP_RTOINFO, timeouts))
         return errno;

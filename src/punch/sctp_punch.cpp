@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/route.h"
 #include "punch/beside.h"
+#include "punch/failure.h"
 #include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
@@ -105,14 +106,15 @@ int SctpPunch::send_init(bool is_answer) {
         return errno;
     if (!is_answer)
         next_hop_limit();
-    set_hop_limit(next_socket, is_v4_, is_answer ? ordinary_hop_limit : hop_limit());
+    set_hop_limit(next_socket, is_v4_,
+                  is_answer ? ordinary_hop_limit(hole_.server, is_v4_) : hop_limit());
     close_socket();
     socket_ = std::move(next_socket);
     punched_ = Clock::now();
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
         return errno;
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     return 0;
 }
 
@@ -132,7 +134,10 @@ int SctpPunch::punch() {
         return 0;
     }
     rests_ = false;
-    int error = send_init(false);
+    // Where there is no way, SCTP begins all the same, and sends nothing.
+    int error = route_error(hole_.peer);
+    if (error == 0)
+        error = send_init(false);
     // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
     // open for an INIT of ours, which is no punch any more, and is answered.
     const bool is_answer = error == 0 && Clock::now() >= punched_ + sctp::unusual && has_answered();
@@ -192,7 +197,7 @@ void SctpPunch::retry_at(Time time) {
 
 void SctpPunch::established() {
     context_.scheduler.unwatch(socket_.fd());
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     sctp::keep_alive(socket_.fd(), 0);
     static_cast<void>(socket_.get(SOL_SOCKET, SO_ERROR, 0)); // the punch's, and not the server's
     failures_ = 0;

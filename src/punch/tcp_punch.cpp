@@ -165,7 +165,7 @@ void TcpPunch::follow_guard(Guard::Phase before) {
         return;
     }
     if (before == Guard::Phase::low)
-        set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+        set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
 }
 
@@ -216,7 +216,7 @@ bool TcpPunch::go_back() {
     if (::connect(socket_.fd(), &nobody, sizeof nobody) != 0)
         return false;
     static_cast<void>(socket_.get(SOL_SOCKET, SO_ERROR, 0)); // that it was interrupted
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit);
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     set_least_hop_limit_heard(socket_, is_v4_, hears(hole_.server, is_v4_, hop_limit_min));
     spent_ = std::move(socket_);
     return true;

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -127,6 +128,8 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     socket.asks_for_errors =
         socket.transport == Transport::udp && (get_option(fd, IPPROTO_IP, IP_RECVERR) != 0 ||
                                                get_option(fd, IPPROTO_IPV6, IPV6_RECVERR) != 0);
+    if (socket.transport == Transport::tcp)
+        socket.deferred = get_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT);
     if (prepared != nullptr)
         take_choices(socket, *prepared);
     else if (socket.transport == Transport::tcp)

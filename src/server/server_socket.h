@@ -29,6 +29,7 @@ struct ServerSocket {
     /// nothing.
     const char *not_to_be_given = nullptr;
     std::uint32_t option_memory = 0; ///< what its keys take
+    int deferred = 0; ///< TCP_DEFER_ACCEPT: for how many seconds a silent connection is no client
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
     /// where the server shares the port by a group of its own, whose balance that would break, or
     /// where the two would not be alike.

@@ -19,7 +19,8 @@ PACKET_STATISTICS = 6
 SOL_PACKET = 263
 ENOUGH = 128  # bytes of a packet: its headers
 LAST_ARRIVALS = 0.1  # seconds
-SO_TIMESTAMPNS = 35
+SO_TIMESTAMPNS, SO_RCVBUFFORCE = 35, 33
+ROOM = 1 << 23  # for thousands of them, of which each counts as all that it carries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Packet:
     protocol: int
     source_port: int
     destination_port: int
+    traffic_class: int
+    has_label: bool  # a flow label (IPv6); or that it may be divided (IPv4)
+    segment: bytes  # TCP's header with its options, or UDP's
 
 
 def parse(when, family, data):
@@ -38,14 +42,17 @@ def parse(when, family, data):
     if family == 6:
         protocol, hop_limit, payload = data[6], data[7], data[40:]
         source, destination = data[8:24], data[24:40]
+        traffic_class, has_label = (data[0] & 15) << 4 | data[1] >> 4, bool(data[1] & 15 or any(data[2:4]))
     else:
         protocol, hop_limit, payload = data[9], data[8], data[(data[0] & 15) * 4:]
         source, destination = data[12:16], data[16:20]
+        traffic_class, has_label = data[1], not data[6] & 0x40
     if protocol not in (TCP, UDP):
         return None
     ports = struct.unpack_from("!HH", payload)
     return Packet(when, str(ipaddress.ip_address(source)), str(ipaddress.ip_address(destination)),
-                  hop_limit, protocol, *ports)
+                  hop_limit, protocol, *ports, traffic_class, has_label,
+                  payload[:(payload[12] >> 4) * 4 if protocol == TCP else 8])
 
 
 class Capture:
@@ -59,6 +66,7 @@ class Capture:
             self._socket = socket.socket(
                 socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
             self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
             self._socket.bind((f"to-{neighbour}", ETH_P_ALL))
         self._thread = threading.Thread(target=self._collect, daemon=True)
 

@@ -6,7 +6,8 @@ client's connection has.
 JSON is a list of listeners: {"address": ..., "port": ..., "protocol": ..., "before": [[level, name, hex], ...],
 "after": [...], "unseen": [...]}, options set before and after listen(), and after it by a system
 call that no library sees. The latter two are set when a line comes on standard input. A client gets one line of JSON: its address,
-and the value of every option by "level/name", in hexadecimal, or what errno says.
+and the value of every option by "level/name", in hexadecimal, or what errno says. Then it may ask:
+"answer" for a line in two pieces, "send N" for N bytes.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import selectors
 import socket
 import struct
 import sys
+import threading
 
 LEVELS = {socket.SOL_SOCKET: 110, socket.IPPROTO_TCP: 110, socket.IPPROTO_IP: 64,
           socket.IPPROTO_IPV6: 80, socket.IPPROTO_SCTP: 140}
@@ -78,6 +80,17 @@ def set_late(sock, listener):
             raise OSError(ctypes.get_errno(), "setsockopt")
 
 
+def serve(connection):
+    with contextlib.suppress(ConnectionError), connection, connection.makefile("rb") as stream:
+        for line in stream:
+            what, size = (*line.split(), 0)[:2]
+            if what == b"send":
+                connection.sendall(bytes(int(size)))
+            else:
+                connection.sendall(b"ans")
+                connection.sendall(b"wer\n")
+
+
 def main():
     selector = selectors.DefaultSelector()
     listeners = json.loads(sys.argv[1])
@@ -92,12 +105,12 @@ def main():
     while True:
         for key, _ in selector.select():
             connection, peer = key.fileobj.accept()
-            with connection:
-                answer = json.dumps({"peer": peer[:2], "options": options_of(connection)}) + "\n"
-                # In pieces, since SCTP may have been told not to divide messages.
-                with contextlib.suppress(ConnectionError):  # it has heard enough
-                    for at in range(0, len(answer), 500):
-                        connection.sendall(answer[at:at + 500].encode())
+            answer = json.dumps({"peer": peer[:2], "options": options_of(connection)}) + "\n"
+            # In pieces, since SCTP may have been told not to divide messages.
+            with contextlib.suppress(ConnectionError):  # it has heard enough
+                for at in range(0, len(answer), 500):
+                    connection.sendall(answer[at:at + 500].encode())
+            threading.Thread(target=serve, args=[connection], daemon=True).start()
 
 
 main()

@@ -16,6 +16,10 @@ It comes when the others wait already. Words say what each of these is:
                 nobody    another user
                 network, process    in a namespace of its own
                 landlock  may not connect to abstract Unix sockets out of its sandbox
+                refusing, killing  a system call filter: no Unix sockets, or it ends
+                user, mount   in a namespace of its own
+                hidden    not dumpable, so that /proc says nothing of it
+                narrowed  no number is free but those of the connections to come
                 chroot    in an empty directory
                 address   asks accept() for the peer's address, and does not ask afterwards
                 poll      waits in poll(), whether or not the listener blocks
@@ -28,22 +32,27 @@ is sent after "ADDRESS PORT PID ".
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import pathlib
+import platform
+import resource
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 
 SERVER = {6: "2001:db8:a::11", 4: "198.51.100.11"}
-CLONE_NEWNET, CLONE_NEWPID = 0x40000000, 0x20000000
-PR_SET_NO_NEW_PRIVS = 38
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, FILTER = 4, 22, 38, 2
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
 NOBODY = 65534
+SOCKET_CALL = 41 if platform.machine() == "x86_64" else 198
 WAITING = {"7", "43", "288", "271"}  # poll, accept, accept4, ppoll
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -62,6 +71,16 @@ def keep_from_abstract_sockets():
     os.close(rules)
 
 
+def set_filter(call, family, verdict):
+    """For a call with this first argument (linux/filter.h, linux/seccomp.h)."""
+    code = [(0x20, 0, 0, 0), (0x15, 0, 3, call), (0x20, 0, 0, 16), (0x15, 0, 1, family),
+            (0x06, 0, 0, verdict), (0x06, 0, 0, 0x7fff0000)]
+    lines = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(lines)))
+    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    checked(libc.prctl(PR_SET_SECCOMP, FILTER, program))
+
+
 def go_on_in_child():
     child = os.fork()
     if child != 0:
@@ -75,9 +94,21 @@ def become_nobody():
     os.setuid(NOBODY)
 
 
+def enter_user_namespace():
+    """Where this user alone has a number, as `unshare --map-current-user` has it."""
+    user = os.geteuid()
+    try:
+        checked(libc.unshare(CLONE_NEWUSER))
+        pathlib.Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+    except (PermissionError, FileNotFoundError):  # in an empty directory
+        pass
+
+
 def become(what):
     if "network" in what:
         checked(libc.unshare(CLONE_NEWNET))
+    if "mount" in what:
+        checked(libc.unshare(CLONE_NEWNS))
     if "process" in what:
         checked(libc.unshare(CLONE_NEWPID))
     if {"process", "fork"} & set(what):
@@ -90,6 +121,14 @@ def become(what):
         os.chroot(empty)
     if "nobody" in what:
         become_nobody()
+    if "user" in what:
+        enter_user_namespace()
+    if "hidden" in what:
+        checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    if "refusing" in what:
+        set_filter(SOCKET_CALL, socket.AF_UNIX, 0x00050000 | errno.EPERM)
+    if "killing" in what:
+        set_filter(SOCKET_CALL, socket.AF_UNIX, 0x80000000)
 
 
 def echo(connection, peer):
@@ -119,6 +158,10 @@ def accept(descriptor, what):
     if not os.get_blocking(descriptor):
         what = [*what, "poll"]
     listener.setblocking(os.get_blocking(descriptor))
+    if "narrowed" in what:
+        free = os.dup(descriptor)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 6, free + 6))
     while True:
         if "poll" in what:
             poll.poll()
@@ -154,7 +197,7 @@ def keep(descriptor, what):
 def waits(pid):
     """Whether it, or whoever goes on in its place, has come so far."""
     call = pathlib.Path(f"/proc/{pid}/syscall")
-    if not call.exists():  # a kernel that does not say
+    if not pathlib.Path("/proc/self/syscall").exists():  # a kernel that does not say
         time.sleep(5)
         return True
     try:

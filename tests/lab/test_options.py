@@ -238,6 +238,33 @@ def test_least_hop_limit(stand, kind, when):
         hop_limit == 255 for hop_limit in hop_limits]
 
 
+@pytest.mark.parametrize("kind", (("::", 6), ("0.0.0.0", 4), ("::", 4)),
+                         ids=("IPv6", "IPv4", "v4-mapped"))
+def test_least_hop_limit_of_a_peer(stand, kind):
+    """The other way round: the first answer too starts where the listener's would."""
+    address, family = kind
+    level, least, own = (IPV6, 73, 16) if family == 6 else (IP, 21, 2)
+    starts = (64, 255)
+    listeners = [listener(address, fresh_port(), **{when: {(level, own): number(start)}})
+                 for start in starts for when in ("before", "after")]
+    source_ports = fresh_peer_ports(len(listeners))
+    serve(stand, listeners, Preload(peers=peers(family, source_ports[0], source_ports[-1]),
+                                    hops=stand.path.hops))
+
+    def is_heard(pair):
+        source_port, server = pair
+        with clients.prepared_client(stand, family, source_port) as sock:
+            sock.setsockopt(level, least, 200)
+            sock.settimeout(PATIENCE if server in listeners[2:] else NO_ANSWER)
+            try:
+                sock.connect((SERVER[family], server["port"]))
+                return sock.recv(100) != b""
+            except TimeoutError:
+                return False
+
+    assert at_once(is_heard, list(zip(source_ports, listeners))) == [False, False, True, True]
+
+
 APACHE_MODULES = pathlib.Path("/usr/lib/apache2/modules")
 
 
@@ -264,20 +291,34 @@ APACHE = servers.Server("apache", talk_apache, apache_command, tools=("apache2",
                         other_users=True)
 
 
+def asking(transport, address, family):
+    client = {"tcp": clients.tcp_client, "sctp": clients.sctp_client}[transport]
+    return servers.Server(
+        f"{transport} on {address} for {family}", servers.talk_with_own_server, family=family,
+        transport=transport, client=client,
+        command=lambda port: [servers.PYTHON, script("asking_server.py"), transport, address, port])
+
+
+ASKING = [asking(transport, address, family) for transport in ("tcp", "sctp")
+          for address, family in (("::", 6), ("0.0.0.0", 4), ("::", 4))]
+
+
 @pytest.mark.other_users
-@pytest.mark.parametrize("server", (servers.HTTP_SERVER, servers.NGINX, APACHE),
+@pytest.mark.parametrize("server", (servers.HTTP_SERVER, servers.NGINX, APACHE, *ASKING),
                          ids=lambda server: server.name)
 def test_what_a_server_sees(stand, server):
     """The results of all its calls that tell of a connection, or change it, with a punched one and
     with an ordinary one."""
     skip_if_impossible(server)
+    if server.transport == "sctp":
+        sctp.skip_if_missing()
     port, (source_port,), (other,) = fresh_port(), fresh_peer_ports(1), fresh_peer_ports(1)
     SCRATCH.mkdir(mode=0o755, exist_ok=True)
     log = SCRATCH / f"seen-{port}"
     log.touch()
     log.chmod(0o666)
     preload = Preload(library=f"{STAGE}/tests/libseen.so {STAGE}/preload/libsynergy.so",
-                      peers=peers(6, source_port), hops=stand.path.hops)
+                      peers=peers(server.family, source_port), hops=stand.path.hops)
     preload.others["SEEN"] = log
     program = server.start(stand, port, preload)
 
@@ -292,6 +333,7 @@ def test_what_a_server_sees(stand, server):
     punched = seen(source_port)
     firewall.set_profile(stand.path, "open")
     ordinary = seen(other)
+    stand.say("\n".join(ordinary))
     assert [line for line in ordinary if line.startswith("accept") and "PORT" in line]
     assert punched == ordinary
 

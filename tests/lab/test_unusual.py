@@ -60,7 +60,7 @@ def both_ways(stand, way, count, call=ask, address="::"):
     return punched, ordinary
 
 
-@pytest.mark.parametrize("way", ("exclusive", "edges", "threads"))
+@pytest.mark.parametrize("way", ("exclusive", "edges", "threads", "numbers"))
 def test_ways_to_wait(stand, way):
     punched, ordinary = both_ways(stand, way, 20)
     assert len(punched) == len(ordinary) == 20
@@ -138,6 +138,53 @@ def test_io_uring(stand):
     # The control: what it accepts of ordinary ones it serves.
     firewall.set_profile(stand.path, "open")
     ask(stand, fresh_peer_ports(1)[0], port)
+
+
+def test_who_says_nothing_for_a_while(stand):
+    """TCP_DEFER_ACCEPT: the server gets whom it would get, and when."""
+    what_they_do = ("speak", "speak later", "leave", "reset", "be silent") * 2
+
+    def when(came, began):
+        return "never" if not came else "at once" if came < began + 0.2 else \
+            "later" if came < began + 0.8 else "in the end"
+
+    def call(port, program):
+        def one(pair):
+            source_port, does = pair
+            with clients.prepared_client(stand, 6, source_port) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect((SERVER[6], port))
+                began = time.monotonic()
+                if does != "speak":
+                    time.sleep(0.4)
+                if does.startswith("speak"):
+                    sock.sendall(b"hello\n")
+                    sock.recv(100)
+                elif does == "be silent":
+                    program.wait_for(f"client {PEER[6]} {source_port} ")
+                elif does == "reset":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            return began
+
+        source_ports = fresh_peer_ports(len(what_they_do))
+        began = all_at_once(one, list(zip(source_ports, what_they_do)))
+        time.sleep(0.1)
+        came = {int(line.split()[2]): float(line.split()[3])
+                for line in program.stdout().splitlines() if line.startswith("client")}
+        return [(does, when(came.get(source_port, None), start))
+                for source_port, does, start in zip(source_ports, what_they_do, began)]
+
+    found = []
+    for profile in ("strict", "open"):
+        firewall.set_profile(stand.path, profile)
+        first = fresh_peer_ports(1)[0] + 1
+        ports = [*range(first, first + len(what_they_do))] if profile == "strict" else None
+        port, program = serve(stand, "deferred", ports)
+        found.append(call(port, program))
+        program.stop()
+    stand.say(found)
+    assert found[0] == found[1]
+    assert len({when for _, when in found[1]}) == 4
 
 
 def test_who_has_gone_before_it_was_accepted(stand):

@@ -6,12 +6,14 @@
     exclusive   four processes wait for one listener (EPOLLEXCLUSIVE)
     edges       one process, by edge-triggered epoll
     threads     eight threads are blocked in accept()
+    numbers     listen() and accept4() are called by their number (syscall(2))
     ring        io_uring accepts
     group       eight listeners share the port, each with options of its own: WHO is their number, and
                 the options that the connection has
     group-apart the same, a process for each
     chosen      eight listeners, and a program (SO_ATTACH_REUSEPORT_CBPF) that chooses one
     fastopen    TCP_FASTOPEN
+    deferred    TCP_DEFER_ACCEPT for a second, and WHO is when it accepts
     late        accepts nobody before a line comes on standard input
 """
 
@@ -19,6 +21,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import platform
 import select
 import socket
 import struct
@@ -28,6 +31,7 @@ import time
 
 MEMBERS = 8
 SO_ATTACH_REUSEPORT_CBPF = 51
+SYS_LISTEN, SYS_ACCEPT4 = (50, 288) if platform.machine() == "x86_64" else (201, 242)
 IO_URING_SETUP, IO_URING_ENTER, GETEVENTS, OP_ACCEPT = 425, 426, 1, 13
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +43,8 @@ def listening(address, port, backlog=100, **options):
         level = socket.IPPROTO_TCP if name.startswith("TCP") else socket.SOL_SOCKET
         listener.setsockopt(level, getattr(socket, name), value)
     listener.bind((address, int(port)))
-    listener.listen(backlog)
+    if backlog is not None:
+        listener.listen(backlog)
     return listener
 
 
@@ -98,6 +103,15 @@ def threads(address, port):
             serve(listener.accept()[0])
     for _ in range(8):
         threading.Thread(target=one).start()
+
+
+def numbers(address, port):
+    listener = listening(address, port, None)
+    if libc.syscall(SYS_LISTEN, listener.fileno(), 100) != 0:
+        sys.exit("listen: " + os.strerror(ctypes.get_errno()))
+    while True:
+        serve(socket.socket(fileno=libc.syscall(SYS_ACCEPT4, listener.fileno(), None, None,
+                                                socket.SOCK_CLOEXEC)))
 
 
 def ring(address, port):
@@ -179,6 +193,14 @@ def fastopen(address, port):
         serve(listener.accept()[0])
 
 
+def deferred(address, port):
+    listener = listening(address, port, TCP_DEFER_ACCEPT=1)
+    while True:
+        connection, peer = listener.accept()
+        print("client", *peer[:2], time.monotonic(), flush=True)
+        serve(connection)
+
+
 def late(address, port):
     listener = listening(address, port)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -191,6 +213,7 @@ def late(address, port):
         serve(connection)
 
 
-{"full": full, "exclusive": exclusive, "edges": edges, "threads": threads, "ring": ring, "group": group,
+{"full": full, "exclusive": exclusive, "edges": edges, "threads": threads, "numbers": numbers,
+ "ring": ring, "group": group,
  "group-apart": lambda address, port: group(address, port, True), "chosen": chosen,
- "fastopen": fastopen, "late": late}[sys.argv[1]](*sys.argv[2:])
+ "fastopen": fastopen, "deferred": deferred, "late": late}[sys.argv[1]](*sys.argv[2:])

@@ -117,8 +117,8 @@ TEST_CASE("beside: hop limits, and back to the ordinary one") {
     CHECK(v6.get(IPPROTO_IP, IP_TTL, 0) == ordinary_v4);
     set_hop_limit(v6, true, 4); // toward a v4-mapped peer
     CHECK(v6.get(IPPROTO_IP, IP_TTL, 0) == 4);
-    set_hop_limit(v6, false, ordinary_hop_limit);
-    set_hop_limit(v6, true, ordinary_hop_limit);
+    set_hop_limit(v6, false, default_hop_limit);
+    set_hop_limit(v6, true, default_hop_limit);
     CHECK(v6.get(IPPROTO_IPV6, IPV6_UNICAST_HOPS, 0) == ordinary_v6);
     CHECK(v6.get(IPPROTO_IP, IP_TTL, 0) == ordinary_v4);
 }

@@ -784,18 +784,31 @@ TEST_CASE("handoff: a listener that does not listen yet is rung again") {
     CHECK(says_hello(theirs, accepted.socket));
 }
 
-TEST_CASE("handoff: a listener that waits for data (TCP_DEFER_ACCEPT) gets some, unseen") {
+TEST_CASE("handoff: a listener that waits for data (TCP_DEFER_ACCEPT) gets the peer's alone") {
     Socket listener = harness::bound_tcp(Endpoint::loopback(AF_INET, 0));
     REQUIRE(listener.set(IPPROTO_TCP, TCP_DEFER_ACCEPT, 30));
     REQUIRE(::listen(listener.fd(), 4) == 0);
     Bench bench;
     auto [ours, theirs] = harness::tcp_pair();
     bench.offer(punched(std::move(ours)), some_peer, listener);
+    // Another that is silent keeps nobody waiting, nor one that is reset before it says anything.
+    auto [silent, its_end] = harness::tcp_pair();
+    bench.offer(punched(std::move(silent)), some_peer, listener);
+    auto [reset, reset_end] = harness::tcp_pair();
+    bench.offer(punched(std::move(reset)), some_peer, listener);
+    reset_end.reset_when_closed();
+    reset_end.reset();
+    CHECK_FALSE(harness::is_readable(listener.fd(), milliseconds(100)));
+    REQUIRE(::send(theirs.fd(), "first", 5, MSG_NOSIGNAL) == 5);
     Accepted accepted = accept_from(bench, listener);
     REQUIRE(accepted.is_punched);
-    // Not the doorbell's byte: only what the peer says.
+    char got[8];
+    CHECK(::recv(accepted.socket.fd(), got, sizeof got, 0) == 5);
+    // Nothing of the doorbell's: only what the peer says.
     CHECK_FALSE(harness::is_readable(accepted.socket.fd(), milliseconds(50)));
     CHECK(says_hello(theirs, accepted.socket));
+    bench.withdraw(describe(listener.fd())->cookie);
+    CHECK(harness::is_readable(its_end.fd(), seconds(5)));
 }
 
 TEST_CASE("handoff: what waits for a listener that has gone is closed, and no mark stays") {
