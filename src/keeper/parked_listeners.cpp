@@ -26,6 +26,10 @@ constexpr Duration time_to_start_again = milliseconds(250);
 constexpr int start_ups_to_start_again = 4;
 /// What takes longer has been running for a while.
 constexpr Duration longest_start_up = milliseconds(500);
+/// Who waits for the last connection to be over, to listen again, is there by then; a server that
+/// does not let others have the port, and is kept from running, some time later.
+constexpr Duration time_to_follow = milliseconds(10);
+constexpr Duration longest_time_to_follow = milliseconds(100);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = milliseconds(5);
 constexpr Duration between_late_looks = milliseconds(20);
@@ -102,8 +106,9 @@ bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
     if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
         return false;
     if (!has_connection(server)) {
-        // Who waits for the last connection to be over, to listen again, is there by then.
-        if (is_for_others || has_ended_ || Clock::now() >= server.in_use_at + 2 * between_looks)
+        const Duration unused = Clock::now() - server.in_use_at;
+        if (is_for_others || has_ended_ || unused >= longest_time_to_follow ||
+            (unused >= time_to_follow && !owner_.is_at_work()))
             return false;
     } else {
         server.in_use_at = Clock::now();

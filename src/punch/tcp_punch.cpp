@@ -316,9 +316,10 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
             mute_gateway_cause(hole_.server.local, hole_.peer).empty())
             recovered();
     } else if (const int error = route_error(hole_.peer); error != 0) {
-        unsent_ = 1;
+        unsent_ = 0;
         failed_here(error);
     } else if (++unsent_ >= surely) {
+        unsent_ = 0; // what did not leave for this cause is no sign of another one
         failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
     }
 }
@@ -510,8 +511,10 @@ void TcpPunch::failed(int error) {
     // (A reset in SYN_SENT would be ECONNREFUSED: the peer has come, and gone before it was seen.)
     const bool was_answering =
         std::exchange(busy_until_, Time{}) != Time{} || error == ECONNRESET || error == EPIPE;
-    const std::optional<IcmpError> icmp = read_icmp_error(socket_);
-    const IcmpError answer = icmp.value_or(icmp_error_of(error));
+    // The last one has ended it. (None may be left for the next punch of this socket.)
+    IcmpError answer = icmp_error_of(error);
+    while (const std::optional<IcmpError> icmp = read_icmp_error(socket_))
+        answer = *icmp;
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ETIMEDOUT)
@@ -555,7 +558,8 @@ void TcpPunch::error_came() {
 /// The kernel's timer ran out, though we were not late. That is no sign of the clock where SYNs do
 /// not leave: then the kernel tries again by a timer of its own.
 void TcpPunch::timed_out() {
-    if (unsent_ == 0 && guard_.phase() == Guard::Phase::open && Clock::now() < guard_.next())
+    if (unsent_ == 0 && !has_failed() && guard_.phase() == Guard::Phase::open &&
+        Clock::now() < guard_.next())
         context_.timers.distrust();
 }
 
