@@ -248,7 +248,6 @@ def test_gunicorn_workers(background):
     background.result()
 
 
-@pytest.mark.quiet
 def test_forking_sctp_server(stand):
     sctp.skip_if_missing()
     check(stand, Chain("sctp"))
