@@ -587,12 +587,12 @@ void TcpPunch::established() {
     was_connected_ = true;
     recovered();
     connected_from_ = socket_.local();
-    Endpoint peer = socket_.remote();
     log::info("{}: connected", hole_.text());
     proved();
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
-    context_.owner.deliver(std::move(connection), peer, hole_.server);
+    // (The kernel tells no peer of a connection that has been reset by now.)
+    context_.owner.deliver(std::move(connection), hole_.peer, hole_.server);
 }
 
 } // namespace synergy
