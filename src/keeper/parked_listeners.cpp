@@ -26,10 +26,13 @@ constexpr Duration time_to_start_again = milliseconds(250);
 constexpr int start_ups_to_start_again = 4;
 /// What takes longer has been running for a while.
 constexpr Duration longest_start_up = milliseconds(500);
-/// Who waits for the last connection to be over, to listen again, is there by then; a server that
-/// does not let others have the port, and is kept from running, some time later.
-constexpr Duration time_to_follow = milliseconds(10);
+/// Who waits for the last connection to be over, to listen again, is there by then, also on a busy
+/// machine; a server that is kept from running, some time later.
+constexpr Duration time_to_follow = milliseconds(30);
 constexpr Duration longest_time_to_follow = milliseconds(100);
+/// Where somebody wants the port for himself, who may be the server: it has been refused the port
+/// for the rest of a connection that is gone by now. Less than a preloaded server's bind() waits.
+constexpr Duration time_to_give_way = milliseconds(10);
 /// In between, whether the port has become free.
 constexpr Duration between_looks = milliseconds(5);
 constexpr Duration between_late_looks = milliseconds(20);
@@ -60,6 +63,9 @@ bool ParkedListeners::park(KeptSockets::node_type &listener) {
     KeptSocket &server = listener.mapped();
     server.parked_at = Clock::now();
     server.kept_for = new_are_kept_for_;
+    // The last connection may be over by now, and the server about to listen again for that.
+    if (!accepted_by(server).empty())
+        server.in_use_at = server.parked_at;
     if (!may_park(server, false))
         return false;
     parked_.insert(std::move(listener));
@@ -73,13 +79,13 @@ bool ParkedListeners::give_way() {
     return parked_.size() < before;
 }
 
-/// Whether the server still has a connection there, accepted by now, or the rest of one.
-bool ParkedListeners::has_connection(const KeptSocket &server) const {
-    std::vector<std::pair<Endpoint, Endpoint>> connections;
+/// The connections that the server has been given lately, by their ends.
+ParkedListeners::Connections ParkedListeners::accepted_by(const KeptSocket &server) const {
+    Connections connections;
     for (const auto &[peer, punch] : server.punches)
         if (!punch->connected_from().empty() && !handoff_.has_waiting(server.socket.cookie, peer))
             connections.emplace_back(punch->connected_from(), peer);
-    return owner_.has_connection(connections);
+    return connections;
 }
 
 /// Firewalls keep the holes open for two minutes. A peer that calls before somebody listens again
@@ -105,9 +111,11 @@ bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
         return !owner_.has_listener(socket);
     if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
         return false;
-    if (!has_connection(server)) {
+    // The server still has a connection there, or the rest of one.
+    if (!owner_.has_connection(accepted_by(server))) {
         const Duration unused = Clock::now() - server.in_use_at;
-        if (is_for_others || has_ended_ || unused >= longest_time_to_follow ||
+        if (has_ended_ || unused >= longest_time_to_follow ||
+            (is_for_others && unused >= time_to_give_way) ||
             (unused >= time_to_follow && !owner_.is_at_work()))
             return false;
     } else {

@@ -36,8 +36,10 @@ class ParkedListeners {
     void successor_has_come();
 
   private:
+    using Connections = std::vector<std::pair<Endpoint, Endpoint>>; ///< here, and the peer's
+
     [[nodiscard]] bool may_park(KeptSocket &server, bool is_for_others) const;
-    [[nodiscard]] bool has_connection(const KeptSocket &server) const;
+    [[nodiscard]] Connections accepted_by(const KeptSocket &server) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look(bool is_for_others);
     void forget(std::uint64_t cookie);
