@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
+#include <sys/utsname.h>
 
 namespace synergy {
 
@@ -525,7 +527,7 @@ void TcpPunch::failed(int error) {
             refused(answer);
         else if (const int here = route_error(hole_.peer); here != 0)
             failed_here(here);
-        else
+        else if (!is_of_routing_table(answer)) // which lets it pass again
             failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
     } else if (error == EHOSTUNREACH)
         error_came(); // the punch's own
@@ -534,11 +536,26 @@ void TcpPunch::failed(int error) {
     begin_again();
 }
 
+/// A prohibition that nobody has sent, where the kernel keeps who has; for IPv4 those that somebody
+/// sends are another error (ip(7), EACCES and EHOSTUNREACH).
+bool TcpPunch::is_of_routing_table(const IcmpError &answer) const {
+    static const bool are_senders_kept = [] { // since Linux 5.16
+        utsname name{};
+        int major = 0, minor = 0;
+        return ::uname(&name) == 0 && std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+               (major > 5 || (major == 5 && minor >= 16));
+    }();
+    return answer.answer == HopAnswer::prohibited && answer.from.empty() &&
+           (is_v4_ || are_senders_kept);
+}
+
 /// Whether it is this host's own firewall that refuses (OUTPUT), or its routing table, or whether
 /// its router does not answer it. A reset does not say whose it is.
 bool TcpPunch::is_by_this_host(const IcmpError &answer) const {
     if (answer.answer == HopAnswer::unreachable)
         return !mute_gateway_cause(hole_.server.local, hole_.peer).empty();
+    if (is_of_routing_table(answer))
+        return true;
     if (answer.answer == HopAnswer::prohibited && answer.from.empty())
         return route_error(hole_.peer) != 0;
     if (is_own_address(hole_.peer))

@@ -39,6 +39,7 @@ class TcpPunch final : public Punch {
     void know_what_came(int error);
     void failed(int error);
     void timed_out();
+    [[nodiscard]] bool is_of_routing_table(const IcmpError &answer) const;
     [[nodiscard]] bool is_by_this_host(const IcmpError &answer) const;
     void error_came();
     void begin_again();
