@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace synergy {
 
@@ -83,6 +84,11 @@ void FailureLog::failed(const Hole &hole, const std::string &cause) {
     std::string line = hole.way_text() + ": can't punch: " + cause;
     if (line == said_)
         return;
+    // An error may come back when what it was sent for is over: that is the end of the same.
+    if (line == before_ && Clock::now() < recovered_at_ + std::chrono::seconds(1)) {
+        said_ = std::move(line);
+        return;
+    }
     recovered();
     log::warn_once(line);
     said_ = std::move(line);
@@ -92,7 +98,8 @@ void FailureLog::recovered() {
     if (said_.empty())
         return;
     log::take_back(said_);
-    said_.clear();
+    before_ = std::exchange(said_, {});
+    recovered_at_ = Clock::now();
 }
 
 } // namespace synergy

@@ -80,7 +80,8 @@ class FailureLog {
     [[nodiscard]] bool is_open() const { return !said_.empty(); }
 
   private:
-    std::string said_;
+    std::string said_, before_; ///< of what is not over, and of what was over last
+    Time recovered_at_{};
 };
 
 /// What has become of a hole so far, for who asks.
