@@ -135,7 +135,8 @@ std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
     return route;
 }
 
-/// What rtnetlink(7) names is the address for who has no preference; punches have one.
+} // namespace
+
 Endpoint public_source(const Endpoint &peer) {
     const Socket socket = Socket::open(AF_INET6, SOCK_DGRAM);
     if (!socket || !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC) ||
@@ -143,8 +144,6 @@ Endpoint public_source(const Endpoint &peer) {
         return {};
     return socket.local().with_port(0);
 }
-
-} // namespace
 
 std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
     const Endpoint peer = to.unmapped();
@@ -167,6 +166,7 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
         answer_of(reinterpret_cast<nlmsghdr *>(buffer.data()), static_cast<std::size_t>(length));
     if (route && !source.empty())
         route->source = source;
+    // What rtnetlink(7) names is the address for who has no preference; punches have one.
     else if (route && !route->is_local && peer.family() == AF_INET6)
         if (const Endpoint chosen = public_source(peer); !chosen.empty())
             route->source = chosen;

@@ -20,6 +20,11 @@ struct Route {
 /// punches have it made, a public address before a temporary one. Nothing where there is no route.
 std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 
+/// The address, with port 0, that an IPv6 socket with no address of its own sends from toward the
+/// peer if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty
+/// where there is none, or no route. Nothing is sent.
+Endpoint public_source(const Endpoint &peer);
+
 /// Whether the first router has not answered when this host asked for its link address, or has not
 /// yet. False where there is none.
 bool is_gateway_mute(const Route &route);

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "hops/icmp_error.h"
+#include "hops/route.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
 
@@ -10,7 +11,6 @@
 #include <cstring>
 #include <fstream>
 #include <linux/filter.h>
-#include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
 #include <netinet/in.h>
 #include <unistd.h>
 
@@ -41,16 +41,6 @@ class Ancillary {
     alignas(cmsghdr) std::array<char, 128> bytes_{};
     std::size_t used_ = 0;
 };
-
-/// Which address a wildcard socket of this host would send from if it preferred public addresses
-/// to temporary ones (RFC 5014). Nothing is sent by connecting a UDP socket.
-Endpoint public_source(const Endpoint &peer) {
-    Socket socket = Socket::open(AF_INET6, SOCK_DGRAM);
-    if (!socket || !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC) ||
-        ::connect(socket.fd(), peer.data(), peer.length()) != 0)
-        return {};
-    return socket.local();
-}
 
 /// A socket at the server's port; empty and errno set if there can be none.
 Socket bound_beside(const ServerSocket &server, const Endpoint &local) {
