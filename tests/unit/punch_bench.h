@@ -7,14 +7,9 @@
 #include "punch/punch.h"
 #include "server/socket_diag.h"
 
-#include <array>
 #include <fstream>
-#include <linux/if_ether.h>
 #include <memory>
-#include <pthread.h>
-#include <sched.h>
 #include <sstream>
-#include <thread>
 
 namespace harness {
 
@@ -126,44 +121,6 @@ struct PunchBench : private synergy::HoleOwner {
         too_high.push_back(hops);
         refusals.push_back(how);
     }
-};
-
-/// While it lives, the next SCTP INIT that leaves is met by a packet that was kept, and who has
-/// sent it goes on some milliseconds later: by a thread that takes the only processor.
-class MetAsItLeaves {
-  public:
-    MetAsItLeaves(const Network &network, Packet packet)
-        : sniffer_(
-              synergy::Socket(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, htons(ETH_P_ALL)))),
-          thread_([this, &network, packet = std::move(packet)] { meet(network, packet); }) {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(0, &one);
-        const sched_param first{.sched_priority = 1};
-        sched_setaffinity(0, sizeof one, &one);
-        pthread_setaffinity_np(thread_.native_handle(), sizeof one, &one);
-        pthread_setschedparam(thread_.native_handle(), SCHED_FIFO, &first);
-    }
-    MetAsItLeaves(const MetAsItLeaves &) = delete;
-    MetAsItLeaves &operator=(const MetAsItLeaves &) = delete;
-    ~MetAsItLeaves() { thread_.join(); }
-
-  private:
-    void meet(const Network &network, const Packet &packet) const {
-        constexpr std::size_t protocol = 6, chunk = 40 + 12; // of IPv6
-        std::array<std::uint8_t, 128> left{};
-        do
-            left = {};
-        while (::recv(sniffer_.fd(), left.data(), left.size(), 0) > 0 &&
-               (left[protocol] != IPPROTO_SCTP || left[chunk] != 1));
-        network.bring(packet);
-        const synergy::Time until = synergy::Clock::now() + std::chrono::milliseconds(5);
-        while (synergy::Clock::now() < until)
-            continue;
-    }
-
-    synergy::Socket sniffer_;
-    std::thread thread_;
 };
 
 } // namespace harness

@@ -2,7 +2,7 @@
 #include "punch/sctp_many_punch.h"
 
 #include "punch/sctp_hole.h"
-#include "punch_bench.h"
+#include "sctp_bench.h"
 #include "server/sctp_socket.h"
 
 #include <doctest/doctest.h>
@@ -19,14 +19,8 @@ using std::chrono::seconds;
 
 namespace {
 
-struct Bench : harness::PunchBench {
+struct Bench : harness::SctpBench {
     void serve_sctp(int family) { serve(Network::here(family), SOCK_SEQPACKET, IPPROTO_SCTP); }
-    bool run_until_sent(std::size_t inits, Duration limit = seconds(15)) {
-        return run_until([&] { return network.inits().size() >= inits; }, limit);
-    }
-    [[nodiscard]] Socket call(int family) const {
-        return network.call_from_there(family, 64, SOCK_STREAM, IPPROTO_SCTP);
-    }
     [[nodiscard]] bool has_association(int family) const {
         const auto found = SctpAssociations().find(Network::here(family), Network::there(family));
         return found && found->is_there;
@@ -158,25 +152,10 @@ TEST_CASE("sctp many punch: a peer's INIT that comes as ours leaves is answered 
     CHECK(harness::in_child([]() -> std::string {
               Bench bench;
               bench.serve_sctp(AF_INET6);
-              bench.network.lets_pass = [](const Packet &packet) { return packet.is_from_here; };
-              const Socket caller = bench.call(AF_INET6);
-              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.network.seen.empty(); }));
-              const Packet called = bench.network.seen.back();
-              EXPECT_IN_CHILD(called.is_init() && !called.is_from_here);
-              SctpManyPunch punch(bench.context, bench.hole(AF_INET6, 3), bench.socket.fd());
-              {
-                  const harness::MetAsItLeaves met(bench.network, called);
-                  EXPECT_IN_CHILD(punch.open() == 0);
-              }
-              bench.network.lets_pass = [](const Packet &) { return true; };
-              // Before the peer would say it again, which takes 3 s.
-              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.proofs.empty(); }, seconds(2)));
-              // (The first answer has died, as the punch has.)
-              const auto sent = bench.network.sent_here();
-              EXPECT_IN_CHILD(sent[0].is_init() && sent[0].hop_limit == 3);
-              EXPECT_IN_CHILD(sent[1].chunk == 2 && sent[1].hop_limit == 3);
-              EXPECT_IN_CHILD(sent[2].is_init() && sent[2].hop_limit == 64);
-              return "";
+              return bench.meets_as_it_leaves([&] {
+                  return std::make_unique<SctpManyPunch>(bench.context, bench.hole(AF_INET6, 3),
+                                                         bench.socket.fd());
+              });
           }) == "");
 }
 
