@@ -451,18 +451,6 @@ void check_peers(const Settings &settings, Findings &findings) {
 
 } // namespace
 
-CLI::App *add_check_command(CLI::App &app, CheckOptions &options) {
-    CLI::App *command = app.add_subcommand(
-        "check", "Say what would be punched by these settings, and what can't be and why. After "
-                 "`--`: for which COMMAND.");
-    command->add_option("PEER", options.peer, "In place of SYNERGY_PEERS, as [2001:db8::5]:5555")
-        ->type_name("");
-    command->add_flag("--json", options.json, "For programs");
-    command->footer("Exit status: 0 where nothing is wrong, else 1. The document of --json is "
-                    "described by\ncheck.schema.json, which is installed.");
-    return command;
-}
-
 int run_check(const CheckOptions &options) {
     if (!options.peer.empty())
         ::setenv("SYNERGY_PEERS", options.peer.c_str(), 1);

@@ -1,8 +1,6 @@
 // `synergy check`: what would be punched by these settings and for this command, and what can't be.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 #include <vector>
 
@@ -13,8 +11,6 @@ struct CheckOptions {
     bool json = false;
     std::vector<std::string> command;
 };
-
-CLI::App *add_check_command(CLI::App &app, CheckOptions &options);
 
 /// The exit status: 0 where nothing is wrong, 1 otherwise.
 int run_check(const CheckOptions &options);

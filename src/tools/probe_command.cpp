@@ -29,18 +29,6 @@ constexpr int exit_not_found = 1;
 /// How long names are waited for once the path is known.
 constexpr Duration time_for_names = std::chrono::milliseconds(300);
 
-constexpr const char *json_help = R"(With --json, standard output is one object:
-  peer, source   addresses
-  on_link        true if no router lies between
-  hops           of hop limits 1, 2, ...: hop, answer (none, time-exceeded, prohibited,
-                 unreachable, refused, accepted), and if there is one: address, name,
-                 rtt_ms, probe (udp, tcp)
-  hop_limit      for SYNERGY_HOPS
-  found          false: nothing says where to die, hop_limit is a guess
-  reason         in words
-  error          why nothing could be sent; else missing
-Exit status: 0 found, 1 not found, 2 not tried.)";
-
 /// Host names of addresses, looked up beside everything else: a name server may be slow.
 class NameFinder {
   public:
@@ -140,19 +128,6 @@ class Screen {
 };
 
 } // namespace
-
-CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
-    CLI::App *command = app.add_subcommand(
-        "probe", "Measure the path to PEER, and say at which hop a punch should die.");
-    command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
-        ->type_name("")
-        ->required();
-    command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
-        ->type_name("ADDR");
-    command->add_flag("--json", options.json, "For programs: see below");
-    command->footer(json_help);
-    return command;
-}
 
 int run_probe(const ProbeOptions &options) {
     const Settings settings = settings_of_environment();

@@ -1,8 +1,6 @@
 // `synergy probe`: measures the path to a peer, and says where a punch should die.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 
 namespace synergy {
@@ -12,8 +10,6 @@ struct ProbeOptions {
     std::string from;
     bool json = false;
 };
-
-CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options);
 
 /// The exit status: 0 where a hop limit was found, 1 where not, 2 where nothing was tried.
 int run_probe(const ProbeOptions &options);

@@ -14,16 +14,6 @@ namespace synergy {
 
 namespace {
 
-constexpr const char *status_help = R"(A hole is
-  opening         not punched yet
-  open            the peer may come in
-  connected       and has
-  resting         after a connection, until the system lets its ports be used again
-  silent          open for a minute, and the peer has not come
-  refused         a reset or a prohibition came back: the punch goes too far
-and otherwise the error of the system is shown. "dies at" is the router that says so.
-The document of --json is described by status.schema.json, which is installed.)";
-
 Style style_of_terminal() {
     Style style;
     style.color = has_color();
@@ -73,16 +63,6 @@ int watch() {
 }
 
 } // namespace
-
-CLI::App *add_status_command(CLI::App &app, StatusOptions &options) {
-    CLI::App *command =
-        app.add_subcommand("status", "Show the holes of every preloaded server of this user (of "
-                                     "all users for root).");
-    auto *watch = command->add_flag("--watch", options.watch, "A screen that is kept up to date");
-    command->add_flag("--json", options.json, "For programs")->excludes(watch);
-    command->footer(status_help);
-    return command;
-}
 
 int run_status(const StatusOptions &options) {
     try {

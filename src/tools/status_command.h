@@ -1,16 +1,12 @@
 // `synergy status`: what the keepers of preloaded servers say of their holes.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 namespace synergy {
 
 struct StatusOptions {
     bool watch = false;
     bool json = false;
 };
-
-CLI::App *add_status_command(CLI::App &app, StatusOptions &options);
 
 /// The exit status: 0, or 2 where nothing could be asked.
 int run_status(const StatusOptions &options);

@@ -1,34 +1,24 @@
-// The `synergy` command: runs other programs with libsynergy.so in front, shows what has become of
-// their holes, and measures paths.
-#include "settings/settings_file.h"
+// The command line of `synergy`: all of it in one file, since it is read by templates that keep the
+// compiler busy for longer than what the commands do.
 #include "tools/check_command.h"
+#include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
-#include "tools/preloadable.h"
 #include "tools/probe_command.h"
+#include "tools/run_command.h"
 #include "tools/status_command.h"
 #include "tools/test_command.h"
 
 #include <CLI/CLI.hpp>
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
 #include <iostream>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 namespace synergy {
 
 namespace {
-
-constexpr int exit_not_executable = 126;
-constexpr int exit_not_found = 127;
 
 constexpr const char *run_usage = "synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...";
 
@@ -40,109 +30,121 @@ class RunHelp : public CLI::Formatter {
     }
 };
 
-struct RunOptions {
-    std::vector<std::string> peers;
-    std::string hops;
-    std::string config;
-    std::vector<std::string> command;
-};
+constexpr const char *probe_help = R"(With --json, standard output is one object:
+  peer, source   addresses
+  on_link        true if no router lies between
+  hops           of hop limits 1, 2, ...: hop, answer (none, time-exceeded, prohibited,
+                 unreachable, refused, accepted), and if there is one: address, name,
+                 rtt_ms, probe (udp, tcp)
+  hop_limit      for SYNERGY_HOPS
+  found          false: nothing says where to die, hop_limit is a guess
+  reason         in words
+  error          why nothing could be sent; else missing
+Exit status: 0 found, 1 not found, 2 not tried.)";
+
+constexpr const char *status_help = R"(A hole is
+  opening         not punched yet
+  open            the peer may come in
+  connected       and has
+  resting         after a connection, until the system lets its ports be used again
+  silent          open for a minute, and the peer has not come
+  refused         a reset or a prohibition came back: the punch goes too far
+and otherwise the error of the system is shown. "dies at" is the router that says so.
+The document of --json is described by status.schema.json, which is installed.)";
+
+constexpr const char *test_help = R"(Both sides run it, each with the other's address, in any order:
+    here    synergy test '[2001:db8::5]'
+    there   synergy test '[2001:db8:7::11]'
+They find each other through both firewalls by UDP, then try UDP, TCP and SCTP in both
+directions, TCP with both sides calling, and after how long an idle hole is forgotten.
+At both ends twelve ports are used, from the given one on (61680), and 61699.
+With --json, standard output is one object: peer, source, port, hop_limit, router (where
+punches die, or null), seen_as and peer_seen_as (the addresses that each side sees of the
+other), complete (false: the peer went away), trials (transport, idle_s, both_call,
+peer_calls, this_side_calls: passes, timed out, refused, prohibited, can't be tried,
+pending), findings (in words).
+Exit status: 0 something passes, 1 nothing does, 2 not tried.)";
 
 int refuse(const std::string &reason) {
     std::cerr << "synergy: " << reason << '\n';
     return exit_refused;
 }
 
-const char *variable(const char *name) {
-    return std::getenv(name);
+CLI::App *add_run_command(CLI::App &app, RunOptions &options) {
+    CLI::App *command = app.add_subcommand("run", "Run COMMAND so that peers can connect to it.");
+    command->formatter(std::make_shared<RunHelp>());
+    command->prefix_command();
+    command
+        ->add_option("--peer", options.peers,
+                     "Who may connect, as [2001:db8::5]:5555 (SYNERGY_PEERS)")
+        ->type_name("P")
+        ->expected(1)
+        ->allow_extra_args(false)
+        ->take_all();
+    command
+        ->add_option("--hops", options.hops,
+                     "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
+        ->type_name("N");
+    command->add_option("--config", options.config, "Config file (SYNERGY_CONFIG)")->type_name("F");
+    return command;
 }
 
-/// The library reads the environment only, so that is where options go.
-void export_options(const RunOptions &options) {
-    std::string peers;
-    for (const std::string &peer : options.peers)
-        peers.append(peers.empty() ? "" : " ").append(peer);
-    if (!options.peers.empty())
-        ::setenv("SYNERGY_PEERS", peers.c_str(), 1);
-    if (!options.hops.empty())
-        ::setenv("SYNERGY_HOPS", options.hops.c_str(), 1);
-    if (!options.config.empty())
-        ::setenv("SYNERGY_CONFIG", options.config.c_str(), 1);
-    // A server may change its directory before the library reads the file.
-    const char *config = variable("SYNERGY_CONFIG");
-    if (config != nullptr && *config != '\0')
-        ::setenv("SYNERGY_CONFIG", std::filesystem::absolute(config).c_str(), 1);
+CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
+    CLI::App *command = app.add_subcommand(
+        "probe", "Measure the path to PEER, and say at which hop a punch should die.");
+    command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
+        ->type_name("")
+        ->required();
+    command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
+        ->type_name("ADDR");
+    command->add_flag("--json", options.json, "For programs: see below");
+    command->footer(probe_help);
+    return command;
 }
 
-/// Messages name what the user wrote: the option, where there was one.
-void name_option(Problem &problem, const RunOptions &options) {
-    if (problem.place == "SYNERGY_PEERS" && !options.peers.empty())
-        problem.place = "--peer";
-    else if (problem.place == "SYNERGY_HOPS" && !options.hops.empty())
-        problem.place = "--hops";
-    else if (problem.place == "SYNERGY_CONFIG" && !options.config.empty())
-        problem.place = "--config";
+CLI::App *add_check_command(CLI::App &app, CheckOptions &options) {
+    CLI::App *command = app.add_subcommand(
+        "check", "Say what would be punched by these settings, and what can't be and why. After "
+                 "`--`: for which COMMAND.");
+    command->add_option("PEER", options.peer, "In place of SYNERGY_PEERS, as [2001:db8::5]:5555")
+        ->type_name("");
+    command->add_flag("--json", options.json, "For programs");
+    command->footer("Exit status: 0 where nothing is wrong, else 1. The document of --json is "
+                    "described by\ncheck.schema.json, which is installed.");
+    return command;
 }
 
-/// Whether there is something to punch with, all of it right; says on stderr what is not.
-bool check_settings(const RunOptions &options) {
-    const Settings settings = load_settings(variable, environ);
-    for (Problem problem : settings.problems) {
-        name_option(problem, options);
-        std::cerr << "synergy: " << problem.line() << '\n';
-    }
-    if (!settings.problems.empty())
-        return false;
-    std::error_code error;
-    const bool peers_may_come = settings.follows_file &&
-                                std::filesystem::is_directory(peer_directory(settings.file), error);
-    if (!settings.has_peers() && !peers_may_come) {
-        std::string places = "SYNERGY_PEERS (or --peer)";
-        const std::vector<std::string> files = config_places(variable);
-        for (const std::string &file : files)
-            places.append(&file == &files.back() ? " and " : ", ").append(file);
-        if (!settings.hidden_file.empty())
-            places.append("; this user may not look for ").append(settings.hidden_file);
-        refuse("no peers: looked in " + places);
-        return false;
-    }
-    return true;
+CLI::App *add_status_command(CLI::App &app, StatusOptions &options) {
+    CLI::App *command =
+        app.add_subcommand("status", "Show the holes of every preloaded server of this user (of "
+                                     "all users for root).");
+    auto *watch = command->add_flag("--watch", options.watch, "A screen that is kept up to date");
+    command->add_flag("--json", options.json, "For programs")->excludes(watch);
+    command->footer(status_help);
+    return command;
 }
 
-void preload(const std::string &library) {
-    const char *others = variable("LD_PRELOAD");
-    std::string value = library;
-    if (others != nullptr && *others != '\0')
-        value.append(":").append(others);
-    ::setenv("LD_PRELOAD", value.c_str(), 1);
-}
-
-int execute(const std::vector<std::string> &command) {
-    std::vector<char *> arguments;
-    arguments.reserve(command.size() + 1);
-    for (const std::string &argument : command)
-        arguments.push_back(const_cast<char *>(argument.c_str())); // execvp() leaves them alone
-    arguments.push_back(nullptr);
-    ::execvp(arguments[0], arguments.data());
-    const int error = errno;
-    std::cerr << "synergy: " << command[0] << ": " << std::strerror(error) << '\n';
-    return error == ENOENT ? exit_not_found : exit_not_executable;
-}
-
-/// `synergy run`; returns only when the command could not be started.
-int run(const RunOptions &options) {
-    export_options(options);
-    if (!check_settings(options))
-        return exit_refused;
-    const std::string library = find_library();
-    if (const std::string objection = library_objection(library); !objection.empty())
-        return refuse(objection);
-    if (const std::optional<std::string> reason = why_not_passed_on(options.command))
-        return refuse(*reason);
-    if (const std::string file = find_command(options.command[0]); !file.empty())
-        if (const std::optional<std::string> reason = why_not_preloadable(file, library))
-            return refuse(*reason);
-    preload(library);
-    return execute(options.command);
+CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
+    CLI::App *command = app.add_subcommand(
+        "test",
+        "Find out, at both ends, whether the firewalls between here and PEER can be passed.");
+    command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
+        ->type_name("")
+        ->required();
+    command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
+        ->type_name("ADDR");
+    command
+        ->add_option("--hops", options.hops,
+                     "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
+        ->type_name("N");
+    command->add_option("--idle", options.idle, "Seconds for which holes are left alone (10,30,60)")
+        ->type_name("S,...")
+        ->delimiter(',')
+        ->check(CLI::Range(1U, FirewallTest::idle_most))
+        ->expected(1, static_cast<int>(FirewallTest::idle_times_most));
+    command->add_flag("--json", options.json, "For programs: see below");
+    command->footer(test_help);
+    return command;
 }
 
 } // namespace
@@ -160,24 +162,7 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     });
 
     RunOptions options;
-    CLI::App *run_command =
-        app.add_subcommand("run", "Run COMMAND so that peers can connect to it.");
-    run_command->formatter(std::make_shared<RunHelp>());
-    run_command->prefix_command();
-    run_command
-        ->add_option("--peer", options.peers,
-                     "Who may connect, as [2001:db8::5]:5555 (SYNERGY_PEERS)")
-        ->type_name("P")
-        ->expected(1)
-        ->allow_extra_args(false)
-        ->take_all();
-    run_command
-        ->add_option("--hops", options.hops,
-                     "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
-        ->type_name("N");
-    run_command->add_option("--config", options.config, "Config file (SYNERGY_CONFIG)")
-        ->type_name("F");
-
+    CLI::App *run_command = add_run_command(app, options);
     ProbeOptions probe;
     CLI::App *probe_command = add_probe_command(app, probe);
     CheckOptions check;
@@ -219,5 +204,5 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     if (options.command.empty())
         return refuse(
             "no command: synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...");
-    return run(options);
+    return run_program(options);
 }

@@ -22,19 +22,6 @@ constexpr int exit_nothing_passes = 1;
 /// The first of the calling ports, which two sides need not agree on.
 constexpr std::uint16_t usual_port = 61680;
 
-constexpr const char *test_help = R"(Both sides run it, each with the other's address, in any order:
-    here    synergy test '[2001:db8::5]'
-    there   synergy test '[2001:db8:7::11]'
-They find each other through both firewalls by UDP, then try UDP, TCP and SCTP in both
-directions, TCP with both sides calling, and after how long an idle hole is forgotten.
-At both ends twelve ports are used, from the given one on (61680), and 61699.
-With --json, standard output is one object: peer, source, port, hop_limit, router (where
-punches die, or null), seen_as and peer_seen_as (the addresses that each side sees of the
-other), complete (false: the peer went away), trials (transport, idle_s, both_call,
-peer_calls, this_side_calls: passes, timed out, refused, prohibited, can't be tried,
-pending), findings (in words).
-Exit status: 0 something passes, 1 nothing does, 2 not tried.)";
-
 /// What this side's packets meet; what comes of it is said.
 Path measure(Scheduler &scheduler, const Endpoint &peer, const Endpoint &source) {
     std::optional<Path> path;
@@ -62,29 +49,6 @@ std::string describe(const Path &path, int hops, const Endpoint &router) {
 }
 
 } // namespace
-
-CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
-    CLI::App *command = app.add_subcommand(
-        "test",
-        "Find out, at both ends, whether the firewalls between here and PEER can be passed.");
-    command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
-        ->type_name("")
-        ->required();
-    command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
-        ->type_name("ADDR");
-    command
-        ->add_option("--hops", options.hops,
-                     "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
-        ->type_name("N");
-    command->add_option("--idle", options.idle, "Seconds for which holes are left alone (10,30,60)")
-        ->type_name("S,...")
-        ->delimiter(',')
-        ->check(CLI::Range(1U, FirewallTest::idle_most))
-        ->expected(1, static_cast<int>(FirewallTest::idle_times_most));
-    command->add_flag("--json", options.json, "For programs: see below");
-    command->footer(test_help);
-    return command;
-}
 
 int run_test(const TestOptions &options) {
     if (!options.hops.empty())

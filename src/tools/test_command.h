@@ -1,8 +1,6 @@
 // `synergy test`: at both ends, whether two firewalls can be passed.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 #include <vector>
 
@@ -15,8 +13,6 @@ struct TestOptions {
     std::vector<unsigned> idle{10, 30, 60};
     bool json = false;
 };
-
-CLI::App *add_test_command(CLI::App &app, TestOptions &options);
 
 /// The exit status: 0 where anything passes, 1 where nothing does, 2 where nothing was tried.
 int run_test(const TestOptions &options);
