@@ -277,8 +277,9 @@ bool Control::accept_one(int listener) {
     if (const auto owner = peer_credentials(caller.connection)) {
         caller.process = owner->pid;
         caller.user = owner->uid;
-        if (serve(caller, false) == Served::nothing_yet) {
-            wait_for(std::move(caller));
+        const Served served = serve(caller, false);
+        if (served == Served::nothing_yet || served == Served::goes_on) {
+            wait_for(std::move(caller), served == Served::goes_on);
             return true;
         }
     }
@@ -286,13 +287,15 @@ bool Control::accept_one(int listener) {
     return true;
 }
 
-void Control::wait_for(Caller caller) {
+/// `is_known`: by the secret, so that there are no more of them than the server calls listen().
+void Control::wait_for(Caller caller, bool is_known) {
     unsigned &others = waiting_[caller.user];
     const int fd = caller.connection.fd();
-    if ((!is_trusted_user(caller.user) && others >= idle_strangers) ||
+    if ((!is_known && !is_trusted_user(caller.user) && others >= idle_strangers) ||
         !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) {
             const auto found = callers_.find(fd);
-            if (serve(found->second, false) == Served::nothing_yet)
+            const Served served_now = serve(found->second, false);
+            if (served_now == Served::nothing_yet || served_now == Served::goes_on)
                 return;
             Caller served = std::move(found->second);
             callers_.erase(found);
@@ -349,12 +352,18 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.
         static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
-        if (reply.show != message.passed.fd())
+        if (reply.show != message.passed.fd() && !reply.afterwards)
             message.passed.reset();
     }
-    if (request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT)
+    if (request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT &&
+        request.kind != SYNERGY_LISTENS)
         tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);
-    return is_servers ? Served::done : Served::refused;
+    // Whoever is told next that it is closed waits until this is done, and the duplicate is gone.
+    if (reply.afterwards)
+        reply.afterwards(message.passed);
+    if (!is_servers)
+        return Served::refused;
+    return reply.goes_on ? Served::goes_on : Served::done;
 }
 
 bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {
