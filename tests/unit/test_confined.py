@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from test_hooks import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, DeafPeer, Waiting, deaf_peer,
-                        plain_environment, preloaded_environment, run, same_with_and_without,
-                        wait_until)
+                        keepers_of, plain_environment, preloaded_environment, run,
+                        same_with_and_without, wait_until)
 
 
 def resident(process):
@@ -332,6 +332,47 @@ def test_where_root_remembers_hop_limits_is_there_before_the_keeper_is_confined(
         assert server.keepers()
         assert (tmp_path / ".local/state/synergy").is_dir() == (owner == 0)
         assert any(tmp_path.iterdir()) == (owner == 0)
+
+
+# Listens, and again when a line comes: with SO_MARK where a word of its arguments says so.
+MARKS = """
+import socket, sys
+listeners = []
+for word in sys.argv[1:]:
+    listeners.append(socket.socket())
+    listeners[-1].bind(("", 0))
+    if word == "mark":
+        listeners[-1].setsockopt(socket.SOL_SOCKET, 36, 5)
+    listeners[-1].listen()
+    print(listeners[-1].getsockname()[1], flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root can do")
+@pytest.mark.parametrize("first", ["plain", "mark"])
+def test_an_option_that_takes_a_right_which_the_keeper_has_given_up_is_named(first, deaf_peer):
+    """Or it works, where the first listener has had it."""
+    server = subprocess.Popen(
+        ["/usr/bin/python3", "-c", MARKS, first, "mark"], text=True,
+        env=preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server.stdout.readline()
+    (keeper,) = keepers_of(server.pid)
+    is_confined = lambda: "Seccomp:\t2" in Path(f"/proc/{keeper}/status").read_text()
+    assert wait_until(is_confined, 5)
+    server.stdin.write("\n")
+    server.stdin.flush()
+    port = int(server.stdout.readline())
+    wait_until(lambda: select.select([server.stderr], [], [], 0)[0], 0.5)
+    punched = subprocess.run(["ss", "-Htn", "state", "syn-sent", f"sport = :{port}"],
+                             capture_output=True, text=True, check=True).stdout
+    _, errors = server.communicate("\n")
+    if first == "mark":
+        assert punched and errors == ""
+    else:
+        assert not punched
+        assert errors.endswith("can't be given what it has: SO_MARK\n") and errors.count("\n") == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
