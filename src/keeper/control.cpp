@@ -260,6 +260,10 @@ void Control::listen_at(Socket listener) {
 
 /// False if nobody is there.
 bool Control::accept_one(int listener) {
+    // What is said next may be about what they say.
+    for (const int fd : std::vector<int>(going_on_.begin(), going_on_.end()))
+        if (going_on_.contains(fd))
+            hear(fd);
     Caller caller;
     caller.connection = Socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!caller.connection) {
@@ -287,38 +291,43 @@ bool Control::accept_one(int listener) {
     return true;
 }
 
-/// `is_known`: by the secret, so that there are no more of them than the server calls listen().
-void Control::wait_for(Caller caller, bool is_known) {
+/// `goes_on`: who has been known by the secret; there are no more of them than the server calls
+/// listen().
+void Control::wait_for(Caller caller, bool goes_on) {
     unsigned &others = waiting_[caller.user];
     const int fd = caller.connection.fd();
-    if ((!is_known && !is_trusted_user(caller.user) && others >= idle_strangers) ||
-        !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) {
-            const auto found = callers_.find(fd);
-            const Served served_now = serve(found->second, false);
-            if (served_now == Served::nothing_yet || served_now == Served::goes_on)
-                return;
-            Caller served = std::move(found->second);
-            callers_.erase(found);
-            waiting_[served.user]--;
-            scheduler_.unwatch(fd);
-            leave(std::move(served));
-        })) {
+    if ((!goes_on && !is_trusted_user(caller.user) && others >= idle_strangers) ||
+        !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { hear(fd); })) {
         leave(std::move(caller));
         return;
     }
     others++;
     const std::uint64_t id = caller.id = ++next_id_;
     callers_[fd] = std::move(caller);
+    if (goes_on)
+        going_on_.insert(fd);
     scheduler_.at(Clock::now() + patience, [this, fd, id] {
         const auto found = callers_.find(fd);
-        if (found == callers_.end() || found->second.id != id)
-            return;
-        Caller silent = std::move(found->second);
-        callers_.erase(found);
-        waiting_[silent.user]--;
-        scheduler_.unwatch(fd);
-        leave(std::move(silent));
+        if (found != callers_.end() && found->second.id == id)
+            wait_no_longer(fd);
     });
+}
+
+void Control::hear(int fd) {
+    const bool was_going_on = going_on_.erase(fd) != 0; // others may be served within this
+    const Served served = serve(callers_.at(fd), false);
+    if (served == Served::goes_on || (served == Served::nothing_yet && was_going_on))
+        going_on_.insert(fd);
+    else if (served != Served::nothing_yet)
+        wait_no_longer(fd);
+}
+
+void Control::wait_no_longer(int fd) {
+    Caller caller = std::move(callers_.extract(fd).mapped());
+    going_on_.erase(fd);
+    waiting_[caller.user]--;
+    scheduler_.unwatch(fd);
+    leave(std::move(caller));
 }
 
 Control::Served Control::serve(const Caller &caller, bool is_starter) {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -83,7 +84,9 @@ class Control {
     void listen_at(Socket listener);
     void stop(Socket listener);
     bool accept_one(int listener);
-    void wait_for(Caller caller, bool is_known);
+    void wait_for(Caller caller, bool goes_on);
+    void hear(int fd);
+    void wait_no_longer(int fd);
     Served serve(const Caller &caller, bool is_starter);
     void leave(Caller caller);
     void bury(Socket socket);
@@ -98,6 +101,7 @@ class Control {
     std::unordered_map<std::uint64_t, Socket> released_; ///< names that are about to be buried
     std::uint64_t next_id_ = 0;
     std::unordered_map<int, Caller> callers_; ///< who have not said anything yet, or not all
+    std::set<int> going_on_;                  ///< of them, who have not said all
     std::map<uid_t, unsigned> waiting_;       ///< how many of them, by user
     Caller starter_;
     std::vector<Socket> buried_;

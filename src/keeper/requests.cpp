@@ -183,13 +183,6 @@ void Requests::listens(const Call &call) {
         return;
     ServerSocket socket = *known;
     socket.listens = true;
-    // Nobody has waited for this: it may be closed again by now.
-    if (socket_diag_.life(socket.transport, socket.local, socket.cookie) ==
-        SocketDiag::Life::gone) {
-        registry_.has_listened(socket.cookie);
-        registry_.closed(socket.cookie);
-        return;
-    }
     // (So that it is said of this one as of any other.)
     if (socket.not_to_be_given != nullptr)
         registry_.forget(socket.cookie);
@@ -224,6 +217,13 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
     }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
+            // Who says that it listens waits for no answer: it may be closed again by now.
+            if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local,
+                                                       socket.cookie) == SocketDiag::Life::gone) {
+                registry_.has_listened(socket.cookie);
+                registry_.closed(socket.cookie);
+                return ENOENT;
+            }
             if (socket.is_ready())
                 log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
                                                socket.local.text() +

@@ -446,6 +446,17 @@ TEST_CASE("keeper: who has prepared says that it listens by the same connection,
     // The control: it is not known to listen.
     CHECK(kept.closed(cookie_of(silent.fd())) == 0);
     CHECK(punching_from(silent.local().port()) == 0);
+    // Whoever asks next, by another connection, is answered after that.
+    Socket stopped;
+    const Socket by_stopped = prepared(stopped);
+    REQUIRE(::listen(stopped.fd(), 1) == 0);
+    REQUIRE(::kill(kept.process, SIGSTOP) == 0);
+    const Socket next = connected(kept.page->keeper);
+    tell(next, SYNERGY_CLOSED, stopped, {});
+    tell(by_stopped, SYNERGY_LISTENS, stopped, {});
+    REQUIRE(::kill(kept.process, SIGCONT) == 0);
+    CHECK(receive(next).is_there);
+    CHECK(punching_from(stopped.local().port()) == 1);
     // Of one that is closed when that is heard nothing is to be said.
     const std::uint16_t port = closed.local().port();
     const std::uint64_t cookie = cookie_of(closed.fd());
