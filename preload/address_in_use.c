@@ -125,7 +125,7 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     }
     if (result == 0 && has_way_been_given)
         /* What has gone, or stands there, did so for a listener that was closed: at once again. */
-        socket_will_listen(fd);
+        socket_may_listen(fd);
     errno = error;
     return result;
 }

@@ -61,6 +61,7 @@ static const struct attempt telling[] = {
 static const struct attempt asking[] = {
     {SYS_rt_sigprocmask, {SIG_SETMASK, 1, 1, MASK_SIZE, 0, 0}},
     {SYS_rt_sigpending, {1, MASK_SIZE, 0, 0, 0, 0}},
+    {SYS_rt_sigaction, {SIGTERM, 0, 1, MASK_SIZE, 0, 0}},
     {SYS_rt_sigtimedwait, {1, 0, 1, MASK_SIZE, 0, 0}},
     {SYS_getpid, {0}},
     {SYS_geteuid, {0}},

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -74,19 +75,43 @@ static enum accepted turn_away(int listener, int fd) {
     return accepted;
 }
 
-static enum accepted answer_aside(const struct accepting *call, struct sockaddr *address, int *fd) {
+/* Whether the kernel would end a call of accept() for this signal. */
+static int ends_call(int signal) {
+    /* As the kernel has it, which is not libc's. */
+    struct { void (*handler)(int); unsigned long flags, rest[8]; } action = {0};
+    return syscall(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
+           action.handler != SIG_DFL && action.handler != SIG_IGN && !(action.flags & SA_RESTART);
+}
+
+/* Whether a signal that ends the call has come since all of them are blocked. */
+static int is_call_ended(const struct signals *blocked_before) {
+    enum { BITS = 8 * sizeof *blocked_before->words };
+    struct signals pending = {{0}};
+    syscall(SYS_rt_sigpending, &pending, sizeof pending);
+    for (int signal = 1; signal < NSIG; signal++) {
+        int word = (signal - 1) / BITS, bit = (signal - 1) % BITS;
+        if ((pending.words[word] & ~blocked_before->words[word]) >> bit & 1 && ends_call(signal))
+            return 1;
+    }
+    return 0;
+}
+
+static enum accepted answer_aside(const struct accepting *call, struct sockaddr *address, int *fd,
+                                  int *is_ended) {
     const struct caller_address caller = {address, call->length, call->room};
     struct aside aside = aside_begin();
     enum accepted accepted = answer_bell(call->listener, fd, call->flags, &caller);
+    *is_ended = accepted == NO_ONE && is_call_ended(&aside.blocked);
     aside_end(&aside);
     return accepted;
 }
 
-/* Whether what was accepted is to be given to the caller; if not, all is as before the call. */
-__attribute__((cold, noinline)) static int answer(const struct accepting *call,
-                                                  struct sockaddr *address, int *fd) {
+/* Whether what was accepted is to be given to the caller; if not, all is as before the call, but
+ * for a signal that has come meanwhile and ends one that blocks. */
+__attribute__((cold, noinline)) static int
+answer(const struct accepting *call, struct sockaddr *address, int *fd, int *is_ended) {
     enum accepted accepted =
-        may_ask() ? answer_aside(call, address, fd) : turn_away(call->listener, *fd);
+        may_ask() ? answer_aside(call, address, fd, is_ended) : turn_away(call->listener, *fd);
     if (accepted == NO_ONE && address && call->length)
         *call->length = call->room;
     return accepted != NO_ONE;
@@ -99,13 +124,25 @@ __attribute__((cold, noinline)) static void is_starved(int listener) {
 }
 
 /* Whether somebody comes within the patience, of which less is left then; if not, errno says what
- * the caller is told. Most bells that were not answered ring again at once. (The kernel writes what
- * is left, which libc's ppoll() hides.) */
-__attribute__((cold, noinline)) static int comes_soon(int listener, struct timespec *patience) {
+ * the caller is told. Most bells that were not answered ring again at once. (No call that waits for
+ * a socket and a time goes on after a handler that was set with SA_RESTART, as accept() does. So
+ * signals wait, for a moment at a time, and are looked at before they are let in.) */
+__attribute__((cold, noinline)) static int comes_soon(int listener, int *patience_ms) {
+    enum { MOMENT_MS = 10 };
     struct pollfd waiting = {.fd = listener, .events = POLLIN};
-    int count = (int)syscall(SYS_ppoll, &waiting, 1, patience, NULL, 0);
-    if (count == 0 || errno != EINTR)
-        errno = ECONNABORTED;
+    int count = 0;
+    for (; count == 0 && *patience_ms > 0; *patience_ms -= MOMENT_MS) {
+        struct timespec moment = {.tv_nsec = MOMENT_MS * 1000000L};
+        struct aside aside = aside_begin();
+        count = (int)syscall(SYS_ppoll, &waiting, 1, &moment, NULL, 0);
+        int is_ended = count == 0 && is_call_ended(&aside.blocked);
+        aside_end(&aside);
+        if (is_ended) {
+            errno = EINTR;
+            return 0;
+        }
+    }
+    errno = ECONNABORTED;
     return count > 0;
 }
 
@@ -117,7 +154,7 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       const struct accepting *call,
                                                       struct sockaddr *address, int got,
                                                       int was_anybody_waiting) {
-    struct timespec patience = {.tv_sec = 2};
+    int patience_ms = 2000, is_ended = 0;
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
         is_starved(call->listener);
     while (got >= 0) {
@@ -125,10 +162,14 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
             note_connection(got);
         if (!(call->room >= LEAST_ROOM ? is_from_bell_port(address)
                                        : may_tell() && asks_where_from(got)) ||
-            answer(call, address, &got))
+            answer(call, address, &got, &is_ended))
             break;
+        if (is_ended && is_blocking(call->listener)) {
+            errno = EINTR;
+            return -1;
+        }
         if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
-            is_blocking(call->listener) && !comes_soon(call->listener, &patience))
+            is_blocking(call->listener) && !comes_soon(call->listener, &patience_ms))
             return -1;
         got = call_accept(which, call, address);
     }

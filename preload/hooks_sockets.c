@@ -18,14 +18,14 @@ enum { SO_ORIGINAL_DST = 80 };
 int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
-    struct preparation preparation = {.keeper = NO_KEEPER};
+    struct preparation preparation = {.keeper = NO_KEEPER, .connection = -1};
     if (mark_of(fd) != SYNERGY_UNTOUCHED)
         ASIDE(preparation = socket_will_listen(fd));
     int result = libc.listen(fd, backlog);
     if (result != 0)
         ASIDE(socket_does_not_listen(fd, &preparation));
     else if (mark_of(fd) != SYNERGY_UNTOUCHED)
-        ASIDE(socket_listens(fd));
+        ASIDE(socket_listens_as_prepared(fd, &preparation));
     else if (result == 0)
         ASIDE(left_out_listens(fd));
     before_waiting();

@@ -36,16 +36,19 @@ static int connect_to_keeper(const struct synergy_page *page, struct synergy_req
     return -1;
 }
 
-/* Without `answer` none is awaited. */
+/* Without `answer` none is awaited. Without `kept` the connection does not stay. */
 static int exchange(const struct synergy_page *page, struct synergy_request *request, int pass,
-                    struct synergy_answer *answer) {
+                    struct synergy_answer *answer, int *kept) {
     int connection = connect_to_keeper(page, request);
     if (connection < 0)
         return errno;
     int error = send_request(connection, request, pass);
     if (error == 0 && answer)
         error = receive_answer(connection, answer, NULL);
-    syscall(SYS_close, connection);
+    if (error == 0 && kept)
+        *kept = connection;
+    else
+        syscall(SYS_close, connection);
     return error;
 }
 
@@ -129,24 +132,24 @@ static int is_in_network_of(const struct synergy_page *page) {
 }
 
 static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
-                                   struct synergy_answer *answer) {
+                                   struct synergy_answer *answer, int *kept) {
     if (rests(keeper))
         return ETIMEDOUT;
     note_stderr();
-    return noted(keeper, exchange(keeper_page(keeper), request, pass, answer));
+    return noted(keeper, exchange(keeper_page(keeper), request, pass, answer, kept));
 }
 
-int ask_keeper(int keeper, struct synergy_request *request, int pass,
-               struct synergy_answer *answer) {
+static int ask(int keeper, struct synergy_request *request, int pass,
+               struct synergy_answer *answer, int *kept) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD ||
                 request->kind == SYNERGY_PREPARE;
     struct synergy_page *page = keeper_page(keeper);
     int32_t asked = page->keeper.process;
-    int error = exchange_unless_resting(keeper, request, pass, answer);
+    int error = exchange_unless_resting(keeper, request, pass, answer, kept);
     if (is_gone(page, asked, error)) {
         replace_keeper(keeper);
         if (opens)
-            error = exchange(page, request, pass, answer);
+            error = exchange(page, request, pass, answer, kept);
     }
     if (opens && error == ECONNREFUSED && !is_in_network_of(page)) {
         COMPLAIN_ONCE("this process is in another network namespace than its socket", 0);
@@ -156,6 +159,24 @@ int ask_keeper(int keeper, struct synergy_request *request, int pass,
     if (opens && error != 0) {
         COMPLAIN_ONCE("synergy-keeper can't be asked", error);
     }
+    return error;
+}
+
+int ask_keeper(int keeper, struct synergy_request *request, int pass,
+               struct synergy_answer *answer) {
+    return ask(keeper, request, pass, answer, NULL);
+}
+
+int ask_keeper_first(int keeper, struct synergy_request *request, int pass,
+                     struct synergy_answer *answer, int *connection) {
+    *connection = -1;
+    return ask(keeper, request, pass, answer, connection);
+}
+
+int tell_keeper(int keeper, int connection, struct synergy_request *request) {
+    request->secret = keeper_page(keeper)->secret;
+    int error = send_request(connection, request, -1);
+    syscall(SYS_close, connection);
     return error;
 }
 
@@ -201,6 +222,6 @@ void keepers_hear_of(pid_t child) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_HERE, .process = child};
         if (!synergy_is_over(keeper_page(i)))
-            exchange_unless_resting(i, &request, -1, NULL);
+            exchange_unless_resting(i, &request, -1, NULL, NULL);
     }
 }

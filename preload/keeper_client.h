@@ -15,6 +15,12 @@ int ask_who_has_port(int transport, uint16_t port, struct synergy_request *reque
 int ask_keeper(int keeper, struct synergy_request *request, int pass,
                struct synergy_answer *answer);
 
+/* The same, and where there is an answer the connection stays, for tell_keeper(). Else -1. */
+int ask_keeper_first(int keeper, struct synergy_request *request, int pass,
+                     struct synergy_answer *answer, int *connection);
+/* Says something by it that is not answered, and closes it. 0, or an errno. */
+int tell_keeper(int keeper, int connection, struct synergy_request *request);
+
 /* FETCH: the same, with a bell, and `received` takes what comes back. Where only the bell's number
  * is left for that, the bell is closed, and -1 then. EMFILE: there is none for the question. */
 int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* Who is asked for by synergy_to() may have any port. */
 static int is_asked_for(int keeper) {
@@ -29,10 +31,17 @@ static int has_peers(int keeper, enum transport transport, uint16_t port, int is
 static int is_shortage(int error) {
     return error == EMFILE || error == ENFILE;
 }
-static int is_anything_open;
 /* To be asked before that. */
 static int flags_of(int fd) {
     return option_of(fd, SO_REUSEPORT) == 1 ? SYNERGY_SHARES : 0;
+}
+
+static int is_anything_open;
+
+static void note(int fd, struct descriptor descriptor) {
+    set_descriptor(fd, descriptor);
+    if (is_ours(descriptor.mark))
+        __atomic_store_n(&is_anything_open, 1, __ATOMIC_RELAXED);
 }
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
@@ -57,9 +66,7 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
     else if (is_shortage(error) || is_shortage(answer.result) ||
              request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
-    set_descriptor(fd, descriptor);
-    if (is_ours(descriptor.mark))
-        __atomic_store_n(&is_anything_open, 1, __ATOMIC_RELAXED);
+    note(fd, descriptor);
     return error ? error : answer.result;
 }
 
@@ -107,7 +114,7 @@ static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
 }
 
 struct preparation socket_will_listen(int fd) {
-    struct preparation preparation = {.keeper = NO_KEEPER};
+    struct preparation preparation = {.keeper = NO_KEEPER, .connection = -1};
     struct identity identity;
     enum transport transport = transport_of(fd);
     int is_listener = transport == TCP || (transport == SCTP && !is_one_to_many(fd, transport));
@@ -124,7 +131,8 @@ struct preparation socket_will_listen(int fd) {
         return preparation;
     preparation = (struct preparation){.keeper = keeper,
                                        .lets_others_in = option_of(fd, SO_REUSEADDR),
-                                       .shares_port = option_of(fd, SO_REUSEPORT)};
+                                       .shares_port = option_of(fd, SO_REUSEPORT),
+                                       .cookie = identity.cookie};
     admit_others(fd);
     struct synergy_request request = {
         .kind = SYNERGY_PREPARE,
@@ -133,8 +141,12 @@ struct preparation socket_will_listen(int fd) {
         .hop_limit = -1,
         .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
                  (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN : 0)};
-    struct synergy_answer answer;
-    ask_keeper(keeper, &request, fd, &answer);
+    struct synergy_answer answer = {0};
+    ask_keeper_first(keeper, &request, fd, &answer, &preparation.connection);
+    if (preparation.connection >= 0 && (answer.result != 0 || answer.mark != SYNERGY_LISTENER)) {
+        syscall(SYS_close, preparation.connection);
+        preparation.connection = -1;
+    }
     /* Whether a second listener may have the port too is for listen() to say, as without us. */
     set_option(fd, SO_REUSEPORT, preparation.shares_port);
     return preparation;
@@ -150,10 +162,34 @@ void socket_asks_for_errors(int fd) {
         hand_over(fd, &identity, (int)descriptor.keeper, &request);
 }
 
+void socket_may_listen(int fd) {
+    struct preparation preparation = socket_will_listen(fd);
+    if (preparation.connection >= 0)
+        syscall(SYS_close, preparation.connection);
+}
+
+void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
+    struct synergy_request request = {
+        .kind = SYNERGY_LISTENS, .cookie = preparation->cookie, .fd = fd};
+    if (preparation->connection < 0) {
+        socket_listens(fd);
+        return;
+    }
+    admit_others(fd);
+    if (tell_keeper(preparation->keeper, preparation->connection, &request) == 0)
+        note(fd, (struct descriptor){.mark = SYNERGY_LISTENER,
+                                     .keeper = (unsigned)preparation->keeper,
+                                     .cookie = preparation->cookie});
+    else
+        socket_listens(fd);
+}
+
 void socket_does_not_listen(int fd, const struct preparation *preparation) {
     struct identity identity;
     if (preparation->keeper == NO_KEEPER)
         return;
+    if (preparation->connection >= 0)
+        syscall(SYS_close, preparation->connection);
     set_option(fd, SO_REUSEADDR, preparation->lets_others_in);
     if (identify(fd, &identity))
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);

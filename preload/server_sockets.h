@@ -13,13 +13,18 @@
 /* A socket for datagrams asks for errors (IP_RECVERR) from now on, or no more. */
 void socket_asks_for_errors(int fd);
 
-/* listen() is about to be called. What comes back is for socket_does_not_listen(), if it fails. */
+/* listen() is about to be called. What comes back is for the one of the two that is called next. */
 struct preparation {
     int keeper; /* NO_KEEPER: nothing was done */
     int lets_others_in, shares_port;
+    int connection; /* by which the keeper waits to be told that it listens; -1: there is none */
+    uint64_t cookie;
 };
 struct preparation socket_will_listen(int fd);
+void socket_listens_as_prepared(int fd, const struct preparation *preparation);
 void socket_does_not_listen(int fd, const struct preparation *preparation);
+/* The same, long before it is called. */
+void socket_may_listen(int fd);
 
 /* listen() and bind() have succeeded. */
 void socket_listens(int fd);

@@ -21,7 +21,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 4
+#define SYNERGY_WIRE_VERSION 5
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -87,7 +87,8 @@ enum synergy_kind {
     /* A socket of the server's (TCP, one-to-one SCTP) is about to listen: punch for it now, since
      * where a hole is open from before, the listener would answer a peer's SYN with a number of its
      * own, which closes the hole. A duplicate comes along, and in `flags` whether the server itself
-     * has set SO_REUSEADDR. OPEN follows when it listens; if it can't, CLOSED. */
+     * has set SO_REUSEADDR. LISTENS follows by the same connection when it listens, where this was
+     * done, or else OPEN; if it can't, CLOSED. */
     SYNERGY_PREPARE,
     /* The socket that comes along has been given a key (TCP_MD5SIG), which nobody can read again:
      * if it listens, now or later, its punches are signed. */
@@ -113,6 +114,9 @@ enum synergy_kind {
      * nothing is there but what the keeper has kept for whoever listens there next, so that
      * SO_REUSEPORT gets by. Else ENOENT. */
     SYNERGY_BESIDE,
+    /* The socket with `cookie` listens now, for which PREPARE has punched. No answer: what listen()
+     * has to wait for is done. */
+    SYNERGY_LISTENS,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE

@@ -91,7 +91,8 @@ bool Handoff::check_imitable(const ServerSocket &listener) {
     if (is_out_of_reach(listener.cookie))
         return false;
     const char *what = listener.not_to_be_given;
-    if (what == nullptr)
+    // (Of one that does not listen yet nothing is told, and it has just been described.)
+    if (what == nullptr && listener.is_ready())
         if (const auto found =
                 socket_diag_.find(listener.transport, listener.local, listener.cookie))
             what = found->option_memory == listener.option_memory ? nullptr : what_takes_memory;

@@ -260,6 +260,10 @@ void Control::listen_at(Socket listener) {
 
 /// False if nobody is there.
 bool Control::accept_one(int listener) {
+    // What is said next may be about what they say.
+    for (const int fd : std::vector<int>(going_on_.begin(), going_on_.end()))
+        if (going_on_.contains(fd))
+            hear(fd);
     Caller caller;
     caller.connection = Socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!caller.connection) {
@@ -277,8 +281,9 @@ bool Control::accept_one(int listener) {
     if (const auto owner = peer_credentials(caller.connection)) {
         caller.process = owner->pid;
         caller.user = owner->uid;
-        if (serve(caller, false) == Served::nothing_yet) {
-            wait_for(std::move(caller));
+        const Served served = serve(caller, false);
+        if (served == Served::nothing_yet || served == Served::goes_on) {
+            wait_for(std::move(caller), served == Served::goes_on);
             return true;
         }
     }
@@ -286,36 +291,43 @@ bool Control::accept_one(int listener) {
     return true;
 }
 
-void Control::wait_for(Caller caller) {
+/// `goes_on`: who has been known by the secret; there are no more of them than the server calls
+/// listen().
+void Control::wait_for(Caller caller, bool goes_on) {
     unsigned &others = waiting_[caller.user];
     const int fd = caller.connection.fd();
-    if ((!is_trusted_user(caller.user) && others >= idle_strangers) ||
-        !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) {
-            const auto found = callers_.find(fd);
-            if (serve(found->second, false) == Served::nothing_yet)
-                return;
-            Caller served = std::move(found->second);
-            callers_.erase(found);
-            waiting_[served.user]--;
-            scheduler_.unwatch(fd);
-            leave(std::move(served));
-        })) {
+    if ((!goes_on && !is_trusted_user(caller.user) && others >= idle_strangers) ||
+        !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { hear(fd); })) {
         leave(std::move(caller));
         return;
     }
     others++;
     const std::uint64_t id = caller.id = ++next_id_;
     callers_[fd] = std::move(caller);
+    if (goes_on)
+        going_on_.insert(fd);
     scheduler_.at(Clock::now() + patience, [this, fd, id] {
         const auto found = callers_.find(fd);
-        if (found == callers_.end() || found->second.id != id)
-            return;
-        Caller silent = std::move(found->second);
-        callers_.erase(found);
-        waiting_[silent.user]--;
-        scheduler_.unwatch(fd);
-        leave(std::move(silent));
+        if (found != callers_.end() && found->second.id == id)
+            wait_no_longer(fd);
     });
+}
+
+void Control::hear(int fd) {
+    const bool was_going_on = going_on_.erase(fd) != 0; // others may be served within this
+    const Served served = serve(callers_.at(fd), false);
+    if (served == Served::goes_on || (served == Served::nothing_yet && was_going_on))
+        going_on_.insert(fd);
+    else if (served != Served::nothing_yet)
+        wait_no_longer(fd);
+}
+
+void Control::wait_no_longer(int fd) {
+    Caller caller = std::move(callers_.extract(fd).mapped());
+    going_on_.erase(fd);
+    waiting_[caller.user]--;
+    scheduler_.unwatch(fd);
+    leave(std::move(caller));
 }
 
 Control::Served Control::serve(const Caller &caller, bool is_starter) {
@@ -349,12 +361,18 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
         // Looked at so far, and now taken. What came along is the server's, which has it as well,
         // and which may close it as soon as it has the answer: then its port is to be free.
         static_cast<void>(::recv(caller.connection.fd(), nullptr, 0, MSG_DONTWAIT));
-        if (reply.show != message.passed.fd())
+        if (reply.show != message.passed.fd() && !reply.afterwards)
             message.passed.reset();
     }
-    if (request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT)
+    if (request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT &&
+        request.kind != SYNERGY_LISTENS)
         tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);
-    return is_servers ? Served::done : Served::refused;
+    // Whoever is told next that it is closed waits until this is done, and the duplicate is gone.
+    if (reply.afterwards)
+        reply.afterwards(message.passed);
+    if (!is_servers)
+        return Served::refused;
+    return reply.goes_on ? Served::goes_on : Served::done;
 }
 
 bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -33,6 +34,9 @@ class Control {
         Socket hand_over{};    ///< goes along
         int show = -1;         ///< the same, of a descriptor that stays ours
         bool is_proof = false; ///< what was passed along is the server's
+        bool goes_on = false;  ///< who asks will say more by the same connection
+        /// What nobody waits for, with what was passed along.
+        std::function<void(const Socket &passed)> afterwards{};
     };
     using Handler = std::function<Reply(const Call &)>;
 
@@ -75,12 +79,14 @@ class Control {
         std::uint64_t id = 0;
     };
     struct Message;
-    enum class Served : std::uint8_t { nothing_yet, done, refused };
+    enum class Served : std::uint8_t { nothing_yet, goes_on, done, refused };
 
     void listen_at(Socket listener);
     void stop(Socket listener);
     bool accept_one(int listener);
-    void wait_for(Caller caller);
+    void wait_for(Caller caller, bool goes_on);
+    void hear(int fd);
+    void wait_no_longer(int fd);
     Served serve(const Caller &caller, bool is_starter);
     void leave(Caller caller);
     void bury(Socket socket);
@@ -94,7 +100,8 @@ class Control {
     std::unordered_map<std::uint64_t, int> ports_;
     std::unordered_map<std::uint64_t, Socket> released_; ///< names that are about to be buried
     std::uint64_t next_id_ = 0;
-    std::unordered_map<int, Caller> callers_; ///< who have not said anything yet
+    std::unordered_map<int, Caller> callers_; ///< who have not said anything yet, or not all
+    std::set<int> going_on_;                  ///< of them, who have not said all
     std::map<uid_t, unsigned> waiting_;       ///< how many of them, by user
     Caller starter_;
     std::vector<Socket> buried_;

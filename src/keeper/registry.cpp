@@ -452,6 +452,16 @@ void Registry::forget_ways() {
     hop_finder_.keep_only([&](const Endpoint &peer) { return wanted.contains(peer); });
 }
 
+void Registry::add_later_options(std::uint64_t cookie, int fd) {
+    if (const auto found = servers_.find(cookie); found != servers_.end())
+        synergy::add_later_options(found->second.socket, fd);
+}
+
+void Registry::has_listened(std::uint64_t cookie) {
+    if (const auto found = servers_.find(cookie); found != servers_.end())
+        found->second.socket.listens = true;
+}
+
 void Registry::shut_down(std::uint64_t cookie) {
     if (const auto found = servers_.find(cookie); found != servers_.end())
         found->second.socket.is_shut_down = true;

@@ -44,6 +44,10 @@ class Registry : private HoleOwner {
     int expect(std::uint64_t cookie, const Target &target);
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
     void closed(std::uint64_t cookie);
+    /// What was not read of a socket that is about to listen, since no punch needs it.
+    void add_later_options(std::uint64_t cookie, int fd);
+    /// Whoever listens there next finds its holes.
+    void has_listened(std::uint64_t cookie);
     /// Its port is shared with us no more.
     void shut_down(std::uint64_t cookie);
     /// No connection can be handed over to this socket: its holes are not renewed from here on, and

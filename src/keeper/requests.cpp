@@ -61,6 +61,9 @@ Requests::Reply Requests::answer(const Call &call) {
         case SYNERGY_PREPARE:
             open(call, reply);
             break;
+        case SYNERGY_LISTENS:
+            listens(call);
+            break;
         case SYNERGY_OPEN_TOWARD:
             open_toward(call, reply);
             break;
@@ -119,18 +122,19 @@ std::optional<ServerSocket> Requests::describe_passed(const Call &call) {
     passed_ = cookie;
     const auto keys = keys_.find(cookie);
     const ServerSocket *known = registry_.find(cookie);
+    const bool is_prepared = call.request.kind == SYNERGY_PREPARE;
     auto socket =
         describe(call.passed.fd(), keys == keys_.end() ? std::vector<OptionValue>{} : keys->second,
-                 known != nullptr && !known->is_ready() ? known : nullptr);
+                 known != nullptr && !known->is_ready() && !is_prepared ? known : nullptr,
+                 is_prepared ? When::before_connecting : When::ever);
     if (!socket)
         return std::nullopt;
     // (An SCTP listener shows the address at which somebody has come last.)
     if (known != nullptr && socket->transport == Transport::sctp)
         socket->local = known->local;
     socket->fd = call.request.fd;
-    socket->is_prepared = call.request.kind == SYNERGY_PREPARE;
-    socket->lets_others_in =
-        socket->is_prepared && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
+    socket->is_prepared = is_prepared;
+    socket->lets_others_in = is_prepared && (call.request.flags & SYNERGY_LETS_OTHERS_IN) != 0;
     socket->is_shared = (call.request.flags & SYNERGY_SHARES) != 0;
     // Sockets beside it would be made in this network.
     if (network_of(call.passed.fd()) != page_->network) {
@@ -163,6 +167,26 @@ void Requests::open(const Call &call, Reply &reply) {
     }
     reply.answer.result = open_described(*socket, call, std::nullopt);
     reply.answer.mark = registry_.has(socket->cookie) ? mark_of(*socket) : SYNERGY_UNTOUCHED;
+    if (!is_to_listen || !registry_.has(socket->cookie))
+        return;
+    reply.goes_on = true;
+    reply.afterwards = [this, cookie = socket->cookie](const Socket &passed) {
+        registry_.add_later_options(cookie, passed.fd());
+        claim_port_of(cookie);
+    };
+}
+
+/// It is as it was just before.
+void Requests::listens(const Call &call) {
+    const ServerSocket *known = registry_.find(call.request.cookie);
+    if (known == nullptr || known->is_ready())
+        return;
+    ServerSocket socket = *known;
+    socket.listens = true;
+    // (So that it is said of this one as of any other.)
+    if (socket.not_to_be_given != nullptr)
+        registry_.forget(socket.cookie);
+    static_cast<void>(open_described(socket, call, std::nullopt));
 }
 
 /// A client's socket (a resolver's, say) is connected to somebody who is no peer.
@@ -193,6 +217,13 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
     }
     if (is_punched && socket.accepts())
         if (const char *obstacle = handoff_.obstacle(socket)) {
+            // Who says that it listens waits for no answer: it may be closed again by now.
+            if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local,
+                                                       socket.cookie) == SocketDiag::Life::gone) {
+                registry_.has_listened(socket.cookie);
+                registry_.closed(socket.cookie);
+                return ENOENT;
+            }
             if (socket.is_ready())
                 log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
                                                socket.local.text() +
@@ -222,15 +253,20 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
-    if (const ServerSocket *kept = registry_.find(socket.cookie);
-        is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
-        control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
+    if (is_new && socket.is_ready())
+        claim_port_of(socket.cookie);
     if (registry_.has(socket.cookie)) {
         owner_.opened();
     } else {
         control_.release(socket.cookie);
     }
     return result;
+}
+
+void Requests::claim_port_of(std::uint64_t cookie) {
+    const ServerSocket *kept = registry_.find(cookie);
+    if (kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
+        control_.claim_port(cookie, static_cast<int>(kept->transport), kept->local.port());
 }
 
 void Requests::open_toward(const Call &call, Reply &reply) {

@@ -42,12 +42,14 @@ class Requests {
 
   private:
     void open(const Call &call, Reply &reply);
+    void listens(const Call &call);
     void open_toward(const Call &call, Reply &reply);
     [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call);
     [[nodiscard]] bool is_for_others(const ServerSocket &socket) const;
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
                                      const std::optional<Target> &target);
+    void claim_port_of(std::uint64_t cookie);
     void give_back(const Call &call);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);

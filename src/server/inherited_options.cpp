@@ -223,6 +223,10 @@ std::optional<OptionValue> read(int fd, const Option &option) {
     return value;
 }
 
+bool is_of(When when, bool is_early) {
+    return when == When::ever || is_early == (when == When::before_connecting);
+}
+
 /// Sizes that the server did not choose follow what a connection carries, each its own.
 struct Buffer {
     int name;
@@ -285,11 +289,13 @@ std::vector<std::optional<OptionValue>> all_options(int fd) {
 }
 
 std::vector<OptionValue> chosen_options(int listener, int fresh,
-                                        const std::vector<std::optional<OptionValue>> &values) {
+                                        const std::vector<std::optional<OptionValue>> &values,
+                                        When when) {
     std::vector<OptionValue> chosen;
-    add_buffers(listener, fresh, true, chosen);
+    if (when != When::afterwards)
+        add_buffers(listener, fresh, true, chosen);
     for (std::size_t i = 0; i < handed_down.size(); i++)
-        if (values[i])
+        if (values[i] && is_of(when, handed_down[i].kind != Kind::late))
             if (auto wanted = read(listener, handed_down[i]); wanted && *wanted != *values[i])
                 chosen.push_back(*wanted);
     return chosen;
@@ -298,7 +304,7 @@ std::vector<OptionValue> chosen_options(int listener, int fresh,
 const char *give_options(const std::vector<OptionValue> &options, int to, When when) {
     const char *missing = nullptr;
     for (const OptionValue &value : options)
-        if ((when == When::ever || value.is_early) && !give(value, to) && missing == nullptr)
+        if (is_of(when, value.is_early) && !give(value, to) && missing == nullptr)
             missing = value.text;
     return missing;
 }

@@ -26,13 +26,15 @@ struct OptionValue {
 
 /// All of a socket's options that a listener hands down; nullopt for what such a socket has not.
 std::vector<std::optional<OptionValue>> all_options(int fd);
+/// Which of them: those that count from the first packet on, the others, or all.
+enum class When : std::uint8_t { before_connecting, afterwards, ever };
 /// Those of a listener's that differ from a new socket's, which are `values`.
 std::vector<OptionValue> chosen_options(int listener, int fresh,
-                                        const std::vector<std::optional<OptionValue>> &values);
+                                        const std::vector<std::optional<OptionValue>> &values,
+                                        When when);
 
-/// Gives them to a socket: those that count from the first packet on, or all. The name of the
-/// first that could not be given, for want of a right mostly; nullptr where all could.
-enum class When : std::uint8_t { before_connecting, ever };
+/// Gives them to a socket. The name of the first that could not be given, for want of a right
+/// mostly; nullptr where all could.
 const char *give_options(const std::vector<OptionValue> &options, int to, When when);
 
 /// Whether those that count from the first packet on are the same.

@@ -32,12 +32,14 @@ const std::vector<std::optional<OptionValue>> &options_of_new(int family, int pr
 }
 
 /// Whether all of it can be given is tried on a new socket.
-void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionValue> &keys) {
+void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionValue> &keys,
+                 When when) {
     const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
     if (!fresh)
         return;
-    socket.chosen = chosen_options(socket.fd, fresh.fd(),
-                                   options_of_new(socket.local.family(), protocol, fresh.fd()));
+    socket.chosen =
+        chosen_options(socket.fd, fresh.fd(),
+                       options_of_new(socket.local.family(), protocol, fresh.fd()), when);
     socket.chosen.insert(socket.chosen.end(), keys.begin(), keys.end());
     const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
     const char *more = inimitable(socket.fd, fresh.fd());
@@ -45,8 +47,8 @@ void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionVal
     socket.option_memory = option_memory_of(fresh.fd());
 }
 
-void add_sctp_choices(ServerSocket &socket) {
-    add_choices(socket, IPPROTO_SCTP, {});
+void add_sctp_choices(ServerSocket &socket, When when) {
+    add_choices(socket, IPPROTO_SCTP, {}, when);
     sctp_initmsg init{};
     sctp::get(socket.fd, SCTP_INITMSG, init);
     socket.streams_out = init.sinit_num_ostreams;
@@ -81,7 +83,7 @@ std::uint64_t network_of(int fd) {
 }
 
 std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys,
-                                     const ServerSocket *prepared) {
+                                     const ServerSocket *prepared, When when) {
     sockaddr_storage address{};
     socklen_t length = sizeof address;
     auto *any = reinterpret_cast<sockaddr *>(&address);
@@ -133,10 +135,24 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     if (prepared != nullptr)
         take_choices(socket, *prepared);
     else if (socket.transport == Transport::tcp)
-        add_choices(socket, IPPROTO_TCP, keys);
+        add_choices(socket, IPPROTO_TCP, keys, when);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)
-        add_sctp_choices(socket);
+        add_sctp_choices(socket, when);
     return socket;
+}
+
+void add_later_options(ServerSocket &socket, int fd) {
+    const int protocol = socket.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
+    const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
+    if (!fresh)
+        return;
+    const auto later =
+        chosen_options(fd, fresh.fd(), options_of_new(socket.local.family(), protocol, fresh.fd()),
+                       When::afterwards);
+    socket.chosen.insert(socket.chosen.end(), later.begin(), later.end());
+    if (const char *missing = give_options(later, fresh.fd(), When::ever);
+        socket.not_to_be_given == nullptr)
+        socket.not_to_be_given = missing;
 }
 
 } // namespace synergy

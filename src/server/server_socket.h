@@ -53,9 +53,13 @@ struct ServerSocket {
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
 /// ENOTSOCK), not of a transport or address family of ours (EOPNOTSUPP, EAFNOSUPPORT).
 /// `keys` are those that it is known to have been given (add_key()). `prepared`: the same socket
-/// just before its listen(), which has not changed its options.
+/// just before its listen(), which has not changed its options. `when`: which of its options are
+/// read, all or but those that its first punch needs.
 std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &keys = {},
-                                     const ServerSocket *prepared = nullptr);
+                                     const ServerSocket *prepared = nullptr,
+                                     When when = When::ever);
+/// Adds the others, from a descriptor of ours of the same socket.
+void add_later_options(ServerSocket &socket, int fd);
 
 /// SO_COOKIE and SO_NETNS_COOKIE; 0 where there is none to be had.
 std::uint64_t cookie_of(int fd);

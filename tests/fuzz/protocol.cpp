@@ -278,7 +278,7 @@ class Game {
     synergy_request request() {
         synergy_request request{};
         request.version = SYNERGY_WIRE_VERSION;
-        request.kind = input_.below(SYNERGY_BESIDE + 2);
+        request.kind = input_.below(SYNERGY_LISTENS + 2);
         request.hop_limit = static_cast<std::int8_t>(input_.byte());
         request.process = ::getpid();
         request.secret = secret_;
@@ -315,7 +315,15 @@ class Game {
 
     void ask() {
         const synergy_request request = this->request();
-        Socket caller = connected();
+        // Who has asked before may have more to say.
+        const bool is_known = input_.below(8) == 0 && !callers_.empty();
+        Socket caller;
+        if (is_known) {
+            caller = std::move(callers_.front());
+            callers_.pop_front();
+        } else {
+            caller = connected();
+        }
         if (!caller)
             return;
         std::array<std::uint8_t, 2 * sizeof request> bytes{};
@@ -353,8 +361,9 @@ class Game {
                               passed.size() <= 1 && !is_damaged() &&
                               std::memcmp(&request.secret, &secret_, sizeof secret_) == 0;
         const bool wants_answer =
-            request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT;
-        if (is_right && wants_answer && !is_answered)
+            request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT &&
+            request.kind != SYNERGY_LISTENS;
+        if (is_right && wants_answer && !is_answered && !is_known)
             fail("a good request without an answer");
         if (input_.below(8) == 0 && callers_.size() < most)
             callers_.push_back(std::move(caller));

@@ -411,6 +411,63 @@ TEST_CASE("keeper: requests also come by the connection that it was started with
     CHECK(kept.open(listener) == 0);
 }
 
+TEST_CASE("keeper: who has prepared says that it listens by the same connection, without an answer") {
+    DeafPeer peer;
+    Kept kept({peer.variable(), hops});
+    const auto tell = [&](const Socket &connection, synergy_kind kind, const Socket &socket,
+                          const std::vector<int> &pass) {
+        synergy_request request = kept.request(kind, cookie_of(socket.fd()));
+        CHECK(send_to(connection, &request, sizeof request, pass));
+    };
+    const auto prepared = [&](Socket &socket) {
+        socket = listener_at(Endpoint::wildcard(AF_INET, 0), false);
+        socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
+        Socket connection = connected(kept.page->keeper);
+        tell(connection, SYNERGY_PREPARE, socket, {socket.fd()});
+        const Answered answered = receive(connection);
+        CHECK(answered.answer.result == 0);
+        CHECK(answered.answer.mark == SYNERGY_LISTENER);
+        CHECK(punching_from(socket.local().port()) == 1);
+        return connection;
+    };
+    const auto says_that_it_listens = [&](const Socket &connection, const Socket &socket) {
+        tell(connection, SYNERGY_LISTENS, socket, {});
+        char byte = 0;
+        CHECK(::recv(connection.fd(), &byte, 1, 0) == 0);
+    };
+    Socket told, silent, closed;
+    const Socket by_told = prepared(told), by_silent = prepared(silent),
+                 by_closed = prepared(closed);
+    for (const Socket *socket : {&told, &silent, &closed})
+        REQUIRE(::listen(socket->fd(), 1) == 0);
+    says_that_it_listens(by_told, told);
+    CHECK(kept.closed(cookie_of(told.fd())) == 0);
+    CHECK(punching_from(told.local().port()) == 1);
+    // The control: it is not known to listen.
+    CHECK(kept.closed(cookie_of(silent.fd())) == 0);
+    CHECK(punching_from(silent.local().port()) == 0);
+    // Whoever asks next, by another connection, is answered after that.
+    Socket stopped;
+    const Socket by_stopped = prepared(stopped);
+    REQUIRE(::listen(stopped.fd(), 1) == 0);
+    REQUIRE(::kill(kept.process, SIGSTOP) == 0);
+    const Socket next = connected(kept.page->keeper);
+    tell(next, SYNERGY_CLOSED, stopped, {});
+    tell(by_stopped, SYNERGY_LISTENS, stopped, {});
+    REQUIRE(::kill(kept.process, SIGCONT) == 0);
+    CHECK(receive(next).is_there);
+    CHECK(punching_from(stopped.local().port()) == 1);
+    // Of one that is closed when that is heard nothing is to be said.
+    const std::uint16_t port = closed.local().port();
+    const std::uint64_t cookie = cookie_of(closed.fd());
+    REQUIRE(::shutdown(closed.fd(), SHUT_RDWR) == 0);
+    says_that_it_listens(by_closed, closed);
+    closed.reset();
+    CHECK(kept.closed(cookie) == 0);
+    CHECK(punching_from(port) == 0);
+    CHECK(kept.log().empty());
+}
+
 TEST_CASE("keeper: what it has nothing to punch for") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops, "SYNERGY_PORTS=1-9"});
@@ -928,7 +985,8 @@ TEST_CASE("keeper: garbage is no request, and costs nothing") {
             request.process = -static_cast<int>(kind);
             std::memset(&request.peer, static_cast<int>(kind), sizeof request.peer);
             CHECK(answered(&request, sizeof request, {passed}) ==
-                  (kind != SYNERGY_HERE && kind != SYNERGY_EXECUTED_WITHOUT));
+                  (kind != SYNERGY_HERE && kind != SYNERGY_EXECUTED_WITHOUT &&
+                   kind != SYNERGY_LISTENS));
             // Without the secret nobody is heard who has nothing to show.
             request.secret.bytes[15] ^= 1;
             CHECK(answered(&request, sizeof request, {passed}) ==

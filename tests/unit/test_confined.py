@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from test_hooks import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, DeafPeer, Waiting, deaf_peer,
-                        plain_environment, preloaded_environment, run, same_with_and_without,
-                        wait_until)
+                        keepers_of, plain_environment, preloaded_environment, run,
+                        same_with_and_without, wait_until)
 
 
 def resident(process):
@@ -334,6 +334,47 @@ def test_where_root_remembers_hop_limits_is_there_before_the_keeper_is_confined(
         assert any(tmp_path.iterdir()) == (owner == 0)
 
 
+# Listens, and again when a line comes: with SO_MARK where a word of its arguments says so.
+MARKS = """
+import socket, sys
+listeners = []
+for word in sys.argv[1:]:
+    listeners.append(socket.socket())
+    listeners[-1].bind(("", 0))
+    if word == "mark":
+        listeners[-1].setsockopt(socket.SOL_SOCKET, 36, 5)
+    listeners[-1].listen()
+    print(listeners[-1].getsockname()[1], flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root can do")
+@pytest.mark.parametrize("first", ["plain", "mark"])
+def test_an_option_that_takes_a_right_which_the_keeper_has_given_up_is_named(first, deaf_peer):
+    """Or it works, where the first listener has had it."""
+    server = subprocess.Popen(
+        ["/usr/bin/python3", "-c", MARKS, first, "mark"], text=True,
+        env=preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server.stdout.readline()
+    (keeper,) = keepers_of(server.pid)
+    is_confined = lambda: "Seccomp:\t2" in Path(f"/proc/{keeper}/status").read_text()
+    assert wait_until(is_confined, 5)
+    server.stdin.write("\n")
+    server.stdin.flush()
+    port = int(server.stdout.readline())
+    wait_until(lambda: select.select([server.stderr], [], [], 0)[0], 0.5)
+    punched = subprocess.run(["ss", "-Htn", "state", "syn-sent", f"sport = :{port}"],
+                             capture_output=True, text=True, check=True).stdout
+    _, errors = server.communicate("\n")
+    if first == "mark":
+        assert punched and errors == ""
+    else:
+        assert not punched
+        assert errors.endswith("can't be given what it has: SO_MARK\n") and errors.count("\n") == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
@@ -365,6 +406,42 @@ CHRONY = THREADS + """ adjtimex clock_adjtime clock_gettime gettimeofday settime
     readlink rename renameat stat statx unlink unlinkat bind connect getsockname getsockopt recvfrom
     recvmmsg recvmsg sendmmsg sendmsg sendto close openat pipe pipe2 poll ppoll pselect6 read select
     write getrandom sysinfo uname socket:2 socket:10 setsockopt fcntl accept accept4"""
+# The profile that Docker gives its containers (moby, profiles/seccomp/default.json), with the
+# capabilities that these have at first: no AF_VSOCK, no new namespaces, and no clone3(2).
+DOCKER = """accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown
+    clock_adjtime clock_getres clock_gettime clock_nanosleep close close_range connect
+    copy_file_range creat dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old
+    epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2 execve execveat exit
+    exit_group faccessat faccessat2 fadvise64 fallocate fanotify_mark fchdir fchmod fchmodat
+    fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr
+    fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat
+    getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid
+    getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit get_robust_list
+    getrusage getsid getsockname getsockopt get_thread_area gettid gettimeofday getuid getxattr
+    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel ioctl io_destroy
+    io_getevents io_pgetevents ioprio_get ioprio_set io_setup io_submit kill landlock_add_rule
+    landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr
+    llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier memfd_create
+    memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
+    mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap msgctl msgget
+    msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat open openat
+    openat2 pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll
+    ppoll prctl pread64 preadv preadv2 prlimit64 process_mrelease pselect6 pwrite64 pwritev pwritev2
+    read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr
+    rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask
+    rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_getaffinity
+    sched_getattr sched_getparam sched_get_priority_max sched_get_priority_min sched_getscheduler
+    sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler
+    sched_yield seccomp select semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto
+    setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid
+    setreuid setrlimit set_robust_list setsid setsockopt set_thread_area set_tid_address setuid
+    setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socketpair splice
+    stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time
+    timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
+    timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat
+    utimes vfork vmsplice wait4 waitid write writev process_vm_readv process_vm_writev ptrace
+    arch_prctl modify_ldt chroot socket!40 clone&0x7e020000 clone3=38
+    personality:0 personality:8 personality:0x20000 personality:0x20008 personality:0xffffffff"""
 LOOP = THREADS + " accept accept4 read write close poll"
 # The control: what the loop takes, and what the library looks for in a filter before it asks for anything.
 # A call that it made and did not look for would be the end here.
@@ -391,10 +468,7 @@ UNITS = {
     "service": lambda: ("kill", system_calls_of("@system-service")),
     "hardened": lambda: ("kill", system_calls_of("@system-service")
                          - system_calls_of("@privileged", "@resources")),
-    "container": lambda: ("errno", system_calls_of("@system-service") | {"seccomp", "landlock_restrict_self",
-                          "landlock_create_ruleset", "landlock_add_rule"}
-                          - {"clone3", "keyctl", "add_key", "request_key", "unshare", "setns",
-                             "personality", "userfaultfd", "name_to_handle_at"}),
+    "docker": lambda: ("errno", DOCKER.split()),
 }
 
 

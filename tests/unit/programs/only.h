@@ -5,9 +5,10 @@
 
 #include <seccomp.h>
 
-/* The file names what is allowed, a call in a line; "socket:AF_UNIX" and the like allow it with
- * that first argument only. Anything else has `otherwise` for an answer, also in the other threads.
- */
+/* The file names what is allowed, a call in a line: "socket:1" and the like with that first
+ * argument only, "socket!40" with any other, "clone&0x7e020000" where none of these bits is in it.
+ * "clone3=38" is answered with that errno. Anything else has `otherwise` for an answer, also in the
+ * other threads. */
 static inline void allow_only(const char *path, uint32_t otherwise) {
     scmp_filter_ctx filter = seccomp_init(otherwise);
     FILE *names = fopen(path, "re");
@@ -15,15 +16,24 @@ static inline void allow_only(const char *path, uint32_t otherwise) {
     NEED(filter && names);
     NEED(seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0);
     while (fscanf(names, "%63s", line) == 1) {
-        char *argument = strchr(line, ':');
+        char *argument = strpbrk(line, ":!&="), how = argument ? *argument : 0;
+        scmp_datum_t value = argument ? strtoull(argument + 1, NULL, 0) : 0;
         if (argument)
-            *argument++ = 0;
+            *argument = 0;
         int number = seccomp_syscall_resolve_name(line);
         if (number < 0)
             continue; /* another architecture's, or another release's */
-        if (argument)
+        if (how == ':')
+            NEED(seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1, SCMP_A0(SCMP_CMP_EQ, value)) ==
+                 0);
+        else if (how == '!')
+            NEED(seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1, SCMP_A0(SCMP_CMP_NE, value)) ==
+                 0);
+        else if (how == '&')
             NEED(seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1,
-                                  SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)atoi(argument))) == 0);
+                                  SCMP_A0(SCMP_CMP_MASKED_EQ, value, 0)) == 0);
+        else if (how == '=')
+            NEED(seccomp_rule_add(filter, SCMP_ACT_ERRNO((uint32_t)value), number, 0) == 0);
         else
             NEED(seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0) == 0);
     }

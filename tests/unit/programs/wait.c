@@ -12,13 +12,16 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-static void serve_one(int listener) {
+/* False: nobody came out. */
+static int serve_one(int listener) {
     struct sockaddr_storage from;
     socklen_t length = sizeof from;
     int fd = accept(listener, (struct sockaddr *)&from, &length);
     if (fd < 0) {
+        int error = errno;
         poll(NULL, 0, 5); /* (no room) */
-        return;
+        errno = error;
+        return 0;
     }
     struct sockaddr_in *v4 = (struct sockaddr_in *)&from;
     char text[64];
@@ -26,6 +29,7 @@ static void serve_one(int listener) {
     if (write(fd, text, (size_t)size) != size)
         printf("write: %s\n", strerrorname_np(errno));
     close(fd);
+    return 1;
 }
 
 static void *serve(void *arg) {
@@ -34,13 +38,23 @@ static void *serve(void *arg) {
     return NULL;
 }
 
-/* One thread for everything, which must wait in poll() alone: it says so for each byte. */
+static void do_nothing(int signal) {
+    (void)signal;
+}
+
+/* One thread for everything, which must wait in poll() alone: it says so for each byte, and what
+ * accept() says of a connection that poll() saw. SIGUSR1 begins a call again, SIGUSR2 ends it. */
 static void serve_by_poll(int listener) {
+    struct sigaction restarting = {.sa_handler = do_nothing, .sa_flags = SA_RESTART},
+                     ending = {.sa_handler = do_nothing};
+    NEED(sigaction(SIGUSR1, &restarting, NULL) == 0 && sigaction(SIGUSR2, &ending, NULL) == 0);
     struct pollfd ready[] = {{.fd = listener, .events = POLLIN}, {.fd = 0, .events = POLLIN}};
     while (poll(ready, 2, -1) > 0) {
         char byte;
-        if (ready[0].revents)
-            serve_one(listener);
+        if (ready[0].revents && !serve_one(listener)) {
+            printf("%s\n", strerrorname_np(errno));
+            fflush(stdout);
+        }
         if (ready[1].revents && read(0, &byte, 1) <= 0)
             _exit(0);
         if (ready[1].revents) {
