@@ -705,7 +705,7 @@ TEST_CASE("handoff: who says that it can't fetch just now is asked again") {
     CHECK(says_hello(accepted.socket, theirs));
 }
 
-TEST_CASE("handoff: many connections at once, each comes out once") {
+TEST_CASE("handoff: many connections at once, each comes out once, in the order in which they came") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 64);
     Bench bench;
     std::vector<Socket> theirs;
@@ -715,15 +715,15 @@ TEST_CASE("handoff: many connections at once, each comes out once") {
         theirs.push_back(std::move(there));
     }
     std::vector<Accepted> accepted;
-    std::set<std::string> peers, wanted;
+    std::vector<std::string> peers, wanted;
     for (int i = 0; i < 20; i++) {
         accepted.push_back(accept_from(bench, listener));
         REQUIRE(accepted.back().socket);
         REQUIRE(accepted.back().is_punched);
-        peers.insert(accepted.back().socket.remote().text());
+        peers.push_back(accepted.back().socket.remote().text());
     }
     for (const Socket &socket : theirs)
-        wanted.insert(socket.local().text());
+        wanted.push_back(socket.local().text());
     CHECK(peers == wanted);
 }
 
