@@ -45,9 +45,8 @@ static int is_answered(int netlink, const union synergy_endpoint *from,
     /* (Where there is no such connection the kernel looks for a listener. The rest of one that is
      * closed is nobody's.) */
     if (size < (long)offsetof(__typeof(answer), rest) ||
-        answer.header.nlmsg_type != SOCK_DIAG_BY_FAMILY ||
-        answer.found.idiag_state == TCP_LISTEN || answer.found.idiag_state == TCP_TIME_WAIT ||
-        answer.found.idiag_inode == 0)
+        answer.header.nlmsg_type != SOCK_DIAG_BY_FAMILY || answer.found.idiag_state == TCP_LISTEN ||
+        answer.found.idiag_state == TCP_TIME_WAIT || answer.found.idiag_inode == 0)
         return 0;
     *user = answer.found.idiag_uid;
     return 1;
@@ -61,8 +60,7 @@ int user_at_other_end(int fd, uid_t *user) {
     length = sizeof to;
     if (getsockname(fd, &to.any, &length) != 0)
         return 0;
-    int netlink =
-        (int)syscall(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    int netlink = (int)syscall(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
     if (netlink < 0)
         return 0;
     int is_told = is_answered(netlink, &from, &to, user);

@@ -705,7 +705,8 @@ TEST_CASE("handoff: who says that it can't fetch just now is asked again") {
     CHECK(says_hello(accepted.socket, theirs));
 }
 
-TEST_CASE("handoff: many connections at once, each comes out once, in the order in which they came") {
+TEST_CASE(
+    "handoff: many connections at once, each comes out once, in the order in which they came") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 64);
     Bench bench;
     std::vector<Socket> theirs;
