@@ -158,7 +158,7 @@ int Registry::open(const ServerSocket &socket, const Target &target, Socket dupl
 }
 
 /// Asked before the first of its holes opens. One that has holes is found out by ringing.
-bool Registry::can_be_rung_at(const Handoff &handoff, KeptSocket &server) {
+bool Registry::can_be_rung_at(Handoff &handoff, KeptSocket &server) {
     const ServerSocket &socket = server.socket;
     if (!socket.accepts() || !server.punches.empty())
         return true;
