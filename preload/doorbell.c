@@ -2,8 +2,10 @@
 
 #include "aside.h"
 #include "descriptors.h"
+#include "exchange.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
+#include "other_end.h"
 #include "settings_look.h"
 
 #include <errno.h>
@@ -58,12 +60,12 @@ static int comes_from_here(int fd) {
 }
 
 /* Whether it says that it is a bell, which it does as soon as it is connected. */
-static int says_so(int fd) {
-    static const struct timespec soon = {.tv_nsec = 100000000};
-    enum { SIZE = sizeof SYNERGY_BELL_TEXT - 1 };
+enum { LONGEST_MS = 100 };
+static int says_so(int fd, int patience_ms) {
+    enum { SIZE = sizeof SYNERGY_BELL_TEXT - 1, NANOS = 1000000 };
     char text[SIZE];
     struct pollfd said = {.fd = fd, .events = POLLIN};
-    struct timespec patience = soon;
+    struct timespec patience = {.tv_nsec = (long)patience_ms * NANOS};
     syscall(SYS_ppoll, &said, 1, &patience, NULL, 0);
     return syscall(SYS_recvfrom, fd, text, SIZE, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) == SIZE &&
            memcmp(text, SYNERGY_BELL_TEXT, SIZE) == 0;
@@ -163,12 +165,39 @@ static void say_that_there_is_no_room(int listener) {
         say_starved((int)known.keeper);
 }
 
-enum accepted turn_bell_away(int fd, int error) {
-    if (!comes_from_here(fd) || !says_so(fd))
-        return ORDINARY;
+/* Whether somebody else says so, whom a server would then wait for in vain: a bell is its keeper's,
+ * and that its listener's owner's, root's or one's own. (Who can't ask believes it.) */
+static int is_strangers(int listener, int fd) {
+    struct identity identity;
+    struct owner ringer = {0};
+    return user_at_other_end(fd, &ringer.user) && identify(listener, &identity) &&
+           !is_trusted(&ringer, identity.owner);
+}
+
+static enum accepted turned_away(int fd, int error) {
     refuse(fd, error);
     syscall(SYS_close, fd);
     return NO_ONE;
+}
+
+enum accepted turn_bell_away(int fd, int error) {
+    return comes_from_here(fd) && says_so(fd, LONGEST_MS) ? turned_away(fd, error) : ORDINARY;
+}
+
+/* Whether a keeper of the listener's would have been found where it was looked for in vain. */
+static int is_unkept(int listener, int error) {
+    struct identity identity;
+    return error == ECONNREFUSED && identify(listener, &identity) && identity.network != 0 &&
+           is_in_network(identity.network);
+}
+
+/* It comes from where bells come from, and no keeper knows it, or knows it any more. Who keeps the
+ * listener would know one that it has rung, and what one has rung that is gone has said so: only a
+ * keeper that is out of reach may be about to say it. */
+static enum accepted judge_unknown(int listener, int fd, int error) {
+    int patience_ms = error == ENOENT ? 0 : is_unkept(listener, error) ? 1 : LONGEST_MS;
+    return says_so(fd, patience_ms) && !is_strangers(listener, fd) ? turned_away(fd, error)
+                                                                   : ORDINARY;
 }
 
 enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller) {
@@ -203,5 +232,5 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         return NO_ONE;
     if (bell != *fd)
         keep_on_exec(*fd = bell, flags);
-    return turn_bell_away(bell, error);
+    return judge_unknown(listener, bell, error);
 }

@@ -17,13 +17,25 @@
 #define SO_SNDTIMEO_OLD SO_SNDTIMEO
 #endif
 
-void be_patient(int connection) {
-    static const struct { long seconds, micros; } patience = {.seconds = 2};
-    syscall(SYS_setsockopt, connection, SOL_SOCKET, SO_SNDTIMEO_OLD, &patience, sizeof patience);
-    syscall(SYS_setsockopt, connection, SOL_SOCKET, SO_RCVTIMEO_OLD, &patience, sizeof patience);
+/* `struct timeval`, in the kernel's longs. */
+struct patience {
+    long seconds, micros;
+};
+
+static void wait_no_longer_than(const struct patience *patience, int option, int connection) {
+    syscall(SYS_setsockopt, connection, SOL_SOCKET, option, patience, sizeof *patience);
 }
 
-int connect_to(const struct synergy_address *address, struct owner *owner) {
+void be_patient(int connection) {
+    static const struct patience patience = {.seconds = 2};
+    wait_no_longer_than(&patience, SO_SNDTIMEO_OLD, connection);
+    wait_no_longer_than(&patience, SO_RCVTIMEO_OLD, connection);
+}
+
+int connect_to(const struct synergy_address *address, enum whose whose, struct owner *owner) {
+    /* A keeper's queue has room for hundreds: one that is full is no keeper's, or of no use now.
+     * (The least that there is; O_NONBLOCK would have to be taken back.) */
+    static const struct patience none = {.micros = 1};
     int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
@@ -32,9 +44,14 @@ int connect_to(const struct synergy_address *address, struct owner *owner) {
     memcpy(name.sun_path + 1, address->name, size);
     socklen_t length = sizeof *owner;
     be_patient(fd);
+    if (whose == PERHAPS_STRANGERS)
+        wait_no_longer_than(&none, SO_SNDTIMEO_OLD, fd);
     if (syscall(SYS_connect, fd, &name, offsetof(struct sockaddr_un, sun_path) + 1 + size) == 0 &&
-        syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, owner, &length) == 0)
+        syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, owner, &length) == 0) {
+        if (whose == PERHAPS_STRANGERS)
+            be_patient(fd);
         return fd;
+    }
     /* (unix(7): EAGAIN where nobody has taken up the waiting ones in that time.) */
     int error = errno == EAGAIN ? ETIMEDOUT : errno;
     syscall(SYS_close, fd);
@@ -119,7 +136,7 @@ int ask_keeper_at(const struct synergy_address *address, uid_t owner,
                   struct synergy_request *request, int pass, struct synergy_answer *answer,
                   int *received) {
     struct owner found;
-    int connection = connect_to(address, &found);
+    int connection = connect_to(address, PERHAPS_STRANGERS, &found);
     if (connection < 0)
         return errno;
     int error = is_trusted(&found, owner)

@@ -22,8 +22,12 @@ int is_trusted(const struct owner *keeper, uid_t owner);
 /* No answer is waited for any longer than this. */
 void be_patient(int connection);
 
+/* What is known of an address. A name that is made of a socket's cookie or port can be foretold: a
+ * stranger may have it, and let those wait that connect there. */
+enum whose { KEEPERS_OWN, PERHAPS_STRANGERS };
+
 /* -1 and errno. */
-int connect_to(const struct synergy_address *address, struct owner *owner);
+int connect_to(const struct synergy_address *address, enum whose whose, struct owner *owner);
 
 /* `pass`: a descriptor that goes along, or -1. The connection is used up. 0, or an errno. */
 int send_request(int connection, struct synergy_request *request, int pass);
@@ -40,7 +44,7 @@ int receive_fetched(int connection, int *bell, struct synergy_answer *answer, in
 int send_and_receive(int connection, struct synergy_request *request, int pass,
                      struct synergy_answer *answer, int *received);
 
-/* The same with the keeper of this name, if that is to be trusted. */
+/* The same with the keeper of this name, which can be foretold, if that is to be trusted. */
 int ask_keeper_at(const struct synergy_address *address, uid_t owner,
                   struct synergy_request *request, int pass, struct synergy_answer *answer,
                   int *received);

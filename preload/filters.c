@@ -4,6 +4,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,7 +15,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden, is_probing_forbidden;
+int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden, is_probing_forbidden,
+    is_looking_forbidden;
 
 #if defined __x86_64__ && !defined __ILP32__
 #define NATIVE AUDIT_ARCH_X86_64
@@ -54,6 +56,13 @@ static const struct attempt telling[] = {
     {SYS_recvfrom, {SOME_FD, 1, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0}},
     {SYS_sendto, {SOME_FD, 1, 1, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0}},
     {SYS_close, {SOME_FD, 0, 0, 0, 0, 0}},
+};
+
+/* What tells whose the other end of a connection is (other_end.c). */
+static const struct attempt looking[] = {
+    {SYS_socket, {AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG, 0, 0, 0}},
+    {SYS_sendto, {SOME_FD, 1, 1, MSG_NOSIGNAL, 1, 1}},
+    {SYS_recvfrom, {SOME_FD, 1, 1, MSG_DONTWAIT, 0, 0}},
 };
 
 /* What is called within ASIDE(), by aside_begin() itself first of all. Where there is a socket call
@@ -244,5 +253,6 @@ void filter_is_set(const void *program) {
     FORBID_UNLESS(asking, SECCOMP_RET_ERRNO, is_asking_forbidden);
     FORBID_UNLESS(fetching, SECCOMP_RET_ALLOW, is_asking_forbidden);
     FORBID_UNLESS(telling, SECCOMP_RET_ERRNO, is_telling_forbidden);
+    FORBID_UNLESS(looking, SECCOMP_RET_ERRNO, is_looking_forbidden);
     FORBID_UNLESS(beginning, SECCOMP_RET_ERRNO, is_beginning_forbidden);
 }

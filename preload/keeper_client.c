@@ -21,7 +21,7 @@ int ask_who_has_port(int transport, uint16_t port, struct synergy_request *reque
 /* A connection to the page's keeper, and the secret for it; -1 and errno. */
 static int connect_to_keeper(const struct synergy_page *page, struct synergy_request *request) {
     struct owner owner;
-    int connection = connect_to(&page->keeper, &owner);
+    int connection = connect_to(&page->keeper, KEEPERS_OWN, &owner);
     if (connection < 0)
         return -1;
     /* The name may be another's by now, who must not learn the secret. (From another process
@@ -73,7 +73,7 @@ int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bel
     if (!identify(listener, &identity))
         return errno;
     synergy_name_of(identity.cookie, &address);
-    int connection = connect_to(&address, &owner);
+    int connection = connect_to(&address, PERHAPS_STRANGERS, &owner);
     if (connection < 0)
         return errno;
     int error =
@@ -121,16 +121,6 @@ static int noted(int keeper, int error) {
     return error;
 }
 
-static int is_in_network_of(const struct synergy_page *page) {
-    struct identity identity = {.network = page->network};
-    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0) {
-        identify(fd, &identity);
-        syscall(SYS_close, fd);
-    }
-    return identity.network == page->network;
-}
-
 static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
                                    struct synergy_answer *answer, int *kept) {
     if (rests(keeper))
@@ -151,7 +141,7 @@ static int ask(int keeper, struct synergy_request *request, int pass,
         if (opens)
             error = exchange(page, request, pass, answer, kept);
     }
-    if (opens && error == ECONNREFUSED && !is_in_network_of(page)) {
+    if (opens && error == ECONNREFUSED && !is_in_network(page->network)) {
         COMPLAIN_ONCE("this process is in another network namespace than its socket", 0);
         return error;
     }

@@ -46,6 +46,9 @@ struct identity {
 /* False and errno. */
 int identify(int fd, struct identity *identity);
 
+/* Whether this process is in that network namespace (SO_NETNS_COOKIE); 0: the kernel has none. */
+int is_in_network(uint64_t network);
+
 /* The one that has not ended, and punches for such sockets; NO_KEEPER. */
 int known_keeper(const struct identity *identity);
 

@@ -75,7 +75,40 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
     return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
 }
 
-const char *BellWay::obstacle(const ServerSocket &listener) const {
+const char *BellWay::obstacle(const ServerSocket &listener) {
+    if (const char *why = hearing_obstacle(listener))
+        return why;
+    return listener.transport == Transport::tcp && !reserve_ports() ? without_port : nullptr;
+}
+
+/// Any user could take all ports that bells come from, and leave peers connected to nobody. Beside
+/// these a bell can be bound whatever happens; the keepers of one user share them. False where
+/// there are none any more.
+bool BellWay::reserve_ports() {
+    constexpr std::size_t enough = 2;
+    constexpr unsigned tried_anyway = 16;
+    for (unsigned i = 0; reserved_.size() < enough && i < SYNERGY_BELL_PORTS; i++) {
+        int family = AF_INET6; // and of both
+        Socket socket = Socket::open(family, SOCK_STREAM, IPPROTO_TCP);
+        if (!socket)
+            socket = Socket::open(family = AF_INET, SOCK_STREAM, IPPROTO_TCP);
+        if (!socket)
+            return true; // what is short now may be had later
+        if (family == AF_INET6)
+            socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
+        socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
+        const Endpoint at = Endpoint::wildcard(family, bell_port(i));
+        if (::bind(socket.fd(), at.data(), at.length()) == 0)
+            reserved_.push_back(std::move(socket));
+        else if (errno != EADDRINUSE)
+            return true;
+        if (!reserved_.empty() && i >= tried_anyway)
+            break;
+    }
+    return !reserved_.empty();
+}
+
+const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
     if (!is_loopback_up())
         return "the loopback interface is down";
     const Endpoint to = bell_address(listener);
@@ -125,6 +158,15 @@ Socket BellWay::bound_bell(const ServerSocket &listener, const Endpoint &to) {
             return bell;
         if (errno != EADDRINUSE)
             break;
+    }
+    if (errno == EADDRINUSE) {
+        bell.set(SOL_SOCKET, SO_REUSEPORT, 1);
+        for (const Socket &reserved : reserved_) {
+            const Endpoint from = to.with_port(reserved.local().port());
+            if (!is_ringing_(from.port()) && ::bind(bell.fd(), from.data(), from.length()) == 0)
+                return bell;
+        }
+        errno = EADDRINUSE;
     }
     bell.reset();
     return bell;

@@ -7,6 +7,7 @@
 #include "server/socket_diag.h"
 
 #include <functional>
+#include <vector>
 
 namespace synergy {
 
@@ -28,6 +29,9 @@ inline constexpr const char *anothers = "this host's own connections to its addr
 inline constexpr const char *filtered =
     "no connection from this host reaches it: does a firewall forbid "
     "the loopback interface?";
+inline constexpr const char *without_port =
+    "another user holds all ports that bells come from, 61700 to 63747";
+
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 
 /// One that has not rung yet.
@@ -51,19 +55,22 @@ class BellWay {
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
-    [[nodiscard]] const char *obstacle(const ServerSocket &listener) const;
+    [[nodiscard]] const char *obstacle(const ServerSocket &listener);
     /// `to`: its bell_address(), of either name.
     [[nodiscard]] Bell bell_for(const ServerSocket &listener, const Endpoint &to);
 
   private:
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
+    [[nodiscard]] const char *hearing_obstacle(const ServerSocket &listener) const;
+    bool reserve_ports();
     [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
 
     SocketDiag &socket_diag_;
     const std::function<bool(std::uint64_t cookie)> is_ours_;
     const std::function<bool(std::uint16_t port)> is_ringing_;
     unsigned next_port_ = 0;
+    std::vector<Socket> reserved_; ///< that have a port, of TCP
 };
 
 } // namespace synergy

@@ -211,20 +211,17 @@ bool Handoff::is_full(const ServerSocket &listener) const {
     return found && found->waiting > found->room;
 }
 
-/// A bell has been answered: there is room for another, and after the first for all.
+/// A bell has been answered: there is room for another, and after the first for all, who come in
+/// the order in which they would have stood in the listener's own queue.
 void Handoff::answered(std::uint64_t listener) {
     const bool is_first = answering_.insert(listener).second;
-    std::optional<Id> next;
     for (const auto &[id, offer] : offers_) {
         if (offer->listener.cookie != listener || !offer->is_waiting)
             continue;
-        if (is_first)
-            ring_again(id, Duration::zero());
-        else if (!next || id < *next)
-            next = id;
+        ring_again(id, Duration::zero());
+        if (!is_first)
+            return;
     }
-    if (next)
-        ring_again(*next, Duration::zero());
 }
 
 void Handoff::ring(Id id) {

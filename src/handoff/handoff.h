@@ -15,6 +15,8 @@
 #include "server/socket_diag.h"
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -47,7 +49,7 @@ class Handoff {
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
-    [[nodiscard]] const char *obstacle(const ServerSocket &listener) const {
+    [[nodiscard]] const char *obstacle(const ServerSocket &listener) {
         return way_.obstacle(listener);
     }
     /// Why nothing can be handed over to the listener, if that was found out later; or nullptr.
@@ -153,7 +155,7 @@ class Handoff {
     std::unordered_map<std::uint64_t, std::string> out_of_reach_; ///< why, by listener's cookie
     std::unordered_set<std::uint64_t> answering_; ///< listeners at which a bell has been answered
     Id next_id_ = 0;
-    std::unordered_map<Id, std::unique_ptr<Offer>> offers_;
+    std::map<Id, std::unique_ptr<Offer>> offers_; ///< who has come first is first
     std::unordered_map<std::uint16_t, Id> by_port_;
     BellWay way_;
     Feeler feeler_;

@@ -2,6 +2,7 @@
 
 #include "base/abstract_socket.h"
 #include "base/close_apart.h"
+#include "base/last_descriptors.h"
 #include "base/log.h"
 
 #include <fmt/format.h>
@@ -56,6 +57,27 @@ bool is_trusted_user(uid_t user) {
     return user == 0 || user == geteuid();
 }
 
+/// Listens at an abstract name; empty and errno set if it can't be had.
+Socket listening_at(std::string_view name) {
+    sockaddr_un address;
+    const socklen_t length = abstract_address(address, name);
+    Socket listener = Socket::open(AF_UNIX, SOCK_SEQPACKET);
+    if (!listener || ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&address), length) != 0 ||
+        ::listen(listener.fd(), backlog) != 0)
+        listener.reset();
+    return listener;
+}
+
+/// The same, at one that can be done without.
+Socket listening_if_spare_at(std::string_view name) {
+    Socket listener = listening_at(name);
+    if (listener && is_one_of_the_last(listener, spared_by_all)) {
+        listener.reset();
+        errno = EMFILE;
+    }
+    return listener;
+}
+
 /// Whether there is anything that was sent and not read. To be called when nothing more can come.
 bool has_unread(const Socket &connection) {
     // With this option every message has something beside it, and there is no room for that here:
@@ -104,12 +126,9 @@ struct Control::Message {
 
 Control::Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler)
     : scheduler_(scheduler), secret_(secret), handler_(std::move(handler)), burial_(scheduler) {
-    Socket listener = Socket::open(AF_UNIX, SOCK_SEQPACKET);
     const std::string own = random_name();
-    sockaddr_un name;
-    const socklen_t length = abstract_address(name, own);
-    if (!listener || ::bind(listener.fd(), reinterpret_cast<sockaddr *>(&name), length) != 0 ||
-        ::listen(listener.fd(), backlog) != 0)
+    Socket listener = listening_at(own);
+    if (!listener)
         throw std::system_error(errno, std::generic_category(), "Unix socket");
     address_.process = getpid();
     address_.length = static_cast<std::uint8_t>(own.size());
@@ -156,15 +175,11 @@ int Control::claim(std::uint64_t cookie) {
     }
     synergy_address wanted{};
     synergy_name_of(cookie, &wanted);
-    sockaddr_un address;
-    const socklen_t length = abstract_address(address, text(wanted));
     // Between the two, whoever has the name may go.
     constexpr int attempts = 100;
     int error = 0;
     for (int attempt = 0; attempt < attempts; attempt++) {
-        Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
-        if (name && ::bind(name.fd(), reinterpret_cast<sockaddr *>(&address), length) == 0 &&
-            ::listen(name.fd(), backlog) == 0) {
+        if (Socket name = listening_if_spare_at(text(wanted)); name) {
             names_[cookie] = name.fd();
             listen_at(std::move(name));
             return 0;
@@ -199,11 +214,8 @@ void Control::claim_port(std::uint64_t cookie, int transport, std::uint16_t port
         return;
     synergy_address wanted{};
     synergy_port_name(transport, port, &wanted);
-    sockaddr_un address;
-    const socklen_t length = abstract_address(address, text(wanted));
-    Socket name = Socket::open(AF_UNIX, SOCK_SEQPACKET);
-    if (!name || ::bind(name.fd(), reinterpret_cast<sockaddr *>(&address), length) != 0 ||
-        ::listen(name.fd(), backlog) != 0)
+    Socket name = listening_if_spare_at(text(wanted));
+    if (!name)
         return;
     ports_[cookie] = name.fd();
     listen_at(std::move(name));

@@ -1,5 +1,6 @@
 #include "keeper/processes.h"
 
+#include "base/last_descriptors.h"
 #include "server/server_descriptors.h"
 
 #include <algorithm>
@@ -22,6 +23,8 @@ void Processes::add(pid_t process, pid_t parent) {
     Socket pidfd(static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
     if (!pidfd && errno == ESRCH)
         return; // gone already
+    if (pidfd && is_one_of_the_last(pidfd, spared_by_all))
+        pidfd.reset();
     const bool is_watched = pidfd && scheduler_.watch(pidfd.fd(), EPOLLIN, [this, process](auto) {
         const auto found = watched_.find(process);
         scheduler_.unwatch(found->second.pidfd.fd());

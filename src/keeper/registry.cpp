@@ -28,6 +28,8 @@ constexpr std::size_t expected_max = 4096;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+constexpr Duration between_looks_at_duplicates = milliseconds(250);
+
 /// After the first punches, which nothing is to hold up.
 constexpr Duration before_advice = milliseconds(100);
 
@@ -142,8 +144,10 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
     server.socket.is_shared = !unshared_.contains(socket.cookie);
-    if (!server.duplicate)
+    if (!server.duplicate && duplicate) {
         server.duplicate = std::move(duplicate);
+        look_from_time_to_time();
+    }
     return server;
 }
 
@@ -154,7 +158,7 @@ int Registry::open(const ServerSocket &socket, const Target &target, Socket dupl
 }
 
 /// Asked before the first of its holes opens. One that has holes is found out by ringing.
-bool Registry::can_be_rung_at(const Handoff &handoff, KeptSocket &server) {
+bool Registry::can_be_rung_at(Handoff &handoff, KeptSocket &server) {
     const ServerSocket &socket = server.socket;
     if (!socket.accepts() || !server.punches.empty())
         return true;
@@ -478,9 +482,13 @@ void Registry::closed(std::uint64_t cookie) {
         drop(cookie);
 }
 
-/// Where there is nothing to punch for, no punch finds out that the server's socket is gone.
+/// Where there is nothing to punch for, no punch finds out that the server's socket is gone. And a
+/// duplicate of one that no hook saw go (exec closes, too) keeps its port, and its share of the
+/// datagrams that come for those who share that.
 void Registry::look_from_time_to_time() {
-    looking_.set(Clock::now() + context_.settings.refresh, [this] {
+    const Duration pause =
+        holds_duplicates() ? between_looks_at_duplicates : context_.settings.refresh;
+    looking_.set(Clock::now() + pause, [this] {
         look_from_time_to_time();
         look_for_closed();
         for (auto &entry : servers_)

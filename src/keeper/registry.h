@@ -109,7 +109,7 @@ class Registry : private HoleOwner {
     void declare(KeptSocket &server);
     static void end_hole(KeptSocket &server, KeptSocket::Punches::node_type punch);
     static void forget_ended(KeptSocket &server);
-    static bool can_be_rung_at(const Handoff &handoff, KeptSocket &server);
+    static bool can_be_rung_at(Handoff &handoff, KeptSocket &server);
     void settings_changed();
     KeptSocket &server_for(const ServerSocket &socket, Socket duplicate);
     int open_asked(KeptSocket &server, const Target &target);

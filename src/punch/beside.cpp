@@ -1,25 +1,16 @@
 #include "punch/beside.h"
 
-#include <algorithm>
+#include "base/last_descriptors.h"
+
 #include <cerrno>
 #include <netinet/in.h>
-#include <sys/resource.h>
 
 namespace synergy {
-
-bool is_one_of_the_last(const Socket &socket) {
-    constexpr rlim_t most_spared = 16;
-    rlimit limit{};
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return false;
-    const rlim_t spared = std::min(most_spared, limit.rlim_cur / 2);
-    return static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur - spared;
-}
 
 Socket open_beside(const ServerSocket &server, int protocol) {
     int family = server.local.family();
     Socket socket = Socket::open(family, SOCK_STREAM, protocol);
-    if (socket && is_one_of_the_last(socket)) {
+    if (socket && is_one_of_the_last(socket, spared_by_punches)) {
         errno = EMFILE;
         return {};
     }

@@ -11,9 +11,6 @@ namespace synergy {
 /// empty and errno set if there can be none.
 Socket open_beside(const ServerSocket &server, int protocol);
 
-/// Requests of the server's, bells and what hands connections over need descriptors too: where they
-/// are few, punches don't take the last ones.
-bool is_one_of_the_last(const Socket &socket);
 
 /// The listener's address, or where that is the wildcard, what the settings say.
 Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4);

@@ -500,9 +500,10 @@ void TcpPunch::happened() {
     default:
         break;
     }
-    int error = socket_.get(SOL_SOCKET, SO_ERROR, EIO);
-    // A connection that ended before it was looked at was still a connection.
-    if (error == 0 && !socket_.remote().empty())
+    // In this order: a reset that comes in between is an error then.
+    const bool is_connected = !socket_.remote().empty();
+    const int error = socket_.get(SOL_SOCKET, SO_ERROR, EIO);
+    if (error == 0 && is_connected)
         established();
     else
         failed(error);

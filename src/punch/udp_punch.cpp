@@ -1,5 +1,6 @@
 #include "punch/udp_punch.h"
 
+#include "base/last_descriptors.h"
 #include "base/log.h"
 #include "hops/icmp_error.h"
 #include "hops/route.h"
@@ -82,7 +83,7 @@ void ErrorsAside::open(const ServerSocket &server) {
     for (int processor = 0; processor <= last; processor++) {
         Socket socket = bound_beside(server, server.local);
         // One that is preferred comes after the program that says whose the datagrams are.
-        if (!socket || is_one_of_the_last(socket) ||
+        if (!socket || is_one_of_the_last(socket, spared_by_punches) ||
             (processor == 0 && !give_group_to_first(socket)))
             return;
         socket.set(SOL_SOCKET, SO_INCOMING_CPU, processor);

@@ -17,6 +17,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -56,6 +57,12 @@ class Bench {
     }
     void withdraw(std::uint64_t cookie) {
         in_thread([this, cookie] { handoff_.withdraw(cookie); });
+    }
+    std::string obstacle(const Socket &listener) {
+        std::promise<const char *> answer;
+        in_thread([&] { answer.set_value(handoff_.obstacle(*describe(listener.fd()))); });
+        const char *why = answer.get_future().get();
+        return why == nullptr ? "" : why;
     }
     std::optional<Handoff::Fetched> fetch(const Socket &accepted, bool is_blocking) {
         std::promise<std::optional<Handoff::Fetched>> answer;
@@ -387,7 +394,7 @@ std::string obstacle_of(const Socket &listener) {
     Scheduler scheduler;
     auto page = std::make_unique<synergy_page>();
     SocketDiag socket_diag;
-    const Handoff handoff(
+    Handoff handoff(
         scheduler, *page, socket_diag,
         {.is_ours = [](std::uint64_t) { return false; },
          .out_of_reach = {},
@@ -444,6 +451,43 @@ TEST_CASE("handoff: a listener of another's in the bell's way never gets it" * a
                   EXPECT_IN_CHILD(!harness::is_readable(stranger.fd(), milliseconds(100)));
                   EXPECT_IN_CHILD(harness::wait_until(
                       [&] { return bench.given_up == cookie_of(listener.fd()); }));
+              }
+              return "";
+          }) == "");
+}
+
+TEST_CASE("handoff: who takes all ports that bells come from keeps none from ringing" * as_root) {
+    CHECK(harness::in_child([]() -> std::string {
+              EXPECT_IN_CHILD(enters_a_network());
+              constexpr rlimit many{.rlim_cur = 4096, .rlim_max = 4096};
+              EXPECT_IN_CHILD(setrlimit(RLIMIT_NOFILE, &many) == 0);
+              const auto take_all = [] {
+                  std::vector<Socket> taken;
+                  for (unsigned i = 0; i < SYNERGY_BELL_PORTS; i++) {
+                      Socket socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+                      const Endpoint at = Endpoint::wildcard(
+                          AF_INET6, static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + i));
+                      if (::bind(socket.fd(), at.data(), at.length()) == 0)
+                          taken.push_back(std::move(socket));
+                  }
+                  return taken;
+              };
+              for (int family : {AF_INET, AF_INET6}) {
+                  Socket listener = harness::listening_tcp(Endpoint::wildcard(family, 0));
+                  std::vector<Socket> taken = take_all();
+                  EXPECT_IN_CHILD(taken.size() == SYNERGY_BELL_PORTS);
+                  EXPECT_IN_CHILD(obstacle_of(listener).find("holds all ports") !=
+                                  std::string::npos);
+                  taken.clear();
+                  Bench bench;
+                  EXPECT_IN_CHILD(bench.obstacle(listener).empty());
+                  taken = take_all();
+                  EXPECT_IN_CHILD(!taken.empty());
+                  for (int i = 0; i < 3; i++) {
+                      auto [ours, theirs] = harness::tcp_pair();
+                      bench.offer(punched(std::move(ours)), some_peer, listener);
+                      EXPECT_IN_CHILD(accept_from(bench, listener, 0, seconds(2)).is_punched);
+                  }
               }
               return "";
           }) == "");
@@ -746,7 +790,8 @@ TEST_CASE("handoff: who says that it can't fetch just now is asked again") {
     CHECK(says_hello(accepted.socket, theirs));
 }
 
-TEST_CASE("handoff: many connections at once, each comes out once") {
+TEST_CASE(
+    "handoff: many connections at once, each comes out once, in the order in which they came") {
     Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0), 64);
     Bench bench;
     std::vector<Socket> theirs;
@@ -756,15 +801,15 @@ TEST_CASE("handoff: many connections at once, each comes out once") {
         theirs.push_back(std::move(there));
     }
     std::vector<Accepted> accepted;
-    std::set<std::string> peers, wanted;
+    std::vector<std::string> peers, wanted;
     for (int i = 0; i < 20; i++) {
         accepted.push_back(accept_from(bench, listener));
         REQUIRE(accepted.back().socket);
         REQUIRE(accepted.back().is_punched);
-        peers.insert(accepted.back().socket.remote().text());
+        peers.push_back(accepted.back().socket.remote().text());
     }
     for (const Socket &socket : theirs)
-        wanted.insert(socket.local().text());
+        wanted.push_back(socket.local().text());
     CHECK(peers == wanted);
 }
 

@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <fstream>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <sstream>
 #include <sys/mman.h>
@@ -1083,6 +1084,24 @@ TEST_CASE("keeper: without a descriptor for what comes along it says so, and is 
     leave_room(100);
     CHECK(kept.open(listener) == 0);
     CHECK(punching_from(listener.local().port()) == 1);
+}
+
+TEST_CASE("keeper: what can be done without leaves the descriptors that bells need") {
+    constexpr rlim_t most = 64;
+    DeafPeer peer;
+    const Kept kept({peer.variable(), hops});
+    const rlimit limit{.rlim_cur = most, .rlim_max = most};
+    REQUIRE(::prlimit(kept.process, RLIMIT_NOFILE, &limit, nullptr) == 0);
+    std::vector<Socket> listeners;
+    std::vector<pollfd> all;
+    for (rlim_t i = 0; i < most; i++) { // more than there is room for, with a name or two each
+        listeners.push_back(any_listener());
+        static_cast<void>(kept.open(listeners.back()));
+        all.push_back({.fd = listeners.back().fd(), .events = POLLIN, .revents = 0});
+    }
+    // The peer takes one of those that have punched, and its bell rings.
+    const Socket taken(::accept(peer.listener.fd(), nullptr, nullptr));
+    CHECK(::poll(all.data(), all.size(), 5000) > 0);
 }
 
 TEST_CASE("keeper: strangers can neither take, delay nor use up anything" *

@@ -93,6 +93,7 @@ struct Bench {
     Settings settings;
     std::vector<std::uint64_t> dropped;
     unsigned changes = 0;
+    bool lives = true; ///< the server's socket, of which a duplicate tells nothing
     Registry registry{scheduler,
                       settings,
                       "",
@@ -100,7 +101,8 @@ struct Bench {
                       traffic,
                       {.locate =
                            [this](ServerSocket &socket) {
-                               return socket_diag.life(socket.transport, socket.local,
+                               return lives &&
+                                      socket_diag.life(socket.transport, socket.local,
                                                        socket.cookie) == SocketDiag::Life::lives;
                            },
                        .has_connection = [](const auto &) { return false; },
@@ -254,6 +256,15 @@ TEST_CASE("registry: a UDP socket is sent from by its duplicate") {
     CHECK(hop_limit == 7);
     // The server's own datagrams keep theirs.
     CHECK(server_socket.get(IPPROTO_IP, IP_TTL, 0) == peer.get(IPPROTO_IP, IP_TTL, 1));
+
+    // Closed unseen: the duplicate would keep the port, and its share of what others are sent.
+    before.erase(socket->fd);
+    bench.lives = false;
+    server_socket.reset();
+    const Time end = Clock::now() + milliseconds(1000);
+    while (!bench.registry.is_empty() && Clock::now() < end)
+        bench.scheduler.run_once(milliseconds(10));
+    CHECK(harness::open_descriptors() == before);
 }
 
 TEST_CASE("registry: holes come and go with the config file") {

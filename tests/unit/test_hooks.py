@@ -629,6 +629,103 @@ def test_a_keeper_that_is_out_of_reach_is_not_taken_for_dead(deaf_peer):
     assert "nothing is punched any more: who accepts its connections can't reach" in errors
 
 
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+STRANGER = 65534
+
+
+def python(text, *arguments, **options):
+    return subprocess.Popen(["/usr/bin/python3", "-c", text, *map(str, arguments)], text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+
+
+FULL_QUEUE = """
+import socket, sys
+name = "\\0synergy/port/" + sys.argv[1]
+there = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+there.bind(name)
+there.listen(0)
+waiting = []
+try:
+    while True:
+        waiting.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        waiting[-1].setblocking(False)
+        waiting[-1].connect(name)
+except BlockingIOError:
+    print("full", flush=True)
+sys.stdin.read()
+"""
+
+TIMED = """
+import socket, sys, time
+kind, port, shares = (int(word) for word in sys.argv[1:])
+begin = time.monotonic()
+sock = socket.socket(socket.AF_INET, kind)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
+sock.bind(("0.0.0.0", port))
+if kind == socket.SOCK_STREAM:
+    sock.listen()
+print(time.monotonic() - begin)
+"""
+
+
+@ONLY_ROOT
+@pytest.mark.parametrize("kind", (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+@pytest.mark.parametrize("shares", (0, 1))
+def test_a_stranger_with_a_full_queue_at_a_name_of_ours_holds_nobody_up(kind, shares):
+    """It can be foretold by which name the keeper of a port is looked for."""
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("0.0.0.0", 0))
+        port = sock.getsockname()[1]
+    name = f"{0 if kind == socket.SOCK_STREAM else 1}{port:04x}"
+    with python(FULL_QUEUE, name, user=STRANGER, cwd="/") as stranger:
+        assert stranger.stdout.readline() == "full\n"
+        took = run("/usr/bin/python3", "-c", TIMED, int(kind), port, shares,
+                   environment=preloaded_environment()).stdout
+        assert float(took) < 1
+        stranger.stdin.close()
+
+
+GREETING = """
+import select, socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    select.select([listener], [], [])
+    client, address = listener.accept()
+    client.sendall(b"hello")
+    client.close()
+"""
+
+STRANGE_BELLS = """
+import socket, sys, time
+begin, port = time.monotonic(), int(sys.argv[1])
+for number in range(20):
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.bind(("127.0.0.1", 61700 + 2000 + number))
+    client.settimeout(2)
+    client.connect(("127.0.0.1", port))
+    client.sendall(sys.argv[2].encode())
+    assert client.recv(5) == b"hello"
+print(time.monotonic() - begin)
+"""
+
+
+@ONLY_ROOT
+@pytest.mark.parametrize("says", ("", "synergy: a bell\n"), ids=("nothing", "what bells say"))
+@pytest.mark.parametrize("peers", (NOWHERE, ""), ids=("kept", "nothing set"))
+def test_a_stranger_that_calls_from_where_bells_come_from_is_a_client_like_others(peers, says):
+    """Nobody waits for what it says; and a server that blocks in accept(), since poll() has seen
+    somebody there, does so for ever where that one has been sent away."""
+    with python(GREETING, env=preloaded_environment(peers)) as server:
+        port = server.stdout.readline().strip()
+        try:
+            with python(STRANGE_BELLS, port, says, user=STRANGER, cwd="/") as stranger:
+                assert float(stranger.stdout.readline() or "inf") < 1
+        finally:
+            server.kill()
+
+
 def test_an_inherited_listener_and_a_child_by_vfork_that_calls_first(deaf_peer):
     with socket.create_server(("0.0.0.0", 0)) as listener:
         with Waiting("tcp", "vfork-first", str(listener.fileno()), pass_fds=[listener.fileno()],

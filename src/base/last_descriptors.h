@@ -1,0 +1,25 @@
+// What keeps descriptors free for what can't do without.
+#pragma once
+
+#include "base/socket.h"
+
+#include <algorithm>
+#include <sys/resource.h>
+
+namespace synergy {
+
+/// Bells, what hands connections over, and requests of the server's need descriptors: a peer that
+/// is connected would wait for as long as there is none. So where they are few, punches don't take
+/// the last ones, and what can be done without stops only a little later.
+constexpr rlim_t spared_by_punches = 16;
+constexpr rlim_t spared_by_all = 8;
+
+/// To be asked of one that has just been made.
+inline bool is_one_of_the_last(const Socket &socket, rlim_t spared) {
+    rlimit limit{};
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+           static_cast<rlim_t>(socket.fd()) >=
+               limit.rlim_cur - std::min(spared, limit.rlim_cur / 2);
+}
+
+} // namespace synergy
