@@ -116,8 +116,8 @@ bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
     };
     if (socket.lets_others_in && !is_for_others && is_about_to_listen())
         return !owner_.has_listener(socket);
-    if (parked >= (has_ended_ ? std::max(time_to_listen_again, server.kept_for)
-                              : Guard::hole_lifetime))
+    if (parked >=
+        (has_ended_ ? std::max(time_to_listen_again, server.kept_for) : Guard::hole_lifetime))
         return false;
     // The server still has a connection there, or the rest of one.
     if (!owner_.has_connection(accepted_by(server))) {
@@ -184,8 +184,8 @@ void ParkedListeners::server_has_ended(Duration start_up, bool has_left) {
         time_to_start_again +
         (start_up < longest_start_up ? start_ups_to_start_again * start_up : Duration::zero());
     if (has_left)
-        enough = std::max(enough, std::min(pauses_to_start_again * longest_pause_,
-                                           longest_time_to_start_again));
+        enough = std::max(
+            enough, std::min(pauses_to_start_again * longest_pause_, longest_time_to_start_again));
     if (!std::exchange(has_ended_, true))
         ended_at_ = Clock::now();
     new_are_kept_for_ = has_left ? enough : Duration::zero();
