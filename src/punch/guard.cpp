@@ -64,7 +64,7 @@ void Guard::left(Time now) {
         next_ = now + window_;
     } else {
         step_ = Step::hearing;
-        next_ = retransmission_ - lead;
+        next_ = retransmission_ - before_lead();
     }
 }
 
@@ -87,6 +87,7 @@ void Guard::peer_was_heard(Time now) {
 
 void Guard::expect_lateness(Duration lateness) {
     lead_ = std::clamp(3 * lateness, least_lead, lead);
+    first_lead_ = std::clamp(3 * lateness, lead, longest_lead);
 }
 
 void Guard::error_came(Time now) {
@@ -108,9 +109,9 @@ void Guard::tick(Time now, SynTimer timer) {
     }
     if (step_ == Step::error_due && now >= last_sent_ + window_) {
         step_ = Step::hearing;
-        next_ = retransmission_ - lead;
+        next_ = retransmission_ - before_lead();
     }
-    if (step_ == Step::hearing && now >= retransmission_ - lead) {
+    if (step_ == Step::hearing && now >= retransmission_ - before_lead()) {
         // By now it is known best how late the thread may be.
         if (now < retransmission_ - lead_now()) {
             next_ = retransmission_ - lead_now();

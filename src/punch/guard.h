@@ -37,8 +37,9 @@ class Guard {
 
     /// The thread must have run by this long before the kernel may retransmit for the first time,
     /// or the SYN would slip out. The kernel's timers run late, never early, and ours by less than
-    /// this on a busy machine.
+    /// this on a busy machine; on one where they run later, it is more, up to the other.
     static constexpr Duration lead = std::chrono::milliseconds(60);
+    static constexpr Duration longest_lead = std::chrono::milliseconds(400);
     /// From then on a late thread costs no more than the socket: the lead is what this machine
     /// needs, and not less than this.
     static constexpr Duration least_lead = std::chrono::milliseconds(4);
@@ -139,7 +140,9 @@ class Guard {
     void left(Time now);
     [[nodiscard]] Time next_look(Time now) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
-    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? lead : lead_; }
+    /// Before what awaits a SYN; and when that is decided, by how late the thread is by then.
+    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? first_lead_ : lead_; }
+    [[nodiscard]] Duration before_lead() const { return seen_ == 0 ? longest_lead : lead; }
 
     Duration window_;
     Duration least_window_{}; ///< an error has come as late as that
@@ -147,7 +150,7 @@ class Guard {
     const TimerWheel &wheel_;
     double stagger_;
     bool is_staggered_ = false;
-    Duration lead_ = lead;
+    Duration lead_ = lead, first_lead_ = lead;
     Step step_ = Step::idle;
     Time next_{};
     Time first_sent_{};

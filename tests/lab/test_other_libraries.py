@@ -20,6 +20,7 @@ LIBRARIES = (
     ("faketime-slow", "/usr/lib/*/faketime/libfaketime.so.1", {"FAKETIME": "+0 x0.1"}),
     ("jemalloc", "/usr/lib/*/libjemalloc.so.2", {}),
     ("tcmalloc", "/usr/lib/*/libtcmalloc_minimal.so.4", {}),
+    ("torsocks", "/usr/lib/*/torsocks/libtorsocks.so", {"TORSOCKS_ALLOW_INBOUND": "1"}),
     ("socket_wrapper", "/usr/lib/*/libsocket_wrapper.so", {}),
 )
 KINDS = {"tcp": servers.own_tcp("::"), "udp": servers.own_udp("::", "recvfrom")}
