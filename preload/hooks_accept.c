@@ -103,7 +103,7 @@ __attribute__((cold, noinline)) static void is_starved(int listener) {
  * is left, which libc's ppoll() hides.) */
 __attribute__((cold, noinline)) static int comes_soon(int listener, struct timespec *patience) {
     struct pollfd waiting = {.fd = listener, .events = POLLIN};
-    int count = (int)syscall(SYS_ppoll, &waiting, 1, patience, NULL, 0);
+    int count = (int)kernel(SYS_ppoll, &waiting, 1, patience, NULL, 0);
     if (count == 0 || errno != EINTR)
         errno = ECONNABORTED;
     return count > 0;

@@ -4,6 +4,7 @@
 #include "exchange.h"
 #include "filters.h"
 #include "keeper_start.h"
+#include "libc_calls.h"
 #include "process.h"
 
 #include <errno.h>
@@ -31,7 +32,7 @@ static int connect_to_keeper(const struct synergy_page *page, struct synergy_req
         request->secret = page->secret;
         return connection;
     }
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     errno = ECONNREFUSED;
     return -1;
 }
@@ -45,7 +46,7 @@ static int exchange(const struct synergy_page *page, struct synergy_request *req
     int error = send_request(connection, request, pass);
     if (error == 0 && answer)
         error = receive_answer(connection, answer, NULL);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 
@@ -57,7 +58,7 @@ static int fetch(const struct synergy_page *page, struct synergy_request *reques
     int error = send_request(connection, request, *bell);
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 
@@ -77,7 +78,7 @@ int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bel
         is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 
@@ -120,10 +121,10 @@ static int noted(int keeper, int error) {
 
 static int is_in_network_of(const struct synergy_page *page) {
     struct identity identity = {.network = page->network};
-    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int fd = (int)kernel(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd >= 0) {
         identify(fd, &identity);
-        syscall(SYS_close, fd);
+        kernel(SYS_close, fd);
     }
     return identity.network == page->network;
 }
