@@ -56,6 +56,7 @@ void Guard::sent(Time asked, Time now, bool is_again) {
 /// A SYN left at about `now`; retransmission_ says when the next one will.
 void Guard::left(Time now) {
     last_sent_ = now;
+    is_peer_missed_ = false;
     hole_->leaves(now);
     socket_.leaves(now);
     not_before_ = retransmission_;
@@ -73,7 +74,19 @@ void Guard::expect_error_within(Duration window) {
         return;
     window_ = std::clamp(window, least_window_, widest);
     if (step_ == Step::error_due)
-        next_ = last_sent_ + window_;
+        next_ = error_has_come();
+}
+
+void Guard::peer_was_missed() {
+    if (step_ != Step::error_due)
+        return;
+    is_peer_missed_ = true;
+    next_ = error_has_come();
+}
+
+/// By when it has.
+Time Guard::error_has_come() const {
+    return last_sent_ + (is_peer_missed_ ? widest : window_);
 }
 
 void Guard::peer_was_heard(Time now) {
@@ -107,7 +120,7 @@ void Guard::tick(Time now, SynTimer timer) {
         left(now);
         return;
     }
-    if (step_ == Step::error_due && now >= last_sent_ + window_) {
+    if (step_ == Step::error_due && now >= error_has_come()) {
         step_ = Step::hearing;
         next_ = retransmission_ - before_lead();
     }

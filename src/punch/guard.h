@@ -94,6 +94,10 @@ class Guard {
     /// What the error of a SYN is expected to take. Less than errors have taken before is not
     /// believed.
     void expect_error_within(Duration window);
+    /// The peer has called unheard since the last SYN, whose error is still to come. Its next call
+    /// is a second away, so that nothing is lost by being deaf for a while longer; an error that is
+    /// late would take the socket, and so the number that firewalls expect by now.
+    void peer_was_missed();
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
     /// To be called at next() with what the kernel said at `now` or later.
@@ -138,6 +142,7 @@ class Guard {
     enum class Step { idle, sending, error_due, hearing, awaiting, answering_deaf, answering };
 
     void left(Time now);
+    [[nodiscard]] Time error_has_come() const;
     [[nodiscard]] Time next_look(Time now) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
     /// Before what awaits a SYN; and when that is decided, by how late the thread is by then.
@@ -160,9 +165,10 @@ class Guard {
     std::shared_ptr<HoleBegin> hole_;
     HoleBegin socket_{hole_lifetime};
     Time last_sent_{};
-    Time retransmission_{}; ///< when the kernel's timer runs out, if not later
-    Time not_before_{};     ///< the SYN that is awaited had not left then
-    Time deadline_{};       ///< no retransmission from here on unless it is moved
+    bool is_peer_missed_ = false; ///< since then
+    Time retransmission_{};       ///< when the kernel's timer runs out, if not later
+    Time not_before_{};           ///< the SYN that is awaited had not left then
+    Time deadline_{};             ///< no retransmission from here on unless it is moved
     unsigned seen_ = 0;
     unsigned short_ones_ = short_intervals;
 };
