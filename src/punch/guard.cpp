@@ -65,7 +65,7 @@ void Guard::left(Time now) {
         next_ = now + window_;
     } else {
         step_ = Step::hearing;
-        next_ = retransmission_ - before_lead();
+        next_ = retransmission_ - longest_lead;
     }
 }
 
@@ -99,8 +99,7 @@ void Guard::peer_was_heard(Time now) {
 }
 
 void Guard::expect_lateness(Duration lateness) {
-    lead_ = std::clamp(3 * lateness, least_lead, lead);
-    first_lead_ = std::clamp(3 * lateness, lead, longest_lead);
+    lead_ = std::clamp(3 * lateness, least_lead, longest_lead);
 }
 
 void Guard::error_came(Time now) {
@@ -122,9 +121,9 @@ void Guard::tick(Time now, SynTimer timer) {
     }
     if (step_ == Step::error_due && now >= error_has_come()) {
         step_ = Step::hearing;
-        next_ = retransmission_ - before_lead();
+        next_ = retransmission_ - longest_lead;
     }
-    if (step_ == Step::hearing && now >= retransmission_ - before_lead()) {
+    if (step_ == Step::hearing && now >= retransmission_ - longest_lead) {
         // By now it is known best how late the thread may be.
         if (now < retransmission_ - lead_now()) {
             next_ = retransmission_ - lead_now();

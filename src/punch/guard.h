@@ -37,12 +37,13 @@ class Guard {
 
     /// The thread must have run by this long before the kernel may retransmit for the first time,
     /// or the SYN would slip out. The kernel's timers run late, never early, and ours by less than
-    /// this on a busy machine; on one where they run later, it is more, up to the other.
+    /// this on a busy machine.
     static constexpr Duration lead = std::chrono::milliseconds(60);
-    static constexpr Duration longest_lead = std::chrono::milliseconds(400);
-    /// From then on a late thread costs no more than the socket: the lead is what this machine
-    /// needs, and not less than this.
+    /// From then on a late thread costs no more than the socket, with the number that firewalls
+    /// know. The lead is what this machine needs, from this on; where the thread runs later than is
+    /// believed above, that is more the first time, too.
     static constexpr Duration least_lead = std::chrono::milliseconds(4);
+    static constexpr Duration longest_lead = std::chrono::milliseconds(400);
 
     /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
     /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.
@@ -145,9 +146,7 @@ class Guard {
     [[nodiscard]] Time error_has_come() const;
     [[nodiscard]] Time next_look(Time now) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
-    /// Before what awaits a SYN; and when that is decided, by how late the thread is by then.
-    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? first_lead_ : lead_; }
-    [[nodiscard]] Duration before_lead() const { return seen_ == 0 ? longest_lead : lead; }
+    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? std::max(lead, lead_) : lead_; }
 
     Duration window_;
     Duration least_window_{}; ///< an error has come as late as that
@@ -155,7 +154,7 @@ class Guard {
     const TimerWheel &wheel_;
     double stagger_;
     bool is_staggered_ = false;
-    Duration lead_ = lead, first_lead_ = lead;
+    Duration lead_ = lead;
     Step step_ = Step::idle;
     Time next_{};
     Time first_sent_{};
