@@ -36,13 +36,13 @@ int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
 /* Whether the address would be free for one that lets others have it too: then no listener is
  * there, but what a server that was killed just now has left, for a moment yet. */
 static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t length) {
-    int again = (int)syscall(SYS_socket, address->sa_family, option_of(fd, SO_TYPE) | SOCK_CLOEXEC,
-                             option_of(fd, SO_PROTOCOL));
+    int again = (int)kernel(SYS_socket, address->sa_family, option_of(fd, SO_TYPE) | SOCK_CLOEXEC,
+                            option_of(fd, SO_PROTOCOL));
     if (again < 0)
         return 0;
     admit_others(again);
-    int is_free = syscall(SYS_bind, again, address, length) == 0;
-    syscall(SYS_close, again);
+    int is_free = kernel(SYS_bind, again, address, length) == 0;
+    kernel(SYS_close, again);
     return is_free;
 }
 

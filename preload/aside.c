@@ -17,19 +17,19 @@ struct aside aside_begin(void) {
     struct aside aside = {.error = errno};
     struct signals all;
     memset(&all, 0xff, sizeof all);
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &aside.blocked, sizeof all);
+    kernel(SYS_rt_sigprocmask, SIG_SETMASK, &all, &aside.blocked, sizeof all);
     return aside;
 }
 
 void aside_end(const struct aside *aside) {
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &aside->blocked, NULL, sizeof aside->blocked);
+    kernel(SYS_rt_sigprocmask, SIG_SETMASK, &aside->blocked, NULL, sizeof aside->blocked);
     errno = aside->error;
 }
 
 static int is_ready(int fd, short for_what) {
     struct pollfd ready = {.fd = fd, .events = for_what};
     struct timespec now = {0};
-    return syscall(SYS_ppoll, &ready, 1, &now, NULL, 0) == 1 && (ready.revents & for_what);
+    return kernel(SYS_ppoll, &ready, 1, &now, NULL, 0) == 1 && (ready.revents & for_what);
 }
 
 /* Terminals, pipes, files, and what the journal gives: no connection of a client's, which inetd
@@ -64,13 +64,13 @@ void say(const char *const pieces[]) {
         return;
     struct signals broken_pipe = {{0}}, pending = {{0}};
     broken_pipe.words[(SIGPIPE - 1) / 8 / sizeof(unsigned long)] = 1UL << (SIGPIPE - 1);
-    syscall(SYS_rt_sigpending, &pending, sizeof pending);
+    kernel(SYS_rt_sigpending, &pending, sizeof pending);
     errno = 0;
-    if (syscall(SYS_write, STDERR_FILENO, line, length) < 0 && errno == EPIPE &&
+    if (kernel(SYS_write, STDERR_FILENO, line, length) < 0 && errno == EPIPE &&
         !(pending.words[0] & broken_pipe.words[0])) {
         /* The signal is blocked now, and would end the server afterwards. */
         struct timespec now = {0};
-        syscall(SYS_rt_sigtimedwait, &broken_pipe, NULL, &now, sizeof broken_pipe);
+        kernel(SYS_rt_sigtimedwait, &broken_pipe, NULL, &now, sizeof broken_pipe);
     }
 }
 
@@ -82,7 +82,7 @@ static int is_word_readable(const char *at) {
     const char *set = at - (uintptr_t)at % sizeof(struct signals);
     /* (No set at all would be good, too.) */
     return (uintptr_t)at >= sizeof(struct signals) &&
-           (syscall(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof(struct signals)) == 0 ||
+           (kernel(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof(struct signals)) == 0 ||
             errno != EFAULT);
 }
 
@@ -98,7 +98,7 @@ size_t readable_bytes(const void *address, size_t size) {
 
 void wait_a_millisecond(void) {
     static const struct { long seconds, nanos; } millisecond = {.nanos = 1000000};
-    syscall(SYS_nanosleep, &millisecond, NULL);
+    kernel(SYS_nanosleep, &millisecond, NULL);
 }
 
 /* (strerror() allocates, and a libc may not have this one.) */

@@ -66,15 +66,15 @@ static int says_so(int fd, int patience_ms) {
     char text[SIZE];
     struct pollfd said = {.fd = fd, .events = POLLIN};
     struct timespec patience = {.tv_nsec = (long)patience_ms * NANOS};
-    syscall(SYS_ppoll, &said, 1, &patience, NULL, 0);
-    return syscall(SYS_recvfrom, fd, text, SIZE, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) == SIZE &&
+    kernel(SYS_ppoll, &said, 1, &patience, NULL, 0);
+    return kernel(SYS_recvfrom, fd, text, SIZE, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) == SIZE &&
            memcmp(text, SYNERGY_BELL_TEXT, SIZE) == 0;
 }
 
 /* Where the bell had to give its number away, it came back by what was received. */
 static int has_bell(int *bell, int *received) {
     if (*received >= 0 && *bell >= 0)
-        syscall(SYS_close, *received);
+        kernel(SYS_close, *received);
     else if (*received >= 0)
         *bell = *received;
     *received = -1;
@@ -149,13 +149,13 @@ void show_own_address(int fd, int level, void *value, const socklen_t *length) {
 
 /* As accept4() would have left it. */
 static void keep_on_exec(int fd, int flags) {
-    syscall(SYS_fcntl, fd, F_SETFD, flags & SOCK_CLOEXEC ? FD_CLOEXEC : 0);
+    kernel(SYS_fcntl, fd, F_SETFD, flags & SOCK_CLOEXEC ? FD_CLOEXEC : 0);
 }
 
 static void refuse(int fd, int error) {
     struct synergy_refusal refusal = {.error = error};
     memcpy(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text);
-    syscall(SYS_sendto, fd, &refusal, sizeof refusal, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
+    kernel(SYS_sendto, fd, &refusal, sizeof refusal, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
 }
 
 /* The keeper waits until there is room. */
@@ -176,7 +176,7 @@ static int is_strangers(int listener, int fd) {
 
 static enum accepted turned_away(int fd, int error) {
     refuse(fd, error);
-    syscall(SYS_close, fd);
+    kernel(SYS_close, fd);
     return NO_ONE;
 }
 
@@ -212,9 +212,9 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         if (bell < 0) {
             keep_on_exec(bell = received, flags);
         } else {
-            if (syscall(SYS_dup3, received, bell, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) != bell)
+            if (kernel(SYS_dup3, received, bell, flags & SOCK_CLOEXEC ? O_CLOEXEC : 0) != bell)
                 error = errno;
-            syscall(SYS_close, received);
+            kernel(SYS_close, received);
         }
     }
     if (error == 0) {

@@ -1,6 +1,7 @@
 #include "exchange.h"
 
 #include "aside.h"
+#include "libc_calls.h"
 
 #include <asm/socket.h>
 #include <errno.h>
@@ -23,7 +24,7 @@ struct patience {
 };
 
 static void wait_no_longer_than(const struct patience *patience, int option, int connection) {
-    syscall(SYS_setsockopt, connection, SOL_SOCKET, option, patience, sizeof *patience);
+    kernel(SYS_setsockopt, connection, SOL_SOCKET, option, patience, sizeof *patience);
 }
 
 void be_patient(int connection) {
@@ -36,7 +37,7 @@ int connect_to(const struct synergy_address *address, enum whose whose, struct o
     /* A keeper's queue has room for hundreds: one that is full is no keeper's, or of no use now.
      * (The least that there is; O_NONBLOCK would have to be taken back.) */
     static const struct patience none = {.micros = 1};
-    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int fd = (int)kernel(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
     struct sockaddr_un name = {.sun_family = AF_UNIX};
@@ -46,15 +47,15 @@ int connect_to(const struct synergy_address *address, enum whose whose, struct o
     be_patient(fd);
     if (whose == PERHAPS_STRANGERS)
         wait_no_longer_than(&none, SO_SNDTIMEO_OLD, fd);
-    if (syscall(SYS_connect, fd, &name, offsetof(struct sockaddr_un, sun_path) + 1 + size) == 0 &&
-        syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, owner, &length) == 0) {
+    if (kernel(SYS_connect, fd, &name, offsetof(struct sockaddr_un, sun_path) + 1 + size) == 0 &&
+        kernel(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, owner, &length) == 0) {
         if (whose == PERHAPS_STRANGERS)
             be_patient(fd);
         return fd;
     }
     /* (unix(7): EAGAIN where nobody has taken up the waiting ones in that time.) */
     int error = errno == EAGAIN ? ETIMEDOUT : errno;
-    syscall(SYS_close, fd);
+    kernel(SYS_close, fd);
     errno = error;
     return -1;
 }
@@ -76,7 +77,7 @@ int send_request(int connection, struct synergy_request *request, int pass) {
     /* (unix(7): ETOOMANYREFS where all processes of this user together have more descriptors on
      * their way than this one may have open.) */
     enum { PATIENCE_MS = 1000 };
-    for (int waited = 0; syscall(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0; waited++) {
+    for (int waited = 0; kernel(SYS_sendmsg, connection, &message, MSG_NOSIGNAL) < 0; waited++) {
         if (errno != ETOOMANYREFS || waited == PATIENCE_MS)
             return errno;
         wait_a_millisecond();
@@ -96,7 +97,7 @@ static int receive_with(int connection, struct synergy_answer *answer, int *rece
         message.msg_control = control;
         message.msg_controllen = sizeof control;
     }
-    ssize_t size = syscall(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC | flags);
+    ssize_t size = kernel(SYS_recvmsg, connection, &message, MSG_CMSG_CLOEXEC | flags);
     if (is_cut_off)
         *is_cut_off = size >= 0 && (message.msg_flags & MSG_CTRUNC) != 0;
     if (size < 0)
@@ -108,7 +109,7 @@ static int receive_with(int connection, struct synergy_answer *answer, int *rece
     if (size == sizeof *answer && answer->version == SYNERGY_WIRE_VERSION)
         return 0;
     if (received && *received >= 0) {
-        syscall(SYS_close, *received);
+        kernel(SYS_close, *received);
         *received = -1;
     }
     return size == 0 ? EPIPE : EPROTO;
@@ -121,10 +122,10 @@ int receive_answer(int connection, struct synergy_answer *answer, int *received)
 /* What comes back must find a free number, or it is gone: one is held for it. */
 int send_and_receive(int connection, struct synergy_request *request, int pass,
                      struct synergy_answer *answer, int *received) {
-    int held = received ? (int)syscall(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
+    int held = received ? (int)kernel(SYS_fcntl, connection, F_DUPFD_CLOEXEC, 0) : -1;
     int error = received && held < 0 ? errno : send_request(connection, request, pass);
     if (held >= 0)
-        syscall(SYS_close, held);
+        kernel(SYS_close, held);
     return error == 0 && answer ? receive_answer(connection, answer, received) : error;
 }
 
@@ -142,7 +143,7 @@ int ask_keeper_at(const struct synergy_address *address, uid_t owner,
     int error = is_trusted(&found, owner)
                     ? send_and_receive(connection, request, pass, answer, received)
                     : EPERM;
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 
@@ -156,7 +157,7 @@ int receive_fetched(int connection, int *bell, struct synergy_answer *answer, in
         if (error != 0 || *received >= 0 || !is_cut_off || waited == PATIENCE_MS)
             break;
         if (*bell >= 0) {
-            syscall(SYS_close, *bell);
+            kernel(SYS_close, *bell);
             *bell = -1;
         } else {
             wait_a_millisecond();

@@ -75,6 +75,6 @@ __attribute__((cold)) uint64_t word_after_all(int fd, enum encounter encounter) 
 
 __attribute__((cold)) int is_blocking(int fd) {
     int flags = 0;
-    ASIDE(flags = (int)syscall(SYS_fcntl, fd, F_GETFL));
+    ASIDE(flags = (int)kernel(SYS_fcntl, fd, F_GETFL));
     return flags >= 0 && !(flags & O_NONBLOCK);
 }

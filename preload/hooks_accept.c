@@ -78,8 +78,11 @@ static enum accepted turn_away(int listener, int fd) {
 /* Whether the kernel would end a call of accept() for this signal. */
 static int ends_call(int signal) {
     /* As the kernel has it, which is not libc's. */
-    struct { void (*handler)(int); unsigned long flags, rest[8]; } action = {0};
-    return syscall(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
+    struct {
+        void (*handler)(int);
+        unsigned long flags, rest[8];
+    } action = {0};
+    return kernel(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
            action.handler != SIG_DFL && action.handler != SIG_IGN && !(action.flags & SA_RESTART);
 }
 
@@ -87,7 +90,7 @@ static int ends_call(int signal) {
 static int is_call_ended(const struct signals *blocked_before) {
     enum { BITS = 8 * sizeof *blocked_before->words };
     struct signals pending = {{0}};
-    syscall(SYS_rt_sigpending, &pending, sizeof pending);
+    kernel(SYS_rt_sigpending, &pending, sizeof pending);
     for (int signal = 1; signal < NSIG; signal++) {
         int word = (signal - 1) / BITS, bit = (signal - 1) % BITS;
         if ((pending.words[word] & ~blocked_before->words[word]) >> bit & 1 && ends_call(signal))
@@ -134,7 +137,7 @@ __attribute__((cold, noinline)) static int comes_soon(int listener, int *patienc
     for (; count == 0 && *patience_ms > 0; *patience_ms -= MOMENT_MS) {
         struct timespec moment = {.tv_nsec = MOMENT_MS * 1000000L};
         struct aside aside = aside_begin();
-        count = (int)syscall(SYS_ppoll, &waiting, 1, &moment, NULL, 0);
+        count = (int)kernel(SYS_ppoll, &waiting, 1, &moment, NULL, 0);
         int is_ended = count == 0 && is_call_ended(&aside.blocked);
         aside_end(&aside);
         if (is_ended) {

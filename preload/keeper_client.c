@@ -4,6 +4,7 @@
 #include "exchange.h"
 #include "filters.h"
 #include "keeper_start.h"
+#include "libc_calls.h"
 #include "process.h"
 
 #include <errno.h>
@@ -31,7 +32,7 @@ static int connect_to_keeper(const struct synergy_page *page, struct synergy_req
         request->secret = page->secret;
         return connection;
     }
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     errno = ECONNREFUSED;
     return -1;
 }
@@ -48,7 +49,7 @@ static int exchange(const struct synergy_page *page, struct synergy_request *req
     if (error == 0 && kept)
         *kept = connection;
     else
-        syscall(SYS_close, connection);
+        kernel(SYS_close, connection);
     return error;
 }
 
@@ -60,7 +61,7 @@ static int fetch(const struct synergy_page *page, struct synergy_request *reques
     int error = send_request(connection, request, *bell);
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 
@@ -80,7 +81,7 @@ int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bel
         is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 
@@ -129,8 +130,8 @@ static int exchange_unless_resting(int keeper, struct synergy_request *request, 
     return noted(keeper, exchange(keeper_page(keeper), request, pass, answer, kept));
 }
 
-static int ask(int keeper, struct synergy_request *request, int pass,
-               struct synergy_answer *answer, int *kept) {
+static int ask(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
+               int *kept) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD ||
                 request->kind == SYNERGY_PREPARE;
     struct synergy_page *page = keeper_page(keeper);
@@ -166,7 +167,7 @@ int ask_keeper_first(int keeper, struct synergy_request *request, int pass,
 int tell_keeper(int keeper, int connection, struct synergy_request *request) {
     request->secret = keeper_page(keeper)->secret;
     int error = send_request(connection, request, -1);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     return error;
 }
 

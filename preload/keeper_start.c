@@ -1,5 +1,6 @@
 #include "keeper_start.h"
 
+#include "libc_calls.h"
 #include "settings_look.h"
 #include "wire.h"
 
@@ -40,7 +41,7 @@ void find_keeper(void) {
     /* The kernel follows symbolic links, and knows the path from the root. */
     char path[PATH_SIZE], link[] = "/proc/self/fd/xxxxxxxxxx";
     ssize_t length = -1;
-    int fd = (int)syscall(SYS_openat, AT_FDCWD, library, O_PATH | O_CLOEXEC);
+    int fd = (int)kernel(SYS_openat, AT_FDCWD, library, O_PATH | O_CLOEXEC);
     if (fd >= 0) {
         char *digits = link + sizeof link - 1;
         int rest = fd;
@@ -49,7 +50,7 @@ void find_keeper(void) {
         while (rest /= 10);
         memmove(link + strlen("/proc/self/fd/"), digits, strlen(digits) + 1);
         length = readlink(link, path, sizeof path - 1);
-        syscall(SYS_close, fd);
+        kernel(SYS_close, fd);
     }
     path[length > 0 ? length : 0] = 0;
     const char *real = path[0] == '/' ? path : library, *name = strrchr(real, '/');
@@ -73,25 +74,25 @@ static char inner_stack[STACK_SIZE] __attribute__((aligned(16)));
 
 static void close_all(unsigned first, unsigned last) {
     enum { MANY = 1 << 16 };
-    if (first > last || syscall(SYS_close_range, first, last, 0) == 0)
+    if (first > last || kernel(SYS_close_range, first, last, 0) == 0)
         return;
     for (unsigned fd = first; fd <= last && fd < MANY; fd++)
-        syscall(SYS_close, fd);
+        kernel(SYS_close, fd);
 }
 
 /* Makes `fd` the number `to`, which is below all others. */
 static void move(int fd, int to) {
     if (fd != to) {
-        syscall(SYS_dup3, fd, to, 0);
-        syscall(SYS_close, fd);
+        kernel(SYS_dup3, fd, to, 0);
+        kernel(SYS_close, fd);
     }
-    syscall(SYS_fcntl, to, F_SETFD, 0);
+    kernel(SYS_fcntl, to, F_SETFD, 0);
 }
 
 static int above_all(int fd) {
     return fd < 0 || fd > SYNERGY_STDERR_FD
                ? fd
-               : (int)syscall(SYS_fcntl, fd, F_DUPFD, SYNERGY_STDERR_FD + 1);
+               : (int)kernel(SYS_fcntl, fd, F_DUPFD, SYNERGY_STDERR_FD + 1);
 }
 
 /* Leaves the descriptors that wire.h names, in this process's own table. */
@@ -109,20 +110,20 @@ static void arrange_descriptors(int connection) {
     if (fstat(STDERR_FILENO, &status) == 0) {
         is_file = S_ISREG(status.st_mode);
         if (!is_file)
-            stderr_path = above_all(
-                (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/fd/2", O_PATH | O_CLOEXEC));
+            stderr_path =
+                above_all((int)kernel(SYS_openat, AT_FDCWD, "/proc/self/fd/2", O_PATH | O_CLOEXEC));
     }
     close_all(SYNERGY_START_FD, SYNERGY_STDERR_FD);
     close_all(STDIN_FILENO, is_file ? STDOUT_FILENO : STDERR_FILENO);
-    int nothing = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR);
+    int nothing = (int)kernel(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR);
     if (nothing < 0) /* in a root directory of the server's */
-        nothing = (int)syscall(SYS_openat, AT_FDCWD, "/", O_PATH);
+        nothing = (int)kernel(SYS_openat, AT_FDCWD, "/", O_PATH);
     if (nothing >= 0) {
         nothing = above_all(nothing);
         for (int fd = 0; fd <= STDERR_FILENO; fd++)
             if (fd != STDERR_FILENO || !is_file)
-                syscall(SYS_dup3, nothing, fd, 0);
-        syscall(SYS_close, nothing);
+                kernel(SYS_dup3, nothing, fd, 0);
+        kernel(SYS_close, nothing);
     }
     move(connection, SYNERGY_START_FD);
     if (stderr_path >= 0)
@@ -140,8 +141,8 @@ static void become(uid_t owner) {
         getgid() == group)
         return;
     prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
-    syscall(SYS_setresgid, group, group, group);
-    syscall(SYS_setresuid, owner, owner, owner);
+    kernel(SYS_setresgid, group, group, group);
+    kernel(SYS_setresuid, owner, owner, owner);
 }
 
 /* A user's capability does not outlive exec unless it is ambient (capabilities(7)); a server may
@@ -153,10 +154,10 @@ static void keep_capability(void) {
     /* (Units that give it so may forbid capset(2) by a filter that ends who calls it.) */
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_BIND_SERVICE, 0, 0) == 1)
         return;
-    if (geteuid() == 0 || syscall(SYS_capget, &header, sets) != 0 || !(sets[0].permitted & bit))
+    if (geteuid() == 0 || kernel(SYS_capget, &header, sets) != 0 || !(sets[0].permitted & bit))
         return;
     sets[0].inheritable |= bit;
-    if (syscall(SYS_capset, &header, sets) == 0)
+    if (kernel(SYS_capset, &header, sets) == 0)
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0);
 }
 
@@ -179,7 +180,7 @@ static int run_keeper(void *argument) {
             error = errno;
     }
     start->error = error;
-    syscall(SYS_exit_group, 127);
+    kernel(SYS_exit_group, 127);
     return 0;
 }
 
@@ -191,7 +192,7 @@ static int start_child(void *argument) {
     if (clone(run_keeper, inner_stack + sizeof inner_stack,
               CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, start) < 0)
         start->error = errno;
-    syscall(SYS_exit_group, 0);
+    kernel(SYS_exit_group, 0);
     return 0;
 }
 
@@ -207,7 +208,7 @@ static int would_begin_a_namespace(void) {
 int start_keeper(enum cause cause, uid_t owner, const char **why) {
     int ends[2];
     *why = "can't be connected to";
-    if (syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    if (kernel(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         return -1;
     struct start start = {.connection = ends[1], .cause = cause, .owner = owner};
     int child = -1;
@@ -219,11 +220,11 @@ int start_keeper(enum cause cause, uid_t owner, const char **why) {
                             &start)) < 0)
         start.error = errno;
     else
-        syscall(SYS_wait4, child, NULL, __WCLONE, NULL);
-    syscall(SYS_close, ends[1]);
+        kernel(SYS_wait4, child, NULL, __WCLONE, NULL);
+    kernel(SYS_close, ends[1]);
     if (start.error == 0)
         return ends[0];
-    syscall(SYS_close, ends[0]);
+    kernel(SYS_close, ends[0]);
     if (start.error == EAGAIN)
         *why = "can't be started (RLIMIT_NPROC, TasksMax=)";
     else if (start.error == ENOENT || start.error == ENOTDIR)
@@ -246,13 +247,13 @@ static int run_errand(void *argument) {
     enum { ROOM = 8 };
     const struct errand *errand = argument;
     struct limit limit;
-    if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) == 0) {
+    if (kernel(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) == 0) {
         limit.most = limit.most > limit.now ? limit.most : limit.most + ROOM;
         limit.now = limit.most;
-        if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL) == 0)
+        if (kernel(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL) == 0)
             errand->what(errand->argument);
     }
-    syscall(SYS_exit_group, 0);
+    kernel(SYS_exit_group, 0);
     return 0;
 }
 
@@ -261,5 +262,5 @@ void run_beyond_limit(void (*what)(void *argument), void *argument) {
     int child = clone(run_errand, outer_stack + sizeof outer_stack,
                       CLONE_VM | CLONE_VFORK | CLONE_FILES, &errand);
     if (child >= 0)
-        syscall(SYS_wait4, child, NULL, __WCLONE, NULL);
+        kernel(SYS_wait4, child, NULL, __WCLONE, NULL);
 }

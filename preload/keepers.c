@@ -49,10 +49,10 @@ int identify(int fd, struct identity *identity) {
 
 int is_in_network(uint64_t network) {
     struct identity own = {.network = network};
-    int fd = (int)syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int fd = (int)kernel(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd >= 0) {
         identify(fd, &own);
-        syscall(SYS_close, fd);
+        kernel(SYS_close, fd);
     }
     return own.network == network;
 }
@@ -72,7 +72,7 @@ int known_keeper(const struct identity *identity) {
 /* Maps a page, at `place` if that is not NULL. NULL and errno. */
 static struct synergy_page *mapped(int memory, void *place) {
     /* It must not be cut off under our feet. */
-    int seals = (int)syscall(SYS_fcntl, memory, F_GET_SEALS);
+    int seals = (int)kernel(SYS_fcntl, memory, F_GET_SEALS);
     struct stat status;
     if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(memory, &status) != 0 ||
         (size_t)status.st_size < sizeof(struct synergy_page)) {
@@ -109,7 +109,7 @@ static int take_up(int memory) {
     }
     if (page)
         munmap(page, sizeof *page);
-    syscall(SYS_close, memory);
+    kernel(SYS_close, memory);
     return keeper;
 }
 
@@ -127,7 +127,7 @@ int met_keeper(int fd, const struct identity *identity, struct synergy_answer *a
         return NO_KEEPER;
     if (answer->result == 0)
         return take_up(memory);
-    syscall(SYS_close, memory);
+    kernel(SYS_close, memory);
     return NO_KEEPER;
 }
 
@@ -147,11 +147,11 @@ static int adopted_keeper(int bound, uint16_t port) {
         return NO_KEEPER;
     if (is_trusted(&owner, geteuid()))
         error = send_and_receive(connection, &request, bound, &answer, &memory);
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     if (error == 0 && answer.result == 0 && memory >= 0 && owner.user == geteuid())
         return take_up(memory);
     if (memory >= 0)
-        syscall(SYS_close, memory);
+        kernel(SYS_close, memory);
     return NO_KEEPER;
 }
 
@@ -181,12 +181,12 @@ static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *pl
     if (error == 0 && place) {
         keeper = mapped(memory, place) ? 0 : NO_KEEPER;
         error = keeper == NO_KEEPER ? errno : 0;
-        syscall(SYS_close, memory);
+        kernel(SYS_close, memory);
     } else if (error == 0) {
         keeper = take_up(memory);
         error = keeper == NO_KEEPER ? EMFILE : 0;
     }
-    syscall(SYS_close, connection);
+    kernel(SYS_close, connection);
     if (error == 0)
         return keeper;
     is_given_up = error != EMFILE;

@@ -25,6 +25,9 @@ struct libc_calls {
 
 OWN extern struct libc_calls libc;
 
+/* What syscall(2) is, whoever intercepts that (torsocks refuses what it does not know). */
+OWN long kernel(long number, ...);
+
 /* To be called once, from the library's constructor: the loader may be asked there, and nowhere
  * else. */
 void find_libc_calls(void);

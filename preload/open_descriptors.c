@@ -1,6 +1,7 @@
 #include "open_descriptors.h"
 
 #include "descriptors.h"
+#include "libc_calls.h"
 
 #include <fcntl.h>
 #include <stdint.h>
@@ -26,8 +27,8 @@ static int number_of(const char *name) {
 void for_each_descriptor(void (*visit)(int)) {
     enum { FEW = 1024 };
     /* (Not `self`: its first thread may have ended.) */
-    int directory = (int)syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/fd",
-                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int directory = (int)kernel(SYS_openat, AT_FDCWD, "/proc/thread-self/fd",
+                                O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) {
         for (int fd = 0; fd < FEW; fd++)
             visit(fd);
@@ -35,7 +36,7 @@ void for_each_descriptor(void (*visit)(int)) {
     }
     _Alignas(struct entry) char entries[1024];
     long size;
-    while ((size = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0)
+    while ((size = kernel(SYS_getdents64, directory, entries, sizeof entries)) > 0)
         for (long at = 0; at < size;) {
             const struct entry *entry = (const struct entry *)(entries + at);
             int fd = number_of(entry->name);
@@ -43,6 +44,6 @@ void for_each_descriptor(void (*visit)(int)) {
                 visit(fd);
             at += entry->size;
         }
-    syscall(SYS_close, directory);
+    kernel(SYS_close, directory);
     forget_descriptor(directory);
 }

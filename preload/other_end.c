@@ -1,6 +1,7 @@
 #include "other_end.h"
 
 #include "filters.h"
+#include "libc_calls.h"
 #include "wire.h"
 
 #include <linux/inet_diag.h>
@@ -34,14 +35,14 @@ static int is_answered(int netlink, const union synergy_endpoint *from,
         struct inet_diag_msg found;
         char rest[256];
     } answer;
-    struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+    struct sockaddr_nl kernels_end = {.nl_family = AF_NETLINK};
     put(from, question.request.id.idiag_src, &question.request.id.idiag_sport);
     put(to, question.request.id.idiag_dst, &question.request.id.idiag_dport);
     /* The answer is there when the question has been sent. */
-    long size = syscall(SYS_sendto, netlink, &question, sizeof question, MSG_NOSIGNAL, &kernel,
-                        sizeof kernel);
+    long size = kernel(SYS_sendto, netlink, &question, sizeof question, MSG_NOSIGNAL, &kernels_end,
+                       sizeof kernels_end);
     if (size == (long)sizeof question)
-        size = syscall(SYS_recvfrom, netlink, &answer, sizeof answer, MSG_DONTWAIT, NULL, NULL);
+        size = kernel(SYS_recvfrom, netlink, &answer, sizeof answer, MSG_DONTWAIT, NULL, NULL);
     /* (Where there is no such connection the kernel looks for a listener. The rest of one that is
      * closed is nobody's.) */
     if (size < (long)offsetof(__typeof(answer), rest) ||
@@ -60,10 +61,10 @@ int user_at_other_end(int fd, uid_t *user) {
     length = sizeof to;
     if (getsockname(fd, &to.any, &length) != 0)
         return 0;
-    int netlink = (int)syscall(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    int netlink = (int)kernel(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
     if (netlink < 0)
         return 0;
     int is_told = is_answered(netlink, &from, &to, user);
-    syscall(SYS_close, netlink);
+    kernel(SYS_close, netlink);
     return is_told;
 }

@@ -2,6 +2,7 @@
 
 #include "aside.h"
 #include "keeper_client.h"
+#include "libc_calls.h"
 #include "open_descriptors.h"
 #include "settings_look.h"
 #include "socket_look.h"
@@ -31,7 +32,7 @@ void be_ready_for_another_user(void) {
 /* Whether the descriptor is still what was noted of it, and goes on through exec. */
 static int is_passed_on(int fd, struct descriptor descriptor) {
     struct identity identity;
-    int flags = (int)syscall(SYS_fcntl, fd, F_GETFD);
+    int flags = (int)kernel(SYS_fcntl, fd, F_GETFD);
     return flags >= 0 && !(flags & FD_CLOEXEC) && identify(fd, &identity) &&
            identity.cookie == descriptor.cookie;
 }

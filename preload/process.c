@@ -1,6 +1,7 @@
 #include "process.h"
 
 #include "keeper_client.h"
+#include "libc_calls.h"
 
 #include <linux/futex.h>
 #include <stdint.h>
@@ -62,11 +63,11 @@ int starting_begin(void) {
         if (now.tv_sec - begin.tv_sec > PATIENCE)
             return 0;
         struct timespec wait = {.tv_sec = 1};
-        syscall(SYS_futex, &own->starting, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, &wait, NULL, 0);
+        kernel(SYS_futex, &own->starting, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, &wait, NULL, 0);
     }
 }
 
 void starting_end(void) {
     __atomic_store_n(&own->starting, 0, __ATOMIC_RELEASE);
-    syscall(SYS_futex, &own->starting, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
+    kernel(SYS_futex, &own->starting, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT32_MAX, NULL, NULL, 0);
 }

@@ -2,6 +2,7 @@
 
 #include "keeper_client.h"
 #include "left_out.h"
+#include "libc_calls.h"
 #include "open_descriptors.h"
 #include "process.h"
 #include "settings_look.h"
@@ -144,7 +145,7 @@ struct preparation socket_will_listen(int fd) {
     struct synergy_answer answer = {0};
     ask_keeper_first(keeper, &request, fd, &answer, &preparation.connection);
     if (preparation.connection >= 0 && (answer.result != 0 || answer.mark != SYNERGY_LISTENER)) {
-        syscall(SYS_close, preparation.connection);
+        kernel(SYS_close, preparation.connection);
         preparation.connection = -1;
     }
     /* Whether a second listener may have the port too is for listen() to say, as without us. */
@@ -165,7 +166,7 @@ void socket_asks_for_errors(int fd) {
 void socket_may_listen(int fd) {
     struct preparation preparation = socket_will_listen(fd);
     if (preparation.connection >= 0)
-        syscall(SYS_close, preparation.connection);
+        kernel(SYS_close, preparation.connection);
 }
 
 void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
@@ -189,7 +190,7 @@ void socket_does_not_listen(int fd, const struct preparation *preparation) {
     if (preparation->keeper == NO_KEEPER)
         return;
     if (preparation->connection >= 0)
-        syscall(SYS_close, preparation->connection);
+        kernel(SYS_close, preparation->connection);
     set_option(fd, SO_REUSEADDR, preparation->lets_others_in);
     if (identify(fd, &identity))
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);

@@ -32,9 +32,10 @@ struct KeptSocket {
     Punches punches;
     /// Of peers that are none any more, for as long as firewalls may hold their holes.
     Punches ending;
-    Time parked_at{};    ///< when the listener was closed, or the server ended
-    Time in_use_at{};    ///< when it was last seen to have a connection
-    Duration kept_for{}; ///< from then on, if nothing else keeps the port from others
+    Time parked_at{};                ///< when the listener was closed, or the server ended
+    Time in_use_at{};                ///< when it was last seen to have a connection
+    Duration kept_for{};             ///< from then on, if nothing else keeps the port from others
+    bool is_only_remembered = false; ///< its holes have ended; the server's next one may come
 };
 
 using KeptSockets = std::unordered_map<std::uint64_t, KeptSocket>; ///< by cookie

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 namespace synergy {
 
@@ -24,6 +25,12 @@ constexpr Duration time_to_come_to_rest = milliseconds(500);
 /// a machine on which the last one has taken long to start.
 constexpr Duration time_to_start_again = milliseconds(250);
 constexpr int start_ups_to_start_again = 4;
+/// A loop that has paused before the next one, again and again, pauses alike the next time.
+constexpr int pauses_to_start_again = 2;
+constexpr Duration longest_time_to_start_again = seconds(10);
+/// And so long after, when nothing is kept from anybody any more, whether it pauses is still to be
+/// learned.
+constexpr Duration time_to_be_followed = seconds(3);
 /// What takes longer has been running for a while.
 constexpr Duration longest_start_up = milliseconds(500);
 /// Who waits for the last connection to be over, to listen again, is there by then, also on a busy
@@ -109,7 +116,8 @@ bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
     };
     if (socket.lets_others_in && !is_for_others && is_about_to_listen())
         return !owner_.has_listener(socket);
-    if (parked >= (has_ended_ ? time_to_listen_again : Guard::hole_lifetime))
+    if (parked >=
+        (has_ended_ ? std::max(time_to_listen_again, server.kept_for) : Guard::hole_lifetime))
         return false;
     // The server still has a connection there, or the rest of one.
     if (!owner_.has_connection(accepted_by(server))) {
@@ -129,16 +137,25 @@ void ParkedListeners::look(bool is_for_others) {
     Duration youngest = Duration::max();
     for (auto &[cookie, server] : parked_) {
         const Duration parked = Clock::now() - server.parked_at;
-        const bool stays = may_park(server, is_for_others);
-        if (!stays)
-            gone.push_back(cookie);
+        if (server.is_only_remembered) {
+            if (is_for_others || parked >= time_to_be_followed)
+                gone.push_back(cookie);
+            continue;
+        }
+        if (!may_park(server, is_for_others)) {
+            if (is_for_others || !has_ended_ || server.kept_for == Duration::zero())
+                gone.push_back(cookie);
+            else
+                only_remember(cookie, server);
+            continue;
+        }
         youngest = std::min(youngest, parked);
-        if (parked >= time_to_listen_again)
-            handoff_.withdraw(cookie);
         // What nobody listens for is not renewed for ever.
-        if (parked >= time_to_listen_again)
+        if (parked >= std::max(server.kept_for, time_to_listen_again)) {
+            handoff_.withdraw(cookie);
             for (const auto &punch : server.punches)
                 static_cast<void>(punch.second->let_end());
+        }
     }
     for (const std::uint64_t cookie : gone)
         forget(cookie);
@@ -151,13 +168,26 @@ void ParkedListeners::look(bool is_for_others) {
                      });
 }
 
+/// The port is everybody's; the next one may still have the keeper.
+void ParkedListeners::only_remember(std::uint64_t cookie, KeptSocket &server) {
+    handoff_.withdraw(cookie);
+    server.punches.clear();
+    server.ending.clear();
+    server.is_only_remembered = true;
+    server.parked_at = Clock::now();
+}
+
 /// Who has closed the listener and served who had come, or has left of its own accord, is one that
 /// a loop starts again; another user of the port would come later.
 void ParkedListeners::server_has_ended(Duration start_up, bool has_left) {
-    const Duration enough =
+    Duration enough =
         time_to_start_again +
         (start_up < longest_start_up ? start_ups_to_start_again * start_up : Duration::zero());
-    has_ended_ = true;
+    if (has_left)
+        enough = std::max(
+            enough, std::min(pauses_to_start_again * longest_pause_, longest_time_to_start_again));
+    if (!std::exchange(has_ended_, true))
+        ended_at_ = Clock::now();
     new_are_kept_for_ = has_left ? enough : Duration::zero();
     for (auto &entry : parked_) {
         entry.second.parked_at = Clock::now();
@@ -167,12 +197,15 @@ void ParkedListeners::server_has_ended(Duration start_up, bool has_left) {
 
 void ParkedListeners::keep_only(const std::function<bool(std::uint64_t cookie)> &can_be_found) {
     for (auto &entry : parked_)
-        if (!can_be_found(entry.first))
+        if (!can_be_found(entry.first)) {
             entry.second.parked_at = Time{};
+            entry.second.kept_for = Duration::zero();
+        }
     look(false);
 }
 
 void ParkedListeners::successor_has_come() {
+    longest_pause_ = std::max(longest_pause_, Clock::now() - ended_at_);
     has_ended_ = false;
     new_are_kept_for_ = time_to_listen_again_at_once;
     for (auto &entry : parked_) {
@@ -193,6 +226,7 @@ KeptSockets::node_type ParkedListeners::take_up(const ServerSocket &socket) {
         return {};
     }
     auto server = parked_.extract(found);
+    server.mapped().is_only_remembered = false;
     handoff_.listens_again(server.key(), socket.cookie);
     owner_.listens_again(server.key(), socket.cookie);
     server.key() = socket.cookie;

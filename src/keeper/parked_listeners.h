@@ -42,6 +42,7 @@ class ParkedListeners {
     [[nodiscard]] Connections accepted_by(const KeptSocket &server) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look(bool is_for_others);
+    void only_remember(std::uint64_t cookie, KeptSocket &server);
     void forget(std::uint64_t cookie);
 
     Handoff &handoff_;
@@ -49,6 +50,8 @@ class ParkedListeners {
     KeptSockets parked_; ///< by the cookie that they had
     Timer looking_;
     bool has_ended_ = false;    ///< the server has
+    Time ended_at_{};           ///< when
+    Duration longest_pause_{};  ///< between the end of a server and its successor
     Duration new_are_kept_for_; ///< of those that are parked from now on: see KeptSocket
 };
 

@@ -56,6 +56,7 @@ void Guard::sent(Time asked, Time now, bool is_again) {
 /// A SYN left at about `now`; retransmission_ says when the next one will.
 void Guard::left(Time now) {
     last_sent_ = now;
+    is_peer_missed_ = false;
     hole_->leaves(now);
     socket_.leaves(now);
     not_before_ = retransmission_;
@@ -64,7 +65,7 @@ void Guard::left(Time now) {
         next_ = now + window_;
     } else {
         step_ = Step::hearing;
-        next_ = retransmission_ - lead;
+        next_ = retransmission_ - longest_lead;
     }
 }
 
@@ -73,7 +74,19 @@ void Guard::expect_error_within(Duration window) {
         return;
     window_ = std::clamp(window, least_window_, widest);
     if (step_ == Step::error_due)
-        next_ = last_sent_ + window_;
+        next_ = error_has_come();
+}
+
+void Guard::peer_was_missed() {
+    if (step_ != Step::error_due)
+        return;
+    is_peer_missed_ = true;
+    next_ = error_has_come();
+}
+
+/// By when it has.
+Time Guard::error_has_come() const {
+    return last_sent_ + (is_peer_missed_ ? widest : window_);
 }
 
 void Guard::peer_was_heard(Time now) {
@@ -86,7 +99,7 @@ void Guard::peer_was_heard(Time now) {
 }
 
 void Guard::expect_lateness(Duration lateness) {
-    lead_ = std::clamp(3 * lateness, least_lead, lead);
+    lead_ = std::clamp(3 * lateness, least_lead, longest_lead);
 }
 
 void Guard::error_came(Time now) {
@@ -106,11 +119,11 @@ void Guard::tick(Time now, SynTimer timer) {
         left(now);
         return;
     }
-    if (step_ == Step::error_due && now >= last_sent_ + window_) {
+    if (step_ == Step::error_due && now >= error_has_come()) {
         step_ = Step::hearing;
-        next_ = retransmission_ - lead;
+        next_ = retransmission_ - longest_lead;
     }
-    if (step_ == Step::hearing && now >= retransmission_ - lead) {
+    if (step_ == Step::hearing && now >= retransmission_ - longest_lead) {
         // By now it is known best how late the thread may be.
         if (now < retransmission_ - lead_now()) {
             next_ = retransmission_ - lead_now();

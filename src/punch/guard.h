@@ -39,9 +39,11 @@ class Guard {
     /// or the SYN would slip out. The kernel's timers run late, never early, and ours by less than
     /// this on a busy machine.
     static constexpr Duration lead = std::chrono::milliseconds(60);
-    /// From then on a late thread costs no more than the socket: the lead is what this machine
-    /// needs, and not less than this.
+    /// From then on a late thread costs no more than the socket, with the number that firewalls
+    /// know. The lead is what this machine needs, from this on; where the thread runs later than is
+    /// believed above, that is more the first time, too.
     static constexpr Duration least_lead = std::chrono::milliseconds(4);
+    static constexpr Duration longest_lead = std::chrono::milliseconds(400);
 
     /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
     /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.
@@ -93,6 +95,10 @@ class Guard {
     /// What the error of a SYN is expected to take. Less than errors have taken before is not
     /// believed.
     void expect_error_within(Duration window);
+    /// The peer has called unheard since the last SYN, whose error is still to come. Its next call
+    /// is a second away, so that nothing is lost by being deaf for a while longer; an error that is
+    /// late would take the socket, and so the number that firewalls expect by now.
+    void peer_was_missed();
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
     /// To be called at next() with what the kernel said at `now` or later.
@@ -137,9 +143,10 @@ class Guard {
     enum class Step { idle, sending, error_due, hearing, awaiting, answering_deaf, answering };
 
     void left(Time now);
+    [[nodiscard]] Time error_has_come() const;
     [[nodiscard]] Time next_look(Time now) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
-    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? lead : lead_; }
+    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? std::max(lead, lead_) : lead_; }
 
     Duration window_;
     Duration least_window_{}; ///< an error has come as late as that
@@ -157,9 +164,10 @@ class Guard {
     std::shared_ptr<HoleBegin> hole_;
     HoleBegin socket_{hole_lifetime};
     Time last_sent_{};
-    Time retransmission_{}; ///< when the kernel's timer runs out, if not later
-    Time not_before_{};     ///< the SYN that is awaited had not left then
-    Time deadline_{};       ///< no retransmission from here on unless it is moved
+    bool is_peer_missed_ = false; ///< since then
+    Time retransmission_{};       ///< when the kernel's timer runs out, if not later
+    Time not_before_{};           ///< the SYN that is awaited had not left then
+    Time deadline_{};             ///< no retransmission from here on unless it is moved
     unsigned seen_ = 0;
     unsigned short_ones_ = short_intervals;
 };

@@ -363,6 +363,7 @@ void TcpPunch::tick() {
             answer_peer(false);
             return;
         }
+        guard_.peer_was_missed();
         info = info_of(socket_);
     }
     context_.timers.sample();

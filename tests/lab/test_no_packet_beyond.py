@@ -12,7 +12,7 @@ import pytest
 import capture
 import firewall
 import servers
-from programs import Preload, fresh_peer_ports, fresh_port
+from programs import Preload, fresh_peer_ports, fresh_port, wait_until
 from test_killed import keepers
 from topology import SERVER
 from trials import PATIENCE, peers
@@ -134,6 +134,48 @@ def test_no_packet_beyond_whatever_becomes_of_the_listener(background, way):
     # From the first moments to the last, after the keepers were killed.
     times = [packet.time for packet in punches]
     assert len(times) > 4 * PEERS and max(times) - min(times) > DURATION / 2
+
+
+LISTENERS, BETWEEN_LISTENERS = 8, 0.37  # seconds
+STOPPED, GOES_ON = 0.1, 0.01
+# A row of listeners, each with holes in their first second.
+ROW = """
+import socket, sys, time
+made = []
+for port in map(int, sys.argv[2:]):
+    one = socket.socket(socket.AF_INET6)
+    one.bind(("::", port))
+    one.listen(5)
+    made.append(one)
+    time.sleep(float(sys.argv[1]))
+time.sleep(60)
+"""
+
+
+def watch_late(stand):
+    """The same with a keeper that runs for a moment each tenth of a second."""
+    path, ports = stand.path, [fresh_port() for _ in range(LISTENERS)]
+    first, *_, last = fresh_peer_ports(PEERS)
+    with capture.Capture(path, "fwa", "r1") as before, capture.Capture(path, "r1", "r2") as behind:
+        stand.start("A", [servers.PYTHON, "-c", ROW, BETWEEN_LISTENERS, *ports],
+                    preload=Preload(peers=peers(6, first, last), hops=path.hops))
+        (keeper,) = wait_until(lambda: keepers(path), PATIENCE, "the keeper")
+        end = time.monotonic() + LISTENERS * BETWEEN_LISTENERS + 2
+        while time.monotonic() < end:
+            os.kill(keeper, signal.SIGSTOP)
+            time.sleep(STOPPED)
+            os.kill(keeper, signal.SIGCONT)
+            time.sleep(GOES_ON)
+    return [(of_server(before.packets, port), of_server(behind.packets, port)) for port in ports]
+
+
+@pytest.mark.background("late", watch_late)
+def test_no_packet_beyond_of_a_keeper_that_is_late(background):
+    for punches, far in background.result():
+        assert far == []
+        assert {packet.hop_limit for packet in punches} == {1}
+        # Each hole's first ones.
+        assert len(punches) >= 2 * PEERS
 
 
 @pytest.mark.usefixtures("library")

@@ -301,7 +301,8 @@ def test_router_and_address_come_back(stand):
 
 
 def test_address_is_replaced(stand):
-    """A new prefix at night: the holes are from the new address after one renewal."""
+    """A new prefix at night: the holes are from the new address after one renewal, with nothing of a
+    punch beyond its hop, and the first call finds them."""
     others, refresh = "2001:db8:a::77", 3
     source_ports = fresh_peer_ports(3)
     port, program = serve(stand, servers.own_tcp("::"), source_ports, refresh=refresh)
@@ -310,11 +311,14 @@ def test_address_is_replaced(stand):
     ip(stand, "A", "address", "del", f"{SERVER[6]}/64", "dev", "to-fwa")
     try:
         ip(stand, "A", "route", "replace", "2001:db8:b::/64", "via", "2001:db8:a::1")
-        with Capture(stand.path, "fwa", "r1") as capture:
+        with Capture(stand.path, "fwa", "r1") as capture, Capture(stand.path, "r1", "r2") as behind:
             for source_port in source_ports[1:]:
                 is_punch = punches_to(stand, port, [source_port])
                 capture.wait_for(lambda packet: is_punch(packet) and packet.source == others,
                                  2 * refresh, "the punches from the new address")
+            capture.wait_for(lambda packet: is_punch(packet) and packet.source == others,
+                             2 * refresh, "the next one", count=2)
+        assert [packet for packet in behind.packets if packet.source_port == port] == []
         with namespace.open_socket(stand.path.namespace("B"), socket.AF_INET6,
                                    socket.SOCK_STREAM) as peer:
             peer.bind((PEER[6], source_ports[1]))

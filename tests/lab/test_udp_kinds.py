@@ -1,6 +1,8 @@
 """UDP servers that have more than one socket, or get it, or their datagrams, in other ways than by
 bind() and recvfrom(). udp_kinds.c has them."""
 
+import ctypes
+import os
 import pathlib
 import subprocess
 
@@ -33,8 +35,20 @@ def talk(stand, server, program, source_port, port, timeout):
             client.received = b""
 
 
-@pytest.mark.parametrize("kind", ("connected", "group", "offload", "source"))
+SYS_IO_URING_SETUP = 425  # on every processor
+
+
+def skip_without_io_uring():
+    ring = ctypes.CDLL(None).syscall(SYS_IO_URING_SETUP, 1, ctypes.create_string_buffer(256))
+    if ring < 0:
+        pytest.skip("no io_uring here")
+    os.close(ring)
+
+
+@pytest.mark.parametrize("kind", ("connected", "group", "offload", "source", "timed", "uring"))
 def test_kind(stand, kind):
+    if kind == "uring":
+        skip_without_io_uring()
     check(stand, servers.Server(kind, talk, lambda port: [udp_kinds(), kind, port],
                                 transport="udp"))
 

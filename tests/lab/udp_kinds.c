@@ -8,19 +8,24 @@
  *   group       four sockets by SO_REUSEPORT, each with a process
  *   offload     recvmmsg() with UDP_GRO, sendmmsg() with UDP_SEGMENT: the way of QUIC servers
  *   source      answers from the address that it was called by (IPV6_PKTINFO)
+ *   timed       recvmmsg() with a timeout, again and again
+ *   uring       receives and sends by io_uring alone
  *   recv read   the socket is descriptor 3, from who started it, and connected at the first
  * datagram
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { SIZE = 2048 };
@@ -130,6 +135,81 @@ static void serve_offloaded(int fd) {
     }
 }
 
+static void serve_timed(int fd) {
+    for (;;) {
+        enum { MANY = 4 };
+        static char data[MANY][SIZE / 2], text[SIZE];
+        struct sockaddr_in6 peers[MANY];
+        struct iovec in[MANY];
+        struct mmsghdr messages[MANY];
+        memset(messages, 0, sizeof messages);
+        for (int i = 0; i < MANY; i++) {
+            in[i] = (struct iovec){.iov_base = data[i], .iov_len = sizeof data[i]};
+            messages[i].msg_hdr = (struct msghdr){.msg_name = &peers[i],
+                                                  .msg_namelen = sizeof peers[i],
+                                                  .msg_iov = &in[i],
+                                                  .msg_iovlen = 1};
+        }
+        /* (Looked at after each datagram: without the second flag it would wait for all of them.)
+         */
+        struct timespec patience = {.tv_nsec = 50000000};
+        int got = recvmmsg(fd, messages, MANY, MSG_WAITFORONE, &patience);
+        for (int i = 0; i < got; i++)
+            sendto(fd, text, reply(text, &peers[i], data[i], messages[i].msg_len), 0,
+                   (struct sockaddr *)&peers[i], sizeof peers[i]);
+    }
+}
+
+/* One call at a time, by a ring of one. */
+static int ring, ring_fd;
+static struct io_uring_params ring_is;
+static char *submissions, *completions;
+static struct io_uring_sqe *entries;
+
+static void make_ring(int fd) {
+    ring = (int)syscall(SYS_io_uring_setup, 1, &ring_is);
+    NEED(ring >= 0);
+    ring_fd = fd;
+    submissions = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
+    completions = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_CQ_RING);
+    entries =
+        mmap(NULL, sizeof *entries, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQES);
+    NEED(submissions != MAP_FAILED && completions != MAP_FAILED && entries != MAP_FAILED);
+}
+
+static int by_ring(unsigned char call, struct msghdr *message) {
+    unsigned *tail = (unsigned *)(submissions + ring_is.sq_off.tail);
+    unsigned *head = (unsigned *)(completions + ring_is.cq_off.head);
+    unsigned mask = *(unsigned *)(completions + ring_is.cq_off.ring_mask);
+    entries[0] =
+        (struct io_uring_sqe){.opcode = call, .fd = ring_fd, .addr = (uintptr_t)message, .len = 1};
+    ((unsigned *)(submissions + ring_is.sq_off.array))[0] = 0;
+    __atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+    NEED(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1);
+    const struct io_uring_cqe *done =
+        (const struct io_uring_cqe *)(completions + ring_is.cq_off.cqes) + (*head & mask);
+    int result = done->res;
+    __atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+    return result;
+}
+
+static void serve_by_ring(int fd) {
+    make_ring(fd);
+    for (;;) {
+        char data[SIZE / 2], text[SIZE];
+        struct sockaddr_in6 peer;
+        struct iovec in = {.iov_base = data, .iov_len = sizeof data};
+        struct msghdr message = {
+            .msg_name = &peer, .msg_namelen = sizeof peer, .msg_iov = &in, .msg_iovlen = 1};
+        int got = by_ring(IORING_OP_RECVMSG, &message);
+        if (got < 0)
+            continue;
+        struct iovec out = {.iov_base = text, .iov_len = reply(text, &peer, data, got)};
+        message.msg_iov = &out;
+        by_ring(IORING_OP_SENDMSG, &message);
+    }
+}
+
 static void serve_from_source(int fd) {
     static const int on = 1;
     NEED(setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on) == 0);
@@ -186,6 +266,10 @@ int main(int count, char **words) {
         serve(bound(port, 1));
     } else if (strcmp(kind, "offload") == 0)
         serve_offloaded(bound(port, 0));
+    else if (strcmp(kind, "timed") == 0)
+        serve_timed(bound(port, 0));
+    else if (strcmp(kind, "uring") == 0)
+        serve_by_ring(bound(port, 0));
     else
         serve_from_source(bound(port, 0));
 }

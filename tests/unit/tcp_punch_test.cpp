@@ -209,6 +209,28 @@ TEST_CASE("tcp punch: a peer that called a deaf socket gets in by its next SYN, 
           }) == "");
 }
 
+TEST_CASE("tcp punch: a peer that called a deaf socket is not lost by an error that is late" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.round_trip = milliseconds(20);
+              bench.network.error_delay = milliseconds(150);
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && Bench::is_deaf());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(
+                  bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
+              // Of firewalls that have seen the peer's SYN none would take another number.
+              std::set<std::uint32_t> numbers;
+              for (const Packet &syn : bench.network.syns())
+                  if (syn.from.port() == bench.server.local.port())
+                      numbers.insert(syn.sequence);
+              EXPECT_IN_CHILD(numbers.size() == 1);
+              return "";
+          }) == "");
+}
+
 TEST_CASE("tcp punch: a peer that calls just before a SYN leaves is answered by that one" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
