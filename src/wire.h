@@ -21,7 +21,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 4
+#define SYNERGY_WIRE_VERSION 5
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -113,6 +113,12 @@ enum synergy_kind {
      * nothing is there but what the keeper has kept for whoever listens there next, so that
      * SO_REUSEPORT gets by. Else ENOENT. */
     SYNERGY_BESIDE,
+    /* By another keeper, whose server shares the port with this one's listener `cookie`, each by a
+     * SO_REUSEPORT of its own: what comes along is this listener's from now on, a connection with
+     * `peer`, or a punch toward it where `key` says how that stands (GuardStanding). `beginning`
+     * tells the options that the peer has been told: they must be this listener's. For the keeper's
+     * own user and root; needs no secret. Else ENOENT. */
+    SYNERGY_TAKE,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
@@ -138,6 +144,7 @@ struct synergy_request {
     int32_t key_option; /* KEY: TCP_MD5SIG or TCP_MD5SIG_EXT */
     uint32_t key_length;
     uint8_t key[SYNERGY_KEY_SIZE];
+    synergy_u64 beginning; /* TAKE */
 };
 
 /* FNV-1a. */

@@ -1,6 +1,7 @@
 #include "server/inherited_options.h"
 
 #include "base/socket.h"
+#include "wire.h"
 
 #include <algorithm>
 #include <cstring>
@@ -311,6 +312,18 @@ bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionVa
         });
     };
     return all_in(one, other) && all_in(other, one);
+}
+
+std::uint64_t hash_of_beginning(const std::vector<OptionValue> &options) {
+    std::uint64_t all = 0; // in whatever order
+    for (const OptionValue &value : options) {
+        if (!value.is_early)
+            continue;
+        const std::array<int, 2> which{value.level, value.name};
+        all += synergy_hash(synergy_hash(value.length, which.data(), sizeof which),
+                            value.bytes.data(), value.length);
+    }
+    return all;
 }
 
 int chosen_number(const std::vector<OptionValue> &options, int level, int name) {

@@ -105,6 +105,8 @@ struct Bench {
                        .control_chunks = [](const auto &, const auto &) { return 0U; },
                        .has_listener = [](const auto &) { return false; },
                        .has_others = [](std::uint16_t, const auto &) { return true; },
+                       .sharers = [](const ServerSocket &socket) { return std::vector{socket.cookie}; },
+                       .give = [](const Gift &, std::uint64_t, const auto &) {},
                        .parked = [](std::uint64_t) {},
                        .listens_again = [](std::uint64_t, std::uint64_t) {},
                        .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
