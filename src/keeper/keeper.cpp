@@ -71,10 +71,10 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                [this](const ServerSocket &socket) {
                    return socket_diag_.listeners_at(socket.local, socket.owner);
                },
-           .give = [this](Gift gift, std::uint64_t to,
-                          const std::function<void(Gift)> &refused) {
-               sharers_.give(std::move(gift), to, refused);
-           },
+           .give =
+               [this](Gift gift, std::uint64_t to, const std::function<void(Gift)> &refused) {
+                   sharers_.give(std::move(gift), to, refused);
+               },
            .parked = [this](std::uint64_t cookie) { control_.release(cookie); },
            .listens_again = [this](std::uint64_t before,
                                    std::uint64_t now) { control_.hand_on_port(before, now); },

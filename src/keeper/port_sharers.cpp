@@ -65,8 +65,8 @@ void PortSharers::give(Gift gift, std::uint64_t to, const Refused &refused) {
         refused(std::move(gift));
         return;
     }
-    auto &given = given_[fd] = std::make_unique<Given>(scheduler_, std::move(gift),
-                                                       std::move(connection), refused);
+    auto &given = given_[fd] =
+        std::make_unique<Given>(scheduler_, std::move(gift), std::move(connection), refused);
     given->timer.set(Clock::now() + patience, [this, fd] { answered(fd, false); });
 }
 

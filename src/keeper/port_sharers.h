@@ -1,5 +1,5 @@
-// Other keepers whose servers share a port with ours, each by a listener of its own: what is given to
-// them.
+// Other keepers whose servers share a port with ours, each by a listener of its own: what is given
+// to them.
 #pragma once
 
 #include "base/scheduler.h"

@@ -324,8 +324,7 @@ bool Registry::take(std::uint64_t cookie, Gift &gift) {
         const auto punch = server.punches.find(gift.peer);
         if (punch == server.punches.end() || !punch->second->may_take_over())
             return false;
-        punch->second->take_over(
-            {.socket = std::move(gift.socket), .standing = *gift.standing});
+        punch->second->take_over({.socket = std::move(gift.socket), .standing = *gift.standing});
         return true;
     }
     if (gift.socket.remote() != gift.peer)

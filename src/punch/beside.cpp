@@ -79,7 +79,8 @@ std::string why_not_beside_nobody(const ServerSocket &server, const Settings &se
         return {};
     return "a user of another user namespace made this listener, and no other user (this process "
            "is user " +
-           std::to_string(server.owner) + ", as all are who have no number here) can bind beside it";
+           std::to_string(server.owner) +
+           ", as all are who have no number here) can bind beside it";
 }
 
 int ordinary_hop_limit(const ServerSocket &server, bool is_v4) {

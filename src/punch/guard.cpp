@@ -84,8 +84,7 @@ GuardStanding Guard::standing() const {
 }
 
 void Guard::take_over(const GuardStanding &standing) {
-    step_ = static_cast<Step>(
-        std::min(standing.step, static_cast<std::uint32_t>(Step::answering)));
+    step_ = static_cast<Step>(std::min(standing.step, static_cast<std::uint32_t>(Step::answering)));
     seen_ = standing.retransmits;
     short_ones_ = standing.short_intervals;
     is_staggered_ = standing.is_staggered;

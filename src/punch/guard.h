@@ -31,7 +31,8 @@ struct SynTimer {
 struct GuardStanding {
     std::uint32_t step = 0, retransmits = 0, short_intervals = 0;
     bool is_staggered = false;
-    Time hole_began{}, first_sent{}, last_sent{}, next{}, retransmission{}, not_before{}, deadline{};
+    Time hole_began{}, first_sent{}, last_sent{}, next{}, retransmission{}, not_before{},
+        deadline{};
     Duration window{};
 };
 

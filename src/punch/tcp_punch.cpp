@@ -129,8 +129,8 @@ bool TcpPunch::let_end() {
     return bool(socket_);
 }
 
-/// Nothing of the socket changes: no SYN leaves by that, and whoever calls meanwhile is met. Were the
-/// other one late, the kernel would let none out with the ordinary hop limit (guard.h).
+/// Nothing of the socket changes: no SYN leaves by that, and whoever calls meanwhile is met. Were
+/// the other one late, the kernel would let none out with the ordinary hop limit (guard.h).
 std::optional<PunchOnItsWay> TcpPunch::give_away() {
     if (!socket_ || rests_ > 0 || is_ending_)
         return std::nullopt;

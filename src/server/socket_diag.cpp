@@ -151,8 +151,8 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                  .option_memory = option_memory_in(header),
                  .control_chunks = number_in<__u64>(header, INET_DIAG_INFO,
                                                     offsetof(sctp_info, sctpi_ictrlchunks)),
-                 .address = {found->id.idiag_src[0], found->id.idiag_src[1],
-                             found->id.idiag_src[2], found->id.idiag_src[3]}});
+                 .address = {found->id.idiag_src[0], found->id.idiag_src[1], found->id.idiag_src[2],
+                             found->id.idiag_src[3]}});
             if (!is_dump)
                 return reply;
         }

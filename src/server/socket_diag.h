@@ -39,7 +39,8 @@ class SocketDiag {
         std::uint32_t room = 0;          ///< in that queue: listen(2)'s backlog
         std::uint32_t option_memory = 0; ///< what it keeps of filters, keys and the like takes this
         std::optional<std::uint64_t> control_chunks{}; ///< that have come in an SCTP association
-        std::array<std::uint32_t, 4> address{}; ///< its own, as the kernel has it: IPv4 in the first
+        std::array<std::uint32_t, 4>
+            address{}; ///< its own, as the kernel has it: IPv4 in the first
 
         /// Which may have been full a moment ago.
         [[nodiscard]] bool is_half_full() const { return waiting * 2 > room; }
