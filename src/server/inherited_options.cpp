@@ -334,6 +334,20 @@ int chosen_number(const std::vector<OptionValue> &options, int level, int name) 
     return number;
 }
 
+namespace {
+
+/// Whether the connection has a congestion control that the bell tells nothing of: the route to the
+/// peer has one (ip-route(8), congctl), which counts more than the listener's. A bell goes another
+/// way.
+bool is_decided_by_route(const Option &option, const OptionValue &present, int to) {
+    if (option.level != IPPROTO_TCP || option.name != TCP_CONGESTION)
+        return false;
+    const Socket fresh = Socket::open(get_option(to, SOL_SOCKET, SO_DOMAIN), SOCK_STREAM);
+    return read(fresh.fd(), option) != present;
+}
+
+} // namespace
+
 const char *copy_inherited_options(int from, int to) {
     const char *missing = nullptr;
     std::vector<OptionValue> wanted_buffers;
@@ -345,7 +359,8 @@ const char *copy_inherited_options(int from, int to) {
             continue;
         const auto wanted = read(from, option);
         const auto present = wanted ? read(to, option) : std::nullopt;
-        if (present && *present != *wanted && !give(*wanted, to) && missing == nullptr)
+        if (present && *present != *wanted && !is_decided_by_route(option, *present, to) &&
+            !give(*wanted, to) && missing == nullptr)
             missing = option.text;
     }
     return missing;
