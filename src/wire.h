@@ -117,6 +117,12 @@ enum synergy_kind {
     /* The socket with `cookie` listens now, for which PREPARE has punched. No answer: what listen()
      * has to wait for is done. */
     SYNERGY_LISTENS,
+    /* By another keeper, whose server shares the port with this one's listener `cookie`, each by a
+     * SO_REUSEPORT of its own: what comes along is this listener's from now on, a connection with
+     * `peer`, or a punch toward it where `key` says how that stands (GuardStanding). `beginning`
+     * tells the options that the peer has been told: they must be this listener's. For the keeper's
+     * own user and root; needs no secret. Else ENOENT. */
+    SYNERGY_TAKE,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
@@ -142,6 +148,7 @@ struct synergy_request {
     int32_t key_option; /* KEY: TCP_MD5SIG or TCP_MD5SIG_EXT */
     uint32_t key_length;
     uint8_t key[SYNERGY_KEY_SIZE];
+    synergy_u64 beginning; /* TAKE */
 };
 
 /* FNV-1a. */

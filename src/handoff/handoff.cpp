@@ -461,6 +461,15 @@ std::vector<std::uint64_t> Handoff::waiting(std::uint64_t listener) const {
     return cookies;
 }
 
+std::vector<std::pair<Socket, Endpoint>> Handoff::take_back(std::uint64_t listener) {
+    std::vector<std::pair<Socket, Endpoint>> connections;
+    for (const auto &entry : offers_)
+        if (entry.second->listener.cookie == listener)
+            connections.emplace_back(std::move(entry.second->connection), entry.second->peer);
+    forget(listener);
+    return connections;
+}
+
 bool Handoff::has_waiting(std::uint64_t listener, const Endpoint &peer) const {
     return std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
         return entry.second->listener.cookie == listener && entry.second->peer == peer;

@@ -88,6 +88,9 @@ class Handoff {
     /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
+    /// Those that wait, which are offered no more.
+    [[nodiscard]] std::vector<std::pair<Socket, Endpoint>> take_back(std::uint64_t listener);
+
     /// The listener that had the cookie `before` is another socket now.
     void listens_again(std::uint64_t before, std::uint64_t now);
     /// The listener with this cookie is gone: so are the connections that wait for it.

@@ -361,11 +361,14 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
     const bool asks_status = request.kind == SYNERGY_STATUS && is_trusted;
     const bool asks_for_port = is_trusted && ((request.kind == SYNERGY_BIND && message.passed) ||
                                               (request.kind == SYNERGY_ADOPT && message.passed) ||
+                                              (request.kind == SYNERGY_TAKE && message.passed) ||
                                               request.kind == SYNERGY_GIVE_WAY);
     if (!knows_secret && !shows_proof && !asks_status && !asks_for_port)
         return Served::refused;
-    // The connection would be lost with the answer; so the bell rings again.
-    if (request.kind == SYNERGY_FETCH && has_hung_up(caller.connection))
+    // The connection would be lost with the answer, so the bell rings again; or another keeper has
+    // given it to somebody else by now.
+    if ((request.kind == SYNERGY_FETCH || request.kind == SYNERGY_TAKE) &&
+        has_hung_up(caller.connection))
         return Served::refused;
     Reply reply = handler_({request, caller.process, is_trusted, knows_secret, message.passed});
     const bool is_servers = knows_secret || reply.is_proof || asks_status || asks_for_port;

@@ -41,7 +41,7 @@ class Control {
     using Handler = std::function<Reply(const Call &)>;
 
     /// Listens under a name that nobody can know before. `handler` is asked for whoever knows the
-    /// secret, for FETCH and MEET of anybody, and for STATUS, BIND, GIVE_WAY and ADOPT of the
+    /// secret, for FETCH and MEET of anybody, and for STATUS, BIND, GIVE_WAY, ADOPT and TAKE of the
     /// keeper's user and root. Throws std::system_error.
     Control(Scheduler &scheduler, const synergy_secret &secret, Handler handler);
     ~Control();

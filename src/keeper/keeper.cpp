@@ -43,7 +43,7 @@ constexpr Duration before_further_standby = seconds(10);
 
 Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_file,
                std::vector<std::string> written)
-    : page_(page), traffic_(*page_),
+    : page_(page), traffic_(*page_), sharers_(scheduler_, [this] { look_for_the_end(); }),
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
@@ -69,6 +69,14 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
            .has_others =
                [this](std::uint16_t port, const std::unordered_set<std::uint64_t> &than) {
                    return socket_diag_.has_others(port, than);
+               },
+           .sharers =
+               [this](const ServerSocket &socket) {
+                   return socket_diag_.listeners_at(socket.local, socket.owner);
+               },
+           .give =
+               [this](Gift gift, std::uint64_t to, const std::function<void(Gift)> &refused) {
+                   sharers_.give(std::move(gift), to, refused);
                },
            .parked = [this](std::uint64_t cookie) { control_.release(cookie); },
            .listens_again = [this](std::uint64_t before,
@@ -342,6 +350,8 @@ void Keeper::adopt(const Call &call, Reply &reply) {
 /// The keeper has nothing more to do when the server has no process any more; or no socket, in a
 /// while, if it had one.
 void Keeper::look_for_the_end() {
+    if (sharers_.is_giving())
+        return; // and will be called
     if (processes_.are_gone()) {
         // A child may have spoken in the meantime.
         control_.serve_waiting();

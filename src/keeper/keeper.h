@@ -4,6 +4,7 @@
 #include "handoff/handoff.h"
 #include "keeper/control.h"
 #include "keeper/page.h"
+#include "keeper/port_sharers.h"
 #include "keeper/processes.h"
 #include "keeper/registry.h"
 #include "keeper/requests.h"
@@ -54,6 +55,7 @@ class Keeper {
     Page &page_;
     mutable SocketDiag socket_diag_;
     Traffic traffic_;
+    PortSharers sharers_;
     Handoff handoff_;
     Registry registry_;
     Control control_;

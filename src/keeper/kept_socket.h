@@ -32,6 +32,7 @@ struct KeptSocket {
     Punches punches;
     /// Of peers that are none any more, for as long as firewalls may hold their holes.
     Punches ending;
+    std::size_t turn = 0;            ///< of those who share its port, whose the next connection is
     Time parked_at{};                ///< when the listener was closed, or the server ended
     Time in_use_at{};                ///< when it was last seen to have a connection
     Duration kept_for{};             ///< from then on, if nothing else keeps the port from others

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/addresses.h"
 #include "hops/route.h"
+#include "punch/beside.h"
 #include "punch/guard.h"
 #include "punch/sctp_many_punch.h"
 #include "punch/sctp_punch.h"
@@ -257,11 +258,101 @@ void Registry::forget_ended(KeptSocket &server) {
 /// Who is no peer any more is refused.
 void Registry::deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket) {
     const auto server = servers_.find(socket.cookie);
-    if (server == servers_.end() || !server->second.ending.contains(peer)) {
+    if (server == servers_.end())
         handoff_.offer(std::move(connection), peer, socket);
-        return;
+    else if (server->second.ending.contains(peer))
+        connection.reset_when_closed();
+    else
+        share_out(Gift(std::move(connection), peer, hash_of_beginning(socket.chosen)), socket,
+                  sharers_of(server->second));
+}
+
+namespace {
+
+/// Whether the server lets others have a share of the port, and these can have what it has. (Its
+/// keys it has told its own keeper alone.)
+bool is_to_be_shared(const ServerSocket &socket) {
+    return socket.is_shared && socket.transport == Transport::tcp &&
+           std::none_of(socket.chosen.begin(), socket.chosen.end(), is_key);
+}
+
+} // namespace
+
+/// Who would have the next connection, and who else, in turn: as the kernel spreads those that come
+/// to the listeners themselves. The first one is its own: it is there the soonest.
+Registry::Cookies Registry::sharers_of(KeptSocket &server) {
+    if (!is_to_be_shared(server.socket))
+        return {server.socket.cookie};
+    Cookies all = owner_.sharers(server.socket);
+    if (all.empty())
+        return {server.socket.cookie};
+    const auto own = std::find(all.begin(), all.end(), server.socket.cookie);
+    const std::size_t first = own == all.end() ? 0 : static_cast<std::size_t>(own - all.begin());
+    const std::size_t next = (first + server.turn++) % all.size();
+    std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(next), all.end());
+    return all;
+}
+
+/// To the first of them that takes it, or else to where it comes from.
+void Registry::share_out(Gift gift, const ServerSocket &from, Cookies to) {
+    while (!to.empty() && to.front() != from.cookie) {
+        const std::uint64_t next = to.front();
+        to.erase(to.begin());
+        if (!has(next)) {
+            owner_.give(std::move(gift), next, [this, from, others = std::move(to)](Gift refused) {
+                share_out(std::move(refused), from, others);
+            });
+            return;
+        }
+        if (take(next, gift))
+            return;
     }
-    connection.reset_when_closed();
+    const auto own = servers_.find(from.cookie);
+    if (own != servers_.end() && !gift.standing)
+        handoff_.offer(std::move(gift.socket), gift.peer, own->second.socket);
+    else
+        gift.socket.reset_when_closed();
+}
+
+bool Registry::take(std::uint64_t cookie, Gift &gift) {
+    const auto found = servers_.find(cookie);
+    if (found == servers_.end())
+        return false;
+    KeptSocket &server = found->second;
+    if (!is_to_be_shared(server.socket) || !server.socket.listens ||
+        handoff_.is_out_of_reach(cookie) ||
+        hash_of_beginning(server.socket.chosen) != gift.beginning ||
+        gift.socket.local().port() != server.socket.local.port())
+        return false;
+    if (gift.standing) {
+        const auto punch = server.punches.find(gift.peer);
+        if (punch == server.punches.end() || !punch->second->may_take_over())
+            return false;
+        punch->second->take_over({.socket = std::move(gift.socket), .standing = *gift.standing});
+        return true;
+    }
+    if (gift.socket.remote() != gift.peer)
+        return false;
+    server.is_reached = true;
+    handoff_.offer(std::move(gift.socket), gift.peer, server.socket);
+    return true;
+}
+
+/// The listener is gone: whoever has connected, or calls from here on, is another's.
+void Registry::leave_to_sharers(KeptSocket &server) {
+    Cookies heirs = sharers_of(server);
+    std::erase(heirs, server.socket.cookie);
+    if (heirs.empty())
+        return;
+    const std::uint64_t beginning = hash_of_beginning(server.socket.chosen);
+    for (auto &[connection, peer] : handoff_.take_back(server.socket.cookie)) {
+        share_out(Gift(std::move(connection), peer, beginning), server.socket, heirs);
+        std::rotate(heirs.begin(), heirs.begin() + 1, heirs.end());
+    }
+    for (auto &[peer, punch] : server.punches)
+        if (auto given = punch->give_away())
+            share_out(Gift(std::move(given->socket), peer, beginning, given->standing),
+                      server.socket, heirs);
 }
 
 bool Registry::may_have_peers(const ServerSocket &socket) const {
@@ -283,7 +374,11 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
         advice_.nobody(socket);
     if (!is_declared && !may_gain && expected.empty() && !has(socket.cookie))
         return ENOENT;
-    if (const std::string reason = why_not_beside(socket, geteuid()); !reason.empty()) {
+    std::string reason = why_not_beside(socket, geteuid());
+    // (Where there are punches already, one could.)
+    if (reason.empty() && !has(socket.cookie))
+        reason = why_not_beside_nobody(socket, context_.settings);
+    if (!reason.empty()) {
         if (socket.is_ready() && (is_declared || !expected.empty()))
             log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
                                            socket.local.text() + ": nothing is punched: " + reason);
@@ -426,6 +521,7 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     auto server = servers_.extract(cookie);
     if (server.empty())
         return;
+    leave_to_sharers(server.mapped());
     const bool is_parked = may_listen_again && parked_.park(server);
     if (!is_parked)
         handoff_.withdraw(cookie);

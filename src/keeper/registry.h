@@ -70,6 +70,9 @@ class Registry : private HoleOwner {
     /// killed.
     void wait_for_successor(Duration start_up, bool has_left,
                             const std::function<bool(std::uint64_t cookie)> &can_be_found);
+    /// What has come to another listener that shares this one's port. False, and it is left there:
+    /// it is not for this one.
+    bool take(std::uint64_t cookie, Gift &gift);
     /// What waits for the server to listen again.
     [[nodiscard]] ParkedListeners &parked() { return parked_; }
     [[nodiscard]] const ParkedListeners &parked() const { return parked_; }
@@ -121,6 +124,10 @@ class Registry : private HoleOwner {
     void look_from_time_to_time();
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
     void drop(std::uint64_t cookie, bool may_listen_again = true);
+    using Cookies = std::vector<std::uint64_t>;
+    [[nodiscard]] Cookies sharers_of(KeptSocket &server);
+    void share_out(Gift gift, const ServerSocket &from, Cookies to);
+    void leave_to_sharers(KeptSocket &server);
 
     Scheduler &scheduler_;
     Handoff &handoff_;

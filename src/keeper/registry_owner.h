@@ -1,6 +1,7 @@
 // What the registry asks the keeper, and tells it.
 #pragma once
 
+#include "keeper/gift.h"
 #include "server/server_socket.h"
 
 #include <cstdint>
@@ -23,6 +24,11 @@ struct RegistryOwner {
     /// Whether a TCP port has any sockets but those with these cookies.
     std::function<bool(std::uint16_t port, const std::unordered_set<std::uint64_t> &than)>
         has_others;
+    /// All listeners that share this one's port with it, itself included, in an order of their own.
+    std::function<std::vector<std::uint64_t>(const ServerSocket &)> sharers;
+    /// Gives what has come to a listener of ours to the keeper of another one, by its cookie. Where
+    /// that does not take it, `refused` gets it back, now or later.
+    std::function<void(Gift gift, std::uint64_t to, std::function<void(Gift)> refused)> give;
     /// The socket with this cookie is gone, and its holes wait for the next one on its port.
     std::function<void(std::uint64_t cookie)> parked;
     /// Which has come.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -89,6 +90,9 @@ Requests::Reply Requests::answer(const Call &call) {
             break;
         case SYNERGY_ADOPT:
             owner_.adopt(call, reply);
+            break;
+        case SYNERGY_TAKE:
+            take(call, reply);
             break;
         case SYNERGY_MEET:
             meet(call, reply);
@@ -380,6 +384,17 @@ void Requests::keep_key(const Call &call, Reply &reply) {
     if (!add_key(keys_[cookie], *key))
         reply.answer.result = ENOSPC;
     owner_.learned();
+}
+
+void Requests::take(const Call &call, Reply &reply) {
+    Socket own(call.passed ? fcntl(call.passed.fd(), F_DUPFD_CLOEXEC, 0) : -1);
+    const Endpoint peer = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
+    std::optional<GuardStanding> standing;
+    if (call.request.key_length == sizeof *standing)
+        std::memcpy(&standing.emplace(), call.request.key, sizeof *standing);
+    Gift gift(std::move(own), peer, call.request.beginning, standing);
+    if (!gift.socket || !registry_.take(call.request.cookie, gift))
+        reply.answer.result = ENOENT;
 }
 
 void Requests::meet(const Call &call, Reply &reply) {

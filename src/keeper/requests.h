@@ -57,6 +57,7 @@ class Requests {
     void bind(const Call &call, Reply &reply);
     [[nodiscard]] bool is_kept_for(const Call &call) const;
     void keep_key(const Call &call, Reply &reply);
+    void take(const Call &call, Reply &reply);
     void status(Reply &reply);
 
     Page &page_;

@@ -3,6 +3,7 @@
 #include "base/last_descriptors.h"
 
 #include <cerrno>
+#include <fstream>
 #include <netinet/in.h>
 
 namespace synergy {
@@ -41,6 +42,36 @@ bool bind_beside(const Socket &socket, const ServerSocket &server, const Setting
                  bool is_v4) {
     const Endpoint local = address_beside(server, settings, is_v4);
     return ::bind(socket.fd(), local.data(), local.length()) == 0;
+}
+
+namespace {
+
+/// Who may be one of several users, and seems to be this one.
+bool may_be_another(uid_t user) {
+    uid_t unmapped = 65534;
+    std::ifstream("/proc/sys/kernel/overflowuid") >> unmapped;
+    if (user != unmapped)
+        return false;
+    constexpr std::uint64_t all_users = 0xffffffff;
+    std::uint64_t first = 1, outside = 1, count = 0;
+    std::ifstream("/proc/self/uid_map") >> first >> outside >> count;
+    return count != all_users;
+}
+
+} // namespace
+
+std::string why_not_beside_nobody(const ServerSocket &server, const Settings &settings) {
+    if (!server.accepts() || !server.listens || !may_be_another(server.owner))
+        return {};
+    const int protocol = server.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
+    const bool is_v4 = server.local.unmapped().family() == AF_INET;
+    const Socket socket = open_beside(server, protocol);
+    if (!socket || bind_beside(socket, server, settings, is_v4) || errno != EADDRINUSE)
+        return {};
+    return "a user of another user namespace made this listener, and no other user (this process "
+           "is user " +
+           std::to_string(server.owner) +
+           ", as all are who have no number here) can bind beside it";
 }
 
 int ordinary_hop_limit(const ServerSocket &server, bool is_v4) {

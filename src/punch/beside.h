@@ -5,6 +5,8 @@
 #include "server/server_socket.h"
 #include "settings/settings.h"
 
+#include <string>
+
 namespace synergy {
 
 /// A stream socket that may be bound beside the listener, with what is negotiated when it connects;
@@ -16,6 +18,11 @@ Socket open_beside(const ServerSocket &server, int protocol);
 Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,
                  bool is_v4);
+
+/// Why no socket can be bound beside the listener though its user seems to be this process's, in
+/// words; empty: one can. Those who have no number in this user namespace all seem to be one user
+/// (user_namespaces(7)), nobody mostly.
+std::string why_not_beside_nobody(const ServerSocket &server, const Settings &settings);
 
 /// The system's hop limit, as the kernel has it (ipv6(7), ip(7)).
 constexpr int default_hop_limit = -1;

@@ -69,6 +69,37 @@ void Guard::left(Time now) {
     }
 }
 
+GuardStanding Guard::standing() const {
+    return {.step = static_cast<std::uint32_t>(step_),
+            .retransmits = seen_,
+            .short_intervals = short_ones_,
+            .is_staggered = is_staggered_,
+            .hole_began = socket_.at(),
+            .first_sent = first_sent_,
+            .last_sent = last_sent_,
+            .next = next_,
+            .retransmission = retransmission_,
+            .not_before = not_before_,
+            .deadline = deadline_,
+            .window = window_};
+}
+
+void Guard::take_over(const GuardStanding &standing) {
+    step_ = static_cast<Step>(std::min(standing.step, static_cast<std::uint32_t>(Step::answering)));
+    seen_ = standing.retransmits;
+    short_ones_ = standing.short_intervals;
+    is_staggered_ = standing.is_staggered;
+    socket_.began(standing.hole_began);
+    hole_->began(standing.hole_began);
+    first_sent_ = standing.first_sent;
+    last_sent_ = standing.last_sent;
+    next_ = standing.next;
+    retransmission_ = standing.retransmission;
+    not_before_ = standing.not_before;
+    deadline_ = standing.deadline;
+    window_ = standing.window;
+}
+
 void Guard::expect_error_within(Duration window) {
     if (window_ == Duration::zero())
         return;

@@ -16,6 +16,7 @@
 #include "punch/hole_begin.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 
 namespace synergy {
@@ -24,6 +25,15 @@ namespace synergy {
 struct SynTimer {
     unsigned retransmits = 0;
     Duration timeout{};
+};
+
+/// A guard's times, which are of a clock that all processes have (CLOCK_MONOTONIC).
+struct GuardStanding {
+    std::uint32_t step = 0, retransmits = 0, short_intervals = 0;
+    bool is_staggered = false;
+    Time hole_began{}, first_sent{}, last_sent{}, next{}, retransmission{}, not_before{},
+        deadline{};
+    Duration window{};
 };
 
 class Guard {
@@ -101,6 +111,10 @@ class Guard {
     void peer_was_missed();
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
+    /// Where it stands with the socket that it has.
+    [[nodiscard]] GuardStanding standing() const;
+    /// Takes up another one's socket where that stands, and as it is set.
+    void take_over(const GuardStanding &standing);
     /// To be called at next() with what the kernel said at `now` or later.
     void tick(Time now, SynTimer timer);
     /// The peer has called: what leaves from now on is the answer.
@@ -130,6 +144,10 @@ class Guard {
     [[nodiscard]] Duration window() const { return window_; }
     /// The error of a SYN that has left is to come.
     [[nodiscard]] bool is_error_due() const { return step_ == Step::error_due; }
+    /// The peer has called.
+    [[nodiscard]] bool is_answering() const {
+        return step_ == Step::answering || step_ == Step::answering_deaf;
+    }
     /// The next SYN is about to leave.
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.

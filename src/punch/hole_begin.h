@@ -17,6 +17,7 @@ class HoleBegin {
     /// When the hole begins that is open once a packet has left at that time.
     [[nodiscard]] Time with(Time packet) const { return packet >= ends() ? packet : at_; }
     [[nodiscard]] Time at() const { return at_; }
+    void began(Time at) { at_ = at; }
     [[nodiscard]] Time ends() const { return at_ + lifetime_; }
 
   private:

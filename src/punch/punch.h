@@ -5,6 +5,7 @@
 #include "base/timer_wheel.h"
 #include "hops/hop_choice.h"
 #include "hops/icmp_error.h"
+#include "punch/guard.h"
 #include "punch/hole_begin.h"
 #include "server/server_socket.h"
 #include "server/traffic.h"
@@ -96,6 +97,12 @@ struct HoleRecord {
     int error = 0;            ///< the errno with which the latest punch failed
 };
 
+/// A punch that changes hands, by its socket.
+struct PunchOnItsWay {
+    Socket socket;
+    GuardStanding standing;
+};
+
 /// Keeps one hole open for as long as it lives; one class for each transport.
 class Punch {
   public:
@@ -115,6 +122,14 @@ class Punch {
     /// It is not renewed any more, unless it is opened again. Whoever comes while firewalls still
     /// hold it is met, lest somebody else answer. False: there is nothing to wait for.
     virtual bool let_end() { return false; }
+
+    /// The socket that punches, for another listener's punch of the same hole; nothing: there is
+    /// none now. This one goes on no more.
+    virtual std::optional<PunchOnItsWay> give_away() { return std::nullopt; }
+    /// Whether it has none of its own, because that four-tuple is in use.
+    [[nodiscard]] virtual bool may_take_over() const { return false; }
+    /// Goes on with what another one has given away.
+    virtual void take_over(PunchOnItsWay) {}
 
     [[nodiscard]] const Hole &hole() const { return hole_; }
     [[nodiscard]] const HoleRecord &record() const { return record_; }

@@ -129,6 +129,42 @@ bool TcpPunch::let_end() {
     return bool(socket_);
 }
 
+/// Nothing of the socket changes: no SYN leaves by that, and whoever calls meanwhile is met. Were
+/// the other one late, the kernel would let none out with the ordinary hop limit (guard.h).
+std::optional<PunchOnItsWay> TcpPunch::give_away() {
+    if (!socket_ || rests_ > 0 || is_ending_)
+        return std::nullopt;
+    is_ending_ = true;
+    probe_.stop();
+    timer_.cancel();
+    context_.scheduler.unwatch(socket_.fd());
+    return PunchOnItsWay{.socket = std::move(socket_), .standing = guard_.standing()};
+}
+
+void TcpPunch::take_over(PunchOnItsWay given) {
+    close_socket();
+    spent_.reset();
+    socket_ = std::move(given.socket);
+    socket_has_ = hole_.server.chosen;
+    guard_.take_over(given.standing);
+    context_.timers.sample();
+    looked_at_ = unsent_ = rests_ = failures_ = 0;
+    if (hop_limit() == 0)
+        next_hop_limit();
+    follow_dying_hop();
+    punched();
+    if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
+        begin_again();
+        return;
+    }
+    // What has come unheard may not have been asked yet.
+    if (guard_.phase() == Guard::Phase::open && !guard_.is_answering() && has_missed_peer() &&
+        ask_what_came())
+        schedule();
+    else
+        tick();
+}
+
 int TcpPunch::open() {
     const bool was_ending = std::exchange(is_ending_, false);
     // What has left meanwhile opened nothing.

@@ -18,6 +18,11 @@ class TcpPunch final : public Punch {
 
     int open() override;
     bool let_end() override;
+    std::optional<PunchOnItsWay> give_away() override;
+    [[nodiscard]] bool may_take_over() const override {
+        return !is_ending_ && (!socket_ || rests_ > 0);
+    }
+    void take_over(PunchOnItsWay given) override;
     [[nodiscard]] std::uint64_t cookie() const override {
         const Socket &socket = socket_ ? socket_ : spent_;
         return socket ? cookie_of(socket.fd()) : 0;

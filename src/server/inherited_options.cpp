@@ -1,6 +1,7 @@
 #include "server/inherited_options.h"
 
 #include "base/socket.h"
+#include "wire.h"
 
 #include <algorithm>
 #include <cstring>
@@ -319,6 +320,18 @@ bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionVa
     return all_in(one, other) && all_in(other, one);
 }
 
+std::uint64_t hash_of_beginning(const std::vector<OptionValue> &options) {
+    std::uint64_t all = 0; // in whatever order
+    for (const OptionValue &value : options) {
+        if (!value.is_early)
+            continue;
+        const std::array<int, 2> which{value.level, value.name};
+        all += synergy_hash(synergy_hash(value.length, which.data(), sizeof which),
+                            value.bytes.data(), value.length);
+    }
+    return all;
+}
+
 int chosen_number(const std::vector<OptionValue> &options, int level, int name) {
     int number = 0;
     for (const OptionValue &value : options)
@@ -326,6 +339,20 @@ int chosen_number(const std::vector<OptionValue> &options, int level, int name) 
             std::memcpy(&number, value.bytes.data(), sizeof number);
     return number;
 }
+
+namespace {
+
+/// Whether the connection has a congestion control that the bell tells nothing of: the route to the
+/// peer has one (ip-route(8), congctl), which counts more than the listener's. A bell goes another
+/// way.
+bool is_decided_by_route(const Option &option, const OptionValue &present, int to) {
+    if (option.level != IPPROTO_TCP || option.name != TCP_CONGESTION)
+        return false;
+    const Socket fresh = Socket::open(get_option(to, SOL_SOCKET, SO_DOMAIN), SOCK_STREAM);
+    return read(fresh.fd(), option) != present;
+}
+
+} // namespace
 
 const char *copy_inherited_options(int from, int to) {
     const char *missing = nullptr;
@@ -338,7 +365,8 @@ const char *copy_inherited_options(int from, int to) {
             continue;
         const auto wanted = read(from, option);
         const auto present = wanted ? read(to, option) : std::nullopt;
-        if (present && *present != *wanted && !give(*wanted, to) && missing == nullptr)
+        if (present && *present != *wanted && !is_decided_by_route(option, *present, to) &&
+            !give(*wanted, to) && missing == nullptr)
             missing = option.text;
     }
     return missing;

@@ -40,6 +40,9 @@ const char *give_options(const std::vector<OptionValue> &options, int to, When w
 /// Whether those that count from the first packet on are the same.
 bool begin_alike(const std::vector<OptionValue> &one, const std::vector<OptionValue> &other);
 
+/// A number by which other keepers tell whether theirs are the same.
+std::uint64_t hash_of_beginning(const std::vector<OptionValue> &options);
+
 /// The value of one of them that is an int; 0 where it is none of them.
 int chosen_number(const std::vector<OptionValue> &options, int level, int name);
 

@@ -150,7 +150,9 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                  .room = found->idiag_wqueue,
                  .option_memory = option_memory_in(header),
                  .control_chunks = number_in<__u64>(header, INET_DIAG_INFO,
-                                                    offsetof(sctp_info, sctpi_ictrlchunks))});
+                                                    offsetof(sctp_info, sctpi_ictrlchunks)),
+                 .address = {found->id.idiag_src[0], found->id.idiag_src[1], found->id.idiag_src[2],
+                             found->id.idiag_src[3]}});
             if (!is_dump)
                 return reply;
         }
@@ -226,6 +228,19 @@ bool SocketDiag::has_others(std::uint16_t port, const std::unordered_set<std::ui
             return true;
     }
     return false;
+}
+
+std::vector<std::uint64_t> SocketDiag::listeners_at(const Endpoint &local, uid_t user) {
+    Question question = about(Transport::tcp, local.family(), NLM_F_DUMP, ++sequence_);
+    std::array<__be32, 4> address{};
+    put(local, address.data(), question.request.id.idiag_sport);
+    std::vector<std::uint64_t> cookies;
+    if (netlink_)
+        for (const Listener &each : ask(&question, sizeof question, sequence_).sockets)
+            if (each.user == user && each.address == address)
+                cookies.push_back(each.cookie);
+    std::sort(cookies.begin(), cookies.end());
+    return cookies;
 }
 
 bool SocketDiag::has_listener(const Endpoint &local) {

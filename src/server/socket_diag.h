@@ -4,6 +4,7 @@
 #include "base/endpoint.h"
 #include "base/socket.h"
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <unordered_set>
@@ -38,6 +39,8 @@ class SocketDiag {
         std::uint32_t room = 0;          ///< in that queue: listen(2)'s backlog
         std::uint32_t option_memory = 0; ///< what it keeps of filters, keys and the like takes this
         std::optional<std::uint64_t> control_chunks{}; ///< that have come in an SCTP association
+        std::array<std::uint32_t, 4>
+            address{}; ///< its own, as the kernel has it: IPv4 in the first
 
         /// Which may have been full a moment ago.
         [[nodiscard]] bool is_half_full() const { return waiting * 2 > room; }
@@ -61,6 +64,8 @@ class SocketDiag {
 
     /// Whether there is a TCP connection with these ends, in whatever state.
     [[nodiscard]] bool has_connection(const Endpoint &from, const Endpoint &to);
+    /// This user's TCP listeners at exactly this address and port, by cookie.
+    [[nodiscard]] std::vector<std::uint64_t> listeners_at(const Endpoint &local, uid_t user);
     /// Whether anybody listens for TCP at this port. False where the kernel can't say.
     [[nodiscard]] bool has_listener(const Endpoint &local);
     /// Whether the TCP port has any other sockets than those with these cookies, in whatever state.

@@ -5,6 +5,8 @@
     awkward_server.py starved ADDRESS PORT FREE            so many descriptors are left for it
     awkward_server.py two ADDRESS PORT ADDRESS PORT        listens twice
     awkward_server.py handed-down ADDRESS PORT             root listens, and nobody accepts
+    awkward_server.py handed-into ADDRESS PORT MAKER       this user listens, and nobody accepts in a
+                                                           user namespace, where all are nobody
     awkward_server.py without-unix COMMAND...              runs another one, for which there are no
                                                            Unix sockets, as in a unit with
                                                            RestrictAddressFamilies=AF_INET AF_INET6
@@ -25,6 +27,7 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 EAFNOSUPPORT = 97
+CLONE_NEWUSER = 0x10000000
 
 
 def listening(address, port):
@@ -87,13 +90,17 @@ def two(address, port, other_address, other_port):
                 listener.accept()[0].close()
 
 
-def handed_down(address, port):
+def handed_down(address, port, maker=0, within=0):
     """Listens without the library, and leaves that to another user's program with it."""
+    os.seteuid(int(maker))
     listener = listening(address, port)
+    os.seteuid(0)
     listener.set_inheritable(True)
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
+    if within and ctypes.CDLL(None).unshare(within) != 0:
+        sys.exit("no namespace")
     os.environ["LD_PRELOAD"] = os.environ.pop("LATER")
     os.execv(sys.executable, [sys.executable, __file__, "accept", str(listener.fileno())])
 
@@ -120,5 +127,6 @@ def without_unix(*command):
     os.execvp(command[0], command)
 
 
-{"background": background, "two": two, "starved": starved, "handed-down": handed_down, "accept": accept,
+{"background": background, "two": two, "starved": starved, "handed-down": handed_down,
+ "handed-into": lambda *words: handed_down(*words, within=CLONE_NEWUSER), "accept": accept,
  "without-unix": without_unix}[sys.argv[1]](*sys.argv[2:])

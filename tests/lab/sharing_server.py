@@ -17,8 +17,7 @@ def echo(connection, peer):
             stream.flush()
 
 
-def main():
-    transport, address, port, how = sys.argv[1:]
+def bound(transport, address, port, how):
     server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET,
                            socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(transport == "tcp"))
@@ -27,14 +26,24 @@ def main():
         server.bind((address, int(port)))
     except OSError as error:
         sys.exit(f"can't bind: {error.strerror}")
-    if transport == "tcp":
-        server.listen(100)
-    print("has its port", flush=True)
-    while transport == "tcp":
+    return server
+
+
+def serve(server):
+    while server.type == socket.SOCK_STREAM:
         threading.Thread(target=echo, args=server.accept(), daemon=True).start()
     while True:
         data, peer = server.recvfrom(2000)
         server.sendto(f"{peer[0]} {peer[1]} {os.getpid()} ".encode() + data, peer)
 
 
-main()
+def main():
+    server = bound(*sys.argv[1:])
+    if server.type == socket.SOCK_STREAM:
+        server.listen(100)
+    print("has its port", flush=True)
+    serve(server)
+
+
+if __name__ == "__main__":
+    main()

@@ -344,6 +344,22 @@ def test_listener_of_another_user(stand):
              "user (this process is user 65534) can bind beside it")
 
 
+@pytest.mark.other_users
+def test_listener_of_a_user_who_has_no_number(stand):
+    """In a user namespace all who have none look the same. Who is one of them, and made it, is served."""
+    for maker, lines in ((1, [
+            "error: {}: nothing is punched: a user of another user namespace made this listener, and "
+            "no other user (this process is user 65534, as all are who have no number here) can "
+            "bind beside it"]), (65534, [])):
+        run = Run(stand, "::", command=[PYTHON, script("awkward_server.py"), "handed-into", "::"],
+                  arguments=[maker], user="root",
+                  wrap=["env", "-u", "LD_PRELOAD", f"LATER={STAGE}/preload/libsynergy.so"])
+        if not lines:
+            with clients.tcp_client(stand, 6, run.source_port, run.port, 10):
+                pass
+        run.says(*(line.format(run.listener) for line in lines))
+
+
 # Settings
 
 

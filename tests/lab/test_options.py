@@ -124,6 +124,36 @@ def differences(cases, punched, ordinary):
     return different
 
 
+def congestion_control_of_new(stand):
+    with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        return sock.getsockopt(TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
+@pytest.mark.parametrize("chosen", ({}, CONGESTION), ids=("system's", "listener's"))
+def test_what_the_route_to_the_peer_decides(stand, chosen):
+    """A congestion control of its own counts more than the listener's, and ECN may be for it alone."""
+    own = next(name for name in ("cubic", "bbr", "reno") if name not in (
+        congestion_control_of_new(stand), "reno" if chosen else None))
+    route = ["ip", "-n", stand.path.namespace("A"), "route", "replace", "2001:db8:b::/64", "via", "2001:db8:a::1"]
+    (source_port,) = fresh_peer_ports(1)
+    preload = Preload(peers=peers(6, source_port), hops=stand.path.hops)
+    seen = []
+    subprocess.run([*route, "congctl", own, "features", "ecn"], check=True)
+    try:
+        for profile, library in (("open", None), ("strict", preload)):
+            firewall.set_profile(stand.path, profile)
+            firewall.forget_connections(stand.path)
+            port = fresh_port()
+            serve(stand, [listener("::", port, before=chosen)], library)
+            seen.append(options_seen(stand, 6, source_port, port))
+    finally:
+        subprocess.run(route, check=True)
+    name = f"{TCP}/{socket.TCP_CONGESTION}"
+    assert bytes.fromhex(seen[0][name]).rstrip(b"\0").decode() == own
+    assert differences([(own,)], seen[1:], seen[:1]) == {}
+    assert pace(seen[1]) == pace(seen[0])
+
+
 @pytest.mark.other_users
 @pytest.mark.parametrize("user", ("nobody", "root"))
 @pytest.mark.parametrize("kind", (("::", 6), ("0.0.0.0", 4), ("::", 4)),

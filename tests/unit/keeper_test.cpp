@@ -992,7 +992,8 @@ TEST_CASE("keeper: garbage is no request, and costs nothing") {
             request.secret.bytes[15] ^= 1;
             CHECK(answered(&request, sizeof request, {passed}) ==
                   (kind == SYNERGY_FETCH || kind == SYNERGY_MEET || kind == SYNERGY_STATUS ||
-                   kind == SYNERGY_BIND || kind == SYNERGY_GIVE_WAY || kind == SYNERGY_ADOPT));
+                   kind == SYNERGY_BIND || kind == SYNERGY_GIVE_WAY || kind == SYNERGY_ADOPT ||
+                   kind == SYNERGY_TAKE));
             request.secret = good.secret;
             request.version++;
             CHECK_FALSE(answered(&request, sizeof request, {passed}));

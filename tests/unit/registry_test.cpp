@@ -94,27 +94,29 @@ struct Bench {
     std::vector<std::uint64_t> dropped;
     unsigned changes = 0;
     bool lives = true; ///< the server's socket, of which a duplicate tells nothing
-    Registry registry{scheduler,
-                      settings,
-                      "",
-                      handoff,
-                      traffic,
-                      {.locate =
-                           [this](ServerSocket &socket) {
-                               return lives &&
-                                      socket_diag.life(socket.transport, socket.local,
-                                                       socket.cookie) == SocketDiag::Life::lives;
-                           },
-                       .has_connection = [](const auto &) { return false; },
-                       .control_chunks = [](const auto &, const auto &) { return 0U; },
-                       .has_listener = [](const auto &) { return false; },
-                       .has_others = [](std::uint16_t, const auto &) { return true; },
-                       .parked = [](std::uint64_t) {},
-                       .listens_again = [](std::uint64_t, std::uint64_t) {},
-                       .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
-                       .is_at_work = [] { return false; },
-                       .serve_waiting = [] {},
-                       .settings_changed = [this] { changes++; }}};
+    Registry registry{
+        scheduler,
+        settings,
+        "",
+        handoff,
+        traffic,
+        {.locate =
+             [this](ServerSocket &socket) {
+                 return lives && socket_diag.life(socket.transport, socket.local, socket.cookie) ==
+                                     SocketDiag::Life::lives;
+             },
+         .has_connection = [](const auto &) { return false; },
+         .control_chunks = [](const auto &, const auto &) { return 0U; },
+         .has_listener = [](const auto &) { return false; },
+         .has_others = [](std::uint16_t, const auto &) { return true; },
+         .sharers = [](const ServerSocket &socket) { return std::vector{socket.cookie}; },
+         .give = [](const Gift &, std::uint64_t, const auto &) {},
+         .parked = [](std::uint64_t) {},
+         .listens_again = [](std::uint64_t, std::uint64_t) {},
+         .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
+         .is_at_work = [] { return false; },
+         .serve_waiting = [] {},
+         .settings_changed = [this] { changes++; }}};
     DeafPeer deaf_peer;
 
     [[nodiscard]] Endpoint peer() const { return deaf_peer.address(); }
