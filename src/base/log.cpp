@@ -197,9 +197,9 @@ int open_file(const std::string &path) {
 
 void say_unwritable(const std::string &path, int error) {
     if (is_first(path))
-        to_stderr(LogLevel::warn, fmt::format("{} can't be written: {}; what belongs there comes "
-                                              "here",
-                                              path, strerrordesc_np(error)));
+        to_stderr(LogLevel::warn,
+                  fmt::format("{} can't be written: {}; what belongs there comes here", path,
+                              error == ENXIO ? "nobody reads it" : strerrordesc_np(error)));
 }
 
 void to_file(const std::string &path, LogLevel level, std::string_view text) {
@@ -208,8 +208,6 @@ void to_file(const std::string &path, LogLevel level, std::string_view text) {
     if (fd >= 0)
         error = write_and_close(
             fd, fmt::format("{} [{}] {}: {}\n", timestamp(), server(), name(level), text));
-    else if (error == ENXIO)
-        error = 0; // a fifo that nobody reads
     if (error == 0)
         return;
     say_unwritable(path, error);

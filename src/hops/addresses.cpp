@@ -1,12 +1,14 @@
 #include "hops/addresses.h"
 
 #include "base/socket.h"
+#include "hops/route.h"
 
 #include <cstring>
 #include <fstream>
 #include <ifaddrs.h>
 #include <linux/if_addr.h>
 #include <map>
+#include <net/if.h>
 #include <sstream>
 
 namespace synergy {
@@ -43,14 +45,10 @@ std::string hexadecimal(const Endpoint &address) {
     return text;
 }
 
-/// Those that come and go, or may not be used yet or any more.
-bool is_passing(const Endpoint &address) {
-    constexpr unsigned passing =
-        IFA_F_TEMPORARY | IFA_F_DEPRECATED | IFA_F_TENTATIVE | IFA_F_DADFAILED;
-    if (address.family() != AF_INET6)
-        return false;
+/// The flags of IPv6 addresses (linux/if_addr.h): all that any has, of those that are looked at.
+template <typename IsMeant> unsigned v6_flags(IsMeant is_meant) {
     std::ifstream table("/proc/self/net/if_inet6");
-    const std::string wanted = hexadecimal(address);
+    unsigned all = 0;
     for (std::string line; std::getline(table, line);) {
         std::istringstream fields(line);
         std::string number;
@@ -58,11 +56,57 @@ bool is_passing(const Endpoint &address) {
         unsigned length = 0;
         unsigned scope = 0;
         unsigned flags = 0;
-        if (fields >> number >> std::hex >> index >> length >> scope >> flags && number == wanted)
-            return (flags & passing) != 0;
+        if (fields >> number >> std::hex >> index >> length >> scope >> flags && is_meant(number))
+            all |= flags;
     }
-    return false;
+    return all;
 }
+
+/// Those that come and go, or may not be used yet or any more.
+bool is_passing(const Endpoint &address) {
+    constexpr unsigned passing =
+        IFA_F_TEMPORARY | IFA_F_DEPRECATED | IFA_F_TENTATIVE | IFA_F_DADFAILED;
+    if (address.family() != AF_INET6)
+        return false;
+    const std::string wanted = hexadecimal(address);
+    return (v6_flags([&](const std::string &number) { return number == wanted; }) & passing) != 0;
+}
+
+/// Not the link-local ones, and not those that another host turned out to have (DADFAILED).
+bool is_any_tentative() {
+    return (v6_flags([](const std::string &number) { return !number.starts_with("fe8"); }) &
+            (IFA_F_TENTATIVE | IFA_F_DADFAILED)) == IFA_F_TENTATIVE;
+}
+
+struct OwnAddress {
+    Endpoint address; ///< port 0
+    std::string interface;
+};
+
+std::vector<OwnAddress> own_addresses(int family) {
+    std::vector<OwnAddress> found;
+    ifaddrs *all = nullptr;
+    if (getifaddrs(&all) != 0)
+        return found;
+    const socklen_t length = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    for (const ifaddrs *each = all; each != nullptr; each = each->ifa_next)
+        // "eth0:1" is another name for an address on eth0.
+        if (each->ifa_addr != nullptr && each->ifa_addr->sa_family == family)
+            found.push_back({Endpoint::from(each->ifa_addr, length).with_port(0),
+                             std::string(each->ifa_name, std::strcspn(each->ifa_name, ":"))});
+    freeifaddrs(all);
+    return found;
+}
+
+std::string interface_of(const Endpoint &own, const std::vector<OwnAddress> &all) {
+    for (const auto &[address, interface] : all)
+        if (address.same_address(own))
+            return interface;
+    return {};
+}
+
+/// What has an address of the loopback interface's (anycast, say) has it on all of them.
+constexpr unsigned loopback_index = 1;
 
 } // namespace
 
@@ -101,41 +145,54 @@ bool is_own_address(const Endpoint &address) {
     return !probe || ::bind(probe.fd(), any.data(), any.length()) == 0 || errno != EADDRNOTAVAIL;
 }
 
-std::vector<Endpoint> other_addresses(const Endpoint &any) {
+std::vector<Endpoint> other_addresses(const Endpoint &any, const Endpoint &peer) {
     const Endpoint own = any.unmapped();
+    const std::vector<OwnAddress> all = own_addresses(own.family());
+    const std::string interface = interface_of(own, all);
+    std::map<std::string, bool> leads_there{{interface, true}};
     std::vector<Endpoint> others;
-    ifaddrs *all = nullptr;
-    if (getifaddrs(&all) != 0)
-        return others;
-    std::string interface;
-    std::multimap<std::string, Endpoint> addresses;
-    for (const ifaddrs *each = all; each != nullptr; each = each->ifa_next) {
-        if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != own.family())
+    for (const auto &[address, name] : all) {
+        if (address.same_address(own) || is_link_local(address) ||
+            is_private(address) != is_private(own) || is_passing(address))
             continue;
-        const Endpoint found = Endpoint::from(each->ifa_addr, own.length());
-        // "eth0:1" is another name for an address on eth0.
-        const std::string name(each->ifa_name, std::strcspn(each->ifa_name, ":"));
-        if (found.same_address(own))
-            interface = name;
-        else
-            addresses.emplace(name, found.with_port(0));
+        const auto [known, is_new] = leads_there.try_emplace(name, false);
+        if (is_new)
+            known->second = has_way_by(peer, name);
+        if (known->second)
+            others.push_back(address);
     }
-    freeifaddrs(all);
-    const auto [begin, end] = addresses.equal_range(interface);
-    for (auto each = begin; each != end; ++each)
-        if (!is_link_local(each->second) && is_private(each->second) == is_private(own) &&
-            !is_passing(each->second))
-            others.push_back(each->second);
     return others;
+}
+
+std::string foreign_source(const Endpoint &peer, const Endpoint &source) {
+    const auto route = route_to(peer, source);
+    if (!route || route->source.empty())
+        return {};
+    const std::string owner = interface_of(route->source, own_addresses(route->source.family()));
+    char by[IF_NAMESIZE] = {};
+    if (owner.empty() || if_indextoname(route->interface, by) == nullptr || owner == by ||
+        (::if_nametoindex(owner.c_str()) == loopback_index))
+        return {};
+    const std::string from = route->source.unmapped().address_text();
+    return "no router answers what leaves from " + from + " by " + by + ", and " + from +
+           " is an address of " + owner + "'s: what is not its own may be dropped on the way. Use " +
+           "an address of " + by + "'s, or have it sent by " + owner + " (ip rule)";
 }
 
 std::string address_objection(const Endpoint &source, const Endpoint &peer) {
     if (peer.is_loopback() || source.empty() || is_link_local(peer))
         return {};
+    // (An address that is not usable yet will be in a second.)
+    if (is_link_local(source))
+        return is_any_tentative() ? ""
+                                  : "this host has no address for it but " +
+                                        source.unmapped().address_text() +
+                                        ", which counts on its own link alone: nobody there can "
+                                        "answer (ip address)";
     if (is_private(source) && !is_private(peer))
         return "this host's own address is " + source.unmapped().address_text() +
-               ", which is private: a NAT lies on the way, and the peer's answers are for another "
-               "address. Only where nothing rewrites addresses or ports can anybody come in";
+               ", which is private: where a NAT puts another in its place, that is the one to call, "
+               "and who calls it comes in only if the NAT keeps the port";
     if (is_private(peer) && !is_private(source))
         return "the address is private, and this host's (" + source.unmapped().address_text() +
                ") is not: from here it can't be the peer's. Set the one that others see it by";

@@ -18,9 +18,14 @@ bool is_same_site(const Endpoint &one, const Endpoint &other);
 /// Whether this host has the address: what can't be told counts as yes.
 bool is_own_address(const Endpoint &address);
 
-/// Further addresses of the interface that has this one, which a peer may take for the host's as
-/// well: of the same kind, and not for a while only (RFC 8981).
-std::vector<Endpoint> other_addresses(const Endpoint &own);
+/// Further addresses by which a peer may call this host: of the same kind as the one that packets
+/// for it leave from, not for a while only (RFC 8981), and of the same interface or of another one
+/// by which there is a way to the peer.
+std::vector<Endpoint> other_addresses(const Endpoint &own, const Endpoint &peer);
+
+/// Where no router answers: that packets leave by another interface than the one that has the address
+/// they leave from, which firewalls and providers may not let pass. Empty: they don't.
+std::string foreign_source(const Endpoint &peer, const Endpoint &source);
 
 /// What the addresses of the two ends say against a hole, in words; empty: nothing.
 std::string address_objection(const Endpoint &source, const Endpoint &peer);

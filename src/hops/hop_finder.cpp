@@ -234,6 +234,8 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
                                           now->from.address_text());
             way.path = path;
         }
+        if (now == nullptr)
+            say_foreign_source(way);
         // Who refuses was named when the whole path was looked into: one hop alone does not tell
         // where he stands.
         if (!is_no_router)
@@ -286,10 +288,19 @@ void HopFinder::say_objection(Way &way, int hops, const Path &path) const {
         log::warn_once(way.peer.address_text() + ": " + objection);
 }
 
+bool HopFinder::say_foreign_source(const Way &way) {
+    const std::string text = foreign_source(way.peer, way.source);
+    if (!text.empty())
+        log::warn_once(way.peer.address_text() + ": " + text);
+    return !text.empty();
+}
+
 void HopFinder::say_guess(const Way &way, const Path &path) const {
     const HopChoice choice = choose_hop_limit(path, bounds_);
     if (choice.is_found || path.error != 0 || path.on_link || path.is_kept_in ||
         path.peer.is_loopback())
+        return;
+    if (path.last_answer() == 0 && say_foreign_source(way))
         return;
     log::warn_once(way.peer.address_text() + ": hop limit " +
                    std::to_string(within(way, HopRange::only(choice.hops)).best) + ": " +

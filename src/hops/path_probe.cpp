@@ -121,9 +121,11 @@ void PathProbe::send(int limit, Transport by) {
     const int error = emit(*probe);
     // Without a way to the peer or the address to send from, the other probes would fare no better.
     // Anything else may be of this moment or this transport, and leaves the hop silent.
-    if (error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL ||
-        error == EAFNOSUPPORT || error == EINVAL || error == EACCES)
+    // (EADDRNOTAVAIL is also what TCP has for EAGAIN of UDP's.)
+    if (error == ENETUNREACH || error == EHOSTUNREACH || error == EAFNOSUPPORT || error == EINVAL ||
+        error == EACCES || (error == EADDRNOTAVAIL && by == Transport::udp))
         path_.error = error;
+    path_.is_without_port |= error == EAGAIN;
     path_.is_kept_in |= error == EPERM;
     // (One that was sent on loopback may be answered by now.)
     const std::uint32_t events = EPOLLERR | (by == Transport::tcp ? EPOLLOUT : EPOLLIN);

@@ -47,7 +47,8 @@ Endpoint endpoint_of(int family, const void *bytes, std::size_t size) {
 /// RTM_GETROUTE for one destination.
 class Question {
   public:
-    Question(const Endpoint &peer, const Endpoint &source) {
+    /// `by`: 0, or the interface that it is to be.
+    Question(const Endpoint &peer, const Endpoint &source, unsigned by) {
         const AddressBytes to = bytes_of(peer);
         header_.nlmsg_type = RTM_GETROUTE;
         header_.nlmsg_flags = NLM_F_REQUEST;
@@ -59,9 +60,10 @@ class Question {
             route_.rtm_src_len = static_cast<unsigned char>(from.size * 8);
             add(RTA_SRC, from);
         }
-        if (peer.family() == AF_INET6)
-            if (auto scope = reinterpret_cast<const sockaddr_in6 *>(peer.data())->sin6_scope_id)
-                add(RTA_OIF, {&scope, sizeof scope});
+        if (by == 0 && peer.family() == AF_INET6)
+            by = reinterpret_cast<const sockaddr_in6 *>(peer.data())->sin6_scope_id;
+        if (by != 0)
+            add(RTA_OIF, {&by, sizeof by});
         header_.nlmsg_len =
             static_cast<std::uint32_t>(sizeof header_ + NLMSG_ALIGN(sizeof route_) + used_);
     }
@@ -135,6 +137,22 @@ std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
     return route;
 }
 
+std::optional<Route> ask(Question question) {
+    const Socket socket = Socket::open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    if (!socket || !question.send(socket))
+        return std::nullopt;
+    // The kernel answers within sendmsg(), so nothing is waited for.
+    alignas(nlmsghdr) std::array<char, 4096> buffer{};
+    iovec part{buffer.data(), buffer.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    const ssize_t length = ::recvmsg(socket.fd(), &message, MSG_DONTWAIT);
+    if (length <= 0)
+        return std::nullopt;
+    return answer_of(reinterpret_cast<nlmsghdr *>(buffer.data()), static_cast<std::size_t>(length));
+}
+
 } // namespace
 
 Endpoint public_source(const Endpoint &peer) {
@@ -150,20 +168,7 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
     const Endpoint source = from.is_wildcard() ? Endpoint() : from.unmapped();
     if (peer.empty() || (!source.empty() && source.family() != peer.family()))
         return std::nullopt;
-    const Socket socket = Socket::open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
-    if (!socket || !Question(peer, source).send(socket))
-        return std::nullopt;
-    // The kernel answers within sendmsg(), so nothing is waited for.
-    alignas(nlmsghdr) std::array<char, 4096> buffer{};
-    iovec part{buffer.data(), buffer.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    const ssize_t length = ::recvmsg(socket.fd(), &message, MSG_DONTWAIT);
-    if (length <= 0)
-        return std::nullopt;
-    std::optional<Route> route =
-        answer_of(reinterpret_cast<nlmsghdr *>(buffer.data()), static_cast<std::size_t>(length));
+    std::optional<Route> route = ask(Question(peer, source, 0));
     if (route && !source.empty())
         route->source = source;
     // What rtnetlink(7) names is the address for who has no preference; punches have one.
@@ -171,6 +176,12 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
         if (const Endpoint chosen = public_source(peer); !chosen.empty())
             route->source = chosen;
     return route;
+}
+
+bool has_way_by(const Endpoint &peer, const std::string &interface) {
+    const unsigned by = if_nametoindex(interface.c_str());
+    const auto route = by != 0 ? ask(Question(peer.unmapped(), {}, by)) : std::nullopt;
+    return route && route->interface == by && !route->on_link;
 }
 
 bool is_gateway_mute(const Route &route) {

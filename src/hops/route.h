@@ -4,6 +4,7 @@
 #include "base/endpoint.h"
 
 #include <optional>
+#include <string>
 
 namespace synergy {
 
@@ -24,6 +25,10 @@ std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 /// peer if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty
 /// where there is none, or no route. Nothing is sent.
 Endpoint public_source(const Endpoint &peer);
+
+/// Whether this host's routing table has a router, or another host at the far end of a link with two
+/// ends, by which that interface leads to the peer.
+bool has_way_by(const Endpoint &peer, const std::string &interface);
 
 /// Whether the first router has not answered when this host asked for its link address, or has not
 /// yet. False where there is none.

@@ -99,7 +99,7 @@ void Advice::look_at_loopback(const KeptSocket &server) {
 /// A peer that calls another address than punches leave from meets no hole.
 void Advice::say_other_addresses(const Hole &hole, const Endpoint &own) {
     std::string others;
-    for (const Endpoint &other : other_addresses(own))
+    for (const Endpoint &other : other_addresses(own, hole.peer))
         others.append(others.empty() ? "" : ", ").append(other.address_text());
     if (!others.empty())
         log::warn_once(hole.way_text() + ": punches leave from " + own.address_text() +

@@ -208,7 +208,7 @@ void Registry::declare(KeptSocket &server) {
         else
             log::once(LogLevel::info,
                       hole.way_text() +
-                          ": not punched: the peer is on the same link, with no firewall between");
+                          ": not punched: the peer is on the same link, with no router between");
         server.on_link.push_back(target);
         advice_.has_peers();
         return true;
@@ -628,7 +628,7 @@ std::string Registry::why_unpunched(const KeptSocket &server, const Target &targ
     if (reachable(server.socket, target.peer).empty())
         return "this socket can't reach a peer of that address family";
     if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
-        return "the peer is on the same link, with no firewall between";
+        return "the peer is on the same link, with no router between";
     return target.hops.is_automatic() ? "the hop limit is being measured" : "";
 }
 

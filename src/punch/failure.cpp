@@ -27,12 +27,25 @@ std::string route_cause(const char *what, const Endpoint &peer) {
     return std::string(what) + " (" + route_command(peer) + ")";
 }
 
+/// Only broadcast is allowed by SO_BROADCAST.
+bool is_broadcast(const Endpoint &peer) {
+    const Endpoint to = peer.unmapped();
+    const Socket socket = Socket::open(AF_INET, SOCK_DGRAM);
+    if (to.family() != AF_INET || ::connect(socket.fd(), to.data(), to.length()) == 0 ||
+        errno != EACCES)
+        return false;
+    return socket.set(SOL_SOCKET, SO_BROADCAST, 1) &&
+           ::connect(socket.fd(), to.data(), to.length()) == 0;
+}
+
 } // namespace
 
 int route_error(const Endpoint &peer) {
     const Endpoint to = peer.unmapped();
     const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
-    return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 ? errno : 0;
+    // (Where no local port is left, EAGAIN, this socket has none; punches have the server's.)
+    return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN ? errno
+                                                                                            : 0;
 }
 
 bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
@@ -68,6 +81,8 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
         if (std::string cause = local_setting_cause(settings, peer.unmapped().family());
             is_wildcard && !cause.empty())
             return cause;
+    if ((error == EACCES || error == ENETUNREACH) && is_broadcast(peer))
+        return "that is the broadcast address of a network of this host's, and no host's";
     switch (error) {
     case EADDRINUSE:
         return "another socket holds the port";

@@ -336,6 +336,8 @@ void name_unknown(std::string_view entry, const std::set<std::string, std::less<
                   std::vector<Problem> &problems) {
     constexpr std::string_view ours = "SYNERGY_";
     constexpr std::size_t near = 3;
+    // (What has no more than that is like anything.)
+    constexpr std::size_t shortest = ours.size() + near;
     const std::string_view name = entry.substr(0, entry.find('='));
     if (!name.starts_with(ours) || known.contains(name))
         return;
@@ -347,7 +349,8 @@ void name_unknown(std::string_view entry, const std::set<std::string, std::less<
             if (nearest.empty() || distance(name, each) < distance(name, nearest))
                 nearest = each;
         }
-    const bool is_near = !nearest.empty() && distance(name, nearest) <= near;
+    const std::size_t far = distance(name, nearest);
+    const bool is_near = far <= (name.size() > shortest ? near : 1);
     problems.push_back({"environment", std::string(name), is_near ? std::string(nearest) : all});
 }
 

@@ -335,7 +335,8 @@ constexpr const char *a_file_of_roots =
     "a file that nobody but root can change: SYNERGY_CONFIG must name this one if it is to count";
 
 std::string a_readable_file(int error) {
-    return std::string("a file that can be read: ") + strerrordesc_np(error);
+    return std::string("a file that can be read: ") +
+           (error == ESPIPE ? "it is a pipe" : strerrordesc_np(error));
 }
 
 } // namespace

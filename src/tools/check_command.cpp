@@ -90,15 +90,21 @@ class Findings {
 
 void check_file(const Settings &settings, Findings &findings) {
     struct stat status {};
-    if (settings.file.empty() || ::stat(settings.file.c_str(), &status) != 0)
+    // (What is no file is named where it is read.)
+    if (settings.file.empty() || ::stat(settings.file.c_str(), &status) != 0 ||
+        !S_ISREG(status.st_mode))
         return;
+    const auto is_of_it = [&](const Problem &problem) {
+        return problem.place.starts_with(settings.file) ||
+               problem.text.find(settings.file) != std::string::npos;
+    };
     if (status.st_uid != 0 && status.st_uid != geteuid())
         findings.wrong(settings.file + " belongs to user " + std::to_string(status.st_uid) +
                        ", who can let peers in: chown it");
     else if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0)
         findings.wrong(settings.file + " can be written by others than its owner, who can let "
                                        "peers in: chmod go-w");
-    else
+    else if (std::none_of(settings.problems.begin(), settings.problems.end(), is_of_it))
         findings.right("settings: " + settings.file);
 }
 
@@ -157,6 +163,7 @@ void check_sandbox(Findings &findings) {
 
 struct Loopback {
     bool is_there = true; ///< false: the port, or the address, can't be had to try it out
+    bool is_without_port = false;
     bool is_through = false;
     int error = 0; ///< 0: silence
 };
@@ -169,7 +176,7 @@ Loopback try_loopback(const Endpoint &at) {
     listener.set(SOL_SOCKET, SO_REUSEADDR, 1);
     if (!listener || !client || ::bind(listener.fd(), at.data(), at.length()) != 0 ||
         ::listen(listener.fd(), 1) != 0)
-        return {.is_there = false};
+        return {.is_there = false, .is_without_port = at.port() == 0 && errno == EADDRINUSE};
     for (int i = SYNERGY_BELL_PORTS; i-- > 0;) {
         const Endpoint from = at.with_port(static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + i));
         if (::bind(client.fd(), from.data(), from.length()) == 0 || errno != EADDRINUSE)
@@ -201,6 +208,11 @@ void check_loopback(int family, const Settings &settings, Findings &findings) {
                        "what the loopback interface (lo) brings");
     };
     const Loopback found = try_loopback(any);
+    if (found.is_without_port) {
+        findings.wrong("no local port is left (net.ipv4.ip_local_port_range), so the loopback "
+                       "interface can't be tried out");
+        return;
+    }
     if (!found.is_there) {
         // Many a container has no IPv6 on its loopback interface, and then IPv4 serves for both.
         if (family == AF_INET)
@@ -355,11 +367,13 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
         findings.wrong(who + "can't punch: " + cause);
         return false;
     }
-    if (const int error = route_error(way.peer); error != 0) {
-        findings.wrong(who + "can't punch: " + local_cause(error, chosen, way.peer, settings));
-        return false;
-    }
     const std::optional<Route> route = route_to(way.peer, chosen);
+    // (An address of the link's own needs no interface for that.)
+    if (!route || !route->on_link)
+        if (const int error = route_error(way.peer); error != 0) {
+            findings.wrong(who + "can't punch: " + local_cause(error, chosen, way.peer, settings));
+            return false;
+        }
     if (way.peer.is_loopback() || (route && route->is_local)) {
         findings.wrong(who +
                        "that address is this host's own, and no peer's. Peers are at the other "
@@ -369,7 +383,7 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     if (!route)
         return true;
     if (route->on_link) {
-        findings.right(who + "not punched: the peer is on the same link, with no firewall between");
+        findings.right(who + "not punched: the peer is on the same link, with no router between");
         return false;
     }
     way.source = route->source;
@@ -379,7 +393,7 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     if (!chosen.empty())
         return true;
     std::string others;
-    for (const Endpoint &other : other_addresses(route->source))
+    for (const Endpoint &other : other_addresses(route->source, way.peer))
         others.append(others.empty() ? "" : ", ").append(other.address_text());
     if (!others.empty())
         findings.wrong(who + "punches leave from " + route->source.address_text() +
@@ -396,6 +410,11 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
     if (path.last_answer() == 0)
         if (const std::string mute = mute_gateway_cause(way.source, way.peer); !mute.empty()) {
             findings.wrong(who + "can't punch: " + mute);
+            return;
+        }
+    if (path.last_answer() == 0 && !path.is_kept_in && !path.is_without_port)
+        if (const std::string foreign = foreign_source(way.peer, way.source); !foreign.empty()) {
+            findings.wrong(who + foreign);
             return;
         }
     if (path.is_kept_in)

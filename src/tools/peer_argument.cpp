@@ -11,8 +11,9 @@ namespace {
 
 /// The first address of a host, or with AI_NUMERICHOST of the address that `host` is; port 0.
 /// Empty, and `error` in words, if there is none.
-Endpoint resolve(const std::string &host, int flags, std::string &error) {
+Endpoint resolve(const std::string &host, int flags, std::string &error, int family = AF_UNSPEC) {
     addrinfo hints{};
+    hints.ai_family = family;
     hints.ai_flags = flags;
     hints.ai_socktype = SOCK_DGRAM;
     addrinfo *list = nullptr;
@@ -28,17 +29,18 @@ Endpoint resolve(const std::string &host, int flags, std::string &error) {
     return {};
 }
 
-/// As in SYNERGY_PEERS, or without a port (0), or a host name.
-Endpoint parse_peer(const std::string &text, std::string &error) {
+/// As in SYNERGY_PEERS, or without a port (0), or a host name, which `host` then is.
+Endpoint parse_peer(const std::string &text, std::string &host, std::string &error) {
     std::vector<Problem> problems;
     if (const std::vector<Peer> peers = parse_peers(text, "PEER", problems); peers.size() == 1) {
         const Peer &peer = peers[0];
+        host = peer.host;
         return (peer.host.empty() ? peer.address : resolve(peer.host, AI_ADDRCONFIG, error))
             .with_port(peer.first_port);
     }
     if (const Endpoint bare = resolve(text, AI_NUMERICHOST, error); !bare.empty())
         return bare;
-    std::string host = text;
+    host = text;
     std::uint16_t port = 0;
     if (text.starts_with('[') && text.ends_with(']')) {
         host = text.substr(1, text.size() - 2);
@@ -64,9 +66,13 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
     };
     PathEnds ends;
     std::string error;
-    ends.peer = parse_peer(peer, error);
+    std::string host;
+    ends.peer = parse_peer(peer, host, error);
     if (ends.peer.empty())
         return refused("PEER", peer, "an address or host name, as [2001:db8::5]:5555: " + error);
+    // (Also where this host has none of that family itself, and AI_ADDRCONFIG leaves it out.)
+    if (!host.empty())
+        ends.other = resolve(host, 0, error, ends.peer.family() == AF_INET ? AF_INET6 : AF_INET);
     ends.source = settings.local_for(ends.peer.family());
     if (from.empty())
         return ends;

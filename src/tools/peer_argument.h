@@ -16,6 +16,7 @@ constexpr int exit_refused = 2;
 /// The two ends of a path, of one family.
 struct PathEnds {
     Endpoint peer;   ///< port 0 where none was named
+    Endpoint other;  ///< of the other family, where the peer's name has both; port 0
     Endpoint source; ///< port 0; empty or a wildcard: as the kernel chooses
 };
 

@@ -137,7 +137,8 @@ int run_probe(const ProbeOptions &options) {
     const auto ends = path_ends(options.peer, options.from, settings);
     if (!ends)
         return exit_refused;
-    const auto &[peer, source] = *ends;
+    const Endpoint &peer = ends->peer;
+    const Endpoint &source = ends->source;
 
     Scheduler scheduler;
     Screen screen;

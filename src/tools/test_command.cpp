@@ -1,9 +1,11 @@
 #include "tools/test_command.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "hops/route.h"
+#include "punch/failure.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
 
@@ -74,7 +76,10 @@ int run_test(const TestOptions &options) {
     const Path path = measure(scheduler, peer, source);
     if (path.error != 0) {
         std::cerr << "synergy: no packet leaves this host for " << peer.address_text() << ": "
-                  << strerrordesc_np(path.error) << '\n';
+                  << (source.empty() || source.is_wildcard() || is_own_address(source)
+                          ? local_cause(path.error, {}, peer, settings)
+                          : source.address_text() + " is no address of this host")
+                  << '\n';
         return exit_refused;
     }
     FirewallTest::Options found{.peer = peer.with_port(0),
@@ -94,6 +99,11 @@ int run_test(const TestOptions &options) {
     progress << describe(path, found.hop_limit,
                          found.dying_hop ? found.dying_hop->from : Endpoint{})
              << std::endl;
+    if (!ends->other.empty())
+        progress << options.peer << " stands for " << peer.address_text() << " here, and has "
+                 << ends->other.address_text()
+                 << " as well: the other side must use the same family, by the line below"
+                 << std::endl;
     try {
         FirewallTest test(scheduler, found,
                           [&](const std::string &line) { progress << line << std::endl; });

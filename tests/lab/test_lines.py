@@ -227,11 +227,186 @@ def test_nat_at_this_side(stand, family, source, length):
     run_in(stand, "A", "ip", "address", "add", f"{source}/{length}", "dev", "to-fwa", *nodad)
     try:
         run = Run(stand, source, family)
-        run.says(f"warning: {run.way}: this host's own address is {source}, which is private: a NAT "
-                 "lies on the way, and the peer's answers are for another address. Only where "
-                 "nothing rewrites addresses or ports can anybody come in")
+        run.says(private_source_line(run, source))
     finally:
         run_in(stand, "A", "ip", "address", "del", f"{source}/{length}", "dev", "to-fwa")
+
+
+def private_source_line(run, source):
+    return (f"warning: {run.way}: this host's own address is {source}, which is private: where a NAT "
+            "puts another in its place, that is the one to call, and who calls it comes in only if "
+            "the NAT keeps the port")
+
+
+@FAMILIES
+def test_nat_that_keeps_the_port(stand, family):
+    """Who calls the address that it puts there comes in, as the line has it."""
+    source, length = {6: ("fd00:1::2", 64), 4: ("10.0.0.2", 24)}[family]
+    run_in(stand, "A", "ip", "address", "add", f"{source}/{length}", "dev", "to-fwa",
+           *(["nodad"] if family == 6 else []))
+    back = ["ip", f"-{family}", "route", "%s", f"{source}/{128 if family == 6 else 32}", "dev", "to-A"]
+    nat = [iptables(family), "-w", "-t", "nat", "%s", "POSTROUTING", "-s", source, "-j", "SNAT",
+           "--to-source", FIRST_ROUTER[family]]
+    run_in(stand, "fwa", *[word.replace("%s", "add") for word in back])
+    run_in(stand, "fwa", *[word.replace("%s", "-A") for word in nat])
+    try:
+        run = Run(stand, source, family)
+        run.says(private_source_line(run, source))
+        with clients.prepared_client(stand, family, run.source_port) as caller:
+            caller.settimeout(10)
+            caller.connect((FIRST_ROUTER[family], run.port))
+            caller.sendall(b"hello\n")
+            assert caller.recv(100).endswith(b"hello\n")
+    finally:
+        run_in(stand, "fwa", *[word.replace("%s", "-D") for word in nat])
+        run_in(stand, "fwa", *[word.replace("%s", "del") for word in back])
+        run_in(stand, "A", "ip", "address", "del", f"{source}/{length}", "dev", "to-fwa")
+
+
+@contextlib.contextmanager
+def link_local_alone(stand, family):
+    """What is left of a host that nobody has given an address yet, or any more."""
+    length = {6: 64, 4: 24}[family]
+    run_in(stand, "A", "ip", "address", "del", f"{SERVER[family]}/{length}", "dev", "to-fwa")
+    if family == 4:
+        run_in(stand, "A", "ip", "address", "add", "169.254.3.4/16", "dev", "to-fwa")
+    via = {6: ["via", "fe80::ff:fe00:2"], 4: ["via", FIRST_ROUTER[4], "onlink"]}[family]
+    run_in(stand, "A", "ip", f"-{family}", "route", "replace", FAR[family], *via, "dev", "to-fwa")
+    try:
+        yield
+    finally:
+        run_in(stand, "A", "ip", f"-{family}", "route", "del", FAR[family])
+        if family == 4:
+            run_in(stand, "A", "ip", "address", "del", "169.254.3.4/16", "dev", "to-fwa")
+        stand.path.configure("A")
+
+
+@FAMILIES
+def test_no_address_but_the_links_own(stand, check, family):
+    """And as soon as there is another one, a peer gets in."""
+    with link_local_alone(stand, family):
+        run = Run(stand, ANY[family], family, refresh=1)
+        source = run.program.wait_for(r"for it but (\S+), which").group(1)
+        assert source == "169.254.3.4" or source.startswith("fe80::")
+        end = (f"this host has no address for it but {source}, which counts on its own link alone: "
+               "nobody there can answer (ip address)")
+        run.says(f"warning: {run.way}: {end}")
+        assert check(stand, peer_text(family), hops=2)[0] == [f"{peer_text(family)}: {end}"]
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    assert len(run.lines()) == 1
+
+
+SECOND = {6: ("2001:db8:c::11", 64, "2001:db8:c::1"), 4: ("198.18.0.11", 28, "198.18.0.1")}
+
+
+@contextlib.contextmanager
+def second_link(stand, family):
+    """An interface with an address of its own, and whose router knows no way."""
+    address, length, _ = SECOND[family]
+    run_in(stand, "A", "ip", "link", "add", "second", "type", "veth", "peer", "name", "beyond")
+    try:
+        for end in "second", "beyond":
+            run_in(stand, "A", "ip", "link", "set", end, "up")
+        run_in(stand, "A", "ip", "address", "add", f"{address}/{length}", "dev", "second",
+               *(["nodad"] if family == 6 else []))
+        yield address
+    finally:
+        run_in(stand, "A", "ip", "link", "del", "second")
+
+
+@FAMILIES
+@pytest.mark.parametrize("is_bound, hops", ((False, 2), (False, "auto"), (True, 2)))
+def test_address_of_another_interface(stand, check, is_bound, hops, family):
+    """Routers answer nothing that leaves from there. Where they do, nothing is said."""
+    with second_link(stand, family) as own:
+        run = Run(stand, own if is_bound else ANY[family], family, hops=hops,
+                  local=None if is_bound else own)
+        end = (f"no router answers what leaves from {own} by to-fwa, and {own} is an address of "
+               "second's: what is not its own may be dropped on the way. Use an address of to-fwa's, "
+               "or have it sent by second (ip rule)")
+        run.says(f"warning: {PEER[family]}: {end}")
+        if not is_bound:
+            assert check(stand, peer_text(family), hops=hops, local=own)[0] == [
+                f"{peer_text(family)}: {end}"]
+        else:
+            back = ["ip", f"-{family}", "route", "%s", own, "via", SERVER[family]]
+            beyond = ["ip", f"-{family}", "route", "%s", own, "via",
+                      stand.path.addresses("fwa")[1][1][family]]
+            run_in(stand, "fwa", *[word.replace("%s", "add") for word in back])
+            run_in(stand, "r1", *[word.replace("%s", "add") for word in beyond])
+            try:
+                good = Run(stand, own, family, hops=2, log="info")
+                good.program.wait_for("punches with hop limit 2 die at")
+                assert not any("warning" in line for line in good.lines())
+            finally:
+                run_in(stand, "fwa", *[word.replace("%s", "del") for word in back])
+                run_in(stand, "r1", *[word.replace("%s", "del") for word in beyond])
+
+
+@FAMILIES
+@pytest.mark.parametrize("leads_there", (True, False))
+def test_two_ways_out(stand, check, leads_there, family):
+    """Cable and radio, say: the peer may call either's address. Another network of this host's is
+    none of his business."""
+    with second_link(stand, family) as other:
+        if leads_there:
+            run_in(stand, "A", "ip", f"-{family}", "route", "add", "default", "via",
+                   SECOND[family][2], "dev", "second", "metric", 2000)
+        run = Run(stand, ANY[family], family)
+        run.listens()
+        time.sleep(0.3)  # what is to be said of addresses is said a tenth of a second after
+        end = (f"punches leave from {SERVER[family]}, and only who calls that gets in; this host has "
+               f"{other} as well. SYNERGY_LOCAL chooses")
+        run.says(*([f"warning: {run.way}: {end}"] if leads_there else []))
+        assert check(stand, peer_text(family), hops=2)[0] == (
+            [f"{peer_text(family)}: {end}"] if leads_there else [])
+
+
+def test_broadcast_address_of_a_network(stand, check):
+    end = ("can't punch: that is the broadcast address of a network of this host's, and no host's")
+    for transport in "tcp", "udp":
+        run = Run(stand, "0.0.0.0", 4, transport, peers="198.51.100.255:5555")
+        run.says(f"warning: {run.listener} <- 198.51.100.255: {end}")
+    assert check(stand, "198.51.100.255:5555", hops=2)[0] == [f"198.51.100.255:5555: {end}"]
+
+
+@contextlib.contextmanager
+def no_local_ports(stand):
+    with namespace.inside(stand.path.namespace("A")):
+        setting = pathlib.Path("/proc/thread-self/root/proc/sys/net/ipv4/ip_local_port_range")
+        before = setting.read_text(encoding="ascii")
+        setting.write_text("40000 40000", encoding="ascii")
+        holders = [socket.socket(socket.AF_INET6, kind)
+                   for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+        for holder in holders:
+            holder.bind(("::", 40000))
+    try:
+        yield
+    finally:
+        for holder in holders:
+            holder.close()
+        with namespace.inside(stand.path.namespace("A")):
+            setting.write_text(before, encoding="ascii")
+
+
+@FAMILIES
+def test_no_local_port_is_left(stand, check, family):
+    """Punches need none, and the way can't be measured."""
+    guess = ("hop limit 3: no local port is left to measure the way with "
+             "(net.ipv4.ip_local_port_range): a guess. Where nobody gets in, set one that crosses the "
+             "last firewall of this side")
+    with no_local_ports(stand):
+        for hops in 2, "auto":
+            run = Run(stand, ANY[family], family, hops=hops)
+            if hops == "auto":
+                run.program.wait_for("a guess")
+            run.server.talk(stand, run.server, run.program, run.source_port, run.port, 10)
+            assert run.lines() == ([f"synergy: warning: {PEER[family]}: {guess}"]
+                                   if hops == "auto" else [])
+        untried = ("no local port is left (net.ipv4.ip_local_port_range), so the loopback interface "
+                   "can't be tried out")
+        assert check(stand, peer_text(family), hops=2)[0] == [untried]
+        assert check(stand, peer_text(family))[0] == [untried, f"{peer_text(family)}: {guess}"]
 
 
 @pytest.mark.parametrize("family, peer", ((4, "192.168.7.2"), (6, "fd00:1::2")))
@@ -371,11 +546,14 @@ def written(name, text, mode=0o644):
     return file
 
 
+ALL_VARIABLES = ("one of SYNERGY_CONFIG, SYNERGY_HOPS, SYNERGY_HOPS_MAX, SYNERGY_HOPS_MIN, "
+                 "SYNERGY_LOCAL, SYNERGY_LOG, SYNERGY_LOG_FILE, SYNERGY_PEERS, SYNERGY_PORTS, "
+                 "SYNERGY_REFRESH")
+
+
 @pytest.mark.parametrize("name, nearest", (
     ("PEER", "SYNERGY_PEERS"), ("HOP", "SYNERGY_HOPS"), ("LOGFILE", "SYNERGY_LOG_FILE"),
-    ("ANYTHING", "one of SYNERGY_CONFIG, SYNERGY_HOPS, SYNERGY_HOPS_MAX, SYNERGY_HOPS_MIN, "
-     "SYNERGY_LOCAL, SYNERGY_LOG, SYNERGY_LOG_FILE, SYNERGY_PEERS, SYNERGY_PORTS, "
-     "SYNERGY_REFRESH")))
+    ("DIR", ALL_VARIABLES), ("ANYTHING", ALL_VARIABLES)))
 def test_unknown_variable(stand, name, nearest):
     run = Run(stand, **{name.lower(): "2"})
     run.says(f"error: environment: 'SYNERGY_{name}': expected {nearest}")
@@ -454,6 +632,20 @@ def test_name_that_stands_for_this_host(stand, address):
         names.restore()
 
 
+def pipe(name):
+    SCRATCH.mkdir(mode=0o755, exist_ok=True)
+    os.mkfifo(SCRATCH / name)
+    (SCRATCH / name).chmod(0o666)
+    return SCRATCH / name
+
+
+def test_file_that_is_a_pipe(stand):
+    """The server does not wait for who writes to it."""
+    file = pipe("settings.pipe")
+    run = Run(stand, "::", peers=None, hops=None, config=file)
+    run.says(f"error: SYNERGY_CONFIG: '{file}': expected a file that can be read: it is a pipe")
+
+
 def test_unknown_variable_alone(stand):
     run = Run(stand, peers=None, hops=None, peer=shown(PEER[6], 5555))
     run.says("error: environment: 'SYNERGY_PEER': expected SYNERGY_PEERS")
@@ -463,7 +655,8 @@ def test_unknown_variable_alone(stand):
     (lambda: SCRATCH / "nowhere/log", "No such file or directory"),
     (lambda: written("log-of-root", "", 0o600), "Permission denied"),
     (lambda: "/dev/full", "No space left on device"),
-), ids=("nowhere", "forbidden", "full"))
+    (lambda: pipe("log.pipe"), "nobody reads it"),
+), ids=("nowhere", "forbidden", "full", "pipe"))
 def test_log_file_that_cannot_be_written(stand, make, reason):
     file = make()
     run = Run(stand, hops=1, log_file=file)
@@ -837,6 +1030,11 @@ def test_check_settings(stand, check):
         f"{config} can be written by others than its owner, who can let peers in: chmod go-w"]
     config.chmod(0o644)
     assert check(stand, config=config)[0] == []
+    assert check(stand, config="/dev/null")[0] == ["no peers are set, in SYNERGY_PEERS or in /dev/null"]
+    broken = written("broken.toml", "hops = 300\n")
+    wrong, right = check(stand, config=broken)
+    assert wrong == [f"{broken}:1:8: '300': expected a hop limit from 1 to 254, or auto"]
+    assert not any(str(broken) in line for line in right)
     os.chown(config, 1, 1)
     assert check(stand, config=config)[0] == [
         f"{config} belongs to user 1, who can let peers in: chown it"]

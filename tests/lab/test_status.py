@@ -190,7 +190,7 @@ def test_peers_without_a_hole(stand, status):
         peers="[2001:db8:a::99]:1 203.0.113.9:2 [2001:db8:b::5]:3", hops=stand.path.hops))
     (listener,) = [s for k in status()["keepers"] for s in k["sockets"]]
     assert {peer["peer"]: peer["reason"] for peer in listener["without_hole"]} == {
-        "[2001:db8:a::99]:1": "the peer is on the same link, with no firewall between",
+        "[2001:db8:a::99]:1": "the peer is on the same link, with no router between",
         "203.0.113.9:2": "this socket can't reach a peer of that address family"}
     assert [hole["peer"] for hole in listener["holes"]] == ["[2001:db8:b::5]:3"]
     picture = synergy(stand, "status").stdout

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pty
+import signal
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 import firewall
 import namespace
+from names import Names
 from programs import STAGE, wait_until
 from topology import PEER, SERVER
 
@@ -272,7 +274,47 @@ def test_no_route(stand, ends):
                                 timeout=20, env=ENVIRONMENT)
     assert result.returncode == 2
     assert result.stderr == "synergy: no packet leaves this host for 203.0.113.5: " \
-                            "Cannot assign requested address\n"
+                            "198.51.100.99 is no address of this host\n"
+
+
+@pytest.mark.parametrize("peer, cause", (
+    ("fe80::5", "an address of the link's own needs its interface, as fe80::5%eth0"),
+    ("198.51.100.255", "that is the broadcast address of a network of this host's, and no host's"),
+    ("192.168.77.1", "Network is unreachable: this host has no route to it (ip -4 route get "
+     "192.168.77.1)")))
+def test_no_peer_to_send_to(stand, peer, cause):
+    with namespace.inside(stand.path.namespace("A")):
+        result = subprocess.run([STAGE / "src/synergy", "test", peer], capture_output=True, text=True,
+                                check=False, timeout=20, env=ENVIRONMENT)
+    assert result.returncode == 2
+    assert result.stderr == f"synergy: no packet leaves this host for {peer}: {cause}\n"
+
+
+def test_names_of_both_families(ends):
+    """One end has taken the one, the other the other: the line that each prints for it leads on."""
+    names = Names()
+    try:
+        names.set(home=[SERVER[6], SERVER[4]], laptop=[PEER[6], PEER[4]])
+        a = ends("A", "laptop.example.net")
+        a.says(f"laptop.example.net stands for {PEER[6]} here, and has {PEER[4]} as well: the other "
+               "side must use the same family, by the line below")
+        b = ends("B", "home.example.net")
+        assert a.result()["complete"] and b.result()["complete"]
+    finally:
+        names.restore()
+
+
+def test_interrupted(ends):
+    """Who is left says so, and what was not tried is not called a failure."""
+    a, b = ends("A", PEER[6], idle="30"), ends("B", SERVER[6], idle="30")
+    b.says(COMPLETE)
+    time.sleep(2.5)
+    a.process.terminate()
+    assert a.process.wait(5) == -signal.SIGTERM
+    result = b.result()
+    assert not result["complete"]
+    assert trial(result, "udp") == ("passes", "passes")
+    assert trial(result, "udp", 30) == ("pending", "pending") and result["findings"] == []
 
 
 @pytest.mark.parametrize("peer", ("::1", "127.0.0.1", SERVER[6], f"[{SERVER[6]}]:61680"))

@@ -46,6 +46,9 @@ TEST_CASE("addresses: what speaks against a hole") {
     CHECK(address_objection(address("192.168.1.2"), address("192.168.7.5")) == "");
     CHECK(address_objection(address("192.168.1.2"), address("203.0.113.5")) != "");
     CHECK(address_objection(address("198.51.100.11"), address("10.0.0.5")) != "");
+    CHECK(address_objection(address("169.254.1.2"), address("203.0.113.5")) != "");
+    CHECK(address_objection(address("fe80::1"), address("2001:db8:b::5")) != "");
+    CHECK(address_objection(address("fe80::1"), address("fe80::5")) == "");
     CHECK(address_objection({}, address("10.0.0.5")) == "");
     CHECK(address_objection(address("10.0.0.5"), address("127.0.0.1")) == "");
 }
@@ -53,5 +56,6 @@ TEST_CASE("addresses: what speaks against a hole") {
 TEST_CASE("addresses: this host's own") {
     CHECK(is_own_address(address("127.0.0.1")));
     CHECK_FALSE(is_own_address(address("192.0.2.77")));
-    CHECK(other_addresses(address("192.0.2.77")).empty());
+    CHECK(other_addresses(address("192.0.2.77"), address("203.0.113.5")).empty());
+    CHECK(foreign_source(address("203.0.113.5"), address("192.0.2.77")) == "");
 }
