@@ -115,6 +115,9 @@ class Punch {
     /// It is not renewed any more, unless it is opened again. Whoever comes while firewalls still
     /// hold it is met, lest somebody else answer. False: there is nothing to wait for.
     virtual bool let_end() { return false; }
+    /// The server is about to connect the two ends itself: it comes back when that is over. False:
+    /// it has nothing in the way.
+    virtual bool make_way() { return false; }
 
     [[nodiscard]] const Hole &hole() const { return hole_; }
     [[nodiscard]] const HoleRecord &record() const { return record_; }

@@ -18,6 +18,7 @@ class TcpPunch final : public Punch {
 
     int open() override;
     bool let_end() override;
+    bool make_way() override;
     [[nodiscard]] std::uint64_t cookie() const override {
         const Socket &socket = socket_ ? socket_ : spent_;
         return socket ? cookie_of(socket.fd()) : 0;

@@ -274,6 +274,8 @@ int main(int count, char **values) {
             CALLED(bind, bind(fd, address(), length()));
             /* (One stays as it is.) */
             CALLED(listen, listen(fd == fds[3] ? -1 : fd, (int)length()));
+            /* (Those of TCP stay as they are: by AF_UNSPEC they would listen no more.) */
+            CALLED(connect, connect(fd <= fds[3] ? -1 : fd, address(), length()));
             CALLED(accept, accept(fd, where, length_pointer()));
             CALLED(accept4,
                    accept4(fd, where, length_pointer(), below(3) ? SOCK_NONBLOCK : flags()));
