@@ -42,7 +42,7 @@ constexpr Duration obstructed_most = milliseconds(500);
 constexpr Duration obstructed_rest = milliseconds(20);
 /// For longer than a keeper that did not answer in time is left alone.
 constexpr unsigned unanswered_most = 8;
-/// A process may be killed with a bell in its hand.
+/// A process that is not known of may be killed with a bell in its hand.
 constexpr unsigned wordless_most = 1;
 
 /// As little as suffices for further sockets of ours beside it: what the server itself has set, or
@@ -159,6 +159,7 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
         return bell.heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
     // Counted before it rings: accept() may return before connect() does.
     bells_.ring();
+    offer.ends = owner_.ends();
     if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
         const int error = errno;
         bells_.silence();
@@ -266,7 +267,8 @@ void Handoff::ring(Id id) {
                      [this, id](std::uint32_t events) { happened(id, events); });
     if (offer.without_room == Time{})
         offer.without_room = Clock::now();
-    offer.accepted_at = {};
+    offer.looked = {};
+    offer.held = {};
     look_after(id);
 }
 
@@ -309,13 +311,14 @@ void Handoff::look(Id id) {
             return;
         }
     } else if (is_accepted) {
-        if (offer.accepted_at == Time{})
-            offer.accepted_at = now;
-        const Activity activity =
-            now - offer.accepted_at < fetch_time ? Activity::rests : owner_.activity();
+        // A look that comes late, comes before what has arrived meanwhile is read.
+        if (offer.looked != Time{})
+            offer.held += std::min<Duration>(now - offer.looked, 2 * BellWay::between_looks);
+        offer.looked = now;
+        const Activity activity = offer.held < fetch_time ? Activity::rests : owner_.activity();
         if (activity == Activity::stopped)
-            offer.accepted_at = now;
-        if (now - offer.accepted_at >= (activity == Activity::runs ? busy_time : fetch_time)) {
+            offer.held = {};
+        if (offer.held >= (activity == Activity::runs ? busy_time : fetch_time)) {
             give_up(offer.listener, not_intercepted);
             return;
         }
@@ -386,13 +389,17 @@ void Handoff::closed_with(Id id, int refusal) {
 }
 
 /// By who doesn't, unless the listener is shut down or gone, of which we will be told, or had no
-/// room for it (net.ipv4.tcp_abort_on_overflow).
+/// room for it (net.ipv4.tcp_abort_on_overflow), or a process has ended with the bell in its hand.
 void Handoff::closed_without_a_word(Id id) {
     Offer &offer = *offers_.at(id);
     const ServerSocket &listener = offer.listener;
     const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    const bool may_be_an_end =
+        owner_.has_one_ended_since(offer.ends) && ++offer.by_ends <= unanswered_most;
     if (found && found->is_half_full())
         ring_again(id, until_there_is_room);
+    else if (may_be_an_end)
+        ring_again(id, milliseconds(20));
     else if ((found || is_there(listener)) && ++offer.wordless > wordless_most)
         give_up(listener, not_intercepted);
     else

@@ -34,6 +34,9 @@ class Handoff {
         std::function<void(std::uint64_t cookie)> out_of_reach;
         /// What the server's processes do: who has accepted a bell may be kept from answering it.
         std::function<Activity()> activity;
+        /// How many of them have ended, and whether one has since there were so many.
+        std::function<unsigned()> ends;
+        std::function<bool(unsigned ends)> has_one_ended_since;
     };
     Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
         : scheduler_(scheduler), page_(page), bells_(page), socket_diag_(socket_diag),
@@ -106,13 +109,16 @@ class Handoff {
         std::uint16_t port = 0; ///< of the doorbell; 0: it is not ringing
         unsigned unanswered = 0;
         unsigned wordless = 0;     ///< bells that have ended without a word
+        unsigned by_ends = 0;      ///< of them, those that a process's end explains
+        unsigned ends = 0;         ///< of the server's processes, when it rang
         std::uint32_t starved = 0; ///< the page's, when it rang
         bool has_said = false;     ///< that it is a bell
         bool is_waiting = false;   ///< for another bell's answer, or for room
         bool is_deferred = false;  ///< its peer has said nothing yet
         Time obstructed{};         ///< since when no bell of it gets to the listener; zero: they do
         Time without_room{}; ///< when the listener last had no room, or the first unheard bell rang
-        Time accepted_at{};  ///< zero: nobody has accepted the bell
+        Time looked{};       ///< last; zero: nobody had accepted the bell
+        Duration held{};     ///< for so long somebody has had the bell, as far as was looked
         Timer timer;         ///< to look after the bell, or to ring again
     };
     using Id = std::uint64_t;

@@ -47,7 +47,10 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
-                .activity = [this] { return processes_.activity(); }}),
+                .activity = [this] { return processes_.activity(); },
+                .ends = [this] { return processes_.ends(); },
+                .has_one_ended_since =
+                    [this](unsigned ends) { return processes_.has_one_ended_since(ends); }}),
       registry_(
           scheduler_, settings, learned_file, handoff_, traffic_,
           {.locate = [this](ServerSocket &socket) { return locate(socket); },

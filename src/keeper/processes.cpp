@@ -30,6 +30,7 @@ void Processes::add(pid_t process, pid_t parent) {
         scheduler_.unwatch(found->second.pidfd.fd());
         watched_.erase(found);
         last_ended_ = process;
+        ends_++;
         ended_();
     });
     if (!is_watched) {
@@ -42,13 +43,24 @@ void Processes::add(pid_t process, pid_t parent) {
     watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
 }
 
+bool Processes::has_ended(const Process &process) {
+    pollfd end{.fd = process.pidfd.fd(), .events = POLLIN, .revents = 0};
+    return ::poll(&end, 1, 0) == 1;
+}
+
+bool Processes::has_one_ended_since(unsigned ends) const {
+    return ends != ends_ || std::any_of(watched_.begin(), watched_.end(), [](const auto &entry) {
+               return has_ended(entry.second);
+           });
+}
+
 void Processes::look() {
     std::erase_if(watched_, [this](const auto &entry) {
-        pollfd end{.fd = entry.second.pidfd.fd(), .events = POLLIN, .revents = 0};
-        if (::poll(&end, 1, 0) != 1)
+        if (!has_ended(entry.second))
             return false;
-        scheduler_.unwatch(end.fd);
+        scheduler_.unwatch(entry.second.pidfd.fd());
         last_ended_ = entry.first;
+        ends_++;
         return true;
     });
 }

@@ -35,6 +35,10 @@ class Processes {
 
     /// Who was the last to end; 0: none has.
     [[nodiscard]] pid_t last_ended() const { return last_ended_; }
+    /// How many ends have been reported.
+    [[nodiscard]] unsigned ends() const { return ends_; }
+    /// Whether one has ended since there were so many, or has and is not reported yet.
+    [[nodiscard]] bool has_one_ended_since(unsigned ends) const;
     /// Whoever has ended is known from here on, without being told of.
     void look();
 
@@ -58,9 +62,12 @@ class Processes {
         std::unordered_set<std::uint64_t> closed; ///< sockets, by cookie
     };
 
+    static bool has_ended(const Process &process);
+
     std::unordered_map<pid_t, Process> watched_;
     bool is_any_unwatched_ = false;
     pid_t last_ended_ = 0;
+    unsigned ends_ = 0;
 };
 
 } // namespace synergy

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <utility>
 
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 
@@ -99,17 +100,44 @@ void SctpPunch::wait_for_its_end() {
     retry_at(Clock::now() + rest);
 }
 
-/// By a new socket, which takes the place of the one before. 0 or an errno.
-int SctpPunch::send_init(bool is_answer) {
-    Socket next_socket = bound_socket();
-    if (!next_socket)
-        return errno;
+/// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux asks
+/// a socket's filter before it looks at any chunk, sctp_rcv().)
+void SctpPunch::hear(bool is_to_hear) const {
+    sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+    const sock_fprog program{.len = 1, .filter = &drop};
+    if (is_to_hear)
+        socket_.set(SOL_SOCKET, SO_DETACH_FILTER, 0);
+    else
+        setsockopt(socket_.fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+/// Whether the peer has called the last socket, which is to go on then. If not, it is deaf from here
+/// on: a call that came before it is closed would get a reset.
+bool SctpPunch::look_for_a_call() {
+    if (!socket_)
+        return false;
+    hear(false);
+    const bool is_connected = !socket_.remote().empty();
+    const bool has_called =
+        is_connected || (Clock::now() < punched_ + handshake_time && has_answered());
+    if (has_called)
+        hear(true);
+    if (is_connected)
+        established();
+    else if (has_called)
+        retry_at(Clock::now() + between_looks);
+    return has_called;
+}
+
+/// It takes the place of the one before. 0 or an errno.
+int SctpPunch::send_init(Socket socket, bool is_answer) {
     if (!is_answer)
         next_hop_limit();
-    set_hop_limit(next_socket, is_v4_,
+    set_hop_limit(socket, is_v4_,
                   is_answer ? ordinary_hop_limit(hole_.server, is_v4_) : hop_limit());
     close_socket();
-    socket_ = std::move(next_socket);
+    socket_ = std::move(socket);
+    is_answer_ = is_answer;
     punched_ = Clock::now();
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
@@ -123,10 +151,6 @@ int SctpPunch::punch() {
         close_socket();
         return EBADF;
     }
-    if (socket_ && Clock::now() < punched_ + handshake_time && has_answered()) {
-        retry_at(Clock::now() + between_looks);
-        return 0;
-    }
     // Other than TCP, the kernel would allow a second one of the same two ends, and give it what is
     // meant for the first.
     if (!socket_ && has_association()) {
@@ -136,13 +160,20 @@ int SctpPunch::punch() {
     rests_ = false;
     // Where there is no way, SCTP begins all the same, and sends nothing.
     int error = route_error(hole_.peer);
+    Socket next_socket = error == 0 ? bound_socket() : Socket();
+    if (error == 0 && !next_socket)
+        error = errno;
+    if (look_for_a_call())
+        return 0;
     if (error == 0)
-        error = send_init(false);
+        error = send_init(std::move(next_socket), false);
     // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
     // open for an INIT of ours, which is no punch any more, and is answered.
     const bool is_answer = error == 0 && Clock::now() >= punched_ + sctp::unusual && has_answered();
-    if (is_answer)
-        error = send_init(true);
+    if (is_answer) {
+        next_socket = bound_socket();
+        error = next_socket ? send_init(std::move(next_socket), true) : errno;
+    }
     // A server that listens again has not let others in yet.
     if (error == EADDRINUSE && Clock::now() < punched_ + longest) {
         retry_at(Clock::now() + between_looks);
@@ -171,7 +202,12 @@ void SctpPunch::happened(std::uint32_t events) {
         established();
     } else if (events & (EPOLLERR | EPOLLHUP)) {
         const int error = socket_.get(SOL_SOCKET, SO_ERROR, 0);
-        if (error == ECONNREFUSED)
+        // An answer's is of a peer that has called and is there no more; so is that of an INIT
+        // which the kernel has sent again, while we were kept from running.
+        const bool is_punchs = !is_answer_ && Clock::now() < punched_ + kernels_own;
+        if (error == ECONNREFUSED && !is_punchs)
+            log::debug("{}: the peer that has called is there no more", hole_.text());
+        else if (error == ECONNREFUSED)
             refused({.answer = HopAnswer::refused, .from = {}});
         else
             failed_by(error != 0 ? strerrordesc_np(error) : "the association has broken off",

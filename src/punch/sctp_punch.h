@@ -27,7 +27,9 @@ class SctpPunch final : public Punch {
     int punch();
     void close_socket();
     [[nodiscard]] bool has_answered() const;
-    int send_init(bool is_answer);
+    void hear(bool is_to_hear) const;
+    bool look_for_a_call();
+    int send_init(Socket socket, bool is_answer);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();
     void happened(std::uint32_t events);
@@ -43,6 +45,7 @@ class SctpPunch final : public Punch {
     Timer timer_;
     Time punched_{}; ///< its INIT left then, or a little later
     unsigned failures_ = 0;
+    bool is_answer_ = false; ///< what it has sent last goes all the way
     bool rests_ = false; ///< an earlier association is still there
 };
 

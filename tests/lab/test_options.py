@@ -303,6 +303,12 @@ ASKING = [asking(transport, address, family) for transport in ("tcp", "sctp")
           for address, family in (("::", 6), ("0.0.0.0", 4), ("::", 4))]
 
 
+# Linux sets its two bits of IP_TOS with the first packet that an association sends after its INIT,
+# which is sooner where it has sent the INIT, and not at all where it has forgotten that the peer knows
+# ECN (below).
+ECN_OF_SCTP = f"getsockopt level {IP} name {socket.IP_TOS} "
+
+
 @pytest.mark.other_users
 @pytest.mark.parametrize("server", (servers.HTTP_SERVER, servers.NGINX, APACHE, *ASKING),
                          ids=lambda server: server.name)
@@ -327,8 +333,10 @@ def test_what_a_server_sees(stand, server):
         server.talk(stand, server, program, from_port, port, PATIENCE)
         lines = log.read_text(encoding="ascii").splitlines()[before:]
         # Which number it has, and from which port the peer comes, is no difference.
-        return [re.sub(r"^(\w+) \d+ ", r"\1 ", line).replace(f"{from_port:04x}", "PORT")
-                for line in lines]
+        lines = [re.sub(r"^(\w+) \d+ ", r"\1 ", line).replace(f"{from_port:04x}", "PORT")
+                 for line in lines]
+        return [line for line in lines
+                if server.transport != "sctp" or not line.startswith(ECN_OF_SCTP)]
 
     punched = seen(source_port)
     firewall.set_profile(stand.path, "open")

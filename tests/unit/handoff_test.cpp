@@ -72,6 +72,11 @@ class Bench {
     std::atomic<std::uint64_t> stranger{0};          ///< a listener that is not the server's
     std::atomic<std::uint64_t> given_up{0};          ///< a listener that is said to be out of reach
     std::atomic<Activity> activity{Activity::rests}; ///< of the server
+    std::atomic<unsigned> ends{0};                   ///< of the server's processes
+    /// For so long it does nothing, as one that gets no processor.
+    void is_late_by(Duration time) {
+        in_thread([time] { std::this_thread::sleep_for(time); });
+    }
 
     [[nodiscard]] synergy_page &page() const { return *page_; }
     [[nodiscard]] std::uint32_t ringing() const {
@@ -109,7 +114,9 @@ class Bench {
                      socket_diag_,
                      {.is_ours = [this](std::uint64_t cookie) { return cookie != stranger; },
                       .out_of_reach = [this](std::uint64_t cookie) { given_up = cookie; },
-                      .activity = [this] { return activity.load(); }}};
+                      .activity = [this] { return activity.load(); },
+                      .ends = [this] { return ends.load(); },
+                      .has_one_ended_since = [this](unsigned then) { return ends != then; }}};
     std::thread thread_;
 };
 
@@ -389,7 +396,11 @@ std::string obstacle_of(const Socket &listener) {
     SocketDiag socket_diag;
     Handoff handoff(
         scheduler, *page, socket_diag,
-        {.is_ours = [](std::uint64_t) { return false; }, .out_of_reach = {}, .activity = {}});
+        {.is_ours = [](std::uint64_t) { return false; },
+         .out_of_reach = {},
+         .activity = {},
+         .ends = {},
+         .has_one_ended_since = {}});
     const char *obstacle = handoff.obstacle(*describe(listener.fd()));
     return obstacle == nullptr ? "" : obstacle;
 }
@@ -668,6 +679,36 @@ TEST_CASE("handoff: who is kept from answering has all the time that it is kept 
         CHECK(bench.fetch(bell, true).has_value() == is_waited_for);
         CHECK(harness::wait_until([&] { return (bench.given_up == 0) == is_waited_for; }));
     }
+}
+
+TEST_CASE("handoff: a keeper that is late does not take its own time for the server's") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+    CHECK(!harness::is_readable(theirs.fd(), milliseconds(300))); // seen in somebody's hand
+    bench.is_late_by(seconds(2));
+    CHECK(!harness::is_readable(theirs.fd(), milliseconds(2100)));
+    CHECK(bench.fetch(bell, true).has_value());
+    CHECK(bench.given_up == 0);
+}
+
+TEST_CASE("handoff: processes that end with a bell in their hands say nothing of who accepts") {
+    Socket listener = harness::listening_tcp(Endpoint::wildcard(AF_INET6, 0));
+    Bench bench;
+    auto [ours, theirs] = harness::tcp_pair();
+    bench.offer(punched(std::move(ours)), some_peer, listener);
+    for (int i = 0; i < 4; i++) {
+        REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+        const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+        bench.ends++;
+    }
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    const Socket bell(::accept(listener.fd(), nullptr, nullptr));
+    CHECK(bench.fetch(bell, true).has_value());
+    CHECK(bench.given_up == 0);
 }
 
 TEST_CASE("handoff: who says that it can't fetch is not waited for") {

@@ -86,7 +86,9 @@ struct Bench {
                     socket_diag,
                     {.is_ours = [](std::uint64_t) { return true; },
                      .out_of_reach = [](std::uint64_t) {},
-                     .activity = {}}};
+                     .activity = {},
+                     .ends = [] { return 0U; },
+                     .has_one_ended_since = [](unsigned) { return false; }}};
     Traffic traffic{*page};
     Settings settings;
     std::vector<std::uint64_t> dropped;

@@ -141,6 +141,33 @@ TEST_CASE("sctp punch: a peer's INIT that comes as ours leaves is answered all t
           }) == "");
 }
 
+TEST_CASE("sctp punch: who has called and is there no more is not too far" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(
+        harness::in_child([]() -> std::string {
+            Bench bench;
+            bench.serve_sctp(AF_INET6);
+            const auto punch = bench.called_as_it_leaves(
+                [&] { return std::make_unique<SctpPunch>(bench.context, bench.hole(AF_INET6, 3)); },
+                false);
+            EXPECT_IN_CHILD(punch);
+            const auto answers = [&] {
+                const auto sent = bench.network.sent_here();
+                return std::count_if(sent.begin(), sent.end(), [](const Packet &packet) {
+                    return packet.is_init() && packet.hop_limit == 64;
+                });
+            };
+            EXPECT_IN_CHILD(bench.run_until([&] { return bench.said("is there no more") == 1; }));
+            EXPECT_IN_CHILD(answers() == 1);
+            EXPECT_IN_CHILD(bench.too_high.empty());
+            // The hole is open for the next.
+            const std::size_t before = bench.network.inits().size();
+            EXPECT_IN_CHILD(bench.run_until_sent(before + 1));
+            EXPECT_IN_CHILD(bench.network.inits().back().hop_limit == 3);
+            return "";
+        }) == "");
+}
+
 TEST_CASE("sctp hole: INITs come when firewalls have forgotten it, and before the kernel's own") {
     const Time began{seconds(1000)};
     HoleBegin hole(sctp::hole_lifetime);
