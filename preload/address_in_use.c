@@ -75,6 +75,21 @@ static int is_kept_for(int fd, const struct sockaddr *address, socklen_t length)
     return 0;
 }
 
+int are_ends_given_up(int fd, const struct sockaddr *address, socklen_t length) {
+    struct synergy_request request = {.kind = SYNERGY_MAKE_WAY};
+    struct synergy_answer answer;
+    socklen_t size = length < sizeof request.peer ? length : sizeof request.peer;
+    if (size < sizeof request.peer.v4 || readable_bytes(address, size) < size ||
+        transport_of(fd) != TCP || port_of(fd) == 0)
+        return 0;
+    memcpy(&request.peer, address, size);
+    int is_any = 0;
+    for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++)
+        is_any |= !synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, fd, &answer) == 0 &&
+                  answer.result == 0;
+    return is_any;
+}
+
 static int bind_beside(int fd, const struct sockaddr *address, socklen_t length) {
     int shares = option_of(fd, SO_REUSEPORT);
     set_option(fd, SO_REUSEPORT, 1);

@@ -1,6 +1,6 @@
 /*
- * What stands in a bind()'s way, or would if the ports were not shared with the keeper. Within
- * aside_begin() only.
+ * What stands in the way of a bind() or connect(), or would if the ports were not shared with the
+ * keeper. Within aside_begin() only.
  */
 #pragma once
 
@@ -13,3 +13,6 @@ int is_taken(int fd, const struct sockaddr *address, socklen_t length);
 /* bind() found its address in use: what the last call says, after those that stood in the way for
  * us have gone. Sets errno as bind() does. */
 int bind_again(int fd, const struct sockaddr *address, socklen_t length);
+
+/* connect() found its ends in use. Whether a punch had them, and has given them up. */
+int are_ends_given_up(int fd, const struct sockaddr *address, socklen_t length);

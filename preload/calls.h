@@ -4,6 +4,7 @@
  *
  * listen           a TCP or SCTP server opens: the keeper punches toward its peers
  * bind             a UDP server opens; a TCP server will, and still has the rights that it needs
+ * connect          a server that calls a peer from the port that it listens on
  * accept, accept4  a punched connection comes out in place of its bell
  * recvfrom, __recvfrom_chk (its _FORTIFY_SOURCE entry point), recvmsg, recvmmsg
  *                  a UDP socket that came to be without our bind(); which peers are heard
@@ -32,6 +33,7 @@
 #define SYNERGY_CALLS(CALL)                                                                        \
     CALL(int, listen, (int fd, int backlog))                                                       \
     CALL(int, bind, (int fd, const struct sockaddr *address, socklen_t length))                    \
+    CALL(int, connect, (int fd, const struct sockaddr *address, socklen_t length))                 \
     CALL(int, accept, (int fd, struct sockaddr *address, socklen_t *length))                       \
     CALL(int, accept4, (int fd, struct sockaddr *address, socklen_t *length, int flags))           \
     CALL(ssize_t, recvfrom,                                                                        \

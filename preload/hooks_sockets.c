@@ -54,6 +54,15 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     return result;
 }
 
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+    if (!concerns_us())
+        return libc.connect(fd, address, length);
+    int result = libc.connect(fd, address, length), is_free = 0;
+    if (__builtin_expect(result < 0 && errno == EADDRNOTAVAIL, 0))
+        ASIDE(is_free = are_ends_given_up(fd, address, length));
+    return is_free ? libc.connect(fd, address, length) : result;
+}
+
 /* After the call, so that its port is free when it returns. */
 static void after_closing(const struct descriptor *descriptor) {
     if (is_ours(descriptor->mark))

@@ -123,6 +123,9 @@ enum synergy_kind {
      * tells the options that the peer has been told: they must be this listener's. For the keeper's
      * own user and root; needs no secret. Else ENOENT. */
     SYNERGY_TAKE,
+    /* connect() to `peer` has found its ends in use, by the socket that comes along: what punches
+     * between them makes way, until the connection is over. ENOENT: nothing does. */
+    SYNERGY_MAKE_WAY,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE

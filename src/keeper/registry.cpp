@@ -607,6 +607,20 @@ void Registry::end_holes(std::uint64_t cookie) {
                       [](const auto &punch) { return !punch.second->let_end(); });
 }
 
+bool Registry::make_way(const Endpoint &local, const Endpoint &peer) {
+    bool is_any = false;
+    for (auto &entry : servers_) {
+        KeptSocket &server = entry.second;
+        if (server.socket.transport != Transport::tcp || server.socket.local.port() != local.port())
+            continue;
+        for (auto *punches : {&server.punches, &server.ending})
+            for (const Endpoint &name : {peer.unmapped(), peer.mapped()})
+                if (const auto punch = punches->find(name); punch != punches->end())
+                    is_any |= punch->second->make_way();
+    }
+    return is_any;
+}
+
 void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
     const auto found = servers_.find(cookie);
     if (found == servers_.end())

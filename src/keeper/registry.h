@@ -76,6 +76,9 @@ class Registry : private HoleOwner {
     /// What waits for the server to listen again.
     [[nodiscard]] ParkedListeners &parked() { return parked_; }
     [[nodiscard]] const ParkedListeners &parked() const { return parked_; }
+    /// The server calls the peer from the port that it listens on. False where no punch has those
+    /// ends.
+    bool make_way(const Endpoint &local, const Endpoint &peer);
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
 

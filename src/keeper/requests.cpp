@@ -88,6 +88,13 @@ Requests::Reply Requests::answer(const Call &call) {
         case SYNERGY_BESIDE:
             reply.answer.result = is_kept_for(call) ? 0 : ENOENT;
             break;
+        case SYNERGY_MAKE_WAY:
+            reply.answer.result =
+                registry_.make_way(call.passed.local(),
+                                   Endpoint::from(&call.request.peer.any, sizeof call.request.peer))
+                    ? 0
+                    : ENOENT;
+            break;
         case SYNERGY_ADOPT:
             owner_.adopt(call, reply);
             break;

@@ -13,7 +13,6 @@ namespace synergy {
 /// empty and errno set if there can be none.
 Socket open_beside(const ServerSocket &server, int protocol);
 
-
 /// The listener's address, or where that is the wildcard, what the settings say.
 Endpoint address_beside(const ServerSocket &server, const Settings &settings, bool is_v4);
 bool bind_beside(const Socket &socket, const ServerSocket &server, const Settings &settings,

@@ -122,6 +122,9 @@ class Punch {
     /// It is not renewed any more, unless it is opened again. Whoever comes while firewalls still
     /// hold it is met, lest somebody else answer. False: there is nothing to wait for.
     virtual bool let_end() { return false; }
+    /// The server is about to connect the two ends itself: it comes back when that is over. False:
+    /// it has nothing in the way.
+    virtual bool make_way() { return false; }
 
     /// The socket that punches, for another listener's punch of the same hole; nothing: there is
     /// none now. This one goes on no more.

@@ -100,8 +100,8 @@ void SctpPunch::wait_for_its_end() {
     retry_at(Clock::now() + rest);
 }
 
-/// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux asks
-/// a socket's filter before it looks at any chunk, sctp_rcv().)
+/// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux
+/// asks a socket's filter before it looks at any chunk, sctp_rcv().)
 void SctpPunch::hear(bool is_to_hear) const {
     sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
     const sock_fprog program{.len = 1, .filter = &drop};
@@ -111,8 +111,8 @@ void SctpPunch::hear(bool is_to_hear) const {
         setsockopt(socket_.fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
-/// Whether the peer has called the last socket, which is to go on then. If not, it is deaf from here
-/// on: a call that came before it is closed would get a reset.
+/// Whether the peer has called the last socket, which is to go on then. If not, it is deaf from
+/// here on: a call that came before it is closed would get a reset.
 bool SctpPunch::look_for_a_call() {
     if (!socket_)
         return false;

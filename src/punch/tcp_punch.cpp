@@ -165,6 +165,14 @@ void TcpPunch::take_over(PunchOnItsWay given) {
         tick();
 }
 
+bool TcpPunch::make_way() {
+    if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
+        return false; // the peer's connection
+    close_socket();
+    retry_at(Clock::now() + rest);
+    return true;
+}
+
 int TcpPunch::open() {
     const bool was_ending = std::exchange(is_ending_, false);
     // What has left meanwhile opened nothing.

@@ -23,6 +23,7 @@ class TcpPunch final : public Punch {
         return !is_ending_ && (!socket_ || rests_ > 0);
     }
     void take_over(PunchOnItsWay given) override;
+    bool make_way() override;
     [[nodiscard]] std::uint64_t cookie() const override {
         const Socket &socket = socket_ ? socket_ : spent_;
         return socket ? cookie_of(socket.fd()) : 0;

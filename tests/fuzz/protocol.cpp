@@ -278,7 +278,7 @@ class Game {
     synergy_request request() {
         synergy_request request{};
         request.version = SYNERGY_WIRE_VERSION;
-        request.kind = input_.below(SYNERGY_TAKE + 2);
+        request.kind = input_.below(SYNERGY_MAKE_WAY + 2);
         request.hop_limit = static_cast<std::int8_t>(input_.byte());
         request.process = ::getpid();
         request.secret = secret_;

@@ -685,6 +685,36 @@ def test_a_stranger_with_a_full_queue_at_a_name_of_ours_holds_nobody_up(kind, sh
         stranger.stdin.close()
 
 
+CALLS_FROM_ITS_PORT = """
+import errno, socket, sys, time
+peer = ("127.0.0.1", int(sys.argv[1]))
+def at(port):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(("127.0.0.1" if port else "0.0.0.0", port))
+    return sock
+listener = at(0)
+listener.listen()
+for number in range(3):
+    time.sleep(0.1)
+    caller = at(listener.getsockname()[1])
+    caller.setblocking(False)
+    print(errno.errorcode[caller.connect_ex(peer)])
+    print(errno.errorcode[at(listener.getsockname()[1]).connect_ex(peer)])
+    caller.close()
+"""
+
+
+def test_a_server_calls_a_peer_from_the_port_that_it_listens_on(deaf_peer):
+    """Where the punch stands; and where its own connection is, it does not."""
+    for environment in plain_environment(), preloaded_environment(deaf_peer.text()):
+        result = run("/usr/bin/python3", "-c", CALLS_FROM_ITS_PORT, deaf_peer.port,
+                     environment=environment)
+        assert result.stdout.split() == ["EINPROGRESS", "EADDRNOTAVAIL"] * 3
+        assert result.stderr == ""
+
+
 GREETING = """
 import select, socket
 listener = socket.create_server(("127.0.0.1", 0))

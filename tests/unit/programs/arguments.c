@@ -10,6 +10,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -276,6 +277,8 @@ int main(int count, char **values) {
             CALLED(bind, bind(fd, address(), length()));
             /* (One stays as it is.) */
             CALLED(listen, listen(fd == fds[3] ? -1 : fd, (int)length()));
+            /* (Those of the internet stay as they are: AF_UNSPEC takes their port away.) */
+            CALLED(connect, connect(fd <= fds[8] ? -1 : fd, address(), length()));
             CALLED(accept, accept(fd, where, length_pointer()));
             CALLED(accept4,
                    accept4(fd, where, length_pointer(), below(3) ? SOCK_NONBLOCK : flags()));
@@ -310,7 +313,10 @@ int main(int count, char **values) {
             CALLED(setresuid, setresuid((uid_t)-1, below(2) ? geteuid() : (uid_t)-1, (uid_t)-1));
             CALLED(setrlimit64, setrlimit64((__rlimit_resource_t)no_limit(), where));
             CALLED(prlimit64,
-                   prlimit64(below(2) ? 0 : (pid_t)length(),
+                   /* (Of nobody else's process.) */
+                   prlimit64(below(2)   ? 0
+                             : below(2) ? INT_MAX
+                                        : -1,
                              (__rlimit_resource_t)(below(2) ? RLIMIT_NOFILE : no_limit()), NULL,
                              where));
             CALLED(execve, execve(where, (char *const *)room(), (char *const *)room()));
