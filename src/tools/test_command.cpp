@@ -4,6 +4,7 @@
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "hops/route.h"
+#include "tools/documents.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
 
