@@ -159,6 +159,7 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
         return bell.heard == Heard::by_others ? Rung::heard_by_others : Rung::heard_by_nobody;
     // Counted before it rings: accept() may return before connect() does.
     bells_.ring();
+    offer.ends = owner_.ends();
     if (::connect(doorbell.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS) {
         const int error = errno;
         bells_.silence();
@@ -271,7 +272,6 @@ void Handoff::ring(Id id) {
         offer.without_room = Clock::now();
     offer.looked = {};
     offer.held = {};
-    offer.ends = owner_.ends();
     look_after(id);
 }
 
