@@ -170,9 +170,9 @@ std::string Endpoint::address_text() const {
         return text;
     // As the user wrote it; an interface that is gone has its number alone.
     char name[IF_NAMESIZE] = "";
-    if (if_indextoname(any_.in6.sin6_scope_id, name) != nullptr)
-        return text + ("%" + std::string(name));
-    return text + ("%" + std::to_string(any_.in6.sin6_scope_id));
+    const bool is_there = if_indextoname(any_.in6.sin6_scope_id, name) != nullptr;
+    return std::string(text).append("%").append(is_there ? name
+                                                         : std::to_string(any_.in6.sin6_scope_id));
 }
 
 std::string Endpoint::text() const {

@@ -187,7 +187,7 @@ RouteKey RouteKey::from(const Endpoint &peer, const Route &route) {
     std::string gateway = text(route.gateway);
     // A link-local gateway is one of its link only: the same address elsewhere is another.
     if (gateway.starts_with("fe80:"))
-        gateway += "%" + std::to_string(route.interface);
+        gateway.append("%").append(std::to_string(route.interface));
     return {prefix_of(peer.unmapped()), text(route.source.unmapped()), std::move(gateway)};
 }
 

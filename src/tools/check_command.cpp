@@ -9,10 +9,9 @@
 #include "punch/failure.h"
 #include "server/reach.h"
 #include "settings/settings_file.h"
+#include "tools/documents.h"
 #include "tools/preloadable.h"
 #include "wire.h"
-
-#include <nlohmann/json.hpp>
 
 #include <netdb.h>
 #include <poll.h>
@@ -61,22 +60,9 @@ class Findings {
         std::cout << std::flush;
     }
 
-    void print_json() const {
-        nlohmann::ordered_json document = {{"ok", !is_any_wrong()},
-                                           {"findings", nlohmann::ordered_json::array()}};
-        for (const Finding &each : all_)
-            document["findings"].push_back({{"wrong", each.is_wrong}, {"text", each.text}});
-        // A host name or a path may hold any bytes.
-        std::cout << document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-                  << std::endl;
-    }
+    void print_json() const { std::cout << findings_json(!is_any_wrong(), all_) << std::endl; }
 
   private:
-    struct Finding {
-        bool is_wrong;
-        std::string text;
-    };
-
     void add(bool is_wrong, const std::string &text) {
         const auto is_it = [&](const Finding &each) { return each.text == text; };
         if (std::none_of(all_.begin(), all_.end(), is_it))

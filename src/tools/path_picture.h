@@ -1,11 +1,16 @@
 // A measured path for a person: hop by hop, round trips as bars, and where the punch dies.
 #pragma once
 
-#include "tools/path_json.h"
+#include "hops/hop_choice.h"
 
+#include <map>
+#include <string>
 #include <vector>
 
 namespace synergy {
+
+/// Host names by address, as far as they are known.
+using Names = std::map<std::string, std::string>;
 
 struct Style {
     bool color = false;

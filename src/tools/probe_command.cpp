@@ -2,6 +2,7 @@
 
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
+#include "tools/documents.h"
 #include "tools/path_picture.h"
 #include "tools/peer_argument.h"
 #include "tools/terminal.h"

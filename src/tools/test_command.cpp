@@ -6,6 +6,7 @@
 #include "hops/path_probe.h"
 #include "hops/route.h"
 #include "punch/failure.h"
+#include "tools/documents.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
 

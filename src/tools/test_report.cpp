@@ -1,7 +1,6 @@
 #include "tools/test_report.h"
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 
@@ -149,30 +148,6 @@ std::vector<std::string> report_picture(const TestReport &report) {
     for (const std::string &line : findings(report))
         lines.push_back(line);
     return lines;
-}
-
-std::string report_json(const TestReport &report) {
-    using Json = nlohmann::ordered_json;
-    const auto address = [](const std::optional<Endpoint> &endpoint) {
-        return endpoint && !endpoint->empty() ? Json(endpoint->address_text()) : Json(nullptr);
-    };
-    Json json = {{"peer", report.peer.address_text()},
-                 {"source", report.source.address_text()},
-                 {"port", report.port},
-                 {"hop_limit", report.hop_limit},
-                 {"router", address(report.router)},
-                 {"seen_as", address(report.seen_as)},
-                 {"peer_seen_as", address(report.peer_seen_as)},
-                 {"complete", report.is_over},
-                 {"trials", Json::array()},
-                 {"findings", findings(report)}};
-    for (const TestReport::Row &row : report.rows)
-        json["trials"].push_back({{"transport", name(row.kind.transport)},
-                                  {"idle_s", row.kind.idle.count()},
-                                  {"both_call", row.kind.both_call},
-                                  {"peer_calls", name(row.peer_calls)},
-                                  {"this_side_calls", name(row.this_side_calls)}});
-    return json.dump(2);
 }
 
 } // namespace synergy

@@ -36,7 +36,4 @@ std::vector<std::string> findings(const TestReport &report);
 /// The table, and the findings; a line each.
 std::vector<std::string> report_picture(const TestReport &report);
 
-/// The document that `synergy test --help` describes.
-std::string report_json(const TestReport &report);
-
 } // namespace synergy

@@ -1,12 +1,10 @@
 #include "hops/path_probe.h"
 
 #include "harness.h"
-#include "tools/path_json.h"
 
 #include <doctest/doctest.h>
 
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -14,7 +12,6 @@
 #include <memory>
 
 using namespace synergy;
-using Json = nlohmann::json;
 
 namespace {
 
@@ -145,31 +142,4 @@ TEST_CASE("where UDP is not let out, TCP finds the end" * doctest::skip(geteuid(
                               path.hops[0].answer == HopAnswer::accepted);
               return "";
           }) == "");
-}
-
-TEST_CASE("the JSON document") {
-    Path path = measure(Endpoint::loopback(AF_INET6, 1));
-    path.on_link = false;
-    path.hops[0].round_trip = std::chrono::microseconds(1500);
-    Hop &silent = path.hops.emplace_back();
-    silent.limit = 2;
-    const HopChoice choice{.hops = 2, .is_found = true, .reason = "why \"so\""};
-    const Json json = Json::parse(path_json(path, choice, {{"::1", "n\xff"}}));
-    CHECK(json == Json::parse(R"({
-        "peer": "::1", "source": "::1", "on_link": false,
-        "hops": [
-            {"hop": 1, "answer": "refused", "address": "::1", "name": "n\ufffd", "rtt_ms": 1.5,
-             "probe": "udp"},
-            {"hop": 2, "answer": "none"}
-        ],
-        "hop_limit": 2, "found": true, "reason": "why \"so\""
-    })"));
-
-    path = Path();
-    path.peer = Endpoint::loopback(AF_INET, 0);
-    path.error = ENETUNREACH;
-    const Json failed = Json::parse(path_json(path, HopChoice{}, {}));
-    CHECK(failed["error"] == "Network is unreachable");
-    CHECK(failed["hops"] == Json::array());
-    CHECK_FALSE(failed.contains("source"));
 }
