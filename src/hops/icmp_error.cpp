@@ -1,11 +1,13 @@
 #include "hops/icmp_error.h"
 
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <linux/errqueue.h>
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
 #include <netinet/in.h>
+#include <sys/utsname.h>
 
 namespace synergy {
 
@@ -75,6 +77,16 @@ std::optional<IcmpError> read_icmp_error(const Socket &socket) {
                            static_cast<socklen_t>(length - sizeof error));
     }
     return found;
+}
+
+bool are_senders_kept(bool is_v4) {
+    static const bool are_those_of_v6 = [] { // since Linux 5.16
+        utsname name{};
+        int major = 0, minor = 0;
+        return ::uname(&name) == 0 && std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+               (major > 5 || (major == 5 && minor >= 16));
+    }();
+    return is_v4 || are_those_of_v6;
 }
 
 } // namespace synergy

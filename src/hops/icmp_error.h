@@ -18,4 +18,8 @@ struct IcmpError {
 /// SYN_SENT, where that option is set (IPv4: always).
 std::optional<IcmpError> read_icmp_error(const Socket &socket);
 
+/// Whether the kernel keeps who has sent an error of TCP's: or else nothing says whether anybody
+/// has.
+bool are_senders_kept(bool is_v4);
+
 } // namespace synergy

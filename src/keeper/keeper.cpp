@@ -51,47 +51,7 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                 .ends = [this] { return processes_.ends(); },
                 .has_one_ended_since =
                     [this](unsigned ends) { return processes_.has_one_ended_since(ends); }}),
-      registry_(
-          scheduler_, settings, learned_file, handoff_, traffic_,
-          {.locate = [this](ServerSocket &socket) { return locate(socket); },
-           .has_connection =
-               [this](const std::vector<std::pair<Endpoint, Endpoint>> &all) {
-                   return std::any_of(all.begin(), all.end(), [this](const auto &ends) {
-                       return socket_diag_.has_connection(ends.first, ends.second);
-                   });
-               },
-           .control_chunks =
-               [this](const Endpoint &from, const Endpoint &to) {
-                   return socket_diag_.control_chunks(from, to).value_or(0);
-               },
-           .has_listener =
-               [this](const ServerSocket &gone) { return socket_diag_.has_listener(gone.local); },
-           .has_others =
-               [this](std::uint16_t port, const std::unordered_set<std::uint64_t> &than) {
-                   return socket_diag_.has_others(port, than);
-               },
-           .sharers =
-               [this](const ServerSocket &socket) {
-                   return socket_diag_.listeners_at(socket.local, socket.owner);
-               },
-           .give =
-               [this](Gift gift, std::uint64_t to, const std::function<void(Gift)> &refused) {
-                   sharers_.give(std::move(gift), to, refused);
-               },
-           .parked = [this](std::uint64_t cookie) { control_.release(cookie); },
-           .listens_again = [this](std::uint64_t before,
-                                   std::uint64_t now) { control_.hand_on_port(before, now); },
-           .dropped =
-               [this](std::uint64_t cookie) {
-                   control_.release(cookie);
-                   control_.release_port(cookie);
-                   leave_standby();
-                   // Not here: others may be about to go, or to be kept for who comes next.
-                   scheduler_.at(Clock::now(), [this] { look_for_the_end(); });
-               },
-           .is_at_work = [this] { return processes_.activity() == Activity::runs; },
-           .serve_waiting = [this] { control_.serve_waiting(); },
-           .settings_changed = [this] { page_.show_ports(registry_.settings()); }}),
+      registry_(scheduler_, settings, learned_file, handoff_, traffic_, socket_diag_, *this),
       control_(scheduler_, page_->secret,
                [this](const Call &call) { return requests_.answer(call); }),
       processes_(scheduler_,
@@ -294,6 +254,38 @@ void Keeper::tell_time() {
     const Time now = Clock::now();
     page_.show_time(now);
     telling_time_.set(now + seconds(1), [this] { tell_time(); });
+}
+
+bool Keeper::is_at_work() {
+    return processes_.activity() == Activity::runs;
+}
+
+void Keeper::parked(std::uint64_t cookie) {
+    control_.release(cookie);
+}
+
+void Keeper::listens_again(std::uint64_t before, std::uint64_t now) {
+    control_.hand_on_port(before, now);
+}
+
+void Keeper::dropped(std::uint64_t cookie) {
+    control_.release(cookie);
+    control_.release_port(cookie);
+    leave_standby();
+    // Not here: others may be about to go, or to be kept for who comes next.
+    scheduler_.at(Clock::now(), [this] { look_for_the_end(); });
+}
+
+void Keeper::give(Gift gift, std::uint64_t to, const std::function<void(Gift)> &refused) {
+    sharers_.give(std::move(gift), to, refused);
+}
+
+void Keeper::serve_waiting() {
+    control_.serve_waiting();
+}
+
+void Keeper::settings_changed() {
+    page_.show_ports(registry_.settings());
 }
 
 /// The kernel says so of sockets that we don't hold, and of others the processes.

@@ -13,7 +13,7 @@
 
 namespace synergy {
 
-class Keeper {
+class Keeper : private RegistryOwner {
   public:
     /// `written`: the places where root's keeper writes, and no others. Throws std::system_error.
     Keeper(Page &page, const Settings &settings, const std::string &learned_file,
@@ -32,7 +32,15 @@ class Keeper {
     using Call = Control::Call;
     using Reply = Control::Reply;
 
-    bool locate(ServerSocket &socket) const;
+    bool locate(ServerSocket &socket) const override;
+    bool is_at_work() override;
+    void parked(std::uint64_t cookie) override;
+    void listens_again(std::uint64_t before, std::uint64_t now) override;
+    void dropped(std::uint64_t cookie) override;
+    void give(Gift gift, std::uint64_t to, const std::function<void(Gift)> &refused) override;
+    void serve_waiting() override;
+    void settings_changed() override;
+
     void look_for_the_end();
     /// Ends after that time if no socket has come by then.
     void rest_for(Duration time);

@@ -62,8 +62,9 @@ bool is_same_to_peers(const ServerSocket &one, const ServerSocket &other) {
 
 } // namespace
 
-ParkedListeners::ParkedListeners(Scheduler &scheduler, Handoff &handoff, const RegistryOwner &owner)
-    : handoff_(handoff), owner_(owner), looking_(scheduler),
+ParkedListeners::ParkedListeners(Scheduler &scheduler, Handoff &handoff, SocketDiag &socket_diag,
+                                 RegistryOwner &owner)
+    : handoff_(handoff), socket_diag_(socket_diag), owner_(owner), looking_(scheduler),
       new_are_kept_for_(time_to_listen_again_at_once) {}
 
 bool ParkedListeners::park(KeptSockets::node_type &listener) {
@@ -95,6 +96,12 @@ ParkedListeners::Connections ParkedListeners::accepted_by(const KeptSocket &serv
     return connections;
 }
 
+bool ParkedListeners::has_any_of(const Connections &connections) const {
+    return std::any_of(connections.begin(), connections.end(), [this](const auto &ends) {
+        return socket_diag_.has_connection(ends.first, ends.second);
+    });
+}
+
 /// Firewalls keep the holes open for two minutes. A peer that calls before somebody listens again
 /// would be refused, by a reset that no firewall takes for one, and its hole be closed for that
 /// time; so the sockets stay, with the numbers that firewalls know, and so do the connections that
@@ -115,12 +122,12 @@ bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
                (parked < time_to_come_to_rest && !has_ended_ && owner_.is_at_work());
     };
     if (socket.lets_others_in && !is_for_others && is_about_to_listen())
-        return !owner_.has_listener(socket);
+        return !socket_diag_.has_listener(socket.local);
     if (parked >=
         (has_ended_ ? std::max(time_to_listen_again, server.kept_for) : Guard::hole_lifetime))
         return false;
     // The server still has a connection there, or the rest of one.
-    if (!owner_.has_connection(accepted_by(server))) {
+    if (!has_any_of(accepted_by(server))) {
         const Duration unused = Clock::now() - server.in_use_at;
         if (has_ended_ || unused >= longest_time_to_follow ||
             (is_for_others && unused >= time_to_give_way) ||
@@ -129,7 +136,7 @@ bool ParkedListeners::may_park(KeptSocket &server, bool is_for_others) const {
     } else {
         server.in_use_at = Clock::now();
     }
-    return !owner_.has_listener(socket);
+    return !socket_diag_.has_listener(socket.local);
 }
 
 void ParkedListeners::look(bool is_for_others) {
@@ -246,7 +253,7 @@ bool ParkedListeners::is_kept_for(const Endpoint &address, bool takes_v4, uid_t 
     for (const auto *punches : {&found->second.punches, &found->second.ending})
         for (const auto &punch : *punches)
             own.insert(punch.second->cookie());
-    return !owner_.has_others(address.port(), own);
+    return !socket_diag_.has_others(address.port(), own);
 }
 
 bool ParkedListeners::has_at(std::uint16_t port) const {

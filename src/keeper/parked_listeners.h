@@ -4,12 +4,14 @@
 #include "handoff/handoff.h"
 #include "keeper/kept_socket.h"
 #include "keeper/registry_owner.h"
+#include "server/socket_diag.h"
 
 namespace synergy {
 
 class ParkedListeners {
   public:
-    ParkedListeners(Scheduler &scheduler, Handoff &handoff, const RegistryOwner &owner);
+    ParkedListeners(Scheduler &scheduler, Handoff &handoff, SocketDiag &socket_diag,
+                    RegistryOwner &owner);
 
     /// True, and it is taken, where it is one that may wait: it was closed just now.
     bool park(KeptSockets::node_type &listener);
@@ -40,13 +42,15 @@ class ParkedListeners {
 
     [[nodiscard]] bool may_park(KeptSocket &server, bool is_for_others) const;
     [[nodiscard]] Connections accepted_by(const KeptSocket &server) const;
+    [[nodiscard]] bool has_any_of(const Connections &connections) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look(bool is_for_others);
     void only_remember(std::uint64_t cookie, KeptSocket &server);
     void forget(std::uint64_t cookie);
 
     Handoff &handoff_;
-    const RegistryOwner &owner_;
+    SocketDiag &socket_diag_;
+    RegistryOwner &owner_;
     KeptSockets parked_; ///< by the cookie that they had
     Timer looking_;
     bool has_ended_ = false;    ///< the server has

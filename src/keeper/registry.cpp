@@ -49,9 +49,10 @@ bool overlap(const Endpoint &one, bool one_takes_v4, const Endpoint &other, bool
 } // namespace
 
 Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
-                   Handoff &handoff, const Traffic &traffic, RegistryOwner owner)
-    : scheduler_(scheduler), handoff_(handoff), owner_(std::move(owner)), looking_(scheduler),
-      settings_(scheduler, initial, [this] { settings_changed(); }),
+                   Handoff &handoff, const Traffic &traffic, SocketDiag &socket_diag,
+                   RegistryOwner &owner)
+    : scheduler_(scheduler), handoff_(handoff), socket_diag_(socket_diag), owner_(owner),
+      looking_(scheduler), settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
       advice_(scheduler, hop_finder_, settings_.now()), context_{{.scheduler = scheduler,
@@ -59,7 +60,7 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                                                                   .settings = settings_.now(),
                                                                   .traffic = traffic},
                                                                  *this},
-      parked_(scheduler, handoff, owner_) {}
+      parked_(scheduler, handoff, socket_diag, owner) {}
 
 /// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit
 /// is measured again, and nothing is asked that was answered.
@@ -283,7 +284,7 @@ bool is_to_be_shared(const ServerSocket &socket) {
 Registry::Cookies Registry::sharers_of(KeptSocket &server) {
     if (!is_to_be_shared(server.socket))
         return {server.socket.cookie};
-    Cookies all = owner_.sharers(server.socket);
+    Cookies all = socket_diag_.listeners_at(server.socket.local, server.socket.owner);
     if (all.empty())
         return {server.socket.cookie};
     const auto own = std::find(all.begin(), all.end(), server.socket.cookie);
@@ -491,7 +492,7 @@ std::optional<Hop> Registry::find_dying_hop(const Hole &hole, int hop_limit) {
 }
 
 std::uint64_t Registry::control_chunks(const Endpoint &from, const Endpoint &to) {
-    return owner_.control_chunks(from, to);
+    return socket_diag_.control_chunks(from, to).value_or(0);
 }
 
 void Registry::proved(const Hole &hole, int hop_limit) {

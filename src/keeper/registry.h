@@ -18,7 +18,8 @@ class Registry : private HoleOwner {
   public:
     /// `learned_file`: see learned_hops.h.
     Registry(Scheduler &scheduler, const Settings &initial, const std::string &learned_file,
-             Handoff &handoff, const Traffic &traffic, RegistryOwner owner);
+             Handoff &handoff, const Traffic &traffic, SocketDiag &socket_diag,
+             RegistryOwner &owner);
 
     [[nodiscard]] const Settings &settings() const { return settings_.now(); }
     /// Keeps up with changes of the config file from here on.
@@ -134,7 +135,8 @@ class Registry : private HoleOwner {
 
     Scheduler &scheduler_;
     Handoff &handoff_;
-    const RegistryOwner owner_;
+    SocketDiag &socket_diag_;
+    RegistryOwner &owner_;
     Timer looking_;
     LiveSettings settings_;
     HopFinder hop_finder_;

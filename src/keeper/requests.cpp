@@ -183,7 +183,6 @@ void Requests::open(const Call &call, Reply &reply) {
     reply.goes_on = true;
     reply.afterwards = [this, cookie = socket->cookie](const Socket &passed) {
         registry_.add_later_options(cookie, passed.fd());
-        claim_port_of(cookie);
     };
 }
 
@@ -264,20 +263,16 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
             return error;
     const int result = target ? registry_.open(socket, *target, std::move(duplicate))
                               : registry_.open_all(socket, std::move(duplicate));
-    if (is_new && socket.is_ready())
-        claim_port_of(socket.cookie);
+    // Before the answer: whoever binds the port next, as soon as this server is gone, asks for it.
+    if (const ServerSocket *kept = registry_.find(socket.cookie);
+        is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
+        control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
     if (registry_.has(socket.cookie)) {
         owner_.opened();
     } else {
         control_.release(socket.cookie);
     }
     return result;
-}
-
-void Requests::claim_port_of(std::uint64_t cookie) {
-    const ServerSocket *kept = registry_.find(cookie);
-    if (kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
-        control_.claim_port(cookie, static_cast<int>(kept->transport), kept->local.port());
 }
 
 void Requests::open_toward(const Call &call, Reply &reply) {

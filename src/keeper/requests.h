@@ -49,7 +49,6 @@ class Requests {
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
                                      const std::optional<Target> &target);
-    void claim_port_of(std::uint64_t cookie);
     void give_back(const Call &call);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -16,7 +15,6 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
-#include <sys/utsname.h>
 
 namespace synergy {
 
@@ -585,14 +583,8 @@ void TcpPunch::failed(int error) {
 /// A prohibition that nobody has sent, where the kernel keeps who has; for IPv4 those that somebody
 /// sends are another error (ip(7), EACCES and EHOSTUNREACH).
 bool TcpPunch::is_of_routing_table(const IcmpError &answer) const {
-    static const bool are_senders_kept = [] { // since Linux 5.16
-        utsname name{};
-        int major = 0, minor = 0;
-        return ::uname(&name) == 0 && std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
-               (major > 5 || (major == 5 && minor >= 16));
-    }();
     return answer.answer == HopAnswer::prohibited && answer.from.empty() &&
-           (is_v4_ || are_senders_kept);
+           are_senders_kept(is_v4_);
 }
 
 /// Whether it is this host's own firewall that refuses (OUTPUT), or its routing table, or whether

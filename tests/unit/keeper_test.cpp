@@ -412,7 +412,7 @@ TEST_CASE("keeper: requests also come by the connection that it was started with
     CHECK(kept.open(listener) == 0);
 }
 
-TEST_CASE("keeper: who has prepared says that it listens by the same connection, without an answer") {
+TEST_CASE("keeper: who has prepared says by the same connection that it listens, unanswered") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops});
     const auto tell = [&](const Socket &connection, synergy_kind kind, const Socket &socket,

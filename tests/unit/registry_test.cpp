@@ -75,12 +75,24 @@ std::size_t punching() {
 }
 
 /// A registry whose punches go to such a peer, and the host of the whole thing.
-struct Bench {
+struct Bench : RegistryOwner {
     explicit Bench(Settings from = {}) : settings(std::move(from)) {}
+
+    [[nodiscard]] bool locate(ServerSocket &socket) const override {
+        return lives && socket_diag.life(socket.transport, socket.local, socket.cookie) ==
+                            SocketDiag::Life::lives;
+    }
+    [[nodiscard]] bool is_at_work() override { return false; }
+    void parked(std::uint64_t) override {}
+    void listens_again(std::uint64_t, std::uint64_t) override {}
+    void dropped(std::uint64_t cookie) override { all_dropped.push_back(cookie); }
+    void give(Gift, std::uint64_t, const std::function<void(Gift)> &) override {}
+    void serve_waiting() override {}
+    void settings_changed() override { changes++; }
 
     Scheduler scheduler;
     std::unique_ptr<synergy_page> page = std::make_unique<synergy_page>();
-    SocketDiag socket_diag;
+    mutable SocketDiag socket_diag;
     Handoff handoff{scheduler,
                     *page,
                     socket_diag,
@@ -91,32 +103,10 @@ struct Bench {
                      .has_one_ended_since = [](unsigned) { return false; }}};
     Traffic traffic{*page};
     Settings settings;
-    std::vector<std::uint64_t> dropped;
+    std::vector<std::uint64_t> all_dropped;
     unsigned changes = 0;
     bool lives = true; ///< the server's socket, of which a duplicate tells nothing
-    Registry registry{
-        scheduler,
-        settings,
-        "",
-        handoff,
-        traffic,
-        {.locate =
-             [this](ServerSocket &socket) {
-                 return lives && socket_diag.life(socket.transport, socket.local, socket.cookie) ==
-                                     SocketDiag::Life::lives;
-             },
-         .has_connection = [](const auto &) { return false; },
-         .control_chunks = [](const auto &, const auto &) { return 0U; },
-         .has_listener = [](const auto &) { return false; },
-         .has_others = [](std::uint16_t, const auto &) { return true; },
-         .sharers = [](const ServerSocket &socket) { return std::vector{socket.cookie}; },
-         .give = [](const Gift &, std::uint64_t, const auto &) {},
-         .parked = [](std::uint64_t) {},
-         .listens_again = [](std::uint64_t, std::uint64_t) {},
-         .dropped = [this](std::uint64_t cookie) { dropped.push_back(cookie); },
-         .is_at_work = [] { return false; },
-         .serve_waiting = [] {},
-         .settings_changed = [this] { changes++; }}};
+    Registry registry{scheduler, settings, "", handoff, traffic, socket_diag, *this};
     DeafPeer deaf_peer;
 
     [[nodiscard]] Endpoint peer() const { return deaf_peer.address(); }
@@ -191,7 +181,7 @@ TEST_CASE("registry: one punching socket a peer, and close() ends it at once") {
     bench.registry.closed(socket->cookie);
     CHECK_FALSE(bench.registry.has(socket->cookie));
     CHECK(bench.registry.is_empty());
-    CHECK(bench.dropped == std::vector{socket->cookie});
+    CHECK(bench.all_dropped == std::vector{socket->cookie});
     before.erase(socket->fd);
     CHECK(harness::open_descriptors() == before);
     bench.registry.closed(socket->cookie);

@@ -154,6 +154,12 @@ static int no_limit(void) {
     return 16 + (int)below(1000);
 }
 
+/* One that is there, or can't be: others come and go. */
+static pid_t some_process(void) {
+    static const pid_t some[] = {0, 0, 1, -1, 0x7fffffff};
+    return some[below(5)];
+}
+
 static const char *no_program(void) {
     static char long_name[5000];
     memset(long_name, 'x', sizeof long_name - 1);
@@ -313,10 +319,7 @@ int main(int count, char **values) {
             CALLED(setresuid, setresuid((uid_t)-1, below(2) ? geteuid() : (uid_t)-1, (uid_t)-1));
             CALLED(setrlimit64, setrlimit64((__rlimit_resource_t)no_limit(), where));
             CALLED(prlimit64,
-                   /* (Of nobody else's process.) */
-                   prlimit64(below(2)   ? 0
-                             : below(2) ? INT_MAX
-                                        : -1,
+                   prlimit64(some_process(),
                              (__rlimit_resource_t)(below(2) ? RLIMIT_NOFILE : no_limit()), NULL,
                              where));
             CALLED(execve, execve(where, (char *const *)room(), (char *const *)room()));
