@@ -149,6 +149,8 @@ std::vector<Endpoint> other_addresses(const Endpoint &any, const Endpoint &peer)
     const Endpoint own = any.unmapped();
     const std::vector<OwnAddress> all = own_addresses(own.family());
     const std::string interface = interface_of(own, all);
+    if (interface.empty())
+        return {};
     std::map<std::string, bool> leads_there{{interface, true}};
     std::vector<Endpoint> others;
     for (const auto &[address, name] : all) {
@@ -171,12 +173,13 @@ std::string foreign_source(const Endpoint &peer, const Endpoint &source) {
     const std::string owner = interface_of(route->source, own_addresses(route->source.family()));
     char by[IF_NAMESIZE] = {};
     if (owner.empty() || if_indextoname(route->interface, by) == nullptr || owner == by ||
-        (::if_nametoindex(owner.c_str()) == loopback_index))
+        if_nametoindex(owner.c_str()) == loopback_index)
         return {};
     const std::string from = route->source.unmapped().address_text();
     return "no router answers what leaves from " + from + " by " + by + ", and " + from +
-           " is an address of " + owner + "'s: what is not its own may be dropped on the way. Use " +
-           "an address of " + by + "'s, or have it sent by " + owner + " (ip rule)";
+           " is an address of " + owner +
+           "'s: what is not its own may be dropped on the way. Use an address of " + by +
+           "'s, or have it sent by " + owner + " (ip rule)";
 }
 
 std::string address_objection(const Endpoint &source, const Endpoint &peer) {
@@ -184,14 +187,15 @@ std::string address_objection(const Endpoint &source, const Endpoint &peer) {
         return {};
     // (An address that is not usable yet will be in a second.)
     if (is_link_local(source))
-        return is_any_tentative() ? ""
-                                  : "this host has no address for it but " +
-                                        source.unmapped().address_text() +
-                                        ", which counts on its own link alone: nobody there can "
-                                        "answer (ip address)";
+        return is_any_tentative()
+                   ? ""
+                   : "this host has no address for it but " + source.unmapped().address_text() +
+                         ", which counts on its own link alone: nobody there can "
+                         "answer (ip address)";
     if (is_private(source) && !is_private(peer))
         return "this host's own address is " + source.unmapped().address_text() +
-               ", which is private: where a NAT puts another in its place, that is the one to call, "
+               ", which is private: where a NAT puts another in its place, that is the one to "
+               "call, "
                "and who calls it comes in only if the NAT keeps the port";
     if (is_private(peer) && !is_private(source))
         return "the address is private, and this host's (" + source.unmapped().address_text() +

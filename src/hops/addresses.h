@@ -23,8 +23,8 @@ bool is_own_address(const Endpoint &address);
 /// by which there is a way to the peer.
 std::vector<Endpoint> other_addresses(const Endpoint &own, const Endpoint &peer);
 
-/// Where no router answers: that packets leave by another interface than the one that has the address
-/// they leave from, which firewalls and providers may not let pass. Empty: they don't.
+/// Where no router answers: that packets leave by another interface than the one that has the
+/// address they leave from, which firewalls and providers may not let pass. Empty: they don't.
 std::string foreign_source(const Endpoint &peer, const Endpoint &source);
 
 /// What the addresses of the two ends say against a hole, in words; empty: nothing.

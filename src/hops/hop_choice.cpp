@@ -103,7 +103,8 @@ HopChoice choose(const Path &path) {
     if (path.on_link)
         return neighbour();
     if (path.is_without_port)
-        return guess("no local port is left to measure the way with (net.ipv4.ip_local_port_range)");
+        return guess(
+            "no local port is left to measure the way with (net.ipv4.ip_local_port_range)");
     if (end == nullptr)
         return falls_silent(path);
     return end->from.same_address(path.peer) ? reaches_peer(*end) : is_stopped(path, *end);

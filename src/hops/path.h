@@ -36,13 +36,13 @@ struct Hop {
 };
 
 struct Path {
-    Endpoint peer;           ///< port 0
-    Endpoint source;         ///< the address that probes left from, port 0
-    bool on_link = false;    ///< no router lies between, says the routing table
-    int error = 0;           ///< errno where nothing could be sent
-    bool is_kept_in = false; ///< a firewall of this host lets probes not out
+    Endpoint peer;                ///< port 0
+    Endpoint source;              ///< the address that probes left from, port 0
+    bool on_link = false;         ///< no router lies between, says the routing table
+    int error = 0;                ///< errno where nothing could be sent
+    bool is_kept_in = false;      ///< a firewall of this host lets probes not out
     bool is_without_port = false; ///< this host had no port left for them
-    std::vector<Hop> hops;   ///< of hop limits 1, 2, ... as far as something answered
+    std::vector<Hop> hops;        ///< of hop limits 1, 2, ... as far as something answered
 
     /// The lowest hop limit with which something other than a router's time exceeded came back:
     /// from the peer, or from what stands in its way. Nullptr: silence.

@@ -26,8 +26,8 @@ std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 /// where there is none, or no route. Nothing is sent.
 Endpoint public_source(const Endpoint &peer);
 
-/// Whether this host's routing table has a router, or another host at the far end of a link with two
-/// ends, by which that interface leads to the peer.
+/// Whether this host's routing table has a router, or another host at the far end of a link with
+/// two ends, by which that interface leads to the peer.
 bool has_way_by(const Endpoint &peer, const std::string &interface);
 
 /// Whether the first router has not answered when this host asked for its link address, or has not

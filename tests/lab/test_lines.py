@@ -275,10 +275,12 @@ def link_local_alone(stand, family):
     try:
         yield
     finally:
-        run_in(stand, "A", "ip", f"-{family}", "route", "del", FAR[family])
+        # Never without a route, which would be worth a line, too.
+        stand.path.configure("A")
+        run_in(stand, "A", "ip", f"-{family}", "route", "replace", FAR[family], "via",
+               FIRST_ROUTER[family], "dev", "to-fwa")
         if family == 4:
             run_in(stand, "A", "ip", "address", "del", "169.254.3.4/16", "dev", "to-fwa")
-        stand.path.configure("A")
 
 
 @FAMILIES
