@@ -46,9 +46,8 @@ bool Processes::has_ended(const Process &process) {
 }
 
 bool Processes::has_one_ended_since(unsigned ends) const {
-    return ends != ends_ || std::any_of(watched_.begin(), watched_.end(), [](const auto &entry) {
-               return has_ended(entry.second);
-           });
+    return ends != ends_ || std::any_of(watched_.begin(), watched_.end(),
+                                        [](const auto &entry) { return has_ended(entry.second); });
 }
 
 void Processes::look() {

@@ -101,8 +101,8 @@ void SctpPunch::wait_for_its_end() {
     retry_at(Clock::now() + rest);
 }
 
-/// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux asks
-/// a socket's filter before it looks at any chunk, sctp_rcv().)
+/// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux
+/// asks a socket's filter before it looks at any chunk, sctp_rcv().)
 void SctpPunch::hear(bool is_to_hear) const {
     sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
     const sock_fprog program{.len = 1, .filter = &drop};
@@ -112,8 +112,8 @@ void SctpPunch::hear(bool is_to_hear) const {
         setsockopt(socket_.fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
-/// Whether the peer has called the last socket, which is to go on then. If not, it is deaf from here
-/// on: a call that came before it is closed would get a reset.
+/// Whether the peer has called the last socket, which is to go on then. If not, it is deaf from
+/// here on: a call that came before it is closed would get a reset.
 bool SctpPunch::look_for_a_call() {
     if (!socket_)
         return false;
@@ -130,9 +130,9 @@ bool SctpPunch::look_for_a_call() {
     return has_called;
 }
 
-/// Whether a firewall of this host's own refuses the INIT: that has said so by now. SCTP goes on all
-/// the same, and keeps it as an error that is told and not felt; an ABORT of the peer's is felt.
-/// (EHOSTUNREACH may be what the punch dies with, where the way is short.)
+/// Whether a firewall of this host's own refuses the INIT: that has said so by now. SCTP goes on
+/// all the same, and keeps it as an error that is told and not felt; an ABORT of the peer's is
+/// felt. (EHOSTUNREACH may be what the punch dies with, where the way is short.)
 bool SctpPunch::is_refused_here() const {
     pollfd felt{.fd = socket_.fd(), .events = 0, .revents = 0};
     if (::poll(&felt, 1, 0) != 0)

@@ -47,7 +47,7 @@ class SctpPunch final : public Punch {
     Time punched_{}; ///< its INIT left then, or a little later
     unsigned failures_ = 0;
     bool is_answer_ = false; ///< what it has sent last goes all the way
-    bool rests_ = false; ///< an earlier association is still there
+    bool rests_ = false;     ///< an earlier association is still there
 };
 
 } // namespace synergy

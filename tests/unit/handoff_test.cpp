@@ -387,13 +387,12 @@ std::string obstacle_of(const Socket &listener) {
     Scheduler scheduler;
     auto page = std::make_unique<synergy_page>();
     SocketDiag socket_diag;
-    const Handoff handoff(
-        scheduler, *page, socket_diag,
-        {.is_ours = [](std::uint64_t) { return false; },
-         .out_of_reach = {},
-         .activity = {},
-         .ends = {},
-         .has_one_ended_since = {}});
+    const Handoff handoff(scheduler, *page, socket_diag,
+                          {.is_ours = [](std::uint64_t) { return false; },
+                           .out_of_reach = {},
+                           .activity = {},
+                           .ends = {},
+                           .has_one_ended_since = {}});
     const char *obstacle = handoff.obstacle(*describe(listener.fd()));
     return obstacle == nullptr ? "" : obstacle;
 }
