@@ -19,8 +19,11 @@ int protocol_of(const ServerSocket &listener) {
 }
 
 /// Where several listeners share a port, it depends on the port that a bell comes from which of
-/// them hears it: by so many one is found that the right one hears.
-constexpr int ports_tried = 64;
+/// them hears it: by so many one is found that the right one hears, of a hundred workers, too.
+int ports_tried(const ServerSocket &listener) {
+    constexpr int of_one_alone = 64;
+    return listener.is_shared ? SYNERGY_BELL_PORTS : of_one_alone;
+}
 
 std::uint16_t bell_port(unsigned number) {
     return static_cast<std::uint16_t>(SYNERGY_FIRST_BELL_PORT + number % SYNERGY_BELL_PORTS);
@@ -115,7 +118,7 @@ const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
     if (listener.local.is_wildcard() && !is_own_address(to))
         return "this host has no loopback address of its family";
     Heard heard{};
-    for (int i = 0; i < ports_tried; i++) {
+    for (int i = 0; i < ports_tried(listener); i++) {
         heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);
         if (heard == Heard::by_the_server)
             return nullptr;
@@ -174,7 +177,7 @@ Socket BellWay::bound_bell(const ServerSocket &listener, const Endpoint &to) {
 
 Bell BellWay::bell_for(const ServerSocket &listener, const Endpoint &to) {
     Heard heard{};
-    for (int attempt = 0; attempt < ports_tried; attempt++) {
+    for (int attempt = 0; attempt < ports_tried(listener); attempt++) {
         Socket bell = bound_bell(listener, to);
         if (!bell)
             return {};

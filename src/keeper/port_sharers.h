@@ -29,8 +29,8 @@ class PortSharers {
 
   private:
     struct Given {
-        Given(Scheduler &scheduler, Gift what, Socket way, const Refused &otherwise)
-            : gift(std::move(what)), connection(std::move(way)), refused(otherwise),
+        Given(Scheduler &scheduler, Gift what, Socket way, Refused otherwise)
+            : gift(std::move(what)), connection(std::move(way)), refused(std::move(otherwise)),
               timer(scheduler) {}
         Gift gift;
         Socket connection; ///< by which it is given

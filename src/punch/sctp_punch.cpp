@@ -12,6 +12,7 @@
 
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/epoll.h>
 
 namespace synergy {
@@ -129,6 +130,17 @@ bool SctpPunch::look_for_a_call() {
     return has_called;
 }
 
+/// Whether a firewall of this host's own refuses the INIT: that has said so by now. SCTP goes on
+/// all the same, and keeps it as an error that is told and not felt; an ABORT of the peer's is
+/// felt. (EHOSTUNREACH may be what the punch dies with, where the way is short.)
+bool SctpPunch::is_refused_here() const {
+    pollfd felt{.fd = socket_.fd(), .events = 0, .revents = 0};
+    if (::poll(&felt, 1, 0) != 0)
+        return false;
+    const int error = socket_.get(SOL_SOCKET, SO_ERROR, 0);
+    return error == EACCES || error == ECONNREFUSED;
+}
+
 /// It takes the place of the one before. 0 or an errno.
 int SctpPunch::send_init(Socket socket, bool is_answer) {
     if (!is_answer)
@@ -142,6 +154,8 @@ int SctpPunch::send_init(Socket socket, bool is_answer) {
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
         return errno;
+    if (is_refused_here())
+        return EPERM;
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     return 0;
 }

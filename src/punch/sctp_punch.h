@@ -29,6 +29,7 @@ class SctpPunch final : public Punch {
     [[nodiscard]] bool has_answered() const;
     void hear(bool is_to_hear) const;
     bool look_for_a_call();
+    [[nodiscard]] bool is_refused_here() const;
     int send_init(Socket socket, bool is_answer);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();

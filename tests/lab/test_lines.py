@@ -1133,7 +1133,7 @@ def refusal_here(stand, family, how, transport="tcp"):
 @pytest.mark.parametrize("transport, how", (
     *(("tcp", how) for how in ("{icmp}-port-unreachable", "{icmp}-ADM-prohibited", "tcp-reset",
                                "prohibit", "unreachable")),
-    ("udp", "{icmp}-ADM-prohibited"), ("udp", "prohibit"), ("sctp", "prohibit")))
+    ("udp", "{icmp}-ADM-prohibited"), ("udp", "prohibit"), ("sctp", "{icmp}-port-unreachable"), ("sctp", "prohibit")))
 def test_refusal_of_this_host(stand, transport, how, family):
     """It is this host's, whenever it comes: nothing is said or learned of a hop limit that is too high,
     and a peer gets in when it is over."""

@@ -23,11 +23,12 @@ AT_AN_END = 6
 
 
 def programs_of_their_own(stand, port, preload):
+    """And one without the library, whose share nobody can give it."""
     started = [stand.start("A", [servers.PYTHON, script("sharing_server.py"), "tcp", "::", port, "shared"],
-                           preload=preload) for _ in range(WORKERS)]
+                           preload=its) for its in (*[preload] * WORKERS, None)]
     for program in started:
         program.wait_for("has its port\n", PATIENCE * slowness())
-    return [program.pid for program in started]
+    return [program.pid for program in started[:-1]]
 
 
 def children_of_one(stand, port, preload):
