@@ -78,8 +78,12 @@ static enum accepted turn_away(int listener, int fd) {
 /* Whether the kernel would end a call of accept() for this signal. */
 static int ends_call(int signal) {
     /* As the kernel has it, which is not libc's. */
-    struct { void (*handler)(int); unsigned long flags, rest[8]; } action = {0};
-    return syscall(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
+    struct {
+        void (*handler)(int);
+        unsigned long flags, rest[8];
+    } action = {0};
+    return may_look_at_handlers() &&
+           syscall(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
            action.handler != SIG_DFL && action.handler != SIG_IGN && !(action.flags & SA_RESTART);
 }
 
