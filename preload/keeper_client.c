@@ -139,8 +139,8 @@ static int exchange_unless_resting(int keeper, struct synergy_request *request, 
     return noted(keeper, exchange(keeper_page(keeper), request, pass, answer, kept));
 }
 
-static int ask(int keeper, struct synergy_request *request, int pass,
-               struct synergy_answer *answer, int *kept) {
+static int ask(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
+               int *kept) {
     int opens = request->kind == SYNERGY_OPEN || request->kind == SYNERGY_OPEN_TOWARD ||
                 request->kind == SYNERGY_PREPARE;
     struct synergy_page *page = keeper_page(keeper);
