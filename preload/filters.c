@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 
 int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden, is_probing_forbidden,
-    is_looking_forbidden;
+    is_looking_forbidden, is_handling_forbidden;
 
 #if defined __x86_64__ && !defined __ILP32__
 #define NATIVE AUDIT_ARCH_X86_64
@@ -48,6 +48,11 @@ static const struct attempt probing[] = {
     {SYS_rt_sigprocmask, {(uint64_t)-1, 1, 0, MASK_SIZE, 0, 0}},
 };
 
+/* What tells how signals are handled (hooks_accept.c). */
+static const struct attempt handling[] = {
+    {SYS_rt_sigaction, {SIGTERM, 0, 1, MASK_SIZE, 0, 0}},
+};
+
 /* What tells that a connection is a bell, and says on it that it is not answered (doorbell.c). */
 static const struct attempt telling[] = {
     {SYS_getsockname, {SOME_FD, 1, 1, 0, 0, 0}},
@@ -70,7 +75,6 @@ static const struct attempt looking[] = {
 static const struct attempt asking[] = {
     {SYS_rt_sigprocmask, {SIG_SETMASK, 1, 1, MASK_SIZE, 0, 0}},
     {SYS_rt_sigpending, {1, MASK_SIZE, 0, 0, 0, 0}},
-    {SYS_rt_sigaction, {SIGTERM, 0, 1, MASK_SIZE, 0, 0}},
     {SYS_rt_sigtimedwait, {1, 0, 1, MASK_SIZE, 0, 0}},
     {SYS_getpid, {0}},
     {SYS_geteuid, {0}},
@@ -250,6 +254,7 @@ static int lets_pass(const struct sock_fprog *program, const struct attempt *att
 
 void filter_is_set(const void *program) {
     FORBID_UNLESS(probing, SECCOMP_RET_ERRNO, is_probing_forbidden);
+    FORBID_UNLESS(handling, SECCOMP_RET_ERRNO, is_handling_forbidden);
     FORBID_UNLESS(asking, SECCOMP_RET_ERRNO, is_asking_forbidden);
     FORBID_UNLESS(fetching, SECCOMP_RET_ALLOW, is_asking_forbidden);
     FORBID_UNLESS(telling, SECCOMP_RET_ERRNO, is_telling_forbidden);

@@ -82,7 +82,8 @@ static int ends_call(int signal) {
         void (*handler)(int);
         unsigned long flags, rest[8];
     } action = {0};
-    return kernel(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
+    return may_look_at_handlers() &&
+           kernel(SYS_rt_sigaction, signal, NULL, &action, sizeof(struct signals)) == 0 &&
            action.handler != SIG_DFL && action.handler != SIG_IGN && !(action.flags & SA_RESTART);
 }
 

@@ -37,9 +37,8 @@ void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionVal
     const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
     if (!fresh)
         return;
-    socket.chosen =
-        chosen_options(socket.fd, fresh.fd(),
-                       options_of_new(socket.local.family(), protocol, fresh.fd()), when);
+    socket.chosen = chosen_options(
+        socket.fd, fresh.fd(), options_of_new(socket.local.family(), protocol, fresh.fd()), when);
     socket.chosen.insert(socket.chosen.end(), keys.begin(), keys.end());
     const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
     const char *more = inimitable(socket.fd, fresh.fd());

@@ -360,9 +360,9 @@ class Game {
         const bool is_right = size == sizeof request && request.version == SYNERGY_WIRE_VERSION &&
                               passed.size() <= 1 && !is_damaged() &&
                               std::memcmp(&request.secret, &secret_, sizeof secret_) == 0;
-        const bool wants_answer =
-            request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT &&
-            request.kind != SYNERGY_LISTENS;
+        const bool wants_answer = request.kind != SYNERGY_HERE &&
+                                  request.kind != SYNERGY_EXECUTED_WITHOUT &&
+                                  request.kind != SYNERGY_LISTENS;
         if (is_right && wants_answer && !is_answered && !is_known)
             fail("a good request without an answer");
         if (input_.below(8) == 0 && callers_.size() < most)
