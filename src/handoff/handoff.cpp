@@ -395,16 +395,15 @@ void Handoff::closed_without_a_word(Id id) {
     Offer &offer = *offers_.at(id);
     const ServerSocket &listener = offer.listener;
     const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    const bool is_full = found && found->is_half_full();
     const bool may_be_an_end =
         owner_.has_one_ended_since(offer.ends) && ++offer.by_ends <= unanswered_most;
-    if (found && found->is_half_full())
-        ring_again(id, until_there_is_room);
-    else if (may_be_an_end)
-        ring_again(id, milliseconds(20));
-    else if ((found || is_there(listener)) && ++offer.wordless > wordless_most)
+    const bool is_unknown = !is_full && !may_be_an_end && (found || is_there(listener)) &&
+                            ++offer.wordless > wordless_most;
+    if (is_unknown)
         give_up(listener, not_intercepted);
     else
-        ring_again(id, milliseconds(20));
+        ring_again(id, is_full ? until_there_is_room : milliseconds(20));
 }
 
 void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
