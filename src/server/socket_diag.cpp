@@ -144,6 +144,7 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
                      std::uint64_t{found->id.idiag_cookie[1]} << 32 | found->id.idiag_cookie[0],
                  .inode = found->idiag_inode,
                  .user = found->idiag_uid,
+                 .port = ntohs(found->id.idiag_sport),
                  .listens = listens == 1U << found->idiag_state,
                  .rests = time_wait == 1U << found->idiag_state,
                  .waiting = found->idiag_rqueue,
@@ -223,8 +224,10 @@ bool SocketDiag::has_others(std::uint16_t port, const std::unordered_set<std::ui
         const Reply reply = netlink_ ? ask(&question, sizeof question, sequence_)
                                      : Reply{.error = EBADF, .sockets = {}};
         if (reply.error != 0 ||
-            std::any_of(reply.sockets.begin(), reply.sockets.end(),
-                        [&](const Listener &socket) { return !than.contains(socket.cookie); }))
+            // (Of sockets that are bound and no more, those of every port are told, Linux 6.8 on.)
+            std::any_of(reply.sockets.begin(), reply.sockets.end(), [&](const Listener &socket) {
+                return socket.port == port && !than.contains(socket.cookie);
+            }))
             return true;
     }
     return false;

@@ -33,6 +33,7 @@ class SocketDiag {
         std::uint64_t cookie = 0;
         std::uint32_t inode = 0;
         uid_t user = 0;
+        std::uint16_t port = 0; ///< its own
         bool listens = false;
         bool rests = false;              ///< TIME_WAIT
         std::uint32_t waiting = 0;       ///< in a listener's queue, to be accepted

@@ -220,7 +220,7 @@ import socket, struct, sys
 names = {{l.split()[-1][1:] for l in open('/proc/net/unix') if '@synergy-keeper/' in l}}
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5)
 s.connect('\\0' + names.pop())
-s.send(struct.pack('=II16sQiiii28s228x', {wire_version()}, {status_kind()}, bytes(16), 0, 0, 0, 0, 0, bytes(28)))
+s.send(struct.pack('=II16sQiiii28s236x', {wire_version()}, {status_kind()}, bytes(16), 0, 0, 0, 0, 0, bytes(28)))
 data, control, flags, address = s.recvmsg(1024, 1024)
 print(len(data), len(control))
 """

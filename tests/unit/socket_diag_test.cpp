@@ -124,6 +124,19 @@ TEST_CASE("socket diag: a listener that is bound to a device lives too") {
     CHECK(diag.life(Transport::tcp, listener.local(), cookie_of(listener)) == Life::lives);
 }
 
+TEST_CASE("socket diag: who else has a port, of those that have it alone") {
+    for (const int family : {AF_INET6, AF_INET}) {
+        const Socket listener = harness::listening_tcp(Endpoint::wildcard(family, 0));
+        const Socket elsewhere(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        const Endpoint any = Endpoint::wildcard(family, 0);
+        REQUIRE(::bind(elsewhere.fd(), any.data(), any.length()) == 0);
+        SocketDiag diag;
+        const std::uint16_t port = listener.local().port();
+        CHECK_FALSE(diag.has_others(port, {cookie_of(listener)}));
+        CHECK(diag.has_others(port, {}));
+    }
+}
+
 TEST_CASE("socket diag: who would hear a bell") {
     SocketDiag diag;
     const unsigned loopback = if_nametoindex("lo");
