@@ -362,9 +362,15 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
     } else if (const int error = route_error(hole_.peer); error != 0) {
         unsent_ = 0;
         failed_here(error);
-    } else if (++unsent_ >= surely) {
-        unsent_ = 0; // what did not leave for this cause is no sign of another one
-        failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
+    } else {
+        // What does not leave for one cause is no sign of another one.
+        std::string cause = silent_cause(hole_.server.local, hole_.peer, context_.settings);
+        unsent_ = cause == unsent_for_ ? unsent_ + 1 : 1;
+        unsent_for_ = std::move(cause);
+        if (unsent_ >= surely) {
+            unsent_ = 0;
+            failed_by(unsent_for_, EPERM);
+        }
     }
 }
 

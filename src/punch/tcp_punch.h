@@ -71,6 +71,7 @@ class TcpPunch final : public Punch {
     bool was_connected_ = false; ///< since the last punch
     unsigned looked_at_ = 0;     ///< so many retransmissions have been looked at
     unsigned unsent_ = 0;        ///< of them, those in a row that have not left this host
+    std::string unsent_for_;     ///< why
     bool is_ending_ = false;     ///< with its hole
     SynProbe probe_;             ///< asks what has come unheard
     unsigned failures_ = 0;
