@@ -34,15 +34,15 @@ static int is_answered(int netlink, const union synergy_endpoint *from,
         struct nlmsghdr header;
         struct inet_diag_msg found;
         char rest[256];
-    } answer;
+    } answer = {0};
     struct sockaddr_nl kernels_end = {.nl_family = AF_NETLINK};
     put(from, question.request.id.idiag_src, &question.request.id.idiag_sport);
     put(to, question.request.id.idiag_dst, &question.request.id.idiag_dport);
     /* The answer is there when the question has been sent. */
-    long size = kernel(SYS_sendto, netlink, &question, sizeof question, MSG_NOSIGNAL, &kernels_end,
-                       sizeof kernels_end);
-    if (size == (long)sizeof question)
-        size = kernel(SYS_recvfrom, netlink, &answer, sizeof answer, MSG_DONTWAIT, NULL, NULL);
+    if (kernel(SYS_sendto, netlink, &question, sizeof question, MSG_NOSIGNAL, &kernels_end,
+               sizeof kernels_end) != (long)sizeof question)
+        return 0;
+    long size = kernel(SYS_recvfrom, netlink, &answer, sizeof answer, MSG_DONTWAIT, NULL, NULL);
     /* (Where there is no such connection the kernel looks for a listener. The rest of one that is
      * closed is nobody's.) */
     if (size < (long)offsetof(__typeof(answer), rest) ||
