@@ -41,6 +41,9 @@ class Scheduler {
     /// How late timers have been of late: the most of it, which is forgotten by and by.
     [[nodiscard]] Duration lateness() const { return lateness_; }
 
+    /// How many timers are set.
+    [[nodiscard]] std::size_t pending() const { return timers_.size(); }
+
     /// Waits for the next event or timer, `longest` at most, and does all that is due.
     void run_once(Duration longest);
 
