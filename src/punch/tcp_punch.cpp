@@ -320,7 +320,7 @@ int TcpPunch::punch() {
     }
     if (error != 0 && error != EINPROGRESS) {
         failed_here(error);
-        begin_again();
+        retry_at(Clock::now() + end_punch());
         return error;
     }
     rests_ = 0;
@@ -334,7 +334,7 @@ int TcpPunch::punch() {
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed_here(error);
-        begin_again();
+        retry_at(Clock::now() + end_punch());
         return error;
     }
     follow_guard(before);
@@ -629,10 +629,15 @@ void TcpPunch::timed_out() {
         context_.timers.distrust();
 }
 
-void TcpPunch::begin_again() {
-    const Duration delay = retry_delay(++failures_, context_.settings.refresh);
+/// For how long the next one should wait.
+Duration TcpPunch::end_punch() {
     if (!go_back())
         close_socket();
+    return retry_delay(++failures_, context_.settings.refresh);
+}
+
+void TcpPunch::begin_again() {
+    const Duration delay = end_punch();
     // Not even once around the loop: whoever calls without it meets the listener, whose number no
     // firewall knows.
     if (delay == Duration::zero())

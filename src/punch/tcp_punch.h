@@ -48,6 +48,7 @@ class TcpPunch final : public Punch {
     [[nodiscard]] bool is_of_routing_table(const IcmpError &answer) const;
     [[nodiscard]] bool is_by_this_host(const IcmpError &answer) const;
     void error_came();
+    Duration end_punch();
     void begin_again();
     [[nodiscard]] bool has_source() const;
     void look_whether_syns_leave(const tcp_info &info);
