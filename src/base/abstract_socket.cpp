@@ -1,6 +1,7 @@
 #include "base/abstract_socket.h"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <sys/time.h>
@@ -31,6 +32,24 @@ Socket connected_to(std::string_view name, std::chrono::seconds patience, int fl
     if (connected != 0)
         socket.reset();
     return socket;
+}
+
+bool send_with(const Socket &connection, const void *bytes, std::size_t size, int pass) {
+    iovec data{.iov_base = const_cast<void *>(bytes), .iov_len = size};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof pass)> control{};
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    if (pass >= 0) {
+        header.msg_control = control.data();
+        header.msg_controllen = control.size();
+        cmsghdr *extra = CMSG_FIRSTHDR(&header);
+        extra->cmsg_level = SOL_SOCKET;
+        extra->cmsg_type = SCM_RIGHTS;
+        extra->cmsg_len = CMSG_LEN(sizeof pass);
+        std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
+    }
+    return ::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
 }
 
 Socket descriptor_in(msghdr &message) {

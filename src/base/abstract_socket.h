@@ -19,6 +19,10 @@ socklen_t abstract_address(sockaddr_un &address, std::string_view name);
 /// SOCK_NONBLOCK.
 Socket connected_to(std::string_view name, std::chrono::seconds patience, int flags = 0);
 
+/// Sends a message by such a socket, and a descriptor along with it (-1: none), without waiting.
+/// False and errno set where it can't be sent.
+bool send_with(const Socket &connection, const void *bytes, std::size_t size, int pass);
+
 /// The descriptor that has come along with a message of such a socket's, which had room for one.
 Socket descriptor_in(msghdr &message);
 

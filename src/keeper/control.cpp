@@ -392,26 +392,11 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
 
 bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {
     answer.version = SYNERGY_WIRE_VERSION;
-    iovec data{.iov_base = &answer, .iov_len = sizeof answer};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    msghdr header{};
-    header.msg_iov = &data;
-    header.msg_iovlen = 1;
-    if (pass >= 0) {
-        header.msg_control = control.data();
-        header.msg_controllen = control.size();
-        cmsghdr *extra = CMSG_FIRSTHDR(&header);
-        extra->cmsg_level = SOL_SOCKET;
-        extra->cmsg_type = SCM_RIGHTS;
-        extra->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(extra), &pass, sizeof pass);
-    }
     // (unix(7): ETOOMANYREFS where all processes of this user together have more descriptors on
     // their way than this one may have open. With the answer a peer's connection would be lost.)
     constexpr int tries = 500;
     constexpr auto rest = std::chrono::milliseconds(1);
-    for (int tried = 1; ::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0;
-         tried++) {
+    for (int tried = 1; !send_with(connection, &answer, sizeof answer, pass); tried++) {
         if (errno != ETOOMANYREFS || tried == tries)
             return false;
         std::this_thread::sleep_for(rest);

@@ -4,7 +4,6 @@
 #include "server/traffic.h"
 #include "wire.h"
 
-#include <array>
 #include <cstring>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -18,23 +17,6 @@ using std::chrono::seconds;
 
 /// A keeper answers at once, unless it is stopped: a peer does not wait for that.
 constexpr Duration patience = seconds(1);
-
-bool send_with(const Socket &connection, synergy_request request, const Socket &passed) {
-    iovec data{.iov_base = &request, .iov_len = sizeof request};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    msghdr header{};
-    header.msg_iov = &data;
-    header.msg_iovlen = 1;
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    cmsghdr *extra = CMSG_FIRSTHDR(&header);
-    extra->cmsg_level = SOL_SOCKET;
-    extra->cmsg_type = SCM_RIGHTS;
-    extra->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = passed.fd();
-    std::memcpy(CMSG_DATA(extra), &fd, sizeof fd);
-    return ::sendmsg(connection.fd(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof request;
-}
 
 } // namespace
 
@@ -60,7 +42,8 @@ void PortSharers::give(Gift gift, std::uint64_t to, const Refused &refused) {
         std::memcpy(request.key, &*gift.standing, sizeof *gift.standing);
     }
     const int fd = connection.fd();
-    if (!owner || owner->uid != geteuid() || !send_with(connection, request, gift.socket) ||
+    if (!owner || owner->uid != geteuid() ||
+        !send_with(connection, &request, sizeof request, gift.socket.fd()) ||
         !scheduler_.watch(fd, EPOLLIN, [this, fd](std::uint32_t) { answered(fd, true); })) {
         refused(std::move(gift));
         return;
