@@ -53,8 +53,7 @@ Endpoint bell_address(const ServerSocket &listener) {
 }
 
 unsigned interface_of(const Endpoint &to) {
-    constexpr unsigned loopback = 1; // of every network: LOOPBACK_IFINDEX, include/net/flow.h
-    unsigned found = loopback;
+    unsigned found = loopback_interface;
     ifaddrs *all = nullptr;
     if (to.family() != AF_INET6 || to.is_v4_mapped() || to.is_loopback() || getifaddrs(&all) != 0)
         return found;

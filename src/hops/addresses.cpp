@@ -105,9 +105,6 @@ std::string interface_of(const Endpoint &own, const std::vector<OwnAddress> &all
     return {};
 }
 
-/// What has an address of the loopback interface's (anycast, say) has it on all of them.
-constexpr unsigned loopback_index = 1;
-
 } // namespace
 
 bool is_private(const Endpoint &any) {
@@ -172,8 +169,9 @@ std::string foreign_source(const Endpoint &peer, const Endpoint &source) {
         return {};
     const std::string owner = interface_of(route->source, own_addresses(route->source.family()));
     char by[IF_NAMESIZE] = {};
+    // (What has an address of the loopback interface's, anycast say, has it on all of them.)
     if (owner.empty() || if_indextoname(route->interface, by) == nullptr || owner == by ||
-        if_nametoindex(owner.c_str()) == loopback_index)
+        if_nametoindex(owner.c_str()) == loopback_interface)
         return {};
     const std::string from = route->source.unmapped().address_text();
     return "no router answers what leaves from " + from + " by " + by + ", and " + from +

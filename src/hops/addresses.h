@@ -8,6 +8,10 @@
 
 namespace synergy {
 
+/// The loopback interface's number, of every network namespace: LOOPBACK_IFINDEX,
+/// include/net/flow.h.
+constexpr unsigned loopback_interface = 1;
+
 /// For use within a network only: RFC 1918, RFC 6598 (a provider's NAT), RFC 4193.
 bool is_private(const Endpoint &address);
 bool is_link_local(const Endpoint &address);
