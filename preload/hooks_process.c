@@ -271,15 +271,8 @@ static inline int is_of_ours(long number) {
     return number == SYS_seccomp || number == SYS_accept4 || number == SYS_listen;
 }
 
-/* As libc's own: its caller gives as many arguments as the call has, the others are whatever is
- * there, and only passed on. */
 __attribute__((no_sanitize("address"))) long syscall(long number, ...) {
-    long words[6];
-    va_list list;
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        words[i] = va_arg(list, long);
-    va_end(list);
+    WORDS_AFTER(number, words);
     if (!libc.syscall)
         find_libc_calls();
     if (__builtin_expect(is_of_ours(number), 0))

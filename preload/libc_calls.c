@@ -61,14 +61,7 @@ static inline long enter(long number, const long words[6]) {
 #endif
 }
 
-/* As libc's own: its caller gives as many arguments as the call has, the others are whatever is
- * there. */
 __attribute__((no_sanitize("address"))) long kernel(long number, ...) {
-    long words[6];
-    va_list list;
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        words[i] = va_arg(list, long);
-    va_end(list);
+    WORDS_AFTER(number, words);
     return enter(number, words);
 }

@@ -25,6 +25,18 @@ struct libc_calls {
 
 OWN extern struct libc_calls libc;
 
+/* What a system call's number is followed by, as libc has it: the caller gives as many arguments as
+ * the call has, the others are whatever is there, and only passed on. (AddressSanitizer minds.) */
+#define WORDS_AFTER(number, words)                                                                 \
+    long words[6];                                                                                 \
+    do {                                                                                           \
+        va_list list;                                                                              \
+        va_start(list, number);                                                                    \
+        for (int i = 0; i < 6; i++)                                                                \
+            (words)[i] = va_arg(list, long);                                                       \
+        va_end(list);                                                                              \
+    } while (0)
+
 /* What syscall(2) is, whoever intercepts that (torsocks refuses what it does not know). */
 OWN long kernel(long number, ...);
 
