@@ -374,10 +374,10 @@ def test_broadcast_address_of_a_network(stand, check):
 
 @contextlib.contextmanager
 def no_local_ports(stand):
+    name = "net/ipv4/ip_local_port_range"
     with namespace.inside(stand.path.namespace("A")):
-        setting = pathlib.Path("/proc/thread-self/root/proc/sys/net/ipv4/ip_local_port_range")
-        before = setting.read_text(encoding="ascii")
-        setting.write_text("40000 40000", encoding="ascii")
+        before = {name: pathlib.Path("/proc/sys", name).read_text(encoding="ascii")}
+        namespace.sysctl(stand.path.namespace("A"), {name: "40000 40000"})
         holders = [socket.socket(socket.AF_INET6, kind)
                    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
         for holder in holders:
@@ -387,8 +387,7 @@ def no_local_ports(stand):
     finally:
         for holder in holders:
             holder.close()
-        with namespace.inside(stand.path.namespace("A")):
-            setting.write_text(before, encoding="ascii")
+        namespace.sysctl(stand.path.namespace("A"), before)
 
 
 @FAMILIES

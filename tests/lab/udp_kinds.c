@@ -94,6 +94,17 @@ static void serve_connected(uint16_t port) {
     }
 }
 
+static void make_room(int many, struct mmsghdr *messages, struct iovec *in,
+                      struct sockaddr_in6 *peers, char (*data)[SIZE / 2]) {
+    for (int i = 0; i < many; i++) {
+        in[i] = (struct iovec){.iov_base = data[i], .iov_len = sizeof data[i]};
+        messages[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &peers[i],
+                                                   .msg_namelen = sizeof peers[i],
+                                                   .msg_iov = &in[i],
+                                                   .msg_iovlen = 1}};
+    }
+}
+
 static void serve_offloaded(int fd) {
     static const int on = 1;
     NEED(setsockopt(fd, SOL_UDP, UDP_GRO, &on, sizeof on) == 0);
@@ -103,14 +114,7 @@ static void serve_offloaded(int fd) {
         struct sockaddr_in6 peers[MANY];
         struct iovec in[MANY];
         struct mmsghdr messages[MANY];
-        memset(messages, 0, sizeof messages);
-        for (int i = 0; i < MANY; i++) {
-            in[i] = (struct iovec){.iov_base = data[i], .iov_len = sizeof data[i]};
-            messages[i].msg_hdr.msg_name = &peers[i];
-            messages[i].msg_hdr.msg_namelen = sizeof peers[i];
-            messages[i].msg_hdr.msg_iov = &in[i];
-            messages[i].msg_hdr.msg_iovlen = 1;
-        }
+        make_room(MANY, messages, in, peers, data);
         int got = recvmmsg(fd, messages, MANY, MSG_WAITFORONE, NULL);
         for (int i = 0; i < got; i++) {
             /* Two datagrams of one size, of which the second says the same. */
@@ -142,14 +146,7 @@ static void serve_timed(int fd) {
         struct sockaddr_in6 peers[MANY];
         struct iovec in[MANY];
         struct mmsghdr messages[MANY];
-        memset(messages, 0, sizeof messages);
-        for (int i = 0; i < MANY; i++) {
-            in[i] = (struct iovec){.iov_base = data[i], .iov_len = sizeof data[i]};
-            messages[i].msg_hdr = (struct msghdr){.msg_name = &peers[i],
-                                                  .msg_namelen = sizeof peers[i],
-                                                  .msg_iov = &in[i],
-                                                  .msg_iovlen = 1};
-        }
+        make_room(MANY, messages, in, peers, data);
         /* (Looked at after each datagram: without the second flag it would wait for all of them.)
          */
         struct timespec patience = {.tv_nsec = 50000000};
