@@ -190,6 +190,8 @@ int SctpPunch::punch() {
     }
     // A server that listens again has not let others in yet.
     if (error == EADDRINUSE && Clock::now() < punched_ + longest) {
+        if (socket_)
+            hear(true); // the last one stays
         retry_at(Clock::now() + between_looks);
         return 0;
     }
