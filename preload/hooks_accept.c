@@ -70,7 +70,7 @@ static void say_that_it_is_deaf(int listener) {
 static enum accepted turn_away(int listener, int fd) {
     int error = errno;
     say_that_it_is_deaf(listener);
-    enum accepted accepted = may_tell() ? turn_bell_away(fd, EPERM) : ORDINARY;
+    enum accepted accepted = may_tell() ? turn_bell_away(listener, fd, EPERM) : ORDINARY;
     errno = error;
     return accepted;
 }

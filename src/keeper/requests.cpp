@@ -325,7 +325,7 @@ void Requests::fetch(const Call &call, Reply &reply) {
     auto fetched = call.passed ? handoff_.fetch(call.passed, !(call.request.flags & SOCK_NONBLOCK))
                                : std::nullopt;
     if (!fetched) {
-        reply.answer.result = ENOENT;
+        reply.answer.result = call.passed && handoff_.has_rung(call.passed) ? ESTALE : ENOENT;
         reply.show = call.passed.fd();
         return;
     }

@@ -5,6 +5,7 @@ programs are tests/unit/programs/, built there. No packet leaves this host: the 
 have no route here or are ports of 127.0.0.1.
 """
 
+import itertools
 import json
 import os
 import re
@@ -716,42 +717,55 @@ def test_a_server_calls_a_peer_from_the_port_that_it_listens_on(deaf_peer):
 
 
 GREETING = """
-import select, socket
+import select, socket, sys
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
-while True:
+for _ in sys.stdin:
     select.select([listener], [], [])
     client, address = listener.accept()
-    client.sendall(b"hello")
+    print(address[1], flush=True)
     client.close()
 """
 
-STRANGE_BELLS = """
-import socket, sys, time
-begin, port = time.monotonic(), int(sys.argv[1])
-for number in range(20):
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    client.bind(("127.0.0.1", 61700 + 2000 + number))
-    client.settimeout(2)
-    client.connect(("127.0.0.1", port))
-    client.sendall(sys.argv[2].encode())
-    assert client.recv(5) == b"hello"
-print(time.monotonic() - begin)
+STRANGE_BELL = """
+import socket, struct, sys
+port, its_own, says, then = sys.argv[1:]
+client = socket.socket()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+client.bind(("127.0.0.1", int(its_own)))
+client.connect(("127.0.0.1", int(port)))
+client.sendall(says.encode())
+if then == "resets":
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+if then != "stays":
+    client.close()
+print("called", flush=True)
+sys.stdin.read()
 """
+
+BELL_TEXT = "synergy: a bell "
+FORGED_BELL = f"{BELL_TEXT}{'0' * 12} {'0' * 16}\n"
 
 
 @ONLY_ROOT
-@pytest.mark.parametrize("says", ("", "synergy: a bell\n"), ids=("nothing", "what bells say"))
 @pytest.mark.parametrize("peers", (NOWHERE, ""), ids=("kept", "nothing set"))
-def test_a_stranger_that_calls_from_where_bells_come_from_is_a_client_like_others(peers, says):
+def test_a_stranger_that_calls_from_where_bells_come_from_is_a_client_like_others(peers):
     """Nobody waits for what it says; and a server that blocks in accept(), since poll() has seen
     somebody there, does so for ever where that one has been sent away."""
+    its_own = 61700 + 2000
     with python(GREETING, env=preloaded_environment(peers)) as server:
         port = server.stdout.readline().strip()
         try:
-            with python(STRANGE_BELLS, port, says, user=STRANGER, cwd="/") as stranger:
-                assert float(stranger.stdout.readline() or "inf") < 1
+            for says, then in itertools.product(("", "s", BELL_TEXT, "synergy: a bell\n", FORGED_BELL),
+                                                ("stays", "closes", "resets")):
+                its_own += 1
+                with python(STRANGE_BELL, port, its_own, says, then, user=STRANGER, cwd="/") as stranger:
+                    assert stranger.stdout.readline() == "called\n"
+                    server.stdin.write("accept\n")
+                    server.stdin.flush()
+                    assert select.select([server.stdout], [], [], 1)[0], (says, then)
+                    assert server.stdout.readline() == f"{its_own}\n"
+                    stranger.stdin.close()
         finally:
             server.kill()
 
