@@ -7,6 +7,7 @@
 #include "libc_calls.h"
 #include "other_end.h"
 #include "settings_look.h"
+#include "socket_look.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -145,12 +146,6 @@ static void hand_down(const union synergy_endpoint *peer, const struct caller_ad
     *caller->length = size;
 }
 
-static uint64_t cookie_of(int fd) {
-    uint64_t cookie = 0;
-    socklen_t length = sizeof cookie;
-    return libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
-}
-
 int is_punched(int fd) {
     struct descriptor descriptor = descriptor_of(fd);
     return descriptor.mark == SYNERGY_UNTOUCHED && descriptor.cookie != 0 &&
@@ -210,7 +205,8 @@ static enum accepted turned_away(int fd, int error) {
 /* By what the keeper has in its page, where the listener is known to be its. */
 static int is_bell_at(int listener, const struct synergy_bell *said) {
     struct descriptor known = descriptor_of(listener);
-    return known.mark != SYNERGY_LISTENER || synergy_is_bell_of(keeper_page((int)known.keeper), said);
+    return known.mark != SYNERGY_LISTENER ||
+           synergy_is_bell_of(keeper_page((int)known.keeper), said);
 }
 
 enum accepted turn_bell_away(int listener, int fd, int error) {
@@ -263,8 +259,9 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         *fd = bell;
         /* It has no peers, and is known again. */
         if (is_concerned())
-            set_descriptor(
-                bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(bell)});
+            set_descriptor(bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED,
+                                                     .hidden = descriptor_of(listener).hidden,
+                                                     .cookie = cookie_of(bell)});
         hand_down(&answer.peer, caller);
         return REPLACED;
     }

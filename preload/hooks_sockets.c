@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/close_range.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
@@ -36,7 +37,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
     int is_in_use = 0;
-    ASIDE(is_in_use = is_taken(fd, address, length));
+    ASIDE(socket_may_be_disconnected(fd); is_in_use = is_taken(fd, address, length));
     if (is_in_use) {
         errno = EADDRINUSE;
         return -1;
@@ -58,6 +59,8 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.connect(fd, address, length);
     int result = libc.connect(fd, address, length), is_free = 0;
+    if (result == 0 && is_ours(mark_of(fd)))
+        ASIDE(socket_may_be_disconnected(fd));
     if (__builtin_expect(result < 0 && errno == EADDRNOTAVAIL, 0))
         ASIDE(is_free = are_ends_given_up(fd, address, length));
     return is_free ? libc.connect(fd, address, length) : result;
@@ -92,7 +95,7 @@ int close(int fd) {
 /* The number stands for what `fd` stands for. */
 static void after_replacing(int fd, int number) {
     enum synergy_mark mark = mark_of(number);
-    if (mark == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)))
+    if (mark == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)) && !hidden_options_of(fd))
         return;
     struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
     ASIDE(descriptor = forget_descriptor(number); set_descriptor(number, descriptor_of(fd)));
@@ -147,12 +150,22 @@ int shutdown(int fd, int how) {
     return result;
 }
 
+/* 0: none of those that we set. */
+static inline unsigned hidden_option(int level, int name) {
+    return level != SOL_SOCKET    ? 0
+           : name == SO_REUSEADDR ? HIDDEN_REUSEADDR
+           : name == SO_REUSEPORT ? HIDDEN_REUSEPORT
+                                  : 0;
+}
+
 int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
     if (!concerns_us())
         return libc.setsockopt(fd, level, name, value, length);
     int result = libc.setsockopt(fd, level, name, value, length);
     if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
         ASIDE(socket_has_key(fd, name, value, length));
+    if (result == 0 && hidden_option(level, name))
+        ASIDE(option_is_set(fd, hidden_option(level, name)));
     enum synergy_mark mark = mark_of(fd);
     if (result == 0 && mark == SYNERGY_LISTENER)
         ASIDE(socket_listens(fd));
@@ -168,6 +181,14 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
     int result = libc.getsockopt(fd, level, name, value, length);
     if (is_ours_to_see && name == SO_ORIGINAL_DST && result == 0 && is_punched(fd))
         ASIDE(show_own_address(fd, level, value, length));
+    /* (The kernel has written there, not beyond *length.) */
+    if (is_ours_to_see && result == 0 && hidden_option(level, name) && *length > 0 &&
+        *(const char *)value != 0) {
+        int is_hidden = 0;
+        ASIDE(is_hidden = is_option_hidden(fd, hidden_option(level, name)));
+        if (is_hidden)
+            memset(value, 0, *length);
+    }
     return result;
 }
 

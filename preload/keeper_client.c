@@ -72,8 +72,7 @@ int fetch_from(const struct synergy_address *name, uid_t owner, struct synergy_r
     int connection = connect_to(name, PERHAPS_STRANGERS, &found);
     if (connection < 0)
         return errno;
-    int error =
-        is_trusted(&found, owner) ? send_request(connection, request, *bell) : ECONNREFUSED;
+    int error = is_trusted(&found, owner) ? send_request(connection, request, *bell) : ECONNREFUSED;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
     kernel(SYS_close, connection);

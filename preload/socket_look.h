@@ -8,6 +8,9 @@
 #include <sys/socket.h>
 
 /* As synergy_page's ports[] counts them. */
+/* 0 where there is none. Changes errno. */
+uint64_t cookie_of(int fd);
+
 enum transport { TCP, UDP, SCTP, NEITHER = -1 };
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */

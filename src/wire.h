@@ -204,6 +204,8 @@ struct synergy_answer {
      * connection over, GIVE_WAY: nothing has ended, FETCH, MEET: unknown). */
     int32_t result;
     uint32_t mark; /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
+    /* The same: what the server itself has set, as in a request's flags, as far as it is known. */
+    uint32_t flags;
     union synergy_endpoint
         peer; /* FETCH: whose connection it is. A v4-mapped one where the listener is AF_INET6 */
 };

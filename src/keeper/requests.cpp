@@ -20,6 +20,15 @@ synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
 }
 
+std::uint32_t flags_of(const ServerSocket &socket) {
+    std::uint32_t flags = 0;
+    if (socket.is_shared)
+        flags |= SYNERGY_SHARES;
+    if (socket.lets_others_in || !socket.is_prepared)
+        flags |= SYNERGY_LETS_OTHERS_IN;
+    return flags;
+}
+
 /// Whom synergy_to() names; 0, or the errno that it promises.
 int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
     if (request.hop_limit != SYNERGY_AUTOMATIC_HOPS) {
@@ -177,7 +186,9 @@ void Requests::open(const Call &call, Reply &reply) {
         return;
     }
     reply.answer.result = open_described(*socket, call, std::nullopt);
-    reply.answer.mark = registry_.has(socket->cookie) ? mark_of(*socket) : SYNERGY_UNTOUCHED;
+    const ServerSocket *known = registry_.find(socket->cookie);
+    reply.answer.mark = known != nullptr ? mark_of(*known) : SYNERGY_UNTOUCHED;
+    reply.answer.flags = known != nullptr ? flags_of(*known) : 0;
     if (!is_to_listen || !registry_.has(socket->cookie))
         return;
     reply.goes_on = true;
@@ -409,6 +420,7 @@ void Requests::meet(const Call &call, Reply &reply) {
     processes_.add(call.process);
     reply.is_proof = true;
     reply.answer.mark = mark_of(*socket);
+    reply.answer.flags = flags_of(*socket);
     reply.show = page_.memory().fd();
 }
 
