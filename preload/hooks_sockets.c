@@ -59,7 +59,7 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.connect(fd, address, length);
     int result = libc.connect(fd, address, length), is_free = 0;
-    if (result == 0 && is_ours(mark_of(fd)))
+    if (result == 0 && address->sa_family == AF_UNSPEC)
         ASIDE(socket_may_be_disconnected(fd));
     if (__builtin_expect(result < 0 && errno == EADDRNOTAVAIL, 0))
         ASIDE(is_free = are_ends_given_up(fd, address, length));
@@ -145,8 +145,8 @@ int shutdown(int fd, int how) {
     if (!concerns_us())
         return libc.shutdown(fd, how);
     int result = libc.shutdown(fd, how);
-    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
-        ASIDE(socket_is_shut_down(fd));
+    if (result == 0 && how != SHUT_WR && mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(socket_may_be_disconnected(fd));
     return result;
 }
 

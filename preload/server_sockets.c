@@ -175,7 +175,8 @@ void socket_is_shut_down(int fd) {
 }
 
 void socket_may_be_disconnected(int fd) {
-    uint64_t cookie = cookie_of(fd);
+    uint64_t cookie =
+        __atomic_load_n(&is_anything_open, __ATOMIC_RELAXED) ? cookie_of(fd) : 0;
     struct descriptor known = known_socket(fd, cookie);
     if (!is_known_as(known, cookie) ||
         (known.mark == SYNERGY_LISTENER ? option_of(fd, SO_ACCEPTCONN) == 1 : port_of(fd) != 0))
@@ -237,8 +238,10 @@ void socket_asks_for_errors(int fd) {
 
 void socket_may_listen(int fd) {
     struct preparation preparation = socket_will_listen(fd);
-    if (preparation.connection >= 0)
-        kernel(SYS_close, preparation.connection);
+    if (preparation.connection < 0)
+        return;
+    kernel(SYS_close, preparation.connection);
+    set_option(fd, SO_REUSEADDR, preparation.lets_others_in);
 }
 
 void socket_listens_as_prepared(int fd, const struct preparation *preparation) {

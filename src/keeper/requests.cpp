@@ -79,7 +79,7 @@ Requests::Reply Requests::answer(const Call &call) {
             break;
         case SYNERGY_CLOSED:
             processes_.closed(call.process, call.request.cookie);
-            give_back(call);
+            shut_down(call);
             registry_.closed(call.request.cookie);
             break;
         case SYNERGY_GIVE_WAY:
@@ -321,14 +321,12 @@ void Requests::open_toward(const Call &call, Reply &reply) {
         reply.answer.mark = mark_of(*socket);
 }
 
-/// The options by which its port was shared with us are the server's own again. (As long as it
-/// listens it must be shared.)
-void Requests::give_back(const Call &call) {
+/// Of one that is open still. (The options by which its port was shared with us are the server's
+/// own again when it has this answer: as long as it listens it must be shared.)
+void Requests::shut_down(const Call &call) {
     const ServerSocket *known = call.passed ? registry_.find(cookie_of(call.passed.fd())) : nullptr;
     if (known == nullptr || !known->is_prepared)
         return;
-    call.passed.set(SOL_SOCKET, SO_REUSEADDR, known->lets_others_in ? 1 : 0);
-    call.passed.set(SOL_SOCKET, SO_REUSEPORT, known->is_shared ? 1 : 0);
     registry_.shut_down(known->cookie);
 }
 

@@ -110,20 +110,20 @@ static const struct {
                {IPPROTO_TCP, TCP_SYNCNT},
                {IPPROTO_TCP, TCP_KEEPIDLE},
                {IPPROTO_TCP, TCP_USER_TIMEOUT},
-               {IPPROTO_TCP, TCP_QUICKACK},
+               
                {SOL_SOCKET, SO_INCOMING_CPU + 1000},
                {IPPROTO_IPV6, IPV6_RECVERR},
                {IPPROTO_IP, IP_RECVERR},
                {IPPROTO_IPV6, IPV6_MINHOPCOUNT}};
 
-/* By number: what accept() has given, 2 where a number was made of it that nobody is told of. Of
- * those the options are not asked that the listener has for our sake. */
-static char connections[FIRST + FDS];
+/* By number: whether another one stands for it, or another process has it. What becomes of it there
+ * is not seen: of those the options are not asked that are set for our sake. */
+static char is_copy[FIRST + FDS];
 
 static unsigned some_option(int fd) {
     enum { OURS = 4 };
     unsigned all = sizeof options / sizeof *options;
-    return connections[fd] == 2 ? OURS + below(all - OURS) : below(all);
+    return is_copy[fd] ? OURS + below(all - OURS) : below(all);
 }
 
 static int set_option(int fd) {
@@ -172,20 +172,32 @@ static int opened(int number) {
         dup2(fd, number);
         close(fd);
     }
-    connections[number] = 0;
+    is_copy[number] = 0;
     return number;
 }
 
 /* At its place: the lowest free number depends on what was closed before. */
-static int placed(int fd, char connection) {
+static int placed(int fd, char is_one) {
     int number = fd;
     if (fd >= 0 && (fd < FIRST || fd >= FIRST + FDS)) {
         number = dup3(fd, FIRST + (int)below(FDS), 0);
         close(fd);
     }
     if (number >= 0)
-        connections[number] = connection;
+        is_copy[number] = is_one;
     return number;
+}
+
+/* A listener that was shut down and still has connections may not listen again unless it has
+ * SO_REUSEADDR. (With the library it may: it listens beside what punches already.) */
+static int listened(int fd) {
+    static const int on = 1;
+    int is_listening = 0;
+    socklen_t length = sizeof is_listening;
+    syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &length);
+    if (!is_listening)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    return below(8) ? listen(fd, 64) : (int)syscall(SYS_listen, fd, 64);
 }
 
 static int connected(int fd) {
@@ -207,16 +219,16 @@ static int accepted(int fd) {
         return got;
     fcntl(got, F_SETFL, O_NONBLOCK);
     say_address(&from, length);
-    return placed(got, 1);
+    return placed(got, 0);
 }
 
 static int duplicated(int fd) {
     int number = FIRST + (int)below(FDS);
     switch (below(4)) {
     case 0:
-        return placed(fcntl(fd, F_DUPFD, FIRST), connections[fd] ? 2 : 0);
+        return placed(fcntl(fd, F_DUPFD, FIRST), 1);
     case 1:
-        return placed(fcntl(fd, F_DUPFD_CLOEXEC, FIRST + FDS), connections[fd] ? 2 : 0);
+        return placed(fcntl(fd, F_DUPFD_CLOEXEC, FIRST + FDS), 1);
     case 2:
         number = dup2(fd, number);
         break;
@@ -224,7 +236,7 @@ static int duplicated(int fd) {
         number = dup3(fd, number, O_CLOEXEC);
     }
     if (number >= 0)
-        connections[number] = connections[fd];
+        is_copy[number] = 1;
     return number;
 }
 
@@ -246,9 +258,8 @@ static int passed_on(int fd) {
         close(fd);
     if (recvmsg(passing[1], &message, 0) != 1)
         return -1;
-    char connection = connections[fd] ? 2 : 0;
     memcpy(&fd, CMSG_DATA(extra), sizeof fd);
-    return placed(fd, connection);
+    return placed(fd, 1);
 }
 
 static long received(int fd) {
@@ -357,12 +368,10 @@ static int named(int fd) {
 static long numbered(int fd) {
     struct sockaddr_storage from;
     socklen_t length = sizeof from;
-    switch (below(3)) {
-    case 0:
-        return syscall(SYS_listen, fd, 64);
-    case 1: {
+    switch (below(2)) {
+    case 0: {
         int got = (int)syscall(SYS_accept4, fd, &from, &length, SOCK_NONBLOCK);
-        return placed(got, 1);
+        return placed(got, 0);
     }
     default:
         return syscall(SYS_close, fd);
@@ -420,6 +429,8 @@ static int forked(void) {
         _exit(4);
     }
     waitpid(child, &status, 0);
+    /* What it has made of them the parent's library is not told, nor what options they have now. */
+    memset(is_copy, 1, sizeof is_copy);
     return status;
 }
 
@@ -445,7 +456,7 @@ static void steps(long count, const char *who) {
             result = bind(fd, (struct sockaddr *)&at, length);
             break;
         }
-            STEP(26, 34, "listen", listen(fd, 64));
+            STEP(26, 34, "listen", listened(fd));
             STEP(35, 45, "connect", connected(fd));
             STEP(46, 51, "accept", accepted(fd));
             STEP(52, 56, "close", close(fd));
