@@ -76,6 +76,12 @@ static inline struct descriptor descriptor_of(int fd) {
     return unpacked_descriptor(descriptor_word(fd));
 }
 
+/* Whether a keeper knows of it: it is ours, or will be when it listens. */
+static inline int is_kept(struct descriptor descriptor) {
+    return is_ours(descriptor.mark) ||
+           (descriptor.mark == SYNERGY_UNKNOWN && descriptor.cookie != 0);
+}
+
 void set_descriptor(int fd, struct descriptor descriptor);
 void set_mark(int fd, enum synergy_mark mark);
 

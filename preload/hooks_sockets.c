@@ -68,7 +68,7 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
 
 /* After the call, so that its port is free when it returns. */
 static void after_closing(const struct descriptor *descriptor) {
-    if (is_ours(descriptor->mark))
+    if (is_kept(*descriptor))
         ASIDE(socket_is_closed(descriptor));
 }
 
@@ -84,18 +84,18 @@ __attribute__((noinline)) static int close_ours(int fd) {
 int close(int fd) {
     if (!concerns_us())
         return libc.close(fd);
-    enum synergy_mark mark = mark_of(fd);
-    if (is_ours(mark))
-        return close_ours(fd);
-    if (mark == SYNERGY_UNTOUCHED)
+    uint64_t word = descriptor_word(fd);
+    if ((word & MARKS) == SYNERGY_UNTOUCHED)
         forget_untouched(fd);
+    else if (word != SYNERGY_UNKNOWN)
+        return close_ours(fd);
     return libc.close(fd);
 }
 
 /* The number stands for what `fd` stands for. */
 static void after_replacing(int fd, int number) {
-    enum synergy_mark mark = mark_of(number);
-    if (mark == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)) && !hidden_options_of(fd))
+    if (descriptor_word(number) == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)) &&
+        !hidden_options_of(fd))
         return;
     struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
     ASIDE(descriptor = forget_descriptor(number); set_descriptor(number, descriptor_of(fd)));

@@ -175,8 +175,7 @@ void socket_is_shut_down(int fd) {
 }
 
 void socket_may_be_disconnected(int fd) {
-    uint64_t cookie =
-        __atomic_load_n(&is_anything_open, __ATOMIC_RELAXED) ? cookie_of(fd) : 0;
+    uint64_t cookie = __atomic_load_n(&is_anything_open, __ATOMIC_RELAXED) ? cookie_of(fd) : 0;
     struct descriptor known = known_socket(fd, cookie);
     if (!is_known_as(known, cookie) ||
         (known.mark == SYNERGY_LISTENER ? option_of(fd, SO_ACCEPTCONN) == 1 : port_of(fd) != 0))
@@ -242,6 +241,10 @@ void socket_may_listen(int fd) {
         return;
     kernel(SYS_close, preparation.connection);
     set_option(fd, SO_REUSEADDR, preparation.lets_others_in);
+    /* (It may be closed before that.) */
+    set_descriptor(fd, (struct descriptor){.mark = SYNERGY_UNKNOWN,
+                                           .keeper = (unsigned)preparation.keeper,
+                                           .cookie = preparation.cookie});
 }
 
 void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
@@ -274,6 +277,11 @@ void socket_does_not_listen(int fd, const struct preparation *preparation) {
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
 }
 
+static int will_listen_as_prepared(int fd) {
+    struct descriptor known = descriptor_of(fd);
+    return known.mark == SYNERGY_UNKNOWN && known.cookie != 0 && known.cookie == cookie_of(fd);
+}
+
 void socket_listens(int fd) {
     enum transport transport = transport_of(fd);
     uint16_t port = transport == TCP || transport == SCTP ? port_of(fd) : 0;
@@ -304,7 +312,8 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
         open_socket(fd, UDP, port ? port : port_of(fd), port == 0);
         return;
     }
-    set_mark(fd, transport == NEITHER ? SYNERGY_UNTOUCHED : SYNERGY_UNKNOWN);
+    if (!will_listen_as_prepared(fd))
+        set_mark(fd, transport == NEITHER ? SYNERGY_UNTOUCHED : SYNERGY_UNKNOWN);
     struct identity identity;
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
@@ -406,7 +415,7 @@ void sockets_are_closed(unsigned first, unsigned last) {
         return;
     for (unsigned fd = first; fd <= last && fd < known; fd++) {
         struct descriptor descriptor = forget_descriptor((int)fd);
-        if (is_ours(descriptor.mark))
+        if (is_kept(descriptor))
             concerned |= 1U << descriptor.keeper;
     }
     for (unsigned keeper = 0; keeper < KEEPERS; keeper++)

@@ -470,6 +470,18 @@ def test_arguments_that_nobody_would_write(seed):
     assert len(bare.stdout.splitlines()) == 25000
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_sockets_that_become_something_else(seed):
+    """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
+    order: what comes of each call, and what the sockets say of themselves, is as without."""
+    arguments = PROGRAMS / "states", seed, 2000
+    bare = run(*arguments, environment=plain_environment())
+    preloaded = run(*arguments, environment=preloaded_environment())
+    assert preloaded.returncode == bare.returncode == 0, preloaded.stderr
+    assert preloaded.stdout.splitlines() == bare.stdout.splitlines()
+    assert len(bare.stdout.splitlines()) >= 2000
+
+
 def test_one_wrong_setting_and_a_closed_listener():
     result = run(PROGRAMS / "awkward", "inherited", timeout=20,
                  environment=preloaded_environment(SYNERGY_HOPS="many", SYNERGY_LOG="warn"))

@@ -110,14 +110,15 @@ static const struct {
                {IPPROTO_TCP, TCP_SYNCNT},
                {IPPROTO_TCP, TCP_KEEPIDLE},
                {IPPROTO_TCP, TCP_USER_TIMEOUT},
-               
+
                {SOL_SOCKET, SO_INCOMING_CPU + 1000},
                {IPPROTO_IPV6, IPV6_RECVERR},
                {IPPROTO_IP, IP_RECVERR},
                {IPPROTO_IPV6, IPV6_MINHOPCOUNT}};
 
-/* By number: whether another one stands for it, or another process has it. What becomes of it there
- * is not seen: of those the options are not asked that are set for our sake. */
+/* By number: whether another one stands for it, too, or another process has it. What becomes of it
+ * there is not seen, so these serve on: nothing is asked of the options that are set for our sake,
+ * and nothing makes them something else. */
 static char is_copy[FIRST + FDS];
 
 static unsigned some_option(int fd) {
@@ -447,7 +448,10 @@ static void steps(long count, const char *who) {
         name = what;                                                                               \
         result = expression;                                                                       \
         break
-        switch (below(100)) {
+        unsigned step = below(100);
+        if (is_copy[fd] && ((step > 11 && step < 46) || (step > 61 && step < 65)))
+            step = 78;
+        switch (step) {
             STEP(0, 11, "socket", opened(FIRST + (int)below(FDS)));
         case 12 ... 25: {
             struct sockaddr_storage at = an_address(is_v6(fd), &length);
