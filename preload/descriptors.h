@@ -90,17 +90,16 @@ struct descriptor forget_descriptor(int fd);
 
 /* The two that each connection of a server's costs, without a locked instruction: what a number
  * stands for changes under a call on it only where the server's threads don't know what they do. */
-static inline void note_connection(int fd, uint64_t hidden_options) {
+static inline void note_connection(int fd, uint64_t word) {
     if (__builtin_expect((unsigned)fd < PIECE, 1))
-        __atomic_store_n(&first_descriptors[fd], SYNERGY_UNTOUCHED | hidden_options,
-                         __ATOMIC_RELAXED);
+        __atomic_store_n(&first_descriptors[fd], word, __ATOMIC_RELAXED);
     else
-        set_descriptor(fd, unpacked_descriptor(SYNERGY_UNTOUCHED | hidden_options));
+        set_descriptor(fd, unpacked_descriptor(word));
 }
 
-/* What a connection has from its listener. */
-static inline uint64_t hidden_options_of(int listener) {
-    return descriptor_word(listener) & HIDDEN_OPTIONS;
+/* The word of a connection, which has the options of its listener, whose word this is. */
+static inline uint64_t noted_at(uint64_t listener) {
+    return SYNERGY_UNTOUCHED | (listener & HIDDEN_OPTIONS);
 }
 
 /* The server has set these itself. */

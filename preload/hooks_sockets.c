@@ -95,7 +95,7 @@ int close(int fd) {
 /* The number stands for what `fd` stands for. */
 static void after_replacing(int fd, int number) {
     if (descriptor_word(number) == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)) &&
-        !hidden_options_of(fd))
+        !(descriptor_word(fd) & HIDDEN_OPTIONS))
         return;
     struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
     ASIDE(descriptor = forget_descriptor(number); set_descriptor(number, descriptor_of(fd)));
