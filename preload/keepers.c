@@ -210,7 +210,7 @@ static struct identity within_reach(const struct identity *identity) {
 
 int needed_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
     struct identity reached = *socket, *identity = &reached;
-    if (known_keeper(socket) == NO_KEEPER)
+    if (known_keeper(socket) == NO_KEEPER && may_begin())
         reached = within_reach(socket);
     int keeper = known_keeper(identity);
     if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !may_begin() ||

@@ -482,6 +482,10 @@ def test_sockets_that_become_something_else(seed):
     assert len(bare.stdout.splitlines()) >= 2000
 
 
+def test_a_server_that_forbids_itself_any_one_system_call_is_not_ended_for_it():
+    assert len(same_with_and_without("each_forbidden")) == 470
+
+
 def test_one_wrong_setting_and_a_closed_listener():
     result = run(PROGRAMS / "awkward", "inherited", timeout=20,
                  environment=preloaded_environment(SYNERGY_HOPS="many", SYNERGY_LOG="warn"))
