@@ -493,15 +493,40 @@ def test_one_wrong_setting_and_a_closed_listener():
     assert "SYNERGY_HOPS" in result.stderr
 
 
+def sanitizers_library(name):
+    library = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True,
+                             check=True).stdout.strip()
+    if not os.path.isabs(library):
+        pytest.skip(f"no {name} here")
+    return os.path.realpath(library)
+
+
 def test_the_sanitizers_library_before_ours():
-    asan = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True,
-                          check=True).stdout.strip()
-    if not os.path.isabs(asan):
-        pytest.skip("no address sanitizer here")
-    environment = preloaded_environment(before=os.path.realpath(asan), ASAN_OPTIONS="detect_leaks=0")
+    environment = preloaded_environment(before=sanitizers_library("libasan.so"), ASAN_OPTIONS="detect_leaks=0")
     result = run(PROGRAMS / "children", environment=environment, timeout=30)
     assert result.returncode == 0, result.stderr
     assert result.stdout == run(PROGRAMS / "children", environment=plain_environment()).stdout
+
+
+THREADS_AROUND_A_LISTENER = """
+import socket, threading
+opened = threading.Event()
+before = threading.Thread(target=opened.wait)
+before.start()
+listener = socket.create_server(("", 0))
+after = threading.Thread(target=opened.set)
+after.start()
+after.join()
+before.join()
+print("joined")
+"""
+
+
+def test_the_thread_sanitizer_does_not_take_the_keepers_start_for_a_fork():
+    """After which it lets no thread begin."""
+    environment = preloaded_environment(before=sanitizers_library("libtsan.so"))
+    result = run("/usr/bin/python3", "-c", THREADS_AROUND_A_LISTENER, environment=environment)
+    assert result.stdout == "joined\n", result.stderr
 
 
 WAYS_TO_SERVE = ["fork", "unseen-fork", "daemon", "exec", "fork-exec", "far-exec", "chroot", "nobody",
