@@ -395,7 +395,7 @@ void Requests::take(const Call &call, Reply &reply) {
     if (call.request.key_length == sizeof *standing)
         std::memcpy(&standing.emplace(), call.request.key, sizeof *standing);
     Gift gift(std::move(own), peer, call.request.beginning, standing);
-    if (!gift.socket || !registry_.take(call.request.cookie, gift))
+    if (!gift.socket || !registry_.shared_port().take(call.request.cookie, gift))
         reply.answer.result = ENOENT;
 }
 
