@@ -78,8 +78,7 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
 
 /* Nothing comes of it but what the keeper says, if there is nothing else that it punches for. */
 static void tell_of_left_out(int fd, const struct identity *identity, int keeper) {
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN, .fd = fd, .cookie = identity->cookie};
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .fd = fd, .cookie = identity->cookie};
     struct synergy_answer answer = {0};
     ask_keeper(keeper, &request, fd, &answer);
 }
@@ -103,8 +102,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN, .flags = flags_of(fd, &identity)};
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .flags = flags_of(fd, &identity)};
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
     hand_over(fd, &identity, keeper, &request);
@@ -343,8 +341,10 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN_TOWARD, .flags = flags_of(fd, &identity), .hop_limit = hop_limit, .peer = *peer};
+    struct synergy_request request = {.kind = SYNERGY_OPEN_TOWARD,
+                                      .flags = flags_of(fd, &identity),
+                                      .hop_limit = hop_limit,
+                                      .peer = *peer};
     if (transport != UDP && option_of(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
         admit_others(fd);
     return hand_over(fd, &identity, keeper, &request);
@@ -358,8 +358,8 @@ void hand_over_again(int keeper) {
         struct identity identity;
         if (!is_ours(descriptor.mark) || descriptor.keeper != (unsigned)keeper)
             continue;
-        struct synergy_request request = {
-            .kind = SYNERGY_OPEN, .flags = descriptor.has_shares ? SYNERGY_SHARES : 0};
+        struct synergy_request request = {.kind = SYNERGY_OPEN,
+                                          .flags = descriptor.has_shares ? SYNERGY_SHARES : 0};
         if (!is_over && identify(fd, &identity) && identity.cookie == descriptor.cookie)
             hand_over(fd, &identity, keeper, &request);
         else
