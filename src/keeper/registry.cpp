@@ -117,8 +117,7 @@ bool Registry::can_give_options() const {
         if (socket.chosen.empty() || socket.not_to_be_given != nullptr)
             return true;
         const Socket fresh =
-            Socket::open(socket.local.family(), SOCK_STREAM,
-                         socket.transport == Transport::tcp ? IPPROTO_TCP : IPPROTO_SCTP);
+            Socket::open(socket.local.family(), SOCK_STREAM, protocol_of(socket.transport));
         return give_options(socket.chosen, fresh.fd(), When::ever) == nullptr;
     });
 }
@@ -364,13 +363,17 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
 
 std::unique_ptr<Punch> Registry::make_punch(KeptSocket &server, Hole hole) const {
     const int fd = server.duplicate.fd();
-    if (server.socket.transport == Transport::tcp)
+    switch (server.socket.transport) {
+    case Transport::tcp:
         return std::make_unique<TcpPunch>(context_, std::move(hole));
-    if (server.socket.transport == Transport::udp)
+    case Transport::udp:
         return std::make_unique<UdpPunch>(context_, std::move(hole), fd, server.aside);
-    if (server.socket.one_to_many)
-        return std::make_unique<SctpManyPunch>(context_, std::move(hole), fd);
-    return std::make_unique<SctpPunch>(context_, std::move(hole));
+    case Transport::sctp:
+        if (server.socket.one_to_many)
+            return std::make_unique<SctpManyPunch>(context_, std::move(hole), fd);
+        return std::make_unique<SctpPunch>(context_, std::move(hole));
+    }
+    return nullptr;
 }
 
 int Registry::expect(std::uint64_t cookie, const Target &target) {

@@ -143,7 +143,8 @@ class Registry : private HoleOwner {
     PunchContext context_;
     KeptSockets servers_;
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
-    std::unordered_set<std::uint64_t> unshared_; ///< by cookie: as they were when they were new
+    std::unordered_set<std::uint64_t> unshared_; ///< cookies of those that the server had not
+                                                 ///< given SO_REUSEPORT when they were first shown
     ParkedListeners parked_;
     SharedPort shared_port_;
 };
