@@ -123,10 +123,7 @@ static int hand_over(int fd, const struct identity *identity, int keeper, unsign
 
 /* Nothing comes of it but what the keeper says, if there is nothing else that it punches for. */
 static void tell_of_left_out(int fd, const struct identity *identity, int keeper) {
-    struct synergy_request request = {.kind = SYNERGY_OPEN,
-                                      .hop_limit = SYNERGY_AUTOMATIC_HOPS,
-                                      .fd = fd,
-                                      .cookie = identity->cookie};
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .fd = fd, .cookie = identity->cookie};
     struct synergy_answer answer = {0};
     ask_keeper(keeper, &request, fd, &answer);
 }
@@ -211,7 +208,6 @@ struct preparation socket_will_listen(int fd) {
         .kind = SYNERGY_PREPARE,
         .cookie = identity.cookie,
         .fd = fd,
-        .hop_limit = -1,
         .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
                  (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN : 0)};
     struct synergy_answer answer = {0};
