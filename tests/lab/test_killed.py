@@ -250,9 +250,6 @@ def test_gunicorn_workers(background):
 
 def test_forking_sctp_server(stand):
     sctp.skip_if_missing()
-    if slowness() > 1:
-        pytest.skip("user-mode Linux is too slow: a connection is not handed over when the next "
-                    "process is killed")
     check(stand, Chain("sctp"))
 
 
