@@ -119,11 +119,14 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
     }
 }
 
-std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings) {
+std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings,
+                         bool was_tried) {
     if (!source.empty() && !source.is_wildcard() && !is_own_address(source))
         return local_cause(EADDRNOTAVAIL, source, peer, settings);
     if (std::string cause = mute_gateway_cause(source, peer); !cause.empty())
         return cause;
+    if (!was_tried)
+        return {};
     return "no SYN leaves this host: a firewall on it lets none out (OUTPUT)";
 }
 

@@ -13,8 +13,10 @@ namespace synergy {
 std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
                         const Settings &settings);
 
-/// The same where the kernel says nothing, and yet no SYN leaves.
-std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings);
+/// The same where the kernel says nothing, and yet no SYN leaves. Empty: no cause is known, and it
+/// was not even `tried`, by which a firewall would show.
+std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings,
+                         bool was_tried);
 
 /// Whether this host's own firewall answers by a reset what TCP sends from there to the peer: one
 /// comes back at once for a SYN that dies on the first router.
