@@ -31,6 +31,9 @@ inline constexpr const char *filtered =
     "the loopback interface?";
 inline constexpr const char *without_port =
     "another user holds all ports that bells come from, 61700 to 63747";
+inline constexpr const char *forbidden_ports =
+    "the server's sandbox lets nothing have the ports that bells come from, 61700 to 63747 "
+    "(SocketBindAllow= of a systemd unit, Landlock)";
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 
@@ -63,7 +66,7 @@ class BellWay {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     [[nodiscard]] const char *hearing_obstacle(const ServerSocket &listener) const;
-    bool reserve_ports();
+    [[nodiscard]] const char *reserve_ports();
     [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
 
     SocketDiag &socket_diag_;

@@ -173,7 +173,7 @@ int SctpPunch::punch() {
     }
     rests_ = false;
     // Where there is no way, SCTP begins all the same, and sends nothing.
-    int error = route_error(hole_.peer);
+    int error = route_error(hole_.server.local, hole_.peer, Transport::sctp);
     Socket next_socket = error == 0 ? bound_socket() : Socket();
     if (error == 0 && !next_socket)
         error = errno;
