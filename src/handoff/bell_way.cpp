@@ -76,13 +76,13 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
 const char *BellWay::obstacle(const ServerSocket &listener) {
     if (const char *why = hearing_obstacle(listener))
         return why;
-    return listener.transport == Transport::tcp && !reserve_ports() ? without_port : nullptr;
+    return listener.transport == Transport::tcp ? reserve_ports() : nullptr;
 }
 
 /// Any user could take all ports that bells come from, and leave peers connected to nobody. Beside
-/// these a bell can be bound whatever happens; the keepers of one user share them. False where
-/// there are none any more.
-bool BellWay::reserve_ports() {
+/// these a bell can be bound whatever happens; the keepers of one user share them. Why there are none;
+/// or nullptr.
+const char *BellWay::reserve_ports() {
     constexpr std::size_t enough = 2;
     constexpr unsigned tried_anyway = 16;
     for (unsigned i = 0; reserved_.size() < enough && i < SYNERGY_BELL_PORTS; i++) {
@@ -91,7 +91,7 @@ bool BellWay::reserve_ports() {
         if (!socket)
             socket = Socket::open(family = AF_INET, SOCK_STREAM, IPPROTO_TCP);
         if (!socket)
-            return true; // what is short now may be had later
+            return nullptr; // what is short now may be had later
         if (family == AF_INET6)
             socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
         socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
@@ -99,11 +99,11 @@ bool BellWay::reserve_ports() {
         if (::bind(socket.fd(), at.data(), at.length()) == 0)
             reserved_.push_back(std::move(socket));
         else if (errno != EADDRINUSE)
-            return true;
+            return errno == EACCES || errno == EPERM ? forbidden_ports : nullptr;
         if (!reserved_.empty() && i >= tried_anyway)
             break;
     }
-    return !reserved_.empty();
+    return reserved_.empty() ? without_port : nullptr;
 }
 
 const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
