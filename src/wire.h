@@ -21,7 +21,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 5
+#define SYNERGY_WIRE_VERSION 6
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -101,7 +101,8 @@ enum synergy_kind {
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
     /* The process executes a program that will have the socket with `cookie` and not the library;
-     * 0: that will be in secure execution. To be logged. No answer. */
+     * 0: that will be in secure execution. To be logged. No answer. With `flags` SYNERGY_ENDS: the
+     * socket is closed by that, if by anything, and the port to be free then. */
     SYNERGY_EXECUTED_WITHOUT,
     /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, and has
      * SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its SO_REUSEPORT is not
@@ -135,6 +136,9 @@ enum synergy_kind {
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
  * alone) SO_REUSEADDR. */
 enum { SYNERGY_SHARES = 1, SYNERGY_LETS_OTHERS_IN = 2 };
+
+/* `flags` of EXECUTED_WITHOUT. */
+enum { SYNERGY_ENDS = 1 };
 
 /* As synergy_to() has it. */
 enum { SYNERGY_AUTOMATIC_HOPS = -1 };

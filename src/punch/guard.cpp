@@ -16,6 +16,9 @@ namespace {
 constexpr Duration early_look = milliseconds(5);
 constexpr Duration last_look = microseconds(300);
 
+/// How late a timer of less than two seconds may be (base/timer_wheel.h).
+constexpr Duration timer_slot = milliseconds(32);
+
 /// Not so wide that the next SYN leaves no time to hear the peer.
 constexpr Duration widest = milliseconds(450);
 
@@ -113,6 +116,13 @@ void Guard::peer_was_missed() {
         return;
     is_peer_missed_ = true;
     next_ = error_has_come();
+}
+
+bool Guard::hears_next_call() const {
+    const Time missed_from = last_sent_ - lead_now(), missed_until = last_sent_ + window_;
+    const Time deaf_from = retransmission_ - lead_now();
+    const Time deaf_until = retransmission_ + timer_slot + window_;
+    return missed_until + first_timeout < deaf_from || deaf_until < missed_from + first_timeout;
 }
 
 /// By when it has.

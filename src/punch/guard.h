@@ -109,6 +109,8 @@ class Guard {
     /// is a second away, so that nothing is lost by being deaf for a while longer; an error that is
     /// late would take the socket, and so the number that firewalls expect by now.
     void peer_was_missed();
+    /// Whether the next call of a peer that was missed about the last SYN comes when it is heard.
+    [[nodiscard]] bool hears_next_call() const;
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
     /// Where it stands with the socket that it has.

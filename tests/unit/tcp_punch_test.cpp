@@ -209,6 +209,31 @@ TEST_CASE("tcp punch: a peer that called a deaf socket gets in by its next SYN, 
           }) == "");
 }
 
+TEST_CASE("tcp punch: a peer that called a deaf socket is waited for where its next SYN is heard" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.round_trip = milliseconds(20);
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0);
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+              EXPECT_IN_CHILD(Bench::is_deaf());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              const Time called = Clock::now();
+              EXPECT_IN_CHILD(
+                  bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
+              EXPECT_IN_CHILD(Clock::now() - called > milliseconds(900));
+              // No SYN of ours has reached the peer.
+              const auto syns = bench.network.syns();
+              EXPECT_IN_CHILD(std::all_of(syns.begin(), syns.end(), [&](const Packet &syn) {
+                  return syn.hop_limit == 3 || syn.from.port() != bench.server.local.port();
+              }));
+              EXPECT_IN_CHILD(bench.answers().size() == 1);
+              return "";
+          }) == "");
+}
+
 TEST_CASE("tcp punch: a peer that called a deaf socket is not lost by an error that is late" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {

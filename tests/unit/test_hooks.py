@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -102,8 +103,8 @@ def test_calls_from_another_librarys_constructor(order):
     assert preloaded.returncode == 0
 
 
-SEEN_TO_CLOSE = ["close", "vfork", "fork"]
-WAYS_TO_CLOSE = [*SEEN_TO_CLOSE, "closefrom", "close_range", "dup2", "fclose", "moved"]
+SEEN_TO_CLOSE = ["close", "closefrom", "close_range", "dup2", "fclose", "vfork", "fork"]
+WAYS_TO_CLOSE = [*SEEN_TO_CLOSE, "moved"]
 
 
 def without_delay_elsewhere(output):
@@ -134,6 +135,34 @@ def test_a_port_is_free_for_the_successor_of_a_killed_server(deaf_peer):
         "0 of 200 could not\n"
     assert any(run(PROGRAMS / "successor", 50, "unseen", environment=environment).stdout !=
                "0 of 50 could not\n" for _ in range(20))
+
+
+CLOSED_BY_EXEC = """
+import os, socket, sys, time
+with socket.socket(socket.AF_INET6) as listener:
+    listener.bind(("::", 0))
+    listener.listen(5)
+    time.sleep(0.5)
+    os.execve(sys.executable, [sys.executable, "-c", sys.argv[1], str(listener.getsockname()[1])], {})
+"""
+BOUND_AFTER = """
+import socket, sys, time
+begun = time.monotonic()
+while True:
+    try:
+        socket.socket(socket.AF_INET6).bind(("::", int(sys.argv[1])))
+        break
+    except OSError:
+        time.sleep(0.002)
+print(time.monotonic() - begun)
+"""
+
+
+def test_a_port_is_free_soon_for_a_program_that_is_executed_without_the_library(deaf_peer):
+    taken = [float(run(sys.executable, "-c", CLOSED_BY_EXEC, BOUND_AFTER,
+                       environment=preloaded_environment(deaf_peer.text())).stdout)
+             for _ in range(5)]
+    assert max(taken) < 0.15, taken
 
 
 def test_children_accept_listen_and_bind():
