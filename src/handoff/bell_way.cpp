@@ -80,8 +80,8 @@ const char *BellWay::obstacle(const ServerSocket &listener) {
 }
 
 /// Any user could take all ports that bells come from, and leave peers connected to nobody. Beside
-/// these a bell can be bound whatever happens; the keepers of one user share them. Why there are none;
-/// or nullptr.
+/// these a bell can be bound whatever happens; the keepers of one user share them. Why there are
+/// none; or nullptr.
 const char *BellWay::reserve_ports() {
     constexpr std::size_t enough = 2;
     constexpr unsigned tried_anyway = 16;

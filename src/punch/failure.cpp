@@ -17,23 +17,10 @@ const char *family_name(const Endpoint &peer) {
     return peer.unmapped().family() == AF_INET ? "IPv4" : "IPv6";
 }
 
-int protocol_of(Transport transport) {
-    switch (transport) {
-    case Transport::udp:
-        return IPPROTO_UDP;
-    case Transport::sctp:
-        return IPPROTO_SCTP;
-    case Transport::tcp:
-        break;
-    }
-    return IPPROTO_TCP;
-}
-
 /// For who wants to see for himself: with the ports, where the route goes by these.
 std::string route_command(const Endpoint &source, const Endpoint &peer, Transport transport) {
-    std::string command = std::string("ip ") +
-                          (peer.unmapped().family() == AF_INET ? "-4" : "-6") + " route get " +
-                          peer.unmapped().address_text();
+    std::string command = std::string("ip ") + (peer.unmapped().family() == AF_INET ? "-4" : "-6") +
+                          " route get " + peer.unmapped().address_text();
     if (!route_to(peer, source))
         return command;
     command.append(" ipproto ").append(name(transport));

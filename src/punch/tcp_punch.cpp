@@ -366,7 +366,8 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
         if (info.tcpi_retransmits > 0 && has_failed() &&
             mute_gateway_cause(hole_.server.local, hole_.peer).empty())
             recovered();
-    } else if (const int error = route_error(hole_.server.local, hole_.peer, Transport::tcp); error != 0) {
+    } else if (const int error = route_error(hole_.server.local, hole_.peer, Transport::tcp);
+               error != 0) {
         unsent_ = 0;
         failed_here(error);
     } else {
@@ -600,7 +601,8 @@ void TcpPunch::failed(int error) {
         error_came();
         if (!is_by_this_host(answer))
             refused(answer);
-        else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp); here != 0)
+        else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp);
+                 here != 0)
             failed_here(here);
         else if (!is_of_routing_table(answer)) // which lets it pass again
             refused_here(answer);
