@@ -101,6 +101,14 @@ bool Handoff::check_imitable(const ServerSocket &listener) {
     return what == nullptr;
 }
 
+bool Handoff::is_there_as_described(const ServerSocket &listener) const {
+    if (!listener.accepts() || !listener.is_ready() || listener.not_to_be_given != nullptr ||
+        is_out_of_reach(listener.cookie))
+        return false;
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    return found && found->option_memory == listener.option_memory;
+}
+
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
     auto made = std::make_unique<Offer>(scheduler_, std::move(connection), peer, listener);
     if (!check_imitable(listener))

@@ -509,6 +509,8 @@ bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return parked_.has(socket.cookie);
+    if (handoff_.is_there_as_described(found->second.socket))
+        return true;
     if (owner_.locate(found->second.socket))
         return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
                handoff_.check_imitable(found->second.socket);

@@ -40,12 +40,15 @@ bool is_broadcast(const Endpoint &peer) {
 
 } // namespace
 
-int route_error(const Endpoint &peer) {
+int route_error(const Endpoint &peer, Endpoint *source) {
     const Endpoint to = peer.unmapped();
     const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
     // (Where no local port is left, EAGAIN, this socket has none; punches have the server's.)
-    return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN ? errno
-                                                                                            : 0;
+    if (socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN)
+        return errno;
+    if (source != nullptr)
+        *source = socket.local();
+    return 0;
 }
 
 bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {

@@ -24,8 +24,9 @@ bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer);
 /// packet was sent there nothing is known, and for a second after.
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);
 
-/// Which errno the kernel has for the way there, without sending anything; 0: there is one.
-int route_error(const Endpoint &peer);
+/// Which errno the kernel has for the way there, without sending anything; 0: there is one, and it
+/// is from `source`, with a port of no meaning.
+int route_error(const Endpoint &peer, Endpoint *source = nullptr);
 
 /// What is wrong with the source address that the settings choose for this family; empty: nothing.
 std::string local_setting_cause(const Settings &settings, int family);

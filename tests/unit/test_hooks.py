@@ -5,6 +5,8 @@ programs are tests/unit/programs/, built there. No packet leaves this host: the 
 have no route here or are ports of 127.0.0.1.
 """
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -578,42 +580,59 @@ def test_a_stopped_keeper_holds_up_one_of_many_forks():
     assert 1.5 < took < 8
 
 
-@pytest.mark.parametrize("sent, at, said", [
-    (signal.SIGUSR1, (0.3, 2.6), "ECONNABORTED"),
-    (signal.SIGUSR2, (0.3,), "EINTR"),
-    (signal.SIGUSR2, (2.6,), "EINTR"),
-])
-def test_a_stopped_keeper_does_not_make_accept_wait_where_poll_saw_somebody(
-        deaf_peer, sent, at, said):
-    """The listener blocks, and what poll() saw was a bell that can't be answered now. A handler
-    that was set with SA_RESTART does not end the call: neither while the keeper is waited for, two
-    seconds, nor in those in which the bell may ring again."""
-    with Waiting("tcp", "polls", environment=preloaded_environment(deaf_peer.text())) as server:
+@contextlib.contextmanager
+def rung_by_a_stopped_keeper(way):
+    """A server at whose listener a bell waits that can't be answered now, and the peer. Its
+    connection is not lost: it rings again."""
+    with contextlib.closing(DeafPeer()) as peer, \
+            Waiting("tcp", way, environment=preloaded_environment(peer.text())) as server:
         (keeper,) = server.keepers()
         server.process.send_signal(signal.SIGSTOP)
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(10)
-            client.bind(("127.0.0.1", deaf_peer.port))
-            client.connect(("127.0.0.1", server.port))
+        with peer.call(server.port, 20) as client:
             time.sleep(0.3)  # it rings
             os.kill(keeper, signal.SIGSTOP)
             try:
                 server.process.send_signal(signal.SIGCONT)
-                begin = time.monotonic()
-                for when in at:
-                    time.sleep(begin + when - time.monotonic())
-                    server.process.send_signal(sent)
-                server.process.stdin.write("x")
-                server.process.stdin.flush()
-                assert select.select([server.process.stdout], [], [], 5)[0]
-                assert server.process.stdout.readline().strip() == said
+                yield server
             finally:
                 os.kill(keeper, signal.SIGCONT)
-            # The connection is not lost: it rings again.
-            client.settimeout(20)
-            assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+            assert client.recv(100).decode().strip() == f"127.0.0.1 {peer.port}"
+
+
+def said_where_poll_saw_somebody(sent, at):
+    """By accept() in a thread that has called poll() before."""
+    with rung_by_a_stopped_keeper("polls") as server:
+        begin = time.monotonic()
+        for when in at:
+            time.sleep(begin + when - time.monotonic())
+            server.process.send_signal(sent)
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+        assert select.select([server.process.stdout], [], [], 5)[0]
+        return server.process.stdout.readline().strip()
+
+
+def said_where_nobody_looked():
+    """By accept() in one that waits in it alone: after this time it would have been told."""
+    with rung_by_a_stopped_keeper("when-told") as server:
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+        is_said = select.select([server.process.stdout], [], [], 4.5)[0]
+        return server.process.stdout.readline().strip() if is_said else "nothing"
+
+
+def test_a_stopped_keeper_and_accept():
+    """A listener that blocks must not make a server wait where poll() has told of somebody; but who
+    waits in accept() alone may end at any error, and would have waited without us, too. A handler
+    that was set with SA_RESTART does not end the call: neither while the keeper is waited for, two
+    seconds, nor in those in which the bell may ring again."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        polled = [pool.submit(said_where_poll_saw_somebody, sent, at)
+                  for sent, at in ((signal.SIGUSR1, (0.3, 2.6)), (signal.SIGUSR2, (0.3,)),
+                                   (signal.SIGUSR2, (2.6,)))]
+        waited = pool.submit(said_where_nobody_looked)
+        assert [each.result() for each in polled] == ["ECONNABORTED", "EINTR", "EINTR"]
+        assert waited.result() == "nothing"
 
 
 def test_a_keeper_that_is_out_of_reach_is_not_taken_for_dead(deaf_peer):
