@@ -90,9 +90,11 @@ bool SctpPunch::has_association() const {
 }
 
 void SctpPunch::wait_for_its_end() {
-    if (!std::exchange(rests_, true))
+    const bool is_first = !std::exchange(rests_, true);
+    if (is_first)
         log::debug("{}: waits for an earlier association to be over", hole_.text());
-    retry_at(Clock::now() + rest);
+    // It may be ending just now.
+    retry_at(Clock::now() + (is_first ? between_looks : rest));
 }
 
 /// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux
