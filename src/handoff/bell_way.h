@@ -7,6 +7,7 @@
 #include "server/socket_diag.h"
 
 #include <functional>
+#include <map>
 #include <vector>
 
 namespace synergy {
@@ -63,14 +64,14 @@ class BellWay {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     [[nodiscard]] const char *hearing_obstacle(const ServerSocket &listener) const;
-    bool reserve_ports();
+    bool reserve_ports(Transport transport);
     [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
 
     SocketDiag &socket_diag_;
     const std::function<bool(std::uint64_t cookie)> is_ours_;
     const std::function<bool(std::uint16_t port)> is_ringing_;
     unsigned next_port_ = 0;
-    std::vector<Socket> reserved_; ///< that have a port, of TCP
+    std::map<Transport, std::vector<Socket>> reserved_; ///< that have a port
 };
 
 } // namespace synergy

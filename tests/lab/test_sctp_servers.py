@@ -2,9 +2,12 @@
 has SCTP is needed: scripts/test-uml starts one."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import re
+import resource
+import socket
 import subprocess
 import time
 
@@ -217,6 +220,32 @@ def test_connection_that_lives_is_not_punched_into(stand):
             greet(client)
             time.sleep(0.5)
     assert not any(sctp.INIT in packet.chunks for packet in wire.packets)
+
+
+BELL_PORTS = range(61700, 63748)
+
+
+@pytest.mark.other_users
+def test_bells_whose_ports_another_user_takes(stand):
+    """All that are free once there is a listener: bells have some of their own by then."""
+    (source_port,) = fresh_peer_ports(1)
+    _, port = start(stand, "one-to-one", source_port)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        with namespace.inside(stand.path.namespace("A")), contextlib.ExitStack() as stack:
+            taken = 0
+            for bell_port in BELL_PORTS:
+                sock = stack.enter_context(
+                    socket.socket(socket.AF_INET6, socket.SOCK_STREAM, sctp.SCTP))
+                with contextlib.suppress(OSError):
+                    sock.bind(("::", bell_port))
+                    taken += 1
+            assert len(BELL_PORTS) - 4 < taken < len(BELL_PORTS)
+            with clients.sctp_client(stand, 6, source_port, port, PATIENCE) as client:
+                greet(client)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @kinds
