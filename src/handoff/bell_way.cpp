@@ -14,10 +14,6 @@ namespace synergy {
 
 namespace {
 
-int protocol_of(Transport transport) {
-    return transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
-}
-
 /// Where several listeners share a port, it depends on the port that a bell comes from which of
 /// them hears it: by so many one is found that the right one hears, of a hundred workers, too.
 int ports_tried(const ServerSocket &listener) {
