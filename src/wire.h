@@ -21,7 +21,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 5
+#define SYNERGY_WIRE_VERSION 6
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -130,6 +130,9 @@ enum synergy_kind {
     /* connect() to `peer` has found its ends in use, by the socket that comes along: what punches
      * between them makes way, until the connection is over. ENOENT: nothing does. */
     SYNERGY_MAKE_WAY,
+    /* Whether the keeper is at work: who has a socket to pass along asks that first, since one that
+     * is stopped would keep it from being closed. The request follows by the same connection. */
+    SYNERGY_KNOCK,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
