@@ -131,6 +131,9 @@ enum synergy_kind {
     /* connect() to `peer` has found its ends in use, by the socket that comes along: what punches
      * between them makes way, until the connection is over. ENOENT: nothing does. */
     SYNERGY_MAKE_WAY,
+    /* Whether the keeper is at work: who has a socket to pass along asks that first, since one that
+     * is stopped would keep it from being closed. The request follows by the same connection. */
+    SYNERGY_KNOCK,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE

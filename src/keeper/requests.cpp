@@ -98,6 +98,9 @@ Requests::Reply Requests::answer(const Call &call) {
         case SYNERGY_ADOPT:
             owner_.adopt(call, reply);
             break;
+        case SYNERGY_KNOCK:
+            reply.goes_on = true;
+            break;
         case SYNERGY_TAKE:
             take(call, reply);
             break;

@@ -620,6 +620,46 @@ def test_a_stopped_keeper_holds_the_server_up_once():
     assert server.returncode == 0
 
 
+BINDS_AGAIN = """
+import socket, sys
+kind = getattr(socket, sys.argv[1])
+def opened(port):
+    sock = socket.socket(socket.AF_INET, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+    sock.bind(("0.0.0.0", port))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(5)
+    return sock
+first = opened(0)
+print("bound", flush=True)
+sys.stdin.readline()
+with opened(0) as second:
+    port = second.getsockname()[1]
+opened(port)
+print("again", flush=True)
+"""
+
+
+def said_by_who_binds_again(kind):
+    """What the keeper was to be given while it is stopped, it is not given."""
+    with subprocess.Popen(["/usr/bin/python3", "-c", BINDS_AGAIN, kind], env=preloaded_environment(),
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as server:
+        assert server.stdout.readline() == "bound\n"
+        (keeper,) = keepers_of(server.pid)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            return server.communicate("\n", timeout=20)
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+
+
+def test_a_stopped_keeper_keeps_no_port():
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for said in pool.map(said_by_who_binds_again, ("SOCK_STREAM", "SOCK_DGRAM")):
+            assert said == ("again\n", "")
+
+
 def test_a_stopped_keeper_holds_up_one_of_many_forks():
     server = subprocess.Popen([PROGRAMS / "awkward", "forks"], env=preloaded_environment(),
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
