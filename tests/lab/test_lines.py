@@ -663,6 +663,33 @@ def test_source_that_is_not_ours_is_one_mistake(stand, local):
     run.says(f"warning: {run.way}: can't punch: SYNERGY_LOCAL is {local}, which is no address of this host")
 
 
+@FAMILIES
+def test_address_that_is_not_ours_yet(stand, family):
+    """As the one of two servers has it that stands by."""
+    floating, length = {6: ("2001:db8:a::99", 64), 4: ("198.51.100.99", 24)}[family]
+    name = {6: "net/ipv6/ip_nonlocal_bind", 4: "net/ipv4/ip_nonlocal_bind"}[family]
+    namespace.sysctl(stand.path.namespace("A"), {name: "1"})
+    try:
+        run = Run(stand, floating, family, refresh=1)
+        run.says(f"warning: {run.way}: can't punch: {floating} is no address of this host")
+        time.sleep(2.5)  # for as long as it takes to find out that no bell gets there
+        run_in(stand, "A", "ip", "address", "add", f"{floating}/{length}", "dev", "to-fwa",
+               *(["nodad"] if family == 6 else []))
+        wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+        # Who takes an address over tells the link so.
+        run_in(stand, "fwa", "ip", f"-{family}", "neigh", "flush", "dev", "to-A")
+        with clients.prepared_client(stand, family, run.source_port) as caller:
+            caller.settimeout(10)
+            caller.connect((floating, run.port))
+            caller.sendall(b"hello\n")
+            assert caller.recv(100).endswith(b"hello\n")
+        assert len(run.lines()) == 1
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run_in(stand, "A", "ip", "address", "del", f"{floating}/{length}", "dev", "to-fwa")
+        namespace.sysctl(stand.path.namespace("A"), {name: "0"})
+
+
 def test_stderr_by_its_path(stand):
     run = Run(stand, hops=1, log_file="/dev/stderr")
     run.says(f"warning: {PEER[6]}: punches with hop limit 1 die at the first router, {FIRST_ROUTER[6]}, "
