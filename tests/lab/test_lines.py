@@ -1369,6 +1369,19 @@ def test_guess(paths, family):
                  "Where nobody gets in, set one that crosses the last firewall of this side")
 
 
+@pytest.mark.parametrize("limit", (8, 12, 16, 23))
+def test_keeper_without_enough_descriptors_for_one(stand, limit):
+    """Said once, though each call of the server's could start another keeper; and nobody is let in whose
+    connection can't be handed over."""
+    run = Run(stand, "::", wrap=["prlimit", f"--nofile={limit}:{limit}"])
+    run.listens()
+    with contextlib.suppress(TimeoutError):
+        clients.tcp_client(stand, 6, run.source_port, run.port, 1.5).close()
+        pytest.fail("has come in")
+    run.says(f"error: nothing is punched: the limit of open files is {limit}, and 24 are the fewest that "
+             "will do (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
+
+
 def test_keeper_without_descriptors(stand):
     """Fewer than there are peers; said once, and not for each of them."""
     run = Run(stand, "::", wrap=["prlimit", "--nofile=40:40"], peers=f"[{PEER[6]}]:5500-5560")
