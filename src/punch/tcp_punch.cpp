@@ -244,6 +244,11 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
         socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
+    // It may be the other's of two servers, for whom this one stands by (ip_nonlocal_bind).
+    if (socket && !server.local.is_wildcard() && !is_own_address(server.local)) {
+        socket.reset();
+        errno = EADDRNOTAVAIL;
+    }
     return socket;
 }
 

@@ -663,6 +663,33 @@ def test_source_that_is_not_ours_is_one_mistake(stand, local):
     run.says(f"warning: {run.way}: can't punch: SYNERGY_LOCAL is {local}, which is no address of this host")
 
 
+@FAMILIES
+def test_address_that_is_not_ours_yet(stand, family):
+    """As the one of two servers has it that stands by."""
+    floating, length = {6: ("2001:db8:a::99", 64), 4: ("198.51.100.99", 24)}[family]
+    name = {6: "net/ipv6/ip_nonlocal_bind", 4: "net/ipv4/ip_nonlocal_bind"}[family]
+    namespace.sysctl(stand.path.namespace("A"), {name: "1"})
+    try:
+        run = Run(stand, floating, family, refresh=1)
+        run.says(f"warning: {run.way}: can't punch: {floating} is no address of this host")
+        time.sleep(2.5)  # for as long as it takes to find out that no bell gets there
+        run_in(stand, "A", "ip", "address", "add", f"{floating}/{length}", "dev", "to-fwa",
+               *(["nodad"] if family == 6 else []))
+        wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+        # Who takes an address over tells the link so.
+        run_in(stand, "fwa", "ip", f"-{family}", "neigh", "flush", "dev", "to-A")
+        with clients.prepared_client(stand, family, run.source_port) as caller:
+            caller.settimeout(10)
+            caller.connect((floating, run.port))
+            caller.sendall(b"hello\n")
+            assert caller.recv(100).endswith(b"hello\n")
+        assert len(run.lines()) == 1
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run_in(stand, "A", "ip", "address", "del", f"{floating}/{length}", "dev", "to-fwa")
+        namespace.sysctl(stand.path.namespace("A"), {name: "0"})
+
+
 def test_stderr_by_its_path(stand):
     run = Run(stand, hops=1, log_file="/dev/stderr")
     run.says(f"warning: {PEER[6]}: punches with hop limit 1 die at the first router, {FIRST_ROUTER[6]}, "
@@ -1340,6 +1367,19 @@ def test_guess(paths, family):
         run = Run(stand, ANY[family], family, hops="auto")
         run.says(f"warning: {PEER[family]}: hop limit 3: no router answers: a guess. "
                  "Where nobody gets in, set one that crosses the last firewall of this side")
+
+
+@pytest.mark.parametrize("limit", (8, 12, 16, 23))
+def test_keeper_without_enough_descriptors_for_one(stand, limit):
+    """Said once, though each call of the server's could start another keeper; and nobody is let in whose
+    connection can't be handed over."""
+    run = Run(stand, "::", wrap=["prlimit", f"--nofile={limit}:{limit}"])
+    run.listens()
+    with contextlib.suppress(TimeoutError):
+        clients.tcp_client(stand, 6, run.source_port, run.port, 1.5).close()
+        pytest.fail("has come in")
+    run.says(f"error: nothing is punched: the limit of open files is {limit}, and 24 are the fewest that "
+             "will do (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
 
 
 def test_keeper_without_descriptors(stand):
