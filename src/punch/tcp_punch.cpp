@@ -524,8 +524,9 @@ bool TcpPunch::open_in_time() {
 /// that uses MPTCP may not notice that it is connected by that (Linux 6.18: connect() does not
 /// return). So its next call is waited for, where that will be heard. False then.
 bool TcpPunch::answer_missed_call() {
-    if (guard_.hears_next_call()) {
+    if (guard_.wait_for_next_call()) {
         left_to_repeat_ = missed_calls();
+        set_user_timeout(guard_.user_timeout());
         return false;
     }
     answer_peer(false);
