@@ -148,6 +148,8 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     server.socket.is_prepared |= was_prepared;
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
+    else if (socket.is_prepared) // its port is not shared by us yet
+        unshared_.erase(socket.cookie);
     server.socket.is_shared = !unshared_.contains(socket.cookie);
     if (!server.duplicate && duplicate) {
         server.duplicate = std::move(duplicate);
