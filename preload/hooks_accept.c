@@ -151,9 +151,10 @@ __attribute__((cold, noinline)) static int comes_soon(int listener, int *patienc
 }
 
 /* What accept() has got: the caller is given that, or a punched connection in its place; where
- * nobody was there, accept() is called again. If somebody was waiting before, the caller may know
- * it from poll(): a listener that blocks would keep it until somebody else comes, so after a while
- * it is told, as of a connection that has gone. Not at once: many servers end at any error. */
+ * nobody was there, accept() is called again. If somebody was waiting before, a caller that has
+ * called poll() or its like may know it: a listener that blocks would keep it until somebody else
+ * comes, so after a while it is told, as of a connection that has gone. Not at once, and no other
+ * caller: many servers end at any error. */
 __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       const struct accepting *call,
                                                       struct sockaddr *address, int got,
@@ -172,7 +173,7 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
             errno = EINTR;
             return -1;
         }
-        if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
+        if (has_looked && was_anybody_waiting && !is_anybody_waiting(call->listener) &&
             is_blocking(call->listener) && !comes_soon(call->listener, &patience_ms))
             return -1;
         got = call_accept(which, call, address);

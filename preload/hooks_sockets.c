@@ -92,6 +92,21 @@ int close(int fd) {
     return libc.close(fd);
 }
 
+int fclose(FILE *stream) {
+    if (!concerns_us())
+        return libc.fclose(stream);
+    int error = errno, fd = fileno(stream);
+    errno = error;
+    struct descriptor descriptor = descriptor_of(fd);
+    if (is_ours(descriptor.mark))
+        ASIDE(forget_descriptor(fd));
+    else if (descriptor.mark == SYNERGY_UNTOUCHED)
+        forget_untouched(fd);
+    int result = libc.fclose(stream);
+    after_closing(&descriptor);
+    return result;
+}
+
 /* The number stands for what `fd` stands for. */
 static void after_replacing(int fd, int number) {
     if (descriptor_word(number) == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)) &&

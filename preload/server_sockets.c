@@ -93,8 +93,6 @@ static int hand_over(int fd, const struct identity *identity, int keeper, unsign
     request->fd = fd;
     request->cookie = identity->cookie;
     request->flags = flags_of(hidden);
-    request->hop_limit =
-        request->kind == SYNERGY_OPEN ? SYNERGY_AUTOMATIC_HOPS : request->hop_limit;
     int error = ask_keeper(keeper, request, fd, &answer);
     if (error == 0 && answer.result == EEXIST) {
         /* Another process has handed it over to its own keeper. */

@@ -107,7 +107,8 @@ enum synergy_kind {
      * (tools/status.schema.json). For the keeper's own user and root; needs no secret. */
     SYNERGY_STATUS,
     /* The process executes a program that will have the socket with `cookie` and not the library;
-     * 0: that will be in secure execution. To be logged. No answer. */
+     * 0: that will be in secure execution. To be logged. No answer. With `flags` SYNERGY_ENDS: the
+     * socket is closed by that, if by anything, and the port to be free then. */
     SYNERGY_EXECUTED_WITHOUT,
     /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, and has
      * SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its SO_REUSEPORT is not
@@ -136,11 +137,17 @@ enum synergy_kind {
     /* connect() to `peer` has found its ends in use, by the socket that comes along: what punches
      * between them makes way, until the connection is over. ENOENT: nothing does. */
     SYNERGY_MAKE_WAY,
+    /* Whether the keeper is at work: who has a socket to pass along asks that first, since one that
+     * is stopped would keep it from being closed. The request follows by the same connection. */
+    SYNERGY_KNOCK,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
  * alone) SO_REUSEADDR. */
 enum { SYNERGY_SHARES = 1, SYNERGY_LETS_OTHERS_IN = 2 };
+
+/* `flags` of EXECUTED_WITHOUT. */
+enum { SYNERGY_ENDS = 1 };
 
 /* As synergy_to() has it. */
 enum { SYNERGY_AUTOMATIC_HOPS = -1 };

@@ -63,6 +63,9 @@ class Handoff {
     /// Whether a connection can be given all that the listener has, as far as the kernel tells. If
     /// not, nothing is offered to it any more.
     bool check_imitable(const ServerSocket &listener);
+    /// Whether the kernel has the listener, and with no more than can be given: one question that
+    /// is answered by yes nearly always, and tells nothing else.
+    [[nodiscard]] bool is_there_as_described(const ServerSocket &listener) const;
     /// Finds out whether bells come through a firewall on this host, once for each listener, by
     /// half a connection, of which the server learns nothing. Where they don't, nothing is offered
     /// to the listener any more.

@@ -107,6 +107,9 @@ Requests::Reply Requests::answer(const Call &call) {
         case SYNERGY_ADOPT:
             owner_.adopt(call, reply);
             break;
+        case SYNERGY_KNOCK:
+            reply.goes_on = true;
+            break;
         case SYNERGY_TAKE:
             take(call, reply);
             break;
@@ -423,6 +426,10 @@ void Requests::meet(const Call &call, Reply &reply) {
 
 /// Most programs that a server executes have no use for its sockets, so it is said once of each.
 void Requests::executed_without_library(const Call &call) {
+    if (call.request.flags == SYNERGY_ENDS) {
+        owner_.ends_soon();
+        return;
+    }
     const std::uint64_t cookie = call.request.cookie;
     const ServerSocket *socket = registry_.find(cookie);
     const bool is_listener = socket != nullptr && socket->accepts();

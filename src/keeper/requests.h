@@ -23,6 +23,8 @@ class Requests {
         std::function<void()> opened;
         /// Something else is known that is to be known by who takes the keeper's place.
         std::function<void()> learned;
+        /// A socket of the server's may go in a moment, and nobody will say so.
+        std::function<void()> ends_soon;
         /// Sockets of this user's are to be bound beside. True where that changed something.
         std::function<bool(uid_t owner)> become_ready_for;
         /// The next process of a shell's loop would have what the last one has left.
