@@ -51,9 +51,8 @@ static inline void before_waiting(void) {
 void say_left_out(void);
 
 /* Whether this thread has ever waited for several descriptors: what it accepts afterwards it may
- * have seen before. (Where it lies is known when the library is loaded: no call for it.) */
-#define IN_EACH_THREAD __attribute__((tls_model("initial-exec"))) _Thread_local
-OWN extern IN_EACH_THREAD int has_looked;
+ * have seen before. */
+OWN extern _Thread_local int has_looked __attribute__((tls_model("initial-exec")));
 
 /* When a server waits for its clients it has opened what it is for. */
 static inline void before_sleeping(void) {

@@ -78,20 +78,14 @@ static int fetch(const struct synergy_page *page, struct synergy_request *reques
     return error;
 }
 
-int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
-                         struct synergy_answer *answer, int *received) {
-    struct identity identity;
-    struct owner owner;
-    struct synergy_address address = {0};
+int fetch_from(const struct synergy_address *name, uid_t owner, struct synergy_request *request,
+               int *bell, struct synergy_answer *answer, int *received) {
+    struct owner found;
     *received = -1;
-    if (!identify(listener, &identity))
-        return errno;
-    synergy_name_of(identity.cookie, &address);
-    int connection = connect_to(&address, PERHAPS_STRANGERS, &owner);
+    int connection = connect_to(name, PERHAPS_STRANGERS, &found);
     if (connection < 0)
         return errno;
-    int error =
-        is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
+    int error = is_trusted(&found, owner) ? send_request(connection, request, *bell) : ECONNREFUSED;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
     kernel(SYS_close, connection);

@@ -76,13 +76,13 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
 const char *BellWay::obstacle(const ServerSocket &listener) {
     if (const char *why = hearing_obstacle(listener))
         return why;
-    return reserve_ports(listener.transport) ? nullptr : without_port;
+    return reserve_ports(listener.transport);
 }
 
 /// Any user could take all ports that bells come from, and leave peers connected to nobody. Beside
-/// these a bell can be bound whatever happens; the keepers of one user share them. False where
-/// there are none any more.
-bool BellWay::reserve_ports(Transport transport) {
+/// these a bell can be bound whatever happens; the keepers of one user share them. Why there are
+/// none; or nullptr.
+const char *BellWay::reserve_ports(Transport transport) {
     constexpr std::size_t enough = 2;
     constexpr unsigned tried_anyway = 16;
     std::vector<Socket> &reserved = reserved_[transport];
@@ -92,7 +92,7 @@ bool BellWay::reserve_ports(Transport transport) {
         if (!socket)
             socket = Socket::open(family = AF_INET, SOCK_STREAM, protocol_of(transport));
         if (!socket)
-            return true; // what is short now may be had later
+            return nullptr; // what is short now may be had later
         if (family == AF_INET6)
             socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
         socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
@@ -100,11 +100,11 @@ bool BellWay::reserve_ports(Transport transport) {
         if (::bind(socket.fd(), at.data(), at.length()) == 0)
             reserved.push_back(std::move(socket));
         else if (errno != EADDRINUSE)
-            return true;
+            return errno == EACCES || errno == EPERM ? forbidden_ports : nullptr;
         if (!reserved.empty() && i >= tried_anyway)
             break;
     }
-    return !reserved.empty();
+    return reserved.empty() ? without_port : nullptr;
 }
 
 const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {

@@ -34,6 +34,9 @@ inline constexpr const char *filtered =
 inline constexpr const char *without_port =
     "another user holds all ports that bells come from, 61700 to 63747";
 static_assert(SYNERGY_FIRST_BELL_PORT == 61700 && SYNERGY_BELL_PORTS == 63748 - 61700);
+inline constexpr const char *forbidden_ports =
+    "the server's sandbox lets nothing have the ports that bells come from, 61700 to 63747 "
+    "(SocketBindAllow= of a systemd unit, Landlock)";
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 
@@ -66,7 +69,7 @@ class BellWay {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     [[nodiscard]] const char *hearing_obstacle(const ServerSocket &listener) const;
-    bool reserve_ports(Transport transport);
+    [[nodiscard]] const char *reserve_ports(Transport transport);
     [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
 
     SocketDiag &socket_diag_;

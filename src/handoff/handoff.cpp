@@ -182,12 +182,12 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
 
 /// As soon as it is connected. A listener with TCP_DEFER_ACCEPT is silent until there is data
 /// (tcp(7)), and may have been given that after listen().
-void Handoff::introduce(Offer &offer) {
-    constexpr std::string_view text = SYNERGY_BELL_TEXT;
+void Handoff::introduce(Offer &offer) const {
+    const synergy_bell bell = bells_.line();
     // (Were it refused, send() would take the error away.)
     if (!offer.has_said && !offer.doorbell.remote().empty())
         offer.has_said =
-            send(offer.doorbell.fd(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
+            send(offer.doorbell.fd(), &bell, sizeof bell, MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
 }
 
 /// Whether the listener is known to be there and to take connections.
@@ -456,6 +456,12 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     offers_.erase(id);
     answered(listener.cookie);
     return fetched;
+}
+
+bool Handoff::has_rung(const Socket &accepted) const {
+    synergy_bell said{};
+    return recv(accepted.fd(), &said, sizeof said, MSG_PEEK | MSG_DONTWAIT) == sizeof said &&
+           synergy_is_bell_of(&page_, &said) != 0;
 }
 
 std::vector<std::uint64_t> Handoff::waiting(std::uint64_t listener) const {

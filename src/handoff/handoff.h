@@ -91,6 +91,9 @@ class Handoff {
     /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
 
+    /// Whether it is a doorbell's other end, as it says, of one that rings no more.
+    [[nodiscard]] bool has_rung(const Socket &accepted) const;
+
     /// Those that wait, which are offered no more.
     [[nodiscard]] std::vector<std::pair<Socket, Endpoint>> take_back(std::uint64_t listener);
 
@@ -140,7 +143,7 @@ class Handoff {
     void closed_with(Id id, int refusal);
     void closed_without_a_word(Id id);
     Rung connect_doorbell(Offer &offer);
-    static void introduce(Offer &offer);
+    void introduce(Offer &offer) const;
     void refused(Id id);
     void obstructed(Id id, const char *why);
     void happened(Id id, std::uint32_t events);

@@ -87,7 +87,7 @@ bool SctpManyPunch::is_in_use() const {
 /// send within these few microseconds may be lost on the way, and is sent again as always.
 int SctpManyPunch::begin(bool is_answer) {
     // Where there is no way, SCTP begins all the same, and sends nothing.
-    if (const int error = route_error(hole_.peer); error != 0)
+    if (const int error = route_error(hole_.server.local, hole_.peer, Transport::sctp); error != 0)
         return error;
     sctp_rtoinfo timeouts{};
     if (!sctp::get(fd_, SCTP_RTOINFO, timeouts))

@@ -171,7 +171,7 @@ int SctpPunch::punch() {
     rests_ = false;
     // Where there is no way, SCTP begins all the same, and sends nothing.
     Endpoint source;
-    int error = route_error(hole_.peer, &source);
+    int error = route_error(hole_.server.local, hole_.peer, Transport::sctp, &source);
     Endpoint own = address_beside(hole_.server, context_.settings, is_v4_).unmapped();
     if (own.is_wildcard())
         own = source.with_port(own.port());
