@@ -24,6 +24,7 @@ void close_all_but(std::vector<int> kept) {
 
 void close_apart(std::vector<Socket> sockets) {
     std::vector<int> numbers;
+    numbers.reserve(sockets.size());
     for (const Socket &socket : sockets)
         numbers.push_back(socket.fd());
     std::promise<bool> has_copies;
