@@ -5,6 +5,7 @@
 #include "base/socket.h"
 #include "server/server_socket.h"
 #include "server/socket_diag.h"
+#include "wire.h"
 
 #include <functional>
 #include <vector>
@@ -34,6 +35,7 @@ inline constexpr const char *without_port =
 inline constexpr const char *forbidden_ports =
     "the server's sandbox lets nothing have the ports that bells come from, 61700 to 63747 "
     "(SocketBindAllow= of a systemd unit, Landlock)";
+static_assert(SYNERGY_FIRST_BELL_PORT == 61700 && SYNERGY_BELL_PORTS == 63748 - 61700);
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 

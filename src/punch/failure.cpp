@@ -17,18 +17,6 @@ const char *family_name(const Endpoint &peer) {
     return peer.unmapped().family() == AF_INET ? "IPv4" : "IPv6";
 }
 
-int protocol_of(Transport transport) {
-    switch (transport) {
-    case Transport::udp:
-        return IPPROTO_UDP;
-    case Transport::sctp:
-        return IPPROTO_SCTP;
-    case Transport::tcp:
-        break;
-    }
-    return IPPROTO_TCP;
-}
-
 /// For who wants to see for himself: with the ports, where the route goes by these.
 std::string route_command(const Endpoint &source, const Endpoint &peer, Transport transport) {
     std::string command = std::string("ip ") +

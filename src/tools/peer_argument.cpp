@@ -91,7 +91,7 @@ Settings settings_of_environment(const std::string &hops_option) {
     if (!hops_option.empty())
         ::setenv("SYNERGY_HOPS", hops_option.c_str(), 1);
     Settings settings =
-        load_settings([](const char *name) -> const char * { return std::getenv(name); });
+        load_settings([](const char *name) -> const char * { return std::getenv(name); }, environ);
     for (Problem &problem : settings.problems) {
         if (problem.place == "SYNERGY_HOPS" && !hops_option.empty())
             problem.place = "--hops";
