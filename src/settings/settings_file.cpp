@@ -307,10 +307,12 @@ toml::source_index line_given_up(std::string_view content) {
     return static_cast<toml::source_index>(good + 1);
 }
 
-/// Whether a line that is wrong says `hops = auto`, say, or has an address as it would be elsewhere.
+/// Whether a line that is wrong says `hops = auto`, say, or has an address as it would be
+/// elsewhere.
 bool lacks_quotes(std::string_view line) {
     const std::size_t equals = line.find('=');
-    return equals != std::string_view::npos && line.find_first_of("\"'") == std::string_view::npos &&
+    return equals != std::string_view::npos &&
+           line.find_first_of("\"'") == std::string_view::npos &&
            std::any_of(line.begin() + static_cast<std::ptrdiff_t>(equals), line.end(),
                        [](char c) { return c == ':' || (c >= 'a' && c <= 'z'); });
 }

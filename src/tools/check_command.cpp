@@ -235,8 +235,8 @@ std::string why_no_command(const std::string &command) {
     struct stat status {};
     if (command.find('/') == std::string::npos || ::stat(command.c_str(), &status) != 0)
         return "there is no command " + command;
-    return command + " can't be executed: " +
-           strerrordesc_np(S_ISDIR(status.st_mode) ? EISDIR : EACCES);
+    return command +
+           " can't be executed: " + strerrordesc_np(S_ISDIR(status.st_mode) ? EISDIR : EACCES);
 }
 
 void check_command(const std::vector<std::string> &command, Findings &findings) {
@@ -287,7 +287,7 @@ void check_listeners(const Settings &settings, Findings &findings) {
 // The peers
 
 struct Way {
-    Endpoint peer; ///< port 0
+    Endpoint peer;          ///< port 0
     std::uint16_t port = 0; ///< one of them
     HopLimit hops;
     std::string name;  ///< as the user wrote it
@@ -379,8 +379,8 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     // (An address of the link's own needs no interface for that.)
     if (!route || !route->on_link)
         if (const int error = route_error(from, to, Transport::tcp); error != 0) {
-            findings.wrong(who + "can't punch: " +
-                           local_cause(error, from, to, settings, Transport::tcp));
+            findings.wrong(
+                who + "can't punch: " + local_cause(error, from, to, settings, Transport::tcp));
             return false;
         }
     if (way.peer.is_loopback() || (route && route->is_local)) {

@@ -393,7 +393,8 @@ TEST_CASE("which ports are concerned, told by rules and not by trying each") {
 TEST_CASE("a text that is not UTF-8 is shown as such") {
     CHECK(problem_of("J\xe9r\xc3\xb4me:5") == "P: 'J\\xe9r\xc3\xb4me:5': expected text in UTF-8\n");
     // Overlong, a surrogate, beyond the last, cut off, and a control character of ISO 8859-1.
-    for (const std::string text : {"\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xc2\x9b"})
+    for (const std::string text :
+         {"\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xc2\x9b"})
         CHECK(problem_of(text + ":5").ends_with("': expected text in UTF-8\n"));
     std::string problems;
     CHECK(peers("\xe2\x82\xac.example:5", problems).size() == 1);

@@ -293,8 +293,7 @@ TEST_CASE("udp punch: what can't be sent is said once, and tried again" *
               EXPECT_IN_CHILD(bench.run_until_punched(1));
               // What comes and goes is one cause, and another one is named all the same.
               bench.network.run("ip -6 route del default");
-              EXPECT_IN_CHILD(
-                  bench.run_until([&] { return punch.record().error == ENETUNREACH; }));
+              EXPECT_IN_CHILD(bench.run_until([&] { return punch.record().error == ENETUNREACH; }));
               EXPECT_IN_CHILD(bench.said("can't punch") == 1);
               bench.network.run("ip -6 route add prohibit default");
               EXPECT_IN_CHILD(bench.run_until([&] { return bench.said("can't punch") == 2; }));
