@@ -19,7 +19,7 @@
  * execve, execv, execvp, execvpe, fexecve, posix_spawn, posix_spawnp
  *                  said where a listener goes to a program that will not have the library
  * fork, daemon     the child is a process of the server's, too
- * close, close_range, closefrom, dup2, dup3, shutdown
+ * close, close_range, closefrom, dup2, dup3, fclose, shutdown
  *                  the server's socket goes, and its holes with it
  * setsockopt       a listener's options are those of its connections; a UDP server's punches are
  *                  to bring it no errors
@@ -96,6 +96,7 @@
     CALL(void, closefrom, (int first))                                                             \
     CALL(int, dup2, (int fd, int number))                                                          \
     CALL(int, dup3, (int fd, int number, int flags))                                               \
+    CALL(int, fclose, (FILE * stream))                                                             \
     CALL(int, shutdown, (int fd, int how))                                                         \
     CALL(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t length))      \
     CALL(int, getsockopt, (int fd, int level, int name, void *value, socklen_t *length))           \

@@ -1,6 +1,7 @@
 #include "passing_on.h"
 
 #include "aside.h"
+#include "filters.h"
 #include "keeper_client.h"
 #include "libc_calls.h"
 #include "open_descriptors.h"
@@ -29,16 +30,15 @@ void be_ready_for_another_user(void) {
     for_each_descriptor(be_ready_for);
 }
 
-/* Whether the descriptor is still what was noted of it, and goes on through exec. */
-static int is_passed_on(int fd, struct descriptor descriptor) {
+/* Whether the descriptor is still what was noted of it. */
+static int is_as_noted(int fd, struct descriptor descriptor) {
     struct identity identity;
-    int flags = (int)kernel(SYS_fcntl, fd, F_GETFD);
-    return flags >= 0 && !(flags & FD_CLOEXEC) && identify(fd, &identity) &&
-           identity.cookie == descriptor.cookie;
+    return identify(fd, &identity) && identity.cookie == descriptor.cookie;
 }
 
-static void executed_without_library(int keeper, uint64_t cookie) {
-    struct synergy_request request = {.kind = SYNERGY_EXECUTED_WITHOUT, .cookie = cookie};
+static void executed_without_library(int keeper, uint64_t cookie, int flags) {
+    struct synergy_request request = {
+        .kind = SYNERGY_EXECUTED_WITHOUT, .cookie = cookie, .flags = flags};
     if (keeper != NO_KEEPER && !synergy_is_over(keeper_page(keeper)))
         ask_keeper(keeper, &request, -1, NULL);
 }
@@ -65,16 +65,19 @@ static int is_environment(char *const environment[]) {
 
 void program_is_executed(char *const environment[]) {
     /* (The loader trusts nothing in it then.) */
-    if (getuid() != geteuid() || getgid() != getegid()) {
+    if (may_begin() && (getuid() != geteuid() || getgid() != getegid())) {
         struct identity own = {.owner = geteuid()};
-        executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0);
+        executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0, 0);
         return;
     }
     if (!is_environment(environment) || is_library_in(environment))
         return;
     for (int fd = 0, last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED); fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);
-        if (is_ours(descriptor.mark) && is_passed_on(fd, descriptor))
-            executed_without_library((int)descriptor.keeper, descriptor.cookie);
+        if (!is_ours(descriptor.mark) || !is_as_noted(fd, descriptor))
+            continue;
+        int goes = (int)kernel(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC;
+        executed_without_library((int)descriptor.keeper, descriptor.cookie,
+                                 goes ? SYNERGY_ENDS : 0);
     }
 }

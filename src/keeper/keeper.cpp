@@ -29,6 +29,8 @@ constexpr Duration time_for_a_socket = std::chrono::minutes(10);
 /// needs the port.
 constexpr Duration between_looks = milliseconds(10);
 constexpr Duration time_to_end = seconds(90);
+/// The call that executes a program, on a busy machine.
+constexpr Duration time_to_execute = milliseconds(200);
 
 /// What can wait does so for as long: the server's listen(), and the first punch.
 constexpr Duration first_punch_time = milliseconds(50);
@@ -67,6 +69,11 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                          leave_standby();
                      },
                  .learned = [this] { leave_standby(); },
+                 .ends_soon =
+                     [this] {
+                         looks_often_until_ = Clock::now() + time_to_execute;
+                         look_often();
+                     },
                  .become_ready_for = [this](uid_t owner) { return become_ready_for(owner); },
                  .adopt = [this](const Call &call, Reply &reply) { adopt(call, reply); }}),
       looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
@@ -241,7 +248,7 @@ void Keeper::take_signals() {
 
 void Keeper::look_often() {
     looking_.set(Clock::now() + between_looks, [this] {
-        if (Clock::now() < told_to_end_until_)
+        if (Clock::now() < std::max(told_to_end_until_, looks_often_until_))
             look_often();
         registry_.give_way();
     });

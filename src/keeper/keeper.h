@@ -82,6 +82,7 @@ class Keeper : private RegistryOwner {
     pid_t starter_ = 0;        ///< who has had the keeper started, or become its server later
     Duration start_up_{};      ///< how long that took it
     Time told_to_end_until_{}; ///< a signal has come
+    Time looks_often_until_{}; ///< the server may close a socket unseen
     bool is_over_ = false;
     Duration before_standby_;
     Timer leaving_standby_;

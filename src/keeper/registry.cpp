@@ -30,6 +30,9 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr Duration between_looks_at_duplicates = milliseconds(250);
+/// One takes less than a microsecond (a few where several share the port).
+constexpr Duration between_looks = seconds(1);
+constexpr Duration between_looks_for_each = milliseconds(10);
 
 /// After the first punches, which nothing is to hold up.
 constexpr Duration before_advice = milliseconds(100);
@@ -145,6 +148,8 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     server.socket.is_prepared |= was_prepared;
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
+    else if (socket.is_prepared) // its port is not shared by us yet
+        unshared_.erase(socket.cookie);
     server.socket.is_shared = !unshared_.contains(socket.cookie);
     if (!server.duplicate && duplicate) {
         server.duplicate = std::move(duplicate);
@@ -424,6 +429,8 @@ bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return parked_.has(socket.cookie);
+    if (handoff_.is_there_as_described(found->second.socket))
+        return true;
     if (owner_.locate(found->second.socket))
         return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
                handoff_.check_imitable(found->second.socket);
@@ -494,12 +501,12 @@ void Registry::closed(std::uint64_t cookie) {
         drop(cookie);
 }
 
-/// Where there is nothing to punch for, no punch finds out that the server's socket is gone. And a
-/// duplicate of one that no hook saw go (exec closes, too) keeps its port, and its share of the
-/// datagrams that come for those who share that.
+/// What is kept for a socket that no hook saw go (a system call of the server's own) has its port;
+/// a duplicate as well its share of the datagrams that come for those who share that.
 void Registry::look_from_time_to_time() {
-    const Duration pause =
-        holds_duplicates() ? between_looks_at_duplicates : context_.settings.refresh;
+    const Duration pause = holds_duplicates() ? between_looks_at_duplicates
+                                              : between_looks + static_cast<int>(servers_.size()) *
+                                                                    between_looks_for_each;
     looking_.set(Clock::now() + pause, [this] {
         look_from_time_to_time();
         look_for_closed();

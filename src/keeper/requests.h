@@ -23,6 +23,8 @@ class Requests {
         std::function<void()> opened;
         /// Something else is known that is to be known by who takes the keeper's place.
         std::function<void()> learned;
+        /// A socket of the server's may go in a moment, and nobody will say so.
+        std::function<void()> ends_soon;
         /// Sockets of this user's are to be bound beside. True where that changed something.
         std::function<bool(uid_t owner)> become_ready_for;
         /// The next process of a shell's loop would have what the last one has left.
@@ -49,7 +51,7 @@ class Requests {
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
                                      const std::optional<Target> &target);
-    void give_back(const Call &call);
+    void shut_down(const Call &call);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
     void executed_without_library(const Call &call);

@@ -19,9 +19,8 @@ const char *family_name(const Endpoint &peer) {
 
 /// For who wants to see for himself: with the ports, where the route goes by these.
 std::string route_command(const Endpoint &source, const Endpoint &peer, Transport transport) {
-    std::string command = std::string("ip ") +
-                          (peer.unmapped().family() == AF_INET ? "-4" : "-6") + " route get " +
-                          peer.unmapped().address_text();
+    std::string command = std::string("ip ") + (peer.unmapped().family() == AF_INET ? "-4" : "-6") +
+                          " route get " + peer.unmapped().address_text();
     if (!route_to(peer, source))
         return command;
     command.append(" ipproto ").append(name(transport));
@@ -41,20 +40,24 @@ bool is_broadcast(const Endpoint &peer) {
            ::connect(socket.fd(), to.data(), to.length()) == 0;
 }
 
-/// What connecting a datagram socket fails with.
-int connecting_error(const Endpoint &peer) {
+/// What connecting a datagram socket fails with; or `source` is what it leaves from.
+int connecting_error(const Endpoint &peer, Endpoint *source) {
     const Endpoint to = peer.unmapped();
     const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
     // (Where no local port is left, EAGAIN, this socket has none; punches have the server's.)
-    return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN ? errno
-                                                                                            : 0;
+    if (socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN)
+        return errno;
+    if (source != nullptr)
+        *source = socket.local();
+    return 0;
 }
 
 } // namespace
 
-int route_error(const Endpoint &source, const Endpoint &peer, Transport transport) {
-    const int error = connecting_error(peer);
-    return error != 0 ? error : flow_error(peer, source, protocol_of(transport)).value_or(0);
+int route_error(const Endpoint &local, const Endpoint &peer, Transport transport,
+                Endpoint *source) {
+    const int error = connecting_error(peer, source);
+    return error != 0 ? error : flow_error(peer, local, protocol_of(transport)).value_or(0);
 }
 
 bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
@@ -124,7 +127,7 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
                    peer.unmapped().address_text() + "%eth0";
         return route_cause("this host's routing table drops it (a blackhole route)");
     case EPERM:
-        if (connecting_error(peer) == EPERM)
+        if (connecting_error(peer, nullptr) == EPERM)
             return "an IPsec policy of this host forbids it (ip xfrm policy), or a BPF program of "
                    "its control group";
         return "a firewall on this host lets it not out (OUTPUT)";

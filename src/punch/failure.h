@@ -27,8 +27,10 @@ bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer);
 /// packet was sent there nothing is known, and for a second after.
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);
 
-/// Which errno the kernel has for the way there, without sending anything; 0: there is one.
-int route_error(const Endpoint &source, const Endpoint &peer, Transport transport);
+/// Which errno the kernel has for the way from `local` there, without sending anything; 0: there is
+/// one, and `source` is what it leaves from, with a port of no meaning.
+int route_error(const Endpoint &local, const Endpoint &peer, Transport transport,
+                Endpoint *source = nullptr);
 
 /// What is wrong with the source address that the settings choose for this family; empty: nothing.
 std::string local_setting_cause(const Settings &settings, int family);

@@ -16,6 +16,9 @@ namespace {
 constexpr Duration early_look = milliseconds(5);
 constexpr Duration last_look = microseconds(300);
 
+/// How late a timer of less than two seconds may be (base/timer_wheel.h).
+constexpr Duration timer_slot = milliseconds(32);
+
 /// Not so wide that the next SYN leaves no time to hear the peer.
 constexpr Duration widest = milliseconds(450);
 
@@ -41,6 +44,7 @@ Time Guard::next_after(Time syn, unsigned retransmits) {
 void Guard::sent(Time asked, Time now, bool is_again) {
     short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
+    next_call_ = {};
     is_staggered_ = false;
     first_sent_ = now;
     socket_ = HoleBegin(hole_lifetime);
@@ -62,7 +66,7 @@ void Guard::left(Time now) {
     not_before_ = retransmission_;
     if (window_ > Duration::zero()) {
         step_ = Step::error_due;
-        next_ = now + window_;
+        next_ = error_has_come();
     } else {
         step_ = Step::hearing;
         next_ = retransmission_ - longest_lead;
@@ -115,9 +119,23 @@ void Guard::peer_was_missed() {
     next_ = error_has_come();
 }
 
+bool Guard::wait_for_next_call() {
+    const Time from = last_sent_ - lead_now() + first_timeout;
+    const Time until = last_sent_ + window_ + first_timeout;
+    const Time deaf_from = retransmission_ - lead_now();
+    const Time deaf_until = retransmission_ + timer_slot + window_;
+    if (until >= deaf_from && deaf_until >= from)
+        return false;
+    next_call_ = from;
+    deadline_ = next_after(retransmission_, seen_ + 1);
+    return true;
+}
+
 /// By when it has.
 Time Guard::error_has_come() const {
-    return last_sent_ + (is_peer_missed_ ? widest : window_);
+    if (is_peer_missed_)
+        return last_sent_ + widest;
+    return last_sent_ + std::clamp(next_call_ - last_sent_, window_, widest);
 }
 
 void Guard::peer_was_heard(Time now) {

@@ -109,6 +109,11 @@ class Guard {
     /// is a second away, so that nothing is lost by being deaf for a while longer; an error that is
     /// late would take the socket, and so the number that firewalls expect by now.
     void peer_was_missed();
+    /// Whether the next call of a peer that was missed about the last SYN comes when it is heard:
+    /// then that is waited for. Nothing may end the socket meanwhile, since firewalls that have
+    /// seen the peer's SYN take no other number: a SYN that we are too late for goes all the way,
+    /// as an answer, and the error of one that we are not has all the time until the call.
+    bool wait_for_next_call();
     /// An ICMP error has killed the socket: the window was too short. It is wider from now on.
     void error_came(Time now);
     /// Where it stands with the socket that it has.
@@ -183,6 +188,7 @@ class Guard {
     HoleBegin socket_{hole_lifetime};
     Time last_sent_{};
     bool is_peer_missed_ = false; ///< since then
+    Time next_call_{};            ///< is waited for, and comes then or later
     Time retransmission_{};       ///< when the kernel's timer runs out, if not later
     Time not_before_{};           ///< the SYN that is awaited had not left then
     Time deadline_{};             ///< no retransmission from here on unless it is moved

@@ -121,7 +121,7 @@ int SctpManyPunch::begin(bool is_answer) {
     whom.addr_num = static_cast<int>(hole_.peer.length());
     whom.addrs = const_cast<sockaddr *>(hole_.peer.data());
     if (!sctp::get(fd_, SCTP_SOCKOPT_CONNECTX3, whom) && errno != EINPROGRESS)
-        return errno;
+        return sctp::connect_error(errno);
     association_ = whom.assoc_id;
     return 0;
 }
@@ -166,7 +166,7 @@ int SctpManyPunch::punch() {
         error = begin(true);
     }
     if (error == EISCONN || error == EALREADY) {
-        // The server, or the peer, has been faster.
+        // The server, or the peer, has been faster, or the server has peeled it off.
         timer_.set(Clock::now() + rest, [this] { punch(); });
         return 0;
     }

@@ -149,7 +149,7 @@ void TcpPunch::take_over(PunchOnItsWay given) {
     socket_has_ = hole_.server.chosen;
     guard_.take_over(given.standing);
     context_.timers.sample();
-    looked_at_ = unsent_ = rests_ = failures_ = 0;
+    looked_at_ = unsent_ = left_to_repeat_ = rests_ = failures_ = 0;
     tried_ = info_of(socket_).tcpi_total_retrans;
     if (hop_limit() == 0)
         next_hop_limit();
@@ -306,7 +306,7 @@ int TcpPunch::punch() {
     guard_.sending();
     follow_guard(before);
     context_.timers.sample();
-    looked_at_ = tried_ = unsent_ = 0;
+    looked_at_ = tried_ = unsent_ = left_to_repeat_ = 0;
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
@@ -371,7 +371,8 @@ void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
         if (info.tcpi_retransmits > 0 && has_failed() &&
             mute_gateway_cause(hole_.server.local, hole_.peer).empty())
             recovered();
-    } else if (const int error = route_error(hole_.server.local, hole_.peer, Transport::tcp); error != 0) {
+    } else if (const int error = route_error(hole_.server.local, hole_.peer, Transport::tcp);
+               error != 0) {
         unsent_ = 0;
         failed_here(error);
     } else {
@@ -419,12 +420,15 @@ void TcpPunch::tick() {
         begin_again(); // which it does not
         return;
     }
-    if (has_missed_peer()) {
-        if (guard_.phase() == Guard::Phase::open || open_in_time()) {
+    if (missed_calls() > left_to_repeat_) {
+        if (open_in_time()) {
             answer_peer(false);
             return;
         }
-        guard_.peer_was_missed();
+        if (guard_.phase() != Guard::Phase::open)
+            guard_.peer_was_missed();
+        else if (answer_missed_call())
+            return;
         info = info_of(socket_);
     }
     context_.timers.sample();
@@ -451,12 +455,9 @@ void TcpPunch::tick() {
         }
     }
     follow_guard(before);
-    if (guard_.phase() == Guard::Phase::open && has_missed_peer()) {
-        if (!ask_what_came()) {
-            answer_peer(false);
-            return;
-        }
-    }
+    if (guard_.phase() == Guard::Phase::open && missed_calls() > left_to_repeat_ &&
+        !ask_what_came() && answer_missed_call())
+        return;
     if (guard_.user_timeout() != timeout)
         set_user_timeout(guard_.user_timeout());
     schedule();
@@ -501,8 +502,12 @@ bool TcpPunch::leaves_from_elsewhere() const {
 }
 
 /// Calls of the peer's are counted, and resets; the ICMP error is not.
+unsigned TcpPunch::missed_calls() const {
+    return probe_.is_asking() ? 0 : meminfo_of(socket_.fd(), SK_MEMINFO_DROPS);
+}
+
 bool TcpPunch::has_missed_peer() const {
-    return !probe_.is_asking() && meminfo_of(socket_.fd(), SK_MEMINFO_DROPS) != 0;
+    return missed_calls() != 0;
 }
 
 /// The peer has called while its hole was deaf for a SYN that has not left yet: that one may go all
@@ -519,10 +524,22 @@ bool TcpPunch::open_in_time() {
     return false;
 }
 
-/// The peer has knocked. If it was not heard, its own firewall is open for our SYN all the same,
-/// which is no punch any more but the answer: the next one may go all the way, and completes the
-/// connection. Either way the kernel does the rest, and gets the time of a handshake for it.
-/// (Linux's MPTCP clients do not notice that a SYN of ours has connected them.)
+/// The peer has called unheard, and its own firewall is open for our SYN all the same. But a client
+/// that uses MPTCP may not notice that it is connected by that (Linux 6.18: connect() does not
+/// return). So its next call is waited for, where that will be heard. False then.
+bool TcpPunch::answer_missed_call() {
+    if (guard_.wait_for_next_call()) {
+        left_to_repeat_ = missed_calls();
+        set_user_timeout(guard_.user_timeout());
+        return false;
+    }
+    answer_peer(false);
+    return true;
+}
+
+/// The peer has knocked. If it was not heard, our next SYN is no punch any more but the answer: it
+/// may go all the way, and completes the connection. Either way the kernel does the rest, and gets
+/// the time of a handshake for it.
 void TcpPunch::answer_peer(bool was_heard) {
     const Time now = Clock::now();
     const Guard::Phase before = guard_.phase();
@@ -594,7 +611,8 @@ void TcpPunch::failed(int error) {
         error_came();
         if (!is_by_this_host(answer))
             refused(answer);
-        else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp); here != 0)
+        else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp);
+                 here != 0)
             failed_here(here);
         else if (!is_of_routing_table(answer)) // which lets it pass again
             refused_here(answer);

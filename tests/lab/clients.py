@@ -4,15 +4,28 @@ import re
 import socket
 import time
 
+import pytest
+
 import namespace
 from topology import PEER, SERVER
 
 AF = {6: socket.AF_INET6, 4: socket.AF_INET}
 
 
-def prepared_client(stand, family, source_port):
+MPTCP = 262  # IPPROTO_MPTCP; in Python from 3.10 on, where the C library knows it
+
+
+def skip_without_mptcp(stand):
+    try:
+        namespace.open_socket(stand.path.namespace("B"), socket.AF_INET6, socket.SOCK_STREAM,
+                              MPTCP).close()
+    except OSError as error:
+        pytest.skip(f"no MPTCP in this kernel ({error})")
+
+
+def prepared_client(stand, family, source_port, protocol=0):
     """A TCP socket on B that only has to connect."""
-    sock = namespace.open_socket(stand.path.namespace("B"), AF[family], socket.SOCK_STREAM)
+    sock = namespace.open_socket(stand.path.namespace("B"), AF[family], socket.SOCK_STREAM, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((PEER[family], source_port))
     return sock

@@ -11,10 +11,10 @@ import pytest
 import clients
 import sctp
 import servers
-from programs import (Preload, fresh_peer_ports, fresh_port, is_listening, script, wait_listening,
-                      wait_until)
+from programs import (Preload, fresh_peer_ports, fresh_port, is_listening, script, slowness,
+                      wait_listening, wait_until)
 from topology import SERVER
-from trials import peers
+from trials import at_once, peers
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -31,9 +31,9 @@ def wait_for_listen(stand, port):
     return time.monotonic()
 
 
-def call(stand, port, source_port, hop_limit, moment):
+def call(stand, port, source_port, hop_limit, moment, protocol=0):
     time.sleep(max(0, moment - time.monotonic()))
-    with clients.prepared_client(stand, 6, source_port) as sock:
+    with clients.prepared_client(stand, 6, source_port, protocol) as sock:
         if hop_limit != 64:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
         sock.settimeout(PATIENCE)
@@ -73,6 +73,22 @@ def first_calls(stand):
         for limit, work in late.items():
             took[LATE, limit] = sorted(item.result() for item in work)
     return took
+
+
+def test_first_call_of_a_client_with_mptcp(stand):
+    """Linux's does not notice that a SYN of the server's has connected it: it has to be heard. All
+    holes of a listener are deaf at the same moment, a second after it listens."""
+    port, source_ports = fresh_port(), fresh_peer_ports(RANGE)
+    clients.skip_without_mptcp(stand)
+    stand.start("A", servers.own_tcp("::").command(port), preload=Preload(
+        peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+    moment = wait_for_listen(stand, port) + 1.04
+    took = sorted(at_once(lambda source_port: call(stand, port, source_port, 64, moment,
+                                                   clients.MPTCP), source_ports))
+    show(took, "MPTCP")
+    assert took[-1] <= SOON
+    if slowness() == 1:
+        assert took[-1] > 0.9  # some were not heard at first
 
 
 def show(took, title):

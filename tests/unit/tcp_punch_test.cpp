@@ -209,6 +209,31 @@ TEST_CASE("tcp punch: a peer that called a deaf socket gets in by its next SYN, 
           }) == "");
 }
 
+TEST_CASE("tcp punch: a peer that called a deaf socket is waited for where its next SYN is heard" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.round_trip = milliseconds(20);
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0);
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+              EXPECT_IN_CHILD(Bench::is_deaf());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              const Time called = Clock::now();
+              EXPECT_IN_CHILD(
+                  bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
+              EXPECT_IN_CHILD(Clock::now() - called > milliseconds(900));
+              // No SYN of ours has reached the peer.
+              const auto syns = bench.network.syns();
+              EXPECT_IN_CHILD(std::all_of(syns.begin(), syns.end(), [&](const Packet &syn) {
+                  return syn.hop_limit == 3 || syn.from.port() != bench.server.local.port();
+              }));
+              EXPECT_IN_CHILD(bench.answers().size() == 1);
+              return "";
+          }) == "");
+}
+
 TEST_CASE("tcp punch: a peer that called a deaf socket is not lost by an error that is late" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
@@ -252,6 +277,93 @@ TEST_CASE("tcp punch: a peer that calls just before a SYN leaves is answered by 
               EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
               EXPECT_IN_CHILD(Clock::now() - called < milliseconds(500));
               EXPECT_IN_CHILD(bench.network.syns()[1].hop_limit == 64);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: another listener's punch goes on with what it is given, and its number" *
+          doctest::skip(geteuid() != 0)) {
+    // Whether the peer's first call is unheard; whether it comes while nobody has the punch.
+    for (const auto &[is_deaf_then, comes_between] :
+         {std::pair{false, false}, {true, false}, {false, true}})
+        for (const int family : {AF_INET6, AF_INET})
+            CHECK(harness::in_child([=, is_deaf_then = is_deaf_then,
+                                     comes_between = comes_between]() -> std::string {
+                      Bench bench;
+                      bench.round_trip = milliseconds(20);
+                      bench.serve(Network::here(family));
+                      TcpPunch punch(bench.context, bench.hole(family, 3));
+                      ServerSocket another = bench.server; // the other listener
+                      another.cookie = 77;
+                      TcpPunch other(bench.context, {.server = another,
+                                                     .peer = Network::there(family),
+                                                     .hops = HopRange::only(3)});
+                      EXPECT_IN_CHILD(!punch.give_away() && other.may_take_over());
+                      EXPECT_IN_CHILD(punch.open() == 0 && !punch.may_take_over());
+                      EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+                      if (!is_deaf_then)
+                          bench.run_for(milliseconds(60));
+                      EXPECT_IN_CHILD(Bench::is_deaf() == (is_deaf_then && family == AF_INET6));
+                      const std::uint64_t cookie = punch.cookie();
+                      auto given = punch.give_away();
+                      EXPECT_IN_CHILD(given && punch.cookie() == 0 && !punch.give_away());
+                      EXPECT_IN_CHILD(!punch.may_take_over());
+                      Socket caller;
+                      if (comes_between) {
+                          caller = bench.network.call_from_there(family);
+                          bench.run_for(milliseconds(20));
+                      }
+                      other.take_over(std::move(*given));
+                      EXPECT_IN_CHILD(comes_between ||
+                                      (other.cookie() == cookie && !other.may_take_over()));
+                      if (!is_deaf_then &&
+                          !comes_between) // it is renewed by who has it now, as before
+                          EXPECT_IN_CHILD(
+                              bench.run_until([&] { return bench.has_seen_syns(3); }, seconds(3)) &&
+                              bench.run_until_heard());
+                      if (!comes_between)
+                          caller = bench.network.call_from_there(family);
+                      EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); },
+                                                      milliseconds(1400)));
+                      EXPECT_IN_CHILD(bench.delivered.size() == 1 &&
+                                      bench.delivered[0].cookie == 77);
+                      EXPECT_IN_CHILD(cookie_of(bench.delivered[0].connection.fd()) == cookie);
+                      std::set<std::uint32_t> numbers;
+                      for (const Packet &packet : bench.network.sent_here([&](const Packet &each) {
+                               return (each.tcp_flags & TH_SYN) != 0 &&
+                                      each.from.port() == bench.server.local.port();
+                           })) {
+                          numbers.insert(packet.sequence);
+                          EXPECT_IN_CHILD(packet.hop_limit == (packet.is_syn() ? 3 : 64));
+                      }
+                      EXPECT_IN_CHILD(numbers.size() == 1);
+                      EXPECT_IN_CHILD(bench.too_high.empty());
+                      return "";
+                  }) == "");
+}
+
+TEST_CASE("tcp punch: what it was given may have ended on the way" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              TcpPunch other(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+              auto given = punch.give_away();
+              EXPECT_IN_CHILD(given.has_value());
+              bench.network.refuse(bench.network.syns()[0]);
+              bench.run_for(milliseconds(20));
+              other.take_over(std::move(*given));
+              // (One more asks on the first router whose reset it was.)
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(3); }));
+              EXPECT_IN_CHILD(bench.too_high == std::vector{3});
+              EXPECT_IN_CHILD(bench.network.syns().back().hop_limit == 3);
+              EXPECT_IN_CHILD(bench.run_until_heard());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              // The first one is open for no more, and takes nothing back.
+              EXPECT_IN_CHILD(punch.cookie() == 0 && !punch.give_away());
               return "";
           }) == "");
 }

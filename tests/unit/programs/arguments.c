@@ -342,6 +342,9 @@ int main(int count, char **values) {
             CALLED(closefrom, (closefrom(60 + (int)below(100000)), 0));
             CALLED(dup2, dup2(fd, below(2) ? fd : -1 - (int)below(5)));
             CALLED(dup3, dup3(fd, below(2) ? fd : -5, (int)below(3)));
+            /* (libc trusts the stream that it is given.) */
+            CALLED(fclose,
+                   fclose(below(2) ? fmemopen(page, PAGE, "r") : fdopen(dup(fds[below(9)]), "r+")));
             CALLED(shutdown, shutdown(fd, below(2) ? 3 + (int)below(100) : -1));
             CALLED(setsockopt, set_option(fd, where));
             CALLED(getsockopt, get_option(fd, where));
