@@ -144,8 +144,9 @@ const Hop *stopper(const Path &path, int hops) {
 std::string who(const IcmpError &how, const Endpoint &peer) {
     if (!how.from.empty() && !how.from.same_address(peer))
         return how.from.address_text();
-    return how.answer == HopAnswer::accepted ? "the peer itself, or a proxy that answers for it,"
-                                             : "the peer itself, or a firewall that answers for it,";
+    return how.answer == HopAnswer::accepted
+               ? "the peer itself, or a proxy that answers for it,"
+               : "the peer itself, or a firewall that answers for it,";
 }
 
 /// The router at which they die has no more than this side before it.
@@ -170,8 +171,7 @@ std::string dies_too_soon(const Path &path, int hops) {
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {
     const std::string punches = "punches with hop limit " + std::to_string(hops);
     if (how.answer == HopAnswer::unreachable)
-        return punches + " get no further than " + who(how, peer) + ", which " +
-               verb(how.answer);
+        return punches + " get no further than " + who(how, peer) + ", which " + verb(how.answer);
     return punches + " go too far: " + who(how, peer) + " " + verb(how.answer);
 }
 
