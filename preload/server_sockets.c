@@ -389,11 +389,12 @@ void take_stock(void) {
 }
 
 void option_is_set(int fd, unsigned option) {
+    show_options(fd, option);
+    if (!__atomic_load_n(&is_anything_open, __ATOMIC_RELAXED))
+        return;
     uint64_t cookie = cookie_of(fd);
     int last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
-    show_options(fd, option);
-    for (int other = 0; other <= last && __atomic_load_n(&is_anything_open, __ATOMIC_RELAXED);
-         other++)
+    for (int other = 0; other <= last; other++)
         if (is_known_as(descriptor_of(other), cookie))
             show_options(other, option);
 }

@@ -25,6 +25,7 @@ from topology import PEER, SERVER, Path
 pytestmark = pytest.mark.usefixtures("library")
 
 PEER_PORT = 5555
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 FORBIDDEN, REFUSED = {"prohibited"}, {"refused"}
 
 
@@ -63,7 +64,7 @@ def probe(path, family, *options, user=True):
         result = subprocess.run(
             [*as_user, STAGE / "src/synergy", "probe", target, "--json", *options],
             capture_output=True, text=True, timeout=20, check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"})
+            env=ENVIRONMENT)
         took = time.monotonic() - started
     print(result.stdout, result.stderr, f"{took:.3f} s")
     document = json.loads(result.stdout)
@@ -203,7 +204,8 @@ def test_the_peers_port_is_avoided_even_if_it_is_traceroutes(paths):
     path = Shape(6).build(paths)
     firewall.set_profile(path, "strict")
     with Capture(path, "A", "fwa") as near, namespace.inside(path.namespace("A")):
-        subprocess.run([STAGE / "src/synergy", "probe", f"[{PEER[6]}]:33434"], check=True)
+        subprocess.run([STAGE / "src/synergy", "probe", f"[{PEER[6]}]:33434"], check=True,
+                       env=ENVIRONMENT)
     ports = {packet.destination_port for packet in near.packets if packet.protocol == UDP}
     assert ports == {33435}
     assert {packet.destination_port for packet in near.packets
@@ -216,7 +218,8 @@ def test_a_neighbour(paths, family):
     neighbour = path.addresses("fwa")[0][1][family]
     with namespace.inside(path.namespace("A")):
         result = subprocess.run([STAGE / "src/synergy", "probe", neighbour, "--json"],
-                                capture_output=True, text=True, timeout=20, check=False)
+                                capture_output=True, text=True, timeout=20, check=False,
+                                env=ENVIRONMENT)
     document = json.loads(result.stdout)
     assert result.returncode == 1
     assert (document["on_link"], document["hop_limit"], document["found"]) == (True, 1, False)
@@ -237,8 +240,8 @@ def test_bounds(paths):
     for bound, value, expected in (("MIN", 5, 5), ("MAX", 2, 2)):
         with namespace.inside(path.namespace("A")):
             result = subprocess.run(
-                ["env", f"SYNERGY_HOPS_{bound}={value}", STAGE / "src/synergy", "probe", PEER[6],
-                 "--json"], capture_output=True, text=True, timeout=20, check=True)
+                [STAGE / "src/synergy", "probe", PEER[6], "--json"], capture_output=True, text=True,
+                timeout=20, check=True, env={**ENVIRONMENT, f"SYNERGY_HOPS_{bound}": str(value)})
         assert json.loads(result.stdout)["hop_limit"] == expected
 
 
