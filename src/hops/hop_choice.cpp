@@ -141,10 +141,12 @@ const Hop *stopper(const Path &path, int hops) {
     return end == nullptr || end->limit > hops || is_about_probes ? nullptr : end;
 }
 
-std::string who(const Endpoint &from, const Endpoint &peer) {
-    return from.empty() || from.same_address(peer)
-               ? "the peer itself, or a firewall that answers for it,"
-               : from.address_text();
+std::string who(const IcmpError &how, const Endpoint &peer) {
+    if (!how.from.empty() && !how.from.same_address(peer))
+        return how.from.address_text();
+    return how.answer == HopAnswer::accepted
+               ? "the peer itself, or a proxy that answers for it,"
+               : "the peer itself, or a firewall that answers for it,";
 }
 
 /// The router at which they die has no more than this side before it.
@@ -169,9 +171,8 @@ std::string dies_too_soon(const Path &path, int hops) {
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {
     const std::string punches = "punches with hop limit " + std::to_string(hops);
     if (how.answer == HopAnswer::unreachable)
-        return punches + " get no further than " + who(how.from, peer) + ", which " +
-               verb(how.answer);
-    return punches + " go too far: " + who(how.from, peer) + " " + verb(how.answer);
+        return punches + " get no further than " + who(how, peer) + ", which " + verb(how.answer);
+    return punches + " go too far: " + who(how, peer) + " " + verb(how.answer);
 }
 
 std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds) {

@@ -41,11 +41,15 @@ void Punch::punched() {
     log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
 }
 
-void Punch::proved() {
+void Punch::has_come_in() {
     record_.connections++;
     record_.heard = Clock::now();
     record_.refused_at = 0;
     record_.error = 0;
+}
+
+void Punch::proved() {
+    has_come_in();
     context_.owner.proved(hole_, hop_limit());
 }
 

@@ -155,6 +155,8 @@ class Punch {
     /// What has become of it.
     void punched();
     void proved();
+    /// The same where that says nothing of the hop limit.
+    void has_come_in();
     void refused(const IcmpError &how);
     /// A system call has failed. The log says once why.
     void failed_here(int error);

@@ -474,10 +474,14 @@ void TcpPunch::know_what_came(int error) {
     if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
         return;
     // Its own error has come, or nothing at all.
-    if (error != EHOSTUNREACH && error != ETIMEDOUT)
-        failed(error != 0 ? error : ECONNREFUSED);
-    else
+    if (error == EHOSTUNREACH || error == ETIMEDOUT) {
         tick();
+    } else if (error == 0) {
+        refused({.answer = HopAnswer::accepted, .from = {}});
+        begin_again();
+    } else {
+        failed(error);
+    }
 }
 
 /// Whether this host has another address toward the peer than when the socket connected: peers call
@@ -689,7 +693,14 @@ void TcpPunch::retry_at(Time time) {
     timer_.set(time, [this] { punch(); });
 }
 
+/// Whether it was a SYN of ours that was answered, while none was to get that far: who calls sends
+/// one of his own first (RFC 9293 3.5, figure 7).
+bool TcpPunch::was_taken() const {
+    return busy_until_ == Time{} && !guard_.is_answering() && info_of(socket_).tcpi_segs_in == 1;
+}
+
 void TcpPunch::established() {
+    const bool is_too_far = was_taken();
     context_.scheduler.unwatch(socket_.fd());
     const Guard::Phase before = guard_.phase();
     guard_.peer_called();
@@ -704,7 +715,12 @@ void TcpPunch::established() {
     recovered();
     connected_from_ = socket_.local();
     log::info("{}: connected", hole_.text());
-    proved();
+    if (is_too_far) {
+        has_come_in();
+        refused({.answer = HopAnswer::accepted, .from = {}});
+    } else {
+        proved();
+    }
     Socket connection = std::move(socket_);
     retry_at(Clock::now() + rest);
     // (The kernel tells no peer of a connection that has been reset by now.)

@@ -55,6 +55,7 @@ class TcpPunch final : public Punch {
     void begin_again();
     [[nodiscard]] bool has_source() const;
     void look_whether_syns_leave(const tcp_info &info);
+    [[nodiscard]] bool was_taken() const;
     void established();
     void retry_at(Time time);
     void follow_dying_hop();

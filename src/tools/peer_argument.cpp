@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <netdb.h>
+#include <unistd.h>
 
 namespace synergy {
 

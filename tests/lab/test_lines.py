@@ -484,6 +484,22 @@ def test_output_for_datagrams(stand, family):
         run.says(f"warning: {run.way}: can't punch: a firewall on this host lets it not out (OUTPUT)")
 
 
+@FAMILIES
+def test_proxy_that_takes_connections(stand, family):
+    """On this host, or on the way: who answers the punch is not the peer."""
+    to_proxy = [iptables(family), "-w", "-t", "nat", "%s", "OUTPUT", "-o", "to-fwa", "-p", "tcp", "-d",
+                PEER[family], "-j", "REDIRECT", "--to-ports"]
+    proxy = Run(stand, ANY[family], family, peers=None, hops=None)
+    proxy.listens()
+    run_in(stand, "A", *[word.replace("%s", "-A") for word in to_proxy], proxy.port)
+    try:
+        run = Run(stand, ANY[family], family)
+        run.says(f"warning: {PEER[family]}: punches with hop limit 2 go too far: the peer itself, or a "
+                 "proxy that answers for it, takes them: lower it, or let it be automatic")
+    finally:
+        run_in(stand, "A", *[word.replace("%s", "-D") for word in to_proxy], proxy.port)
+
+
 # Listeners that get nothing
 
 
