@@ -9,8 +9,8 @@ uint64_t *descriptor_pieces[PIECES];
 int last_descriptor = PIECE - 1;
 
 static uint64_t packed(struct descriptor descriptor) {
-    return descriptor.cookie << COOKIE_SHIFT | (uint64_t)descriptor.keeper << MARK_BITS |
-           descriptor.mark;
+    return descriptor.cookie << COOKIE_SHIFT | (uint64_t)descriptor.has_shares << SHARES_SHIFT |
+           (uint64_t)descriptor.keeper << MARK_BITS | descriptor.mark;
 }
 
 /* NULL: there is none beyond all numbers, or no memory. */

@@ -17,13 +17,14 @@ enum { DESCRIPTORS = 1 << 20, PIECE = 512, PIECES = DESCRIPTORS / PIECE };
 
 struct descriptor {
     enum synergy_mark mark;
-    unsigned keeper; /* whose: its number in keepers.h */
+    unsigned keeper;     /* whose: its number in keepers.h */
+    unsigned has_shares; /* the server has set SO_REUSEPORT itself, before it was set by us */
     uint64_t cookie;
 };
 
-/* An entry in one word: mark, keeper, and a cookie that fits. */
+/* An entry in one word: mark, keeper, has_shares, and a cookie that fits. */
 enum { MARK_BITS = 2, MARKS = (1 << MARK_BITS) - 1, KEEPER_BITS = 3 };
-enum { COOKIE_SHIFT = MARK_BITS + KEEPER_BITS };
+enum { SHARES_SHIFT = MARK_BITS + KEEPER_BITS, COOKIE_SHIFT = SHARES_SHIFT + 1 };
 
 OWN extern uint64_t first_descriptors[PIECE];
 OWN extern uint64_t *descriptor_pieces[PIECES];
@@ -62,6 +63,7 @@ static inline struct descriptor unpacked_descriptor(uint64_t word) {
     struct descriptor descriptor = {
         .mark = (enum synergy_mark)(word & MARKS),
         .keeper = (unsigned)(word >> MARK_BITS) & ((1U << KEEPER_BITS) - 1),
+        .has_shares = (unsigned)(word >> SHARES_SHIFT) & 1,
         .cookie = word >> COOKIE_SHIFT,
     };
     return descriptor;

@@ -53,27 +53,27 @@ int pselect(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
 
 int __select64(int count, fd_set *reading, fd_set *writing, fd_set *exceptional, void *timeout) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__select64(count, reading, writing, exceptional, timeout);
 }
 
 int __pselect64(int count, fd_set *reading, fd_set *writing, fd_set *exceptional,
                 const void *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__pselect64(count, reading, writing, exceptional, timeout, mask);
 }
 
 int __ppoll64(struct pollfd *fds, nfds_t count, const void *timeout, const sigset_t *mask) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__ppoll64(fds, count, timeout, mask);
 }
 
 int __ppoll64_chk(struct pollfd *fds, nfds_t count, const void *timeout, const sigset_t *mask,
                   size_t room) {
     if (concerns_us())
-        before_waiting();
+        before_sleeping();
     return libc.__ppoll64_chk(fds, count, timeout, mask, room);
 }
 

@@ -32,9 +32,13 @@ static int has_peers(int keeper, enum transport transport, uint16_t port, int is
 static int is_shortage(int error) {
     return error == EMFILE || error == ENFILE;
 }
-/* To be asked before that. */
-static int flags_of(int fd) {
-    return option_of(fd, SO_REUSEPORT) == 1 ? SYNERGY_SHARES : 0;
+
+/* As the server has set it: admit_others() sets it, too. */
+static unsigned flags_of(int fd, const struct identity *identity) {
+    struct descriptor known = descriptor_of(fd);
+    int is_known = is_ours(known.mark) && known.cookie == identity->cookie;
+    int has_shares = is_known ? (int)known.has_shares : option_of(fd, SO_REUSEPORT);
+    return has_shares == 1 ? SYNERGY_SHARES : 0;
 }
 
 static int is_anything_open;
@@ -63,6 +67,7 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
     if (error == 0 && answer.result == 0)
         descriptor = (struct descriptor){.mark = (enum synergy_mark)answer.mark,
                                          .keeper = (unsigned)keeper,
+                                         .has_shares = (request->flags & SYNERGY_SHARES) != 0,
                                          .cookie = identity->cookie};
     else if (is_shortage(error) || is_shortage(answer.result) ||
              request->kind == SYNERGY_OPEN_TOWARD)
@@ -73,10 +78,7 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
 
 /* Nothing comes of it but what the keeper says, if there is nothing else that it punches for. */
 static void tell_of_left_out(int fd, const struct identity *identity, int keeper) {
-    struct synergy_request request = {.kind = SYNERGY_OPEN,
-                                      .hop_limit = SYNERGY_AUTOMATIC_HOPS,
-                                      .fd = fd,
-                                      .cookie = identity->cookie};
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .fd = fd, .cookie = identity->cookie};
     struct synergy_answer answer = {0};
     ask_keeper(keeper, &request, fd, &answer);
 }
@@ -100,8 +102,7 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN, .flags = flags_of(fd), .hop_limit = SYNERGY_AUTOMATIC_HOPS};
+    struct synergy_request request = {.kind = SYNERGY_OPEN, .flags = flags_of(fd, &identity)};
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
     hand_over(fd, &identity, keeper, &request);
@@ -139,7 +140,6 @@ struct preparation socket_will_listen(int fd) {
         .kind = SYNERGY_PREPARE,
         .cookie = identity.cookie,
         .fd = fd,
-        .hop_limit = -1,
         .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
                  (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN : 0)};
     struct synergy_answer answer = {0};
@@ -156,11 +156,12 @@ struct preparation socket_will_listen(int fd) {
 void socket_asks_for_errors(int fd) {
     struct descriptor descriptor = descriptor_of(fd);
     struct identity identity;
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN, .flags = flags_of(fd), .hop_limit = SYNERGY_AUTOMATIC_HOPS};
-    if (descriptor.mark == SYNERGY_DATAGRAMS && identify(fd, &identity) &&
-        identity.cookie == descriptor.cookie)
-        hand_over(fd, &identity, (int)descriptor.keeper, &request);
+    struct synergy_request request = {.kind = SYNERGY_OPEN};
+    if (descriptor.mark != SYNERGY_DATAGRAMS || !identify(fd, &identity) ||
+        identity.cookie != descriptor.cookie)
+        return;
+    request.flags = flags_of(fd, &identity);
+    hand_over(fd, &identity, (int)descriptor.keeper, &request);
 }
 
 void socket_may_listen(int fd) {
@@ -180,6 +181,7 @@ void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
     if (tell_keeper(preparation->keeper, preparation->connection, &request) == 0)
         note(fd, (struct descriptor){.mark = SYNERGY_LISTENER,
                                      .keeper = (unsigned)preparation->keeper,
+                                     .has_shares = preparation->shares_port == 1,
                                      .cookie = preparation->cookie});
     else
         socket_listens(fd);
@@ -339,8 +341,10 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
-    struct synergy_request request = {
-        .kind = SYNERGY_OPEN_TOWARD, .flags = flags_of(fd), .hop_limit = hop_limit, .peer = *peer};
+    struct synergy_request request = {.kind = SYNERGY_OPEN_TOWARD,
+                                      .flags = flags_of(fd, &identity),
+                                      .hop_limit = hop_limit,
+                                      .peer = *peer};
     if (transport != UDP && option_of(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
         admit_others(fd);
     return hand_over(fd, &identity, keeper, &request);
@@ -355,7 +359,7 @@ void hand_over_again(int keeper) {
         if (!is_ours(descriptor.mark) || descriptor.keeper != (unsigned)keeper)
             continue;
         struct synergy_request request = {.kind = SYNERGY_OPEN,
-                                          .hop_limit = SYNERGY_AUTOMATIC_HOPS};
+                                          .flags = descriptor.has_shares ? SYNERGY_SHARES : 0};
         if (!is_over && identify(fd, &identity) && identity.cookie == descriptor.cookie)
             hand_over(fd, &identity, keeper, &request);
         else

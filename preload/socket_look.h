@@ -4,11 +4,12 @@
  */
 #pragma once
 
+#include "wire.h"
+
 #include <stdint.h>
 #include <sys/socket.h>
 
-/* As synergy_page's ports[] counts them. */
-enum transport { TCP, UDP, SCTP, NEITHER = -1 };
+enum transport { TCP = SYNERGY_TCP, UDP = SYNERGY_UDP, SCTP = SYNERGY_SCTP, NEITHER = -1 };
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */
 enum transport transport_of(int fd);

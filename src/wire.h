@@ -59,6 +59,8 @@ union synergy_endpoint {
     struct sockaddr_in6 v6;
 };
 
+enum synergy_transport { SYNERGY_TCP, SYNERGY_UDP, SYNERGY_SCTP, SYNERGY_TRANSPORTS };
+
 enum synergy_kind {
     /* A socket of the server's listens (TCP, SCTP) or is bound (UDP): punch for it. A duplicate of
        it comes along. */
@@ -71,7 +73,9 @@ enum synergy_kind {
      * that was shut down comes along: while it stays open it keeps its port from others as without
      * us. */
     SYNERGY_CLOSED,
-    /* bind() found its address in use: close what stands for sockets that are gone. */
+    /* bind() found its address in use, or close_range() left one free: close what stands for
+     * sockets that are gone. Comes to the keeper of a port by its name, too: for the keeper's own
+     * user and root; needs no secret. */
     SYNERGY_GIVE_WAY,
     /* The accepted end of a bell comes along; the connection that rang comes back, with all that
      * the bell had from its listener, blocking or not as `flags` says (SOCK_NONBLOCK). Needs no
@@ -100,9 +104,9 @@ enum synergy_kind {
      * 0: that will be in secure execution. To be logged. No answer. With `flags` SYNERGY_ENDS: the
      * socket is closed by that, if by anything, and the port to be free then. */
     SYNERGY_EXECUTED_WITHOUT,
-    /* The socket that comes along is to be bound to `peer`, and has SO_REUSEPORT: EADDRINUSE where
-     * a server's socket is in the way, and its SO_REUSEPORT is not the server's but ours. For the
-     * keeper's own user and root; needs no secret. */
+    /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, and has
+     * SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its SO_REUSEPORT is not
+     * the server's but ours. For the keeper's own user and root; needs no secret. */
     SYNERGY_BIND,
     /* The next process has bound a port whose server has ended a moment ago (a shell's loop starts
      * one after the other): the keeper becomes this one's, with the holes that it has kept, and
@@ -243,9 +247,8 @@ struct synergy_page {
     uint32_t starved;
     uint32_t ringing; /* how many bells ring */
     uint32_t rung;    /* and have rung: it goes up as long as the keeper is at work */
-    /* A bit for each local port for which there is a peer, or may come to be one, by transport: 0
-     * TCP, 1 UDP, 2 SCTP. */
-    uint8_t ports[3][65536 / 8];
+    /* A bit for each local port for which there is a peer, or may come to be one, by transport. */
+    uint8_t ports[SYNERGY_TRANSPORTS][65536 / 8];
     /* Ports that the kernel chose count as well (UDP), since peers are set for every port. */
     uint32_t any_udp_port;
     /* When a datagram was last sent to die on its way, in whole seconds of CLOCK_MONOTONIC: the
@@ -348,7 +351,7 @@ static inline void synergy_name_of(uint64_t cookie, struct synergy_address *addr
 }
 
 /* By which abstract name a keeper is found that has a socket on this port, of TCP or not shared by
- * its server: "synergy/port/", the transport as in ports[], and four hexadecimal digits. */
+ * its server: "synergy/port/", the transport as its number, and four hexadecimal digits. */
 static inline void synergy_port_name(int transport, uint16_t port,
                                      struct synergy_address *address) {
     static const char digits[] = "0123456789abcdef";

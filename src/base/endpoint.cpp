@@ -28,6 +28,18 @@ const char *name(Transport transport) {
     return "?";
 }
 
+int protocol_of(Transport transport) {
+    switch (transport) {
+    case Transport::tcp:
+        return IPPROTO_TCP;
+    case Transport::udp:
+        return IPPROTO_UDP;
+    case Transport::sctp:
+        return IPPROTO_SCTP;
+    }
+    return 0;
+}
+
 Endpoint Endpoint::from(const sockaddr *address, socklen_t length) {
     Endpoint endpoint;
     sa_family_t family = AF_UNSPEC;

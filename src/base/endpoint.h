@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -11,9 +12,12 @@
 namespace synergy {
 
 enum class Transport : std::uint8_t { tcp, udp, sctp };
+inline constexpr std::array all_transports{Transport::tcp, Transport::udp, Transport::sctp};
 
 /// "tcp", "udp", "sctp".
 const char *name(Transport transport);
+/// For socket(): IPPROTO_TCP and so on.
+int protocol_of(Transport transport);
 
 /// One end of a connection: IPv6 or IPv4 address and port, as sockaddr_in6 and sockaddr_in say it.
 /// The default value is empty: family AF_UNSPEC.

@@ -14,10 +14,6 @@ namespace synergy {
 
 namespace {
 
-int protocol_of(const ServerSocket &listener) {
-    return listener.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
-}
-
 /// Where several listeners share a port, it depends on the port that a bell comes from which of
 /// them hears it: by so many one is found that the right one hears, of a hundred workers, too.
 int ports_tried(const ServerSocket &listener) {
@@ -133,7 +129,7 @@ const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
 
 /// To a port that is free; empty and errno.
 Socket BellWay::bound_bell(const ServerSocket &listener, const Endpoint &to) {
-    Socket bell = Socket::open(to.family(), SOCK_STREAM, protocol_of(listener));
+    Socket bell = Socket::open(to.family(), SOCK_STREAM, protocol_of(listener.transport));
     if (!bell)
         return {};
     // Reset when closed, so that no four-tuple of the server's port rests in TIME_WAIT.

@@ -5,6 +5,7 @@
 #include "base/socket.h"
 #include "server/server_socket.h"
 #include "server/socket_diag.h"
+#include "wire.h"
 
 #include <functional>
 #include <vector>
@@ -31,6 +32,7 @@ inline constexpr const char *filtered =
     "the loopback interface?";
 inline constexpr const char *without_port =
     "another user holds all ports that bells come from, 61700 to 63747";
+static_assert(SYNERGY_FIRST_BELL_PORT == 61700 && SYNERGY_BELL_PORTS == 63748 - 61700);
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 

@@ -83,9 +83,12 @@ bool Page::take_over() {
 }
 
 void Page::show_ports(const Settings &settings) {
-    constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
-    for (std::size_t i = 0; i < transports.size(); i++) {
-        const std::vector<PortRange> ranges = settings.concerned_ports(transports[i]);
+    static_assert(all_transports.size() == SYNERGY_TRANSPORTS &&
+                  all_transports[SYNERGY_TCP] == Transport::tcp &&
+                  all_transports[SYNERGY_UDP] == Transport::udp &&
+                  all_transports[SYNERGY_SCTP] == Transport::sctp);
+    for (std::size_t i = 0; i < all_transports.size(); i++) {
+        const std::vector<PortRange> ranges = settings.concerned_ports(all_transports[i]);
         auto range = ranges.begin();
         for (unsigned byte = 0; byte < sizeof page_->ports[i]; byte++) {
             while (range != ranges.end() && range->last < byte * 8)

@@ -63,7 +63,8 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
                                                                   .settings = settings_.now(),
                                                                   .traffic = traffic},
                                                                  *this},
-      parked_(scheduler, handoff, socket_diag, owner) {}
+      parked_(scheduler, handoff, socket_diag, owner),
+      shared_port_(servers_, handoff, socket_diag, owner) {}
 
 /// First of all, each hole's punch: whoever calls before that meets the listener. So no hop limit
 /// is measured again, and nothing is asked that was answered.
@@ -119,8 +120,7 @@ bool Registry::can_give_options() const {
         if (socket.chosen.empty() || socket.not_to_be_given != nullptr)
             return true;
         const Socket fresh =
-            Socket::open(socket.local.family(), SOCK_STREAM,
-                         socket.transport == Transport::tcp ? IPPROTO_TCP : IPPROTO_SCTP);
+            Socket::open(socket.local.family(), SOCK_STREAM, protocol_of(socket.transport));
         return give_options(socket.chosen, fresh.fd(), When::ever) == nullptr;
     });
 }
@@ -267,96 +267,7 @@ void Registry::deliver(Socket connection, const Endpoint &peer, const ServerSock
     else if (server->second.ending.contains(peer))
         connection.reset_when_closed();
     else
-        share_out(Gift(std::move(connection), peer, hash_of_beginning(socket.chosen)), socket,
-                  sharers_of(server->second));
-}
-
-namespace {
-
-/// Whether the server lets others have a share of the port, and these can have what it has. (Its
-/// keys it has told its own keeper alone.)
-bool is_to_be_shared(const ServerSocket &socket) {
-    return socket.is_shared && socket.transport == Transport::tcp &&
-           std::none_of(socket.chosen.begin(), socket.chosen.end(), is_key);
-}
-
-} // namespace
-
-/// Who would have the next connection, and who else, in turn: as the kernel spreads those that come
-/// to the listeners themselves. The first one is its own: it is there the soonest.
-Registry::Cookies Registry::sharers_of(KeptSocket &server) {
-    if (!is_to_be_shared(server.socket))
-        return {server.socket.cookie};
-    Cookies all = socket_diag_.listeners_at(server.socket.local, server.socket.owner);
-    if (all.empty())
-        return {server.socket.cookie};
-    const auto own = std::find(all.begin(), all.end(), server.socket.cookie);
-    const std::size_t first = own == all.end() ? 0 : static_cast<std::size_t>(own - all.begin());
-    const std::size_t next = (first + server.turn++) % all.size();
-    std::rotate(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(next), all.end());
-    return all;
-}
-
-/// To the first of them that takes it, or else to where it comes from.
-void Registry::share_out(Gift gift, const ServerSocket &from, Cookies to) {
-    while (!to.empty() && to.front() != from.cookie) {
-        const std::uint64_t next = to.front();
-        to.erase(to.begin());
-        if (!has(next)) {
-            owner_.give(std::move(gift), next, [this, from, others = std::move(to)](Gift refused) {
-                share_out(std::move(refused), from, others);
-            });
-            return;
-        }
-        if (take(next, gift))
-            return;
-    }
-    const auto own = servers_.find(from.cookie);
-    if (own != servers_.end() && !gift.standing)
-        handoff_.offer(std::move(gift.socket), gift.peer, own->second.socket);
-    else
-        gift.socket.reset_when_closed();
-}
-
-bool Registry::take(std::uint64_t cookie, Gift &gift) {
-    const auto found = servers_.find(cookie);
-    if (found == servers_.end())
-        return false;
-    KeptSocket &server = found->second;
-    if (!is_to_be_shared(server.socket) || !server.socket.listens ||
-        handoff_.is_out_of_reach(cookie) ||
-        hash_of_beginning(server.socket.chosen) != gift.beginning ||
-        gift.socket.local().port() != server.socket.local.port())
-        return false;
-    if (gift.standing) {
-        const auto punch = server.punches.find(gift.peer);
-        if (punch == server.punches.end() || !punch->second->may_take_over())
-            return false;
-        punch->second->take_over({.socket = std::move(gift.socket), .standing = *gift.standing});
-        return true;
-    }
-    if (gift.socket.remote() != gift.peer)
-        return false;
-    server.is_reached = true;
-    handoff_.offer(std::move(gift.socket), gift.peer, server.socket);
-    return true;
-}
-
-/// The listener is gone: whoever has connected, or calls from here on, is another's.
-void Registry::leave_to_sharers(KeptSocket &server) {
-    Cookies heirs = sharers_of(server);
-    std::erase(heirs, server.socket.cookie);
-    if (heirs.empty())
-        return;
-    const std::uint64_t beginning = hash_of_beginning(server.socket.chosen);
-    for (auto &[connection, peer] : handoff_.take_back(server.socket.cookie)) {
-        share_out(Gift(std::move(connection), peer, beginning), server.socket, heirs);
-        std::rotate(heirs.begin(), heirs.begin() + 1, heirs.end());
-    }
-    for (auto &[peer, punch] : server.punches)
-        if (auto given = punch->give_away())
-            share_out(Gift(std::move(given->socket), peer, beginning, given->standing),
-                      server.socket, heirs);
+        shared_port_.give(std::move(connection), peer, server->second);
 }
 
 bool Registry::may_have_peers(const ServerSocket &socket) const {
@@ -455,13 +366,17 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
 
 std::unique_ptr<Punch> Registry::make_punch(KeptSocket &server, Hole hole) const {
     const int fd = server.duplicate.fd();
-    if (server.socket.transport == Transport::tcp)
+    switch (server.socket.transport) {
+    case Transport::tcp:
         return std::make_unique<TcpPunch>(context_, std::move(hole));
-    if (server.socket.transport == Transport::udp)
+    case Transport::udp:
         return std::make_unique<UdpPunch>(context_, std::move(hole), fd, server.aside);
-    if (server.socket.one_to_many)
-        return std::make_unique<SctpManyPunch>(context_, std::move(hole), fd);
-    return std::make_unique<SctpPunch>(context_, std::move(hole));
+    case Transport::sctp:
+        if (server.socket.one_to_many)
+            return std::make_unique<SctpManyPunch>(context_, std::move(hole), fd);
+        return std::make_unique<SctpPunch>(context_, std::move(hole));
+    }
+    return nullptr;
 }
 
 int Registry::expect(std::uint64_t cookie, const Target &target) {
@@ -525,7 +440,7 @@ void Registry::drop(std::uint64_t cookie, bool may_listen_again) {
     auto server = servers_.extract(cookie);
     if (server.empty())
         return;
-    leave_to_sharers(server.mapped());
+    shared_port_.leave(server.mapped());
     const bool is_parked = may_listen_again && parked_.park(server);
     if (!is_parked)
         handoff_.withdraw(cookie);

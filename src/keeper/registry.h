@@ -7,6 +7,7 @@
 #include "keeper/kept_socket.h"
 #include "keeper/parked_listeners.h"
 #include "keeper/registry_owner.h"
+#include "keeper/shared_port.h"
 #include "server/reach.h"
 #include "settings/live_settings.h"
 
@@ -71,9 +72,8 @@ class Registry : private HoleOwner {
     /// killed.
     void wait_for_successor(Duration start_up, bool has_left,
                             const std::function<bool(std::uint64_t cookie)> &can_be_found);
-    /// What has come to another listener that shares this one's port. False, and it is left there:
-    /// it is not for this one.
-    bool take(std::uint64_t cookie, Gift &gift);
+    /// Who shares one of the ports.
+    [[nodiscard]] SharedPort &shared_port() { return shared_port_; }
     /// What waits for the server to listen again.
     [[nodiscard]] ParkedListeners &parked() { return parked_; }
     [[nodiscard]] const ParkedListeners &parked() const { return parked_; }
@@ -128,10 +128,6 @@ class Registry : private HoleOwner {
     void look_from_time_to_time();
     [[nodiscard]] std::vector<std::uint64_t> closed_ones();
     void drop(std::uint64_t cookie, bool may_listen_again = true);
-    using Cookies = std::vector<std::uint64_t>;
-    [[nodiscard]] Cookies sharers_of(KeptSocket &server);
-    void share_out(Gift gift, const ServerSocket &from, Cookies to);
-    void leave_to_sharers(KeptSocket &server);
 
     Scheduler &scheduler_;
     Handoff &handoff_;
@@ -147,8 +143,10 @@ class Registry : private HoleOwner {
     PunchContext context_;
     KeptSockets servers_;
     std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
-    std::unordered_set<std::uint64_t> unshared_; ///< by cookie: as they were when they were new
+    std::unordered_set<std::uint64_t> unshared_; ///< cookies of those that the server had not
+                                                 ///< given SO_REUSEPORT when they were first shown
     ParkedListeners parked_;
+    SharedPort shared_port_;
 };
 
 } // namespace synergy

@@ -13,7 +13,8 @@ class RegistryOwner {
   public:
     virtual ~RegistryOwner() = default;
 
-    /// Whether anybody of the server still has the socket. Corrects its number.
+    /// Whether anybody of the server still has the socket. Sets its `fd` to a number that
+    /// it has now.
     [[nodiscard]] virtual bool locate(ServerSocket &socket) const = 0;
     /// Whether the server runs, so that it may be about to listen again.
     [[nodiscard]] virtual bool is_at_work() = 0;

@@ -340,16 +340,15 @@ void Requests::fetch(const Call &call, Reply &reply) {
 }
 
 void Requests::bind(const Call &call, Reply &reply) {
-    constexpr std::array transports{Transport::tcp, Transport::udp, Transport::sctp};
     constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
     const auto transport = static_cast<std::size_t>(call.request.flags);
     const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
     const int fd = call.passed.fd();
     const bool takes_v4 =
         address.family() == AF_INET6 && get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
-    if (transport < transports.size() && !address.empty() &&
+    if (transport < all_transports.size() && !address.empty() &&
         get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
-        registry_.is_taken(transports[transport], address, takes_v4))
+        registry_.is_taken(all_transports[transport], address, takes_v4))
         reply.answer.result = EADDRINUSE;
 }
 
@@ -395,7 +394,7 @@ void Requests::take(const Call &call, Reply &reply) {
     if (call.request.key_length == sizeof *standing)
         std::memcpy(&standing.emplace(), call.request.key, sizeof *standing);
     Gift gift(std::move(own), peer, call.request.beginning, standing);
-    if (!gift.socket || !registry_.take(call.request.cookie, gift))
+    if (!gift.socket || !registry_.shared_port().take(call.request.cookie, gift))
         reply.answer.result = ENOENT;
 }
 

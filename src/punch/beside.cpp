@@ -63,9 +63,8 @@ bool may_be_another(uid_t user) {
 std::string why_not_beside_nobody(const ServerSocket &server, const Settings &settings) {
     if (!server.accepts() || !server.listens || !may_be_another(server.owner))
         return {};
-    const int protocol = server.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
     const bool is_v4 = server.local.unmapped().family() == AF_INET;
-    const Socket socket = open_beside(server, protocol);
+    const Socket socket = open_beside(server, protocol_of(server.transport));
     if (!socket || bind_beside(socket, server, settings, is_v4) || errno != EADDRINUSE)
         return {};
     return "a user of another user namespace made this listener, and no other user (this process "

@@ -127,7 +127,7 @@ class Punch {
     virtual bool make_way() { return false; }
 
     /// The socket that punches, for another listener's punch of the same hole; nothing: there is
-    /// none now. This one goes on no more.
+    /// none now. This object punches no more.
     virtual std::optional<PunchOnItsWay> give_away() { return std::nullopt; }
     /// Whether it has none of its own, because that four-tuple is in use.
     [[nodiscard]] virtual bool may_take_over() const { return false; }

@@ -141,7 +141,7 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
 }
 
 void add_later_options(ServerSocket &socket, int fd) {
-    const int protocol = socket.transport == Transport::sctp ? IPPROTO_SCTP : IPPROTO_TCP;
+    const int protocol = protocol_of(socket.transport);
     const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
     if (!fresh)
         return;

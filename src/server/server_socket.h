@@ -30,11 +30,11 @@ struct ServerSocket {
     const char *not_to_be_given = nullptr;
     std::uint32_t option_memory = 0; ///< what its keys take
     int deferred = 0; ///< TCP_DEFER_ACCEPT: for how many seconds a silent connection is no client
+    bool asks_for_errors = false; ///< IP_RECVERR, or IPV6's
+    bool is_shared = false;       ///< the server lets others have the port, by SO_REUSEPORT
     /// UDP: punches may leave from a socket that is bound beside this one for a moment. Not so
     /// where the server shares the port by a group of its own, whose balance that would break, or
     /// where the two would not be alike.
-    bool asks_for_errors = false; ///< IP_RECVERR, or IPV6's
-    bool is_shared = false;       ///< the server lets others have the port, by SO_REUSEPORT
     bool has_room_beside = false;
     bool one_to_many = false;      ///< SCTP: SOCK_SEQPACKET
     std::uint16_t streams_out = 0; ///< SCTP_INITMSG

@@ -26,17 +26,6 @@ struct Question {
     inet_diag_req_v2 request{};
 };
 
-std::uint8_t protocol_of(Transport transport) {
-    switch (transport) {
-    case Transport::udp:
-        return IPPROTO_UDP;
-    case Transport::sctp:
-        return IPPROTO_SCTP;
-    default:
-        return IPPROTO_TCP;
-    }
-}
-
 Question about(Transport transport, int family, std::uint16_t flags, std::uint32_t sequence) {
     Question question;
     question.header.nlmsg_len = sizeof question;
@@ -44,7 +33,7 @@ Question about(Transport transport, int family, std::uint16_t flags, std::uint32
     question.header.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
     question.header.nlmsg_seq = sequence;
     question.request.sdiag_family = static_cast<std::uint8_t>(family);
-    question.request.sdiag_protocol = protocol_of(transport);
+    question.request.sdiag_protocol = static_cast<std::uint8_t>(protocol_of(transport));
     question.request.idiag_states = transport == Transport::udp ? established | closed : listens;
     question.request.idiag_ext = 1U << (INET_DIAG_SKMEMINFO - 1);
     if (transport == Transport::sctp)

@@ -1,5 +1,7 @@
 #include "tools/firewall_test.h"
 
+#include "wire.h"
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -65,6 +67,12 @@ bool has_sctp() {
 }
 
 } // namespace
+
+bool FirewallTest::has_room_at(std::uint16_t port) {
+    constexpr int end_of_bells = SYNERGY_FIRST_BELL_PORT + SYNERGY_BELL_PORTS;
+    const int end = port + ports_used;
+    return end <= UINT16_MAX + 1 && (end <= meeting_port || port >= end_of_bells);
+}
 
 FirewallTest::FirewallTest(Scheduler &scheduler, Options options,
                            std::function<void(const std::string &)> say)

@@ -32,6 +32,9 @@ class FirewallTest {
     /// Where the sides meet if they were given different ports: the last of the calling ports.
     static constexpr std::uint16_t meeting_port = 61699;
 
+    /// Whether none of that many, from this one on, is the meeting's or a bell's.
+    static bool has_room_at(std::uint16_t port);
+
     /// `say` is told what there is to know while it runs, a line each. Throws std::system_error.
     FirewallTest(Scheduler &scheduler, Options options,
                  std::function<void(const std::string &)> say);

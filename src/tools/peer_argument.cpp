@@ -86,7 +86,7 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
 
 Settings settings_of_environment() {
     Settings settings =
-        load_settings([](const char *name) -> const char * { return std::getenv(name); });
+        load_settings([](const char *name) -> const char * { return std::getenv(name); }, environ);
     for (const Problem &problem : settings.problems)
         std::cerr << "synergy: " << problem.line() << '\n';
     return settings;

@@ -163,10 +163,12 @@ int run_probe(const ProbeOptions &options) {
         std::cout << path_json(*path, choice, names.names()) << std::endl;
     else if (path->error == 0)
         screen.draw_final(*path, choice, names.names());
-    if (path->error != 0)
+    if (path->error != 0) {
         std::cerr << "synergy: can't probe " << peer.address_text()
                   << (source.empty() ? "" : " from " + source.address_text()) << ": "
                   << std::strerror(path->error) << '\n';
+        return exit_refused;
+    }
     return choice.is_found ? 0 : exit_not_found;
 }
 

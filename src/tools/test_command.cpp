@@ -68,8 +68,10 @@ int run_test(const TestOptions &options) {
         return refuse_argument("PEER", options.peer,
                                "the other side's address: this one is this host's own");
     const std::uint16_t port = peer.port() != 0 ? peer.port() : usual_port;
-    if (port > UINT16_MAX - FirewallTest::ports_used)
-        return refuse_argument("PEER", options.peer, "a port of 65523 at most: twelve are used");
+    if (!FirewallTest::has_room_at(port))
+        return refuse_argument("PEER", options.peer,
+                               "a port from which on twelve are free: 61699 to 63747 are used "
+                               "otherwise, and 65535 is the last");
 
     // What punches fail of is a finding, and not a line of a log.
     log::configure({.level = LogLevel::error});

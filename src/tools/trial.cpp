@@ -25,7 +25,7 @@ constexpr int backlog = 4;
 Socket bound(const TrialWay &way, Transport transport) {
     const bool is_udp = transport == Transport::udp;
     Socket socket = Socket::open(way.source.family(), is_udp ? SOCK_DGRAM : SOCK_STREAM,
-                                 transport == Transport::sctp ? IPPROTO_SCTP : 0);
+                                 protocol_of(transport));
     // A test that is run twice meets what the first one left in TIME_WAIT; and a punching socket is
     // to stand beside a listener.
     if (socket && !is_udp) {

@@ -40,9 +40,9 @@ def lateness(item):
 
 
 def known_seconds():
-    """What a case of each test takes, of those that take longest."""
+    """What the cases take that take longest."""
     lines = (HERE / "seconds.txt").read_text(encoding="ascii").splitlines()
-    return {name: float(seconds) for seconds, name in map(str.split, lines)}
+    return {name: float(seconds) for seconds, name in (line.split(maxsplit=1) for line in lines)}
 
 
 def shares(items, count):
@@ -53,7 +53,7 @@ def shares(items, count):
 
     def seconds(item):
         # What waits in the background, or for all others, takes none of the time of its shard.
-        return 0 if lateness(item) else known.get(item.nodeid.partition("[")[0], 0.5)
+        return 0 if lateness(item) else known.get(item.nodeid, 0.5)
 
     for item in sorted(items, key=seconds, reverse=True):
         # Those that wait for all others do so in one of the parts, and there side by side.
@@ -124,14 +124,11 @@ def measured(logs):
     spent = {}
     for log in logs:
         for line in pathlib.Path(log).read_text(encoding="utf-8").splitlines():
-            if found := re.match(r"([\d.]+)s (?:setup|call|teardown) +(\S+::\S+)", line):
-                name, _, case = found[2].partition("[")
-                cases = spent.setdefault(name, {})
-                cases[case] = cases.get(case, 0.0) + float(found[1])
-    for name, cases in sorted(spent.items()):
-        mean = sum(cases.values()) / len(cases)
-        if mean >= 1:
-            yield f"{mean:.0f} {name}"
+            if found := re.match(r"([\d.]+)s (?:setup|call|teardown) +(\S+::.+)", line):
+                spent[found[2]] = spent.get(found[2], 0.0) + float(found[1])
+    for case, seconds in sorted(spent.items()):
+        if seconds >= 1.5:
+            yield f"{seconds:.0f} {case}"
 
 
 if __name__ == "__main__":

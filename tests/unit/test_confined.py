@@ -70,6 +70,7 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
         with Waiting("tcp", environment=environment) as server:
             (keeper,) = server.keepers()
             assert peers[0].ask(server.port)
+            assert wait_until(lambda: keepers_of(keeper))  # its standby, whom it knows by descriptors
             version = re.search(r"define SYNERGY_WIRE_VERSION (\d+)",
                                 (REPOSITORY / "src" / "wire.h").read_text())[1]
             before, memory = held_by(keeper), resident(keeper)
@@ -90,8 +91,8 @@ def test_strangers_by_the_thousand_take_nothing_and_hold_nobody_up(who):
             # (A SYN that leaves at that very moment is not heard: it is repeated after a second.
             # On a machine that is busy with other things as well, some more than that.)
             assert max(took) < 4, took
-            # (A punch for each peer whose turn is over may be open again.)
-            assert wait_until(lambda: held_by(keeper) <= before, 10), (before, held_by(keeper))
+            # (The first peer's punch may be open again.)
+            assert wait_until(lambda: held_by(keeper) <= before + 1, 10), (before, held_by(keeper))
             # Its own user may have as many connections there as it likes; how many of the messages are
             # there at the same time is a question of the machine's load (2,600 to 4,700 KiB).
             grown = resident(keeper) - memory

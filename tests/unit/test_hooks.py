@@ -567,6 +567,36 @@ def test_a_killed_keeper_is_replaced_and_that_is_said(deaf_peer):
     assert errors.count("the keeper has been killed") == 1
 
 
+SHARES_ITS_PORT = """
+import os, socket, sys
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+listener.bind(("0.0.0.0", int(sys.argv[1])))
+listener.listen()
+print(listener.getsockname()[1], flush=True)
+while client := listener.accept()[0]:
+    client.close()
+"""
+
+
+def test_a_port_that_the_server_shares_is_so_for_its_next_keeper_too(deaf_peer):
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="error")
+    arguments = ("/usr/bin/python3", "-c", SHARES_ITS_PORT)
+    with Waiting(*arguments[1:], "0", program=arguments[0], environment=environment) as server:
+        (killed,) = server.keepers()
+        assert wait_until(lambda: keepers_of(killed))
+        for process in *keepers_of(killed), killed:  # the standby, first of all
+            os.kill(process, 9)
+        assert wait_until(lambda: [
+            socket.create_connection(("127.0.0.1", server.port)).close(), server.keepers()
+        ][1] not in ([], [killed]))
+        with Waiting(*arguments[1:], str(server.port), program=arguments[0],
+                     environment=environment) as another:
+            assert another.port == server.port
+            another.process.kill()
+        server.process.kill()
+
+
 def test_a_stopped_keeper_holds_the_server_up_once():
     server = subprocess.Popen([PROGRAMS / "awkward", "step"], env=preloaded_environment(),
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)

@@ -104,6 +104,36 @@ def test_a_32_bit_program_with_64_bit_time_waits_by_other_names(how, library_32,
         assert server.returncode == 0
 
 
+LISTENS_AND_SELECTS = """
+#include <netinet/in.h>
+#include <sys/select.h>
+int main(void) {
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    struct timeval moment = {.tv_usec = 1000};
+    socklen_t length = sizeof any;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    fd_set reading;
+    FD_ZERO(&reading);
+    FD_SET(fd, &reading);
+    getsockname(fd, (struct sockaddr *)&any, &length);
+    any.sin_port = htons(4444);
+    return bind(fd, (struct sockaddr *)&any, sizeof any) || listen(fd, 1) ||
+           select(fd + 1, &reading, 0, 0, &moment);
+}
+"""
+
+
+def test_a_32_bit_program_is_told_that_its_port_is_none_of_those_that_are_set(library_32, tmp_path):
+    source, program = tmp_path / "selects.c", tmp_path / "selects"
+    source.write_text(LISTENS_AND_SELECTS)
+    subprocess.run([*MULTILIB, "-D_TIME_BITS=64", "-D_FILE_OFFSET_BITS=64", source, "-o", program], check=True)
+    environment = preloaded_environment(SYNERGY_PORTS="4445", SYNERGY_LOG="warn")
+    environment["LD_PRELOAD"] = str(library_32)
+    result = run("unshare", "-n", program, environment=environment)
+    assert result.returncode == 0
+    assert "port 4444 is not among" in result.stderr
+
+
 @pytest.mark.parametrize("how", ["recvmsg", "recvmmsg"])
 def test_a_32_bit_program_with_64_bit_time_receives_by_other_names(how, library_32, deaf_peer, tmp_path):
     program = compiled_32("time64", tmp_path, "-D_TIME_BITS=64", "-D_FILE_OFFSET_BITS=64")

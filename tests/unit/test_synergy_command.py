@@ -467,6 +467,19 @@ def test_probe_usage_errors(synergy):
     )
 
 
+def test_who_looks_is_told_of_mistyped_settings_too(synergy):
+    for command in "probe", "test":
+        assert refused(synergy(command, "127.0.0.1", SYNERGY_PEER=PEER),
+                       "synergy: environment: 'SYNERGY_PEER': expected SYNERGY_PEERS\n")
+
+
+def test_twelve_ports_are_not_bells_or_the_meeting_place(synergy):
+    for port in 61688, 61699, 63747, 65525:
+        result = synergy("test", f"192.0.2.1:{port}")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"'192.0.2.1:{port}': expected a port from which on twelve are free" in result.stderr
+
+
 def test_probe_of_this_host(synergy):
     """Every way to write a peer; no hop limit is found, since no router lies between."""
     for text, address in (
@@ -488,7 +501,7 @@ def test_probe_of_this_host(synergy):
     result = synergy("probe", "127.0.0.1")
     assert result.stdout.startswith("to 127.0.0.1 from 127.0.0.1\n  1  127.0.0.1 ")
     result = synergy("probe", "127.0.0.1", "--from", "192.0.2.77")
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "synergy: can't probe 127.0.0.1 from 192.0.2.77: Cannot assign requested address\n"
     )

@@ -17,6 +17,7 @@ extern "C" {
  * remote ones. */
 #define SYNERGY_HOPLIMIT_GUESS 3
 
+/* clang-format off: the list of errors is one */
 /*
  * Opens a hole between a socket and a peer, by a packet that dies after `hoplimit` hops, and keeps
  * it open until the socket is closed. No packet of it travels further than that.
@@ -44,13 +45,18 @@ extern "C" {
  *                   is too short, or the socket is bound to a loopback address
  *   ENOTCONN        there is no peer: NULL, and the socket is not connected
  *   EISCONN         the TCP or SCTP socket is connected, to another peer
- *   ENOENT          no connection of the peer's could be handed over to the socket; the log says
- * why EADDRINUSE      the port is another user's, so that no second socket may be bound beside it
+ *   ENOENT          no connection of the peer's could be handed over to the socket: the log says
+ *                   why
+ *   EADDRINUSE      the port is another user's, so that no second socket may be bound beside it
+ *   ENOSPC          more peers than one socket can have, or too many sockets that are yet to listen
+ *   ELIBACC         no synergy-keeper could be had: the log says why; or this is a child by vfork()
+ *   EPERM           a system call filter of the program's own does not let the keeper be asked
  *   EAGAIN, EMFILE, ENOMEM, ENETUNREACH, ...
  *                   the punch could not be sent; it is tried again while the socket is there
  */
 int synergy(int sockfd, uint8_t hoplimit, struct sockaddr_in6 *symcli);
 int synergy_to(int sockfd, const struct sockaddr *peer, socklen_t len, int hoplimit);
+/* clang-format on */
 
 #ifdef __cplusplus
 }
