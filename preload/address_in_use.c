@@ -34,13 +34,15 @@ int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
 }
 
 /* Whether the address would be free for one that lets others have it too: then no listener is
- * there, but what a server that was killed just now has left, for a moment yet. */
+ * there, but what a server that was killed just now has left, for a moment yet. (Not by
+ * SO_REUSEPORT: where one socket has got by with that, the kernel looks no closer at the next one
+ * that has it, and lets it in beside sockets that have not.) */
 static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t length) {
     int again = (int)kernel(SYS_socket, address->sa_family, option_of(fd, SO_TYPE) | SOCK_CLOEXEC,
                             option_of(fd, SO_PROTOCOL));
     if (again < 0)
         return 0;
-    admit_others(again);
+    set_option(again, SO_REUSEADDR, 1);
     int is_free = kernel(SYS_bind, again, address, length) == 0;
     kernel(SYS_close, again);
     return is_free;
@@ -64,8 +66,9 @@ static int is_kept_for(int fd, const struct sockaddr *address, socklen_t length)
         address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
     struct synergy_request request = {.kind = SYNERGY_BESIDE};
     struct synergy_answer answer;
-    if (length < size || transport_of(fd) != TCP ||
-        option_of(fd, SO_DOMAIN) != address->sa_family || port_of(fd) != 0)
+    /* (It has no port, or bind() would have failed otherwise. What getsockname(2) says may be the
+     * one that it had before connect(AF_UNSPEC).) */
+    if (length < size || transport_of(fd) != TCP || option_of(fd, SO_DOMAIN) != address->sa_family)
         return 0;
     memcpy(&request.peer, address, size);
     for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++)

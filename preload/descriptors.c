@@ -9,7 +9,7 @@ uint64_t *descriptor_pieces[PIECES];
 int last_descriptor = PIECE - 1;
 
 static uint64_t packed(struct descriptor descriptor) {
-    return descriptor.cookie << COOKIE_SHIFT | (uint64_t)descriptor.has_shares << SHARES_SHIFT |
+    return descriptor.cookie << COOKIE_SHIFT | (uint64_t)descriptor.hidden << HIDDEN_SHIFT |
            (uint64_t)descriptor.keeper << MARK_BITS | descriptor.mark;
 }
 

@@ -17,14 +17,17 @@ enum { DESCRIPTORS = 1 << 20, PIECE = 512, PIECES = DESCRIPTORS / PIECE };
 
 struct descriptor {
     enum synergy_mark mark;
-    unsigned keeper;     /* whose: its number in keepers.h */
-    unsigned has_shares; /* the server has set SO_REUSEPORT itself, before it was set by us */
+    unsigned keeper; /* whose: its number in keepers.h */
+    unsigned hidden; /* options that are set for our sake: the server has not */
     uint64_t cookie;
 };
 
-/* An entry in one word: mark, keeper, has_shares, and a cookie that fits. */
-enum { MARK_BITS = 2, MARKS = (1 << MARK_BITS) - 1, KEEPER_BITS = 3 };
-enum { SHARES_SHIFT = MARK_BITS + KEEPER_BITS, COOKIE_SHIFT = SHARES_SHIFT + 1 };
+enum hidden_option { HIDDEN_REUSEADDR = 1, HIDDEN_REUSEPORT = 2 };
+
+/* An entry in one word: mark, keeper, hidden options, and a cookie that fits. */
+enum { MARK_BITS = 2, MARKS = (1 << MARK_BITS) - 1, KEEPER_BITS = 3, HIDDEN_BITS = 2 };
+enum { HIDDEN_SHIFT = MARK_BITS + KEEPER_BITS, COOKIE_SHIFT = HIDDEN_SHIFT + HIDDEN_BITS };
+#define HIDDEN_OPTIONS (((1ULL << HIDDEN_BITS) - 1) << HIDDEN_SHIFT)
 
 OWN extern uint64_t first_descriptors[PIECE];
 OWN extern uint64_t *descriptor_pieces[PIECES];
@@ -63,7 +66,7 @@ static inline struct descriptor unpacked_descriptor(uint64_t word) {
     struct descriptor descriptor = {
         .mark = (enum synergy_mark)(word & MARKS),
         .keeper = (unsigned)(word >> MARK_BITS) & ((1U << KEEPER_BITS) - 1),
-        .has_shares = (unsigned)(word >> SHARES_SHIFT) & 1,
+        .hidden = (unsigned)(word >> HIDDEN_SHIFT) & ((1U << HIDDEN_BITS) - 1),
         .cookie = word >> COOKIE_SHIFT,
     };
     return descriptor;
@@ -71,6 +74,12 @@ static inline struct descriptor unpacked_descriptor(uint64_t word) {
 
 static inline struct descriptor descriptor_of(int fd) {
     return unpacked_descriptor(descriptor_word(fd));
+}
+
+/* Whether a keeper knows of it: it is ours, or will be when it listens. */
+static inline int is_kept(struct descriptor descriptor) {
+    return is_ours(descriptor.mark) ||
+           (descriptor.mark == SYNERGY_UNKNOWN && descriptor.cookie != 0);
 }
 
 void set_descriptor(int fd, struct descriptor descriptor);
@@ -81,11 +90,23 @@ struct descriptor forget_descriptor(int fd);
 
 /* The two that each connection of a server's costs, without a locked instruction: what a number
  * stands for changes under a call on it only where the server's threads don't know what they do. */
-static inline void note_connection(int fd) {
+static inline void note_connection(int fd, uint64_t word) {
     if (__builtin_expect((unsigned)fd < PIECE, 1))
-        __atomic_store_n(&first_descriptors[fd], (uint64_t)SYNERGY_UNTOUCHED, __ATOMIC_RELAXED);
+        __atomic_store_n(&first_descriptors[fd], word, __ATOMIC_RELAXED);
     else
-        set_mark(fd, SYNERGY_UNTOUCHED);
+        set_descriptor(fd, unpacked_descriptor(word));
+}
+
+/* The word of a connection, which has the options of its listener, whose word this is. */
+static inline uint64_t noted_at(uint64_t listener) {
+    return SYNERGY_UNTOUCHED | (listener & HIDDEN_OPTIONS);
+}
+
+/* The server has set these itself. */
+static inline void show_options(int fd, unsigned options) {
+    uint64_t *entry = descriptor_entry(fd), shown = (uint64_t)options << HIDDEN_SHIFT;
+    if (entry && (__atomic_load_n(entry, __ATOMIC_RELAXED) & shown))
+        __atomic_fetch_and(entry, ~shown, __ATOMIC_RELAXED);
 }
 
 static inline void forget_untouched(int fd) {

@@ -7,6 +7,7 @@
 #include "libc_calls.h"
 #include "other_end.h"
 #include "settings_look.h"
+#include "socket_look.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,15 +61,18 @@ static int comes_from_here(int fd) {
 }
 
 /* Whether it says that it is a bell, which it does as soon as it is connected. */
-enum { LONGEST_MS = 100 };
-static int says_so(int fd, int patience_ms) {
-    enum { SIZE = sizeof SYNERGY_BELL_TEXT - 1, NANOS = 1000000 };
-    char text[SIZE];
-    struct pollfd said = {.fd = fd, .events = POLLIN};
-    struct timespec patience = {.tv_nsec = (long)patience_ms * NANOS};
-    kernel(SYS_ppoll, &said, 1, &patience, NULL, 0);
-    return kernel(SYS_recvfrom, fd, text, SIZE, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) == SIZE &&
-           memcmp(text, SYNERGY_BELL_TEXT, SIZE) == 0;
+static int says_so(int fd, struct synergy_bell *said) {
+    return kernel(SYS_recvfrom, fd, said, sizeof *said, MSG_PEEK | MSG_DONTWAIT, NULL, NULL) ==
+               sizeof *said &&
+           memcmp(said->text, SYNERGY_BELL_TEXT, sizeof said->text) == 0;
+}
+
+/* Its keeper may have been about to say it. */
+static int says_so_soon(int fd, struct synergy_bell *said) {
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    struct timespec patience = {.tv_nsec = 100000000};
+    kernel(SYS_ppoll, &readable, 1, &patience, NULL, 0);
+    return says_so(fd, said);
 }
 
 /* Where the bell had to give its number away, it came back by what was received. */
@@ -81,10 +85,23 @@ static int has_bell(int *bell, int *received) {
     return *bell >= 0;
 }
 
+/* Of a keeper that is found by a name. True where one was there, and *error is what it says. */
+static int fetch_by_name(const struct synergy_address *name, uid_t owner,
+                         struct synergy_request *request, int *bell, struct synergy_answer *answer,
+                         int *received, int *error) {
+    *error = fetch_from(name, owner, request, bell, answer, received);
+    if (*error != 0)
+        return 0;
+    *error = answer->result;
+    if (*error != 0)
+        has_bell(bell, received);
+    return 1;
+}
+
 /* Asks for the connection that a bell stands for, whoever has it: the keeper that the listener is
  * known to have, or any that is known (nothing may have been noted of the listener, or its number
- * stood for something else when that was), or who is found by the listener alone. 0 and the
- * connection, or an errno: ENOENT where nobody knows of such a bell. */
+ * stood for something else when that was), or who is found by the listener, or by what the bell
+ * says. 0 and the connection, or an errno: ENOENT, it is no bell; ESTALE, it was one. */
 static int fetch(int listener, int *bell, int flags, struct synergy_answer *answer, int *received) {
     struct descriptor known = descriptor_of(listener);
     struct synergy_request request = {.kind = SYNERGY_FETCH, .flags = flags & SOCK_NONBLOCK};
@@ -97,16 +114,27 @@ static int fetch(int listener, int *bell, int flags, struct synergy_answer *answ
             continue;
         int failure = fetch_from_keeper(i, &its, bell, answer, received);
         error = failure == 0 ? answer->result : failure;
-        if (error == 0 || error == ETIMEDOUT || !has_bell(bell, received))
+        if (error == 0 || error == ETIMEDOUT || !has_bell(bell, received) || error == ESTALE)
             return error;
     }
-    int failure = fetch_from_who_keeps(listener, &request, bell, answer, received);
-    if (failure == 0 && answer->result != 0)
-        has_bell(bell, received);
-    if (failure == 0)
-        return answer->result;
+    struct identity identity;
+    struct synergy_address name = {0};
+    struct synergy_bell said;
+    int is_its_keepers_word = error == ENOENT && known.mark == SYNERGY_LISTENER;
+    if (!identify(listener, &identity))
+        return errno;
+    synergy_name_of(identity.cookie, &name);
+    if (fetch_by_name(&name, identity.owner, &request, bell, answer, received, &error))
+        return error;
     /* (Others' keepers don't know.) */
-    return error == ENOENT && known.mark == SYNERGY_LISTENER ? ENOENT : failure;
+    if (is_its_keepers_word)
+        return ENOENT;
+    /* Its keeper may have given the listener up. */
+    if (*bell >= 0 && says_so(*bell, &said)) {
+        synergy_name_of_ringer(&said, &name);
+        fetch_by_name(&name, identity.owner, &request, bell, answer, received, &error);
+    }
+    return error;
 }
 
 /* Puts the peer's address in the place of the bell's, as accept(2) would have. */
@@ -116,12 +144,6 @@ static void hand_down(const union synergy_endpoint *peer, const struct caller_ad
     socklen_t size = is_v6(peer) ? sizeof peer->v6 : sizeof peer->v4;
     memcpy(caller->address, peer, caller->room < size ? caller->room : size);
     *caller->length = size;
-}
-
-static uint64_t cookie_of(int fd) {
-    uint64_t cookie = 0;
-    socklen_t length = sizeof cookie;
-    return libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
 }
 
 int is_punched(int fd) {
@@ -180,24 +202,40 @@ static enum accepted turned_away(int fd, int error) {
     return NO_ONE;
 }
 
-enum accepted turn_bell_away(int fd, int error) {
-    return comes_from_here(fd) && says_so(fd, LONGEST_MS) ? turned_away(fd, error) : ORDINARY;
+/* By what the keeper has in its page, where the listener is known to be its. */
+static int is_bell_at(int listener, const struct synergy_bell *said) {
+    struct descriptor known = descriptor_of(listener);
+    return known.mark != SYNERGY_LISTENER ||
+           synergy_is_bell_of(keeper_page((int)known.keeper), said);
 }
 
-/* Whether a keeper of the listener's would have been found where it was looked for in vain. */
+enum accepted turn_bell_away(int listener, int fd, int error) {
+    struct synergy_bell said;
+    return comes_from_here(fd) && says_so_soon(fd, &said) && is_bell_at(listener, &said)
+               ? turned_away(fd, error)
+               : ORDINARY;
+}
+
+/* Whether a keeper that lives would have been found where it was looked for in vain. (At a name
+ * where nobody answers is a stranger: one's own keeper is asked by its page.) */
 static int is_unkept(int listener, int error) {
     struct identity identity;
-    return error == ECONNREFUSED && identify(listener, &identity) && identity.network != 0 &&
-           is_in_network(identity.network);
+    return descriptor_of(listener).mark != SYNERGY_LISTENER &&
+           (error == ETIMEDOUT || (error == ECONNREFUSED && identify(listener, &identity) &&
+                                   identity.network != 0 && is_in_network(identity.network)));
 }
 
-/* It comes from where bells come from, and no keeper knows it, or knows it any more. Who keeps the
- * listener would know one that it has rung, and what one has rung that is gone has said so: only a
- * keeper that is out of reach may be about to say it. */
-static enum accepted judge_unknown(int listener, int fd, int error) {
-    int patience_ms = error == ENOENT ? 0 : is_unkept(listener, error) ? 1 : LONGEST_MS;
-    return says_so(fd, patience_ms) && !is_strangers(listener, fd) ? turned_away(fd, error)
-                                                                   : ORDINARY;
+/* It comes from where bells come from, and nothing comes of it. What no keeper knows is a client
+ * like others; only of one that is out of reach it is believed, unless it is known to be untrue. */
+static enum accepted judge(int listener, int fd, int error) {
+    struct synergy_bell said;
+    /* These only a keeper says, of its own. */
+    if (error == ESTALE || error == ECONNABORTED)
+        return turned_away(fd, error);
+    return error != ENOENT && !is_unkept(listener, error) && says_so_soon(fd, &said) &&
+                   is_bell_at(listener, &said) && !is_strangers(listener, fd)
+               ? turned_away(fd, error)
+               : ORDINARY;
 }
 
 enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_address *caller) {
@@ -221,8 +259,9 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         *fd = bell;
         /* It has no peers, and is known again. */
         if (is_concerned())
-            set_descriptor(
-                bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED, .cookie = cookie_of(bell)});
+            set_descriptor(bell, (struct descriptor){.mark = SYNERGY_UNTOUCHED,
+                                                     .hidden = descriptor_of(listener).hidden,
+                                                     .cookie = cookie_of(bell)});
         hand_down(&answer.peer, caller);
         return REPLACED;
     }
@@ -232,5 +271,5 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
         return NO_ONE;
     if (bell != *fd)
         keep_on_exec(*fd = bell, flags);
-    return judge_unknown(listener, bell, error);
+    return judge(listener, bell, error);
 }

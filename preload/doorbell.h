@@ -39,7 +39,7 @@ enum accepted answer_bell(int listener, int *fd, int flags, const struct caller_
 
 /* The same by who may not ask for what the bell stands for: it goes, and says why. Changes errno.
  */
-enum accepted turn_bell_away(int fd, int error);
+enum accepted turn_bell_away(int listener, int fd, int error);
 
 /* Whether it is a connection that has come in a bell's place. (Another number for it is not known.)
  */

@@ -78,6 +78,9 @@ static const struct attempt asking[] = {
     {SYS_rt_sigtimedwait, {1, 0, 1, MASK_SIZE, 0, 0}},
     {SYS_getpid, {0}},
     {SYS_geteuid, {0}},
+#ifdef SYS_newfstatat
+    {SYS_newfstatat, {SOME_FD, 1, 1, 0x1000 /* AT_EMPTY_PATH */, 0, 0}},
+#endif
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_SNDTIMEO, 1, 2 * sizeof(long), 0}},
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_RCVTIMEO, 1, 2 * sizeof(long), 0}},
     {SYS_setsockopt, {SOME_FD, SOL_SOCKET, SO_REUSEPORT, 1, sizeof(int), 0}},
@@ -87,6 +90,8 @@ static const struct attempt asking[] = {
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_DOMAIN, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_ACCEPTCONN, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_COOKIE, 1, 1, 0}},
+    {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_REUSEPORT, 1, 1, 0}},
+    {SYS_getsockopt, {SOME_FD, SOL_SOCKET, SO_REUSEADDR, 1, 1, 0}},
     {SYS_getsockopt, {SOME_FD, SOL_SOCKET, 71 /* SO_NETNS_COOKIE */, 1, 1, 0}},
     {SYS_bind, {SOME_FD, 1, 1, 0, 0, 0}},
     {SYS_getsockname, {SOME_FD, 1, 1, 0, 0, 0}},
@@ -94,6 +99,8 @@ static const struct attempt asking[] = {
     {SYS_recvmsg, {SOME_FD, 1, MSG_CMSG_CLOEXEC | MSG_PEEK, 0, 0, 0}},
     {SYS_close, {SOME_FD, 0, 0, 0, 0, 0}},
     {SYS_fcntl, {SOME_FD, F_GETFL, 0, 0, 0, 0}},
+    {SYS_fcntl, {SOME_FD, F_GETFD, 0, 0, 0, 0}},
+    {SYS_fcntl, {SOME_FD, F_DUPFD_CLOEXEC, 0, 0, 0, 0}},
     {SYS_fcntl, {SOME_FD, F_SETFD, FD_CLOEXEC, 0, 0, 0}},
     {SYS_fcntl, {SOME_FD, F_GET_SEALS, 0, 0, 0, 0}},
     {SYS_mmap, {0, 1, 3 /* PROT_READ | PROT_WRITE */, 1 /* MAP_SHARED */, SOME_FD, 0}},
@@ -124,9 +131,10 @@ static const struct attempt beginning[] = {
     {SYS_exit_group, {0}},
     {SYS_openat, {(uint64_t)AT_FDCWD, 1, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0, 0}},
     {SYS_getdents64, {SOME_FD, 1, 1, 0, 0, 0}},
-#ifdef SYS_newfstatat
-    {SYS_newfstatat, {SOME_FD, 1, 1, 0x1000 /* AT_EMPTY_PATH */, 0, 0}},
-#endif
+    {SYS_getresuid, {1, 1, 1, 0, 0, 0}},
+    {SYS_getuid, {0}},
+    {SYS_getgid, {0}},
+    {SYS_getegid, {0}},
 };
 
 /* The machine that a filter is written for (linux/filter.h), as far as seccomp(2) takes it. Its

@@ -32,7 +32,7 @@ __attribute__((constructor)) static void construct(int count, char **words, char
 /* Of a server that leaves of its own accord the keepers keep the holes for a moment: in a shell's
  * loop there will be a next one. */
 __attribute__((destructor)) static void destruct(void) {
-    if (knows_keepers())
+    if (knows_keepers() && may_ask())
         note_leaving();
 }
 

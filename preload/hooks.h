@@ -50,8 +50,13 @@ static inline void before_waiting(void) {
 
 void say_left_out(void);
 
+/* Whether this thread has ever waited for several descriptors: what it accepts afterwards it may
+ * have seen before. */
+OWN extern _Thread_local int has_looked __attribute__((tls_model("initial-exec")));
+
 /* When a server waits for its clients it has opened what it is for. */
 static inline void before_sleeping(void) {
+    has_looked = 1;
     before_waiting();
     if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
         say_left_out();

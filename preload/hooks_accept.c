@@ -70,7 +70,7 @@ static void say_that_it_is_deaf(int listener) {
 static enum accepted turn_away(int listener, int fd) {
     int error = errno;
     say_that_it_is_deaf(listener);
-    enum accepted accepted = may_tell() ? turn_bell_away(fd, EPERM) : ORDINARY;
+    enum accepted accepted = may_tell() ? turn_bell_away(listener, fd, EPERM) : ORDINARY;
     errno = error;
     return accepted;
 }
@@ -151,9 +151,10 @@ __attribute__((cold, noinline)) static int comes_soon(int listener, int *patienc
 }
 
 /* What accept() has got: the caller is given that, or a punched connection in its place; where
- * nobody was there, accept() is called again. If somebody was waiting before, the caller may know
- * it from poll(): a listener that blocks would keep it until somebody else comes, so after a while
- * it is told, as of a connection that has gone. Not at once: many servers end at any error. */
+ * nobody was there, accept() is called again. If somebody was waiting before, a caller that has
+ * called poll() or its like may know it: a listener that blocks would keep it until somebody else
+ * comes, so after a while it is told, as of a connection that has gone. Not at once, and no other
+ * caller: many servers end at any error. */
 __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       const struct accepting *call,
                                                       struct sockaddr *address, int got,
@@ -163,7 +164,7 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
         is_starved(call->listener);
     while (got >= 0) {
         if (is_concerned())
-            note_connection(got);
+            note_connection(got, noted_at(descriptor_word(call->listener)));
         if (!(call->room >= LEAST_ROOM ? is_from_bell_port(address)
                                        : may_tell() && asks_where_from(got)) ||
             answer(call, address, &got, &is_ended))
@@ -172,7 +173,7 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
             errno = EINTR;
             return -1;
         }
-        if (was_anybody_waiting && !is_anybody_waiting(call->listener) &&
+        if (has_looked && was_anybody_waiting && !is_anybody_waiting(call->listener) &&
             is_blocking(call->listener) && !comes_soon(call->listener, &patience_ms))
             return -1;
         got = call_accept(which, call, address);
@@ -218,13 +219,13 @@ accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *leng
 }
 
 __attribute__((noinline)) static int accept_unasked(enum which which, int fd, int flags,
-                                                    int is_noted) {
+                                                    uint64_t noted) {
     struct unasked unasked;
     struct accepting call = {.listener = fd, .flags = flags};
     struct sockaddr *address = room_of_ours(&unasked, &call);
     int got = call_accept(which, &call, address);
-    if (got >= 0 && is_noted)
-        note_connection(got);
+    if (got >= 0 && noted)
+        note_connection(got, noted);
     return __builtin_expect(got >= 0 && is_from_bell_port(address), 0)
                ? for_caller(which, &call, address, got, 0)
                : got;
@@ -251,19 +252,21 @@ __attribute__((cold, noinline)) static int accepted_bell(enum which which, int f
 /* NOLINTEND(readability-non-const-parameter) */
 
 /* A call that needs nothing before it. What comes out is looked at, also where nothing is set: who
- * waits at a listener may have got it from a server that has a keeper. */
+ * waits at a listener may have got it from a server that has a keeper. `noted`: its entry then; 0
+ * where nothing is set. */
 __attribute__((always_inline)) static inline int accept_quietly(enum which which, int fd,
                                                                 struct sockaddr *address,
                                                                 socklen_t *length, int flags,
-                                                                int is_noted) {
+                                                                uint64_t noted) {
     if (__builtin_expect(!address, 0))
-        return accept_unasked(which, fd, flags, is_noted);
+        return accept_unasked(which, fd, flags, noted);
     /* How much room the caller has is to be known before the call that changes it. It is mostly a
      * variable of the caller's. */
     if (__builtin_expect(!is_variable_of_caller(length, sizeof *length) || *length < LEAST_ROOM, 0))
         return accept_apart(which, fd, address, length, flags);
     /* (Not in registers, each of which would have to be saved and restored in every call.) */
     volatile struct accepting call;
+    volatile uint64_t entry = noted;
     call.listener = fd;
     if (which == ACCEPT4)
         call.flags = flags;
@@ -273,8 +276,10 @@ __attribute__((always_inline)) static inline int accept_quietly(enum which which
                               : libc.accept4(fd, address, length, flags);
     if (__builtin_expect(got < 0, 0))
         return got;
-    if (is_noted)
-        note_connection(got);
+    if (!__builtin_constant_p(noted))
+        note_connection(got, entry);
+    else if (noted)
+        note_connection(got, noted);
     if (__builtin_expect(!is_from_bell_port(address), 1))
         return got;
     return accepted_bell(which, call.listener, address, call.length,
@@ -294,14 +299,18 @@ __attribute__((noinline)) static int accept4_unset(int fd, struct sockaddr *addr
 
 __attribute__((noinline)) static int accept_ours(int fd, struct sockaddr *address,
                                                  socklen_t *length) {
-    return is_quiet(descriptor_of(fd)) ? accept_quietly(ACCEPT, fd, address, length, 0, 1)
-                                       : accept_apart(ACCEPT, fd, address, length, 0);
+    uint64_t word = descriptor_word(fd);
+    return is_quiet(unpacked_descriptor(word))
+               ? accept_quietly(ACCEPT, fd, address, length, 0, noted_at(word))
+               : accept_apart(ACCEPT, fd, address, length, 0);
 }
 
 __attribute__((noinline)) static int accept4_ours(int fd, struct sockaddr *address,
                                                   socklen_t *length, int flags) {
-    return is_quiet(descriptor_of(fd)) ? accept_quietly(ACCEPT4, fd, address, length, flags, 1)
-                                       : accept_apart(ACCEPT4, fd, address, length, flags);
+    uint64_t word = descriptor_word(fd);
+    return is_quiet(unpacked_descriptor(word))
+               ? accept_quietly(ACCEPT4, fd, address, length, flags, noted_at(word))
+               : accept_apart(ACCEPT4, fd, address, length, flags);
 }
 
 static inline int is_untouched_and_quiet(int fd) {
@@ -314,13 +323,13 @@ static inline int is_untouched_and_quiet(int fd) {
 
 int accept(int fd, struct sockaddr *address, socklen_t *length) {
     if (__builtin_expect(is_untouched_and_quiet(fd), 1))
-        return accept_quietly(ACCEPT, fd, address, length, 0, 1);
+        return accept_quietly(ACCEPT, fd, address, length, 0, SYNERGY_UNTOUCHED);
     return concerns_us() ? accept_ours(fd, address, length) : accept_unset(fd, address, length);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
     if (__builtin_expect(is_untouched_and_quiet(fd), 1))
-        return accept_quietly(ACCEPT4, fd, address, length, flags, 1);
+        return accept_quietly(ACCEPT4, fd, address, length, flags, SYNERGY_UNTOUCHED);
     return concerns_us() ? accept4_ours(fd, address, length, flags)
                          : accept4_unset(fd, address, length, flags);
 }

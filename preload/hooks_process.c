@@ -22,7 +22,8 @@
 /* The last moment for what was left to this process, too. */
 __attribute__((cold, noinline)) static void before_giving_up(void (*get_ready)(void)) {
     before_waiting();
-    ASIDE(get_ready());
+    if (may_begin())
+        ASIDE(get_ready());
 }
 
 int chroot(const char *path) {
@@ -32,7 +33,7 @@ int chroot(const char *path) {
 }
 
 int setuid(uid_t user) {
-    if (concerns_us() && user != geteuid())
+    if (concerns_us() && may_begin() && user != geteuid())
         before_giving_up(be_ready_for_another_user);
     return libc.setuid(user);
 }

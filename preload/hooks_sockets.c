@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/close_range.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
@@ -36,7 +37,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
     int is_in_use = 0;
-    ASIDE(is_in_use = is_taken(fd, address, length));
+    ASIDE(socket_may_be_disconnected(fd); is_in_use = is_taken(fd, address, length));
     if (is_in_use) {
         errno = EADDRINUSE;
         return -1;
@@ -58,6 +59,8 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.connect(fd, address, length);
     int result = libc.connect(fd, address, length), is_free = 0;
+    if (result == 0 && address->sa_family == AF_UNSPEC)
+        ASIDE(socket_may_be_disconnected(fd));
     if (__builtin_expect(result < 0 && errno == EADDRNOTAVAIL, 0))
         ASIDE(is_free = are_ends_given_up(fd, address, length));
     return is_free ? libc.connect(fd, address, length) : result;
@@ -65,7 +68,7 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
 
 /* After the call, so that its port is free when it returns. */
 static void after_closing(const struct descriptor *descriptor) {
-    if (is_ours(descriptor->mark))
+    if (is_kept(*descriptor))
         ASIDE(socket_is_closed(descriptor));
 }
 
@@ -81,11 +84,11 @@ __attribute__((noinline)) static int close_ours(int fd) {
 int close(int fd) {
     if (!concerns_us())
         return libc.close(fd);
-    enum synergy_mark mark = mark_of(fd);
-    if (is_ours(mark))
-        return close_ours(fd);
-    if (mark == SYNERGY_UNTOUCHED)
+    uint64_t word = descriptor_word(fd);
+    if ((word & MARKS) == SYNERGY_UNTOUCHED)
         forget_untouched(fd);
+    else if (word != SYNERGY_UNKNOWN)
+        return close_ours(fd);
     return libc.close(fd);
 }
 
@@ -106,8 +109,8 @@ int fclose(FILE *stream) {
 
 /* The number stands for what `fd` stands for. */
 static void after_replacing(int fd, int number) {
-    enum synergy_mark mark = mark_of(number);
-    if (mark == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)))
+    if (descriptor_word(number) == SYNERGY_UNKNOWN && !is_ours(mark_of(fd)) &&
+        !(descriptor_word(fd) & HIDDEN_OPTIONS))
         return;
     struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
     ASIDE(descriptor = forget_descriptor(number); set_descriptor(number, descriptor_of(fd)));
@@ -157,9 +160,17 @@ int shutdown(int fd, int how) {
     if (!concerns_us())
         return libc.shutdown(fd, how);
     int result = libc.shutdown(fd, how);
-    if (result == 0 && mark_of(fd) == SYNERGY_LISTENER)
-        ASIDE(socket_is_shut_down(fd));
+    if (result == 0 && how != SHUT_WR && mark_of(fd) != SYNERGY_UNTOUCHED)
+        ASIDE(socket_may_be_disconnected(fd));
     return result;
+}
+
+/* 0: none of those that we set. */
+static inline unsigned hidden_option(int level, int name) {
+    return level != SOL_SOCKET    ? 0
+           : name == SO_REUSEADDR ? HIDDEN_REUSEADDR
+           : name == SO_REUSEPORT ? HIDDEN_REUSEPORT
+                                  : 0;
 }
 
 int setsockopt(int fd, int level, int name, const void *value, socklen_t length) {
@@ -168,6 +179,8 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     int result = libc.setsockopt(fd, level, name, value, length);
     if (result == 0 && level == IPPROTO_TCP && (name == TCP_MD5SIG || name == TCP_MD5SIG_EXT))
         ASIDE(socket_has_key(fd, name, value, length));
+    if (result == 0 && hidden_option(level, name))
+        ASIDE(option_is_set(fd, hidden_option(level, name)));
     enum synergy_mark mark = mark_of(fd);
     if (result == 0 && mark == SYNERGY_LISTENER)
         ASIDE(socket_listens(fd));
@@ -183,6 +196,14 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
     int result = libc.getsockopt(fd, level, name, value, length);
     if (is_ours_to_see && name == SO_ORIGINAL_DST && result == 0 && is_punched(fd))
         ASIDE(show_own_address(fd, level, value, length));
+    /* (The kernel has written there, not beyond *length.) */
+    if (is_ours_to_see && result == 0 && hidden_option(level, name) && *length > 0 &&
+        *(const char *)value != 0) {
+        int is_hidden = 0;
+        ASIDE(is_hidden = is_option_hidden(fd, hidden_option(level, name)));
+        if (is_hidden)
+            memset(value, 0, *length);
+    }
     return result;
 }
 

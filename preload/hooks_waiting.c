@@ -1,6 +1,8 @@
 /* What a server waits by for its clients: by then it has all that it serves at. */
 #include "hooks.h"
 
+_Thread_local int has_looked __attribute__((tls_model("initial-exec")));
+
 /* From here on, what other objects see in libc's place. */
 #pragma GCC visibility push(default)
 

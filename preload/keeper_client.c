@@ -37,13 +37,26 @@ static int connect_to_keeper(const struct synergy_page *page, struct synergy_req
     return -1;
 }
 
+/* Whether the keeper is at work: what is passed along to one that is stopped would stay open, and
+ * its port taken, for as long as that is. 0 or an errno. */
+static int knock(int connection, struct synergy_request *request) {
+    struct synergy_answer answer;
+    uint32_t kind = request->kind;
+    request->kind = SYNERGY_KNOCK;
+    int error = send_request(connection, request, -1);
+    request->kind = kind;
+    return error == 0 ? receive_answer(connection, &answer, NULL) : error;
+}
+
 /* Without `answer` none is awaited. Without `kept` the connection does not stay. */
 static int exchange(const struct synergy_page *page, struct synergy_request *request, int pass,
                     struct synergy_answer *answer, int *kept) {
     int connection = connect_to_keeper(page, request);
     if (connection < 0)
         return errno;
-    int error = send_request(connection, request, pass);
+    int error = pass >= 0 ? knock(connection, request) : 0;
+    if (error == 0)
+        error = send_request(connection, request, pass);
     if (error == 0 && answer)
         error = receive_answer(connection, answer, NULL);
     if (error == 0 && kept)
@@ -65,20 +78,14 @@ static int fetch(const struct synergy_page *page, struct synergy_request *reques
     return error;
 }
 
-int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
-                         struct synergy_answer *answer, int *received) {
-    struct identity identity;
-    struct owner owner;
-    struct synergy_address address = {0};
+int fetch_from(const struct synergy_address *name, uid_t owner, struct synergy_request *request,
+               int *bell, struct synergy_answer *answer, int *received) {
+    struct owner found;
     *received = -1;
-    if (!identify(listener, &identity))
-        return errno;
-    synergy_name_of(identity.cookie, &address);
-    int connection = connect_to(&address, PERHAPS_STRANGERS, &owner);
+    int connection = connect_to(name, PERHAPS_STRANGERS, &found);
     if (connection < 0)
         return errno;
-    int error =
-        is_trusted(&owner, identity.owner) ? send_request(connection, request, *bell) : EPERM;
+    int error = is_trusted(&found, owner) ? send_request(connection, request, *bell) : ECONNREFUSED;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
     kernel(SYS_close, connection);

@@ -26,9 +26,10 @@ int tell_keeper(int keeper, int connection, struct synergy_request *request);
 int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
                       struct synergy_answer *answer, int *received);
 
-/* The same of the keeper that is found by the listener alone. */
-int fetch_from_who_keeps(int listener, struct synergy_request *request, int *bell,
-                         struct synergy_answer *answer, int *received);
+/* The same of the keeper that is found by this name, of which a listener of this user's may be:
+ * ECONNREFUSED where it is a stranger's. */
+int fetch_from(const struct synergy_address *name, uid_t owner, struct synergy_request *request,
+               int *bell, struct synergy_answer *answer, int *received);
 
 /* Every keeper is told of this process (0), or of its child. */
 void keepers_hear_of(pid_t child);

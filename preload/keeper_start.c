@@ -161,6 +161,15 @@ static void keep_capability(void) {
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0);
 }
 
+/* libc's own, by its other name: a sanitizer's clone() takes such a child for a fork, and ends the
+ * server at its next thread. */
+#pragma weak __clone
+extern int __clone(int (*what)(void *), void *stack, int flags, void *argument, ...);
+
+static int cloned(int (*what)(void *), void *stack, int flags, void *argument) {
+    return __clone ? __clone(what, stack, flags, argument) : clone(what, stack, flags, argument);
+}
+
 static int run_keeper(void *argument) {
     struct start *start = argument;
     setsid();
@@ -189,8 +198,9 @@ static int start_child(void *argument) {
     arrange_descriptors(start->connection);
     become(start->owner);
     keep_capability();
-    if (clone(run_keeper, inner_stack + sizeof inner_stack,
-              CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, start) < 0)
+    /* (vfork(2)'s own flags, as valgrind knows no others.) */
+    if (cloned(run_keeper, inner_stack + sizeof inner_stack, CLONE_VM | CLONE_VFORK | SIGCHLD,
+               start) < 0)
         start->error = errno;
     kernel(SYS_exit_group, 0);
     return 0;
@@ -216,8 +226,8 @@ int start_keeper(enum cause cause, uid_t owner, const char **why) {
     if (would_begin_a_namespace())
         start.error = EPERM;
     /* No exit signal: only who asks for such children sees it. */
-    else if ((child = clone(start_child, outer_stack + sizeof outer_stack, CLONE_VM | CLONE_VFORK,
-                            &start)) < 0)
+    else if ((child = cloned(start_child, outer_stack + sizeof outer_stack, CLONE_VM | CLONE_VFORK,
+                             &start)) < 0)
         start.error = errno;
     else
         kernel(SYS_wait4, child, NULL, __WCLONE, NULL);
@@ -259,8 +269,8 @@ static int run_errand(void *argument) {
 
 void run_beyond_limit(void (*what)(void *argument), void *argument) {
     struct errand errand = {.what = what, .argument = argument};
-    int child = clone(run_errand, outer_stack + sizeof outer_stack,
-                      CLONE_VM | CLONE_VFORK | CLONE_FILES, &errand);
+    int child = cloned(run_errand, outer_stack + sizeof outer_stack,
+                       CLONE_VM | CLONE_VFORK | CLONE_FILES, &errand);
     if (child >= 0)
         kernel(SYS_wait4, child, NULL, __WCLONE, NULL);
 }

@@ -210,7 +210,7 @@ static struct identity within_reach(const struct identity *identity) {
 
 int needed_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
     struct identity reached = *socket, *identity = &reached;
-    if (known_keeper(socket) == NO_KEEPER)
+    if (known_keeper(socket) == NO_KEEPER && may_begin())
         reached = within_reach(socket);
     int keeper = known_keeper(identity);
     if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !may_begin() ||
@@ -259,6 +259,7 @@ static int is_to_be_replaced(struct synergy_page *page) {
 void replace_keeper(int keeper) {
     struct synergy_page *page = keeper_page(keeper);
     struct synergy_secret secret = page->secret;
+    struct synergy_bell_mark bells = page->bells;
     if (!starting_begin())
         return;
     /* Another thread may have been first. */
@@ -273,6 +274,7 @@ void replace_keeper(int keeper) {
             started_keeper(__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED
                                                                                   : SOCKET_IS_THERE,
                            page->user, page);
+        page->bells_before = bells;
     }
     starting_end();
     if (is_ours_to_do)

@@ -33,15 +33,46 @@ static int is_shortage(int error) {
     return error == EMFILE || error == ENFILE;
 }
 
-/* As the server has set it: admit_others() sets it, too. */
-static unsigned flags_of(int fd, const struct identity *identity) {
-    struct descriptor known = descriptor_of(fd);
-    int is_known = is_ours(known.mark) && known.cookie == identity->cookie;
-    int has_shares = is_known ? (int)known.has_shares : option_of(fd, SO_REUSEPORT);
-    return has_shares == 1 ? SYNERGY_SHARES : 0;
+static int is_anything_open;
+
+static int is_known_as(struct descriptor descriptor, uint64_t cookie) {
+    return is_ours(descriptor.mark) && descriptor.cookie == cookie;
 }
 
-static int is_anything_open;
+/* What is known of the socket, by this number or by another one that stands for it (fcntl(2),
+ * F_DUPFD, of which we are not told). */
+static struct descriptor known_socket(int fd, uint64_t cookie) {
+    struct descriptor known = descriptor_of(fd);
+    int last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
+    if (!__atomic_load_n(&is_anything_open, __ATOMIC_RELAXED))
+        return known;
+    for (int other = 0; other <= last && !is_known_as(known, cookie); other++)
+        known = descriptor_of(other);
+    return is_known_as(known, cookie) ? known : descriptor_of(fd);
+}
+
+/* Which options are not the server's own, or will not be when they are set. To be asked before. */
+static unsigned hidden_options(int fd, uint64_t cookie) {
+    struct descriptor known = known_socket(fd, cookie);
+    unsigned hidden = is_known_as(known, cookie) ? known.hidden : 0;
+    if (option_of(fd, SO_REUSEADDR) == 0)
+        hidden |= HIDDEN_REUSEADDR;
+    if (option_of(fd, SO_REUSEPORT) == 0)
+        hidden |= HIDDEN_REUSEPORT;
+    return hidden;
+}
+
+static int flags_of(unsigned hidden) {
+    return hidden & HIDDEN_REUSEPORT ? 0 : SYNERGY_SHARES;
+}
+
+/* The server's own again. */
+static void give_options_back(int fd, unsigned hidden) {
+    if (hidden & HIDDEN_REUSEADDR)
+        set_option(fd, SO_REUSEADDR, 0);
+    if (hidden & HIDDEN_REUSEPORT)
+        set_option(fd, SO_REUSEPORT, 0);
+}
 
 static void note(int fd, struct descriptor descriptor) {
     set_descriptor(fd, descriptor);
@@ -49,12 +80,19 @@ static void note(int fd, struct descriptor descriptor) {
         __atomic_store_n(&is_anything_open, 1, __ATOMIC_RELAXED);
 }
 
+/* The same by what its keeper knows, which others may have told it. */
+static unsigned hidden_as_told(const struct synergy_answer *answer) {
+    return (answer->flags & SYNERGY_SHARES ? 0U : HIDDEN_REUSEPORT) |
+           (answer->flags & SYNERGY_LETS_OTHERS_IN ? 0U : HIDDEN_REUSEADDR);
+}
+
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
-static int hand_over(int fd, const struct identity *identity, int keeper,
+static int hand_over(int fd, const struct identity *identity, int keeper, unsigned hidden,
                      struct synergy_request *request) {
     struct synergy_answer answer = {0};
     request->fd = fd;
     request->cookie = identity->cookie;
+    request->flags = flags_of(hidden);
     int error = ask_keeper(keeper, request, fd, &answer);
     if (error == 0 && answer.result == EEXIST) {
         /* Another process has handed it over to its own keeper. */
@@ -64,14 +102,19 @@ static int hand_over(int fd, const struct identity *identity, int keeper,
             error = ask_keeper(keeper, request, fd, &answer);
     }
     struct descriptor descriptor = {.mark = SYNERGY_UNTOUCHED};
+    if (error == 0 && answer.result == 0 &&
+        !is_known_as(known_socket(fd, identity->cookie), identity->cookie))
+        hidden |= hidden_as_told(&answer);
     if (error == 0 && answer.result == 0)
         descriptor = (struct descriptor){.mark = (enum synergy_mark)answer.mark,
                                          .keeper = (unsigned)keeper,
-                                         .has_shares = (request->flags & SYNERGY_SHARES) != 0,
+                                         .hidden = hidden,
                                          .cookie = identity->cookie};
     else if (is_shortage(error) || is_shortage(answer.result) ||
              request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
+    if (!is_ours(descriptor.mark))
+        give_options_back(fd, hidden);
     note(fd, descriptor);
     return error ? error : answer.result;
 }
@@ -102,10 +145,11 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         set_mark(fd, SYNERGY_UNTOUCHED);
         return;
     }
-    struct synergy_request request = {.kind = SYNERGY_OPEN, .flags = flags_of(fd, &identity)};
+    struct synergy_request request = {.kind = SYNERGY_OPEN};
+    unsigned hidden = hidden_options(fd, identity.cookie);
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
-    hand_over(fd, &identity, keeper, &request);
+    hand_over(fd, &identity, keeper, hidden, &request);
 }
 
 static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
@@ -115,9 +159,30 @@ static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
         ask_keeper((int)keeper, &request, -1, &answer);
 }
 
+void socket_is_shut_down(int fd) {
+    struct descriptor descriptor = forget_descriptor(fd);
+    struct synergy_request request = {.kind = SYNERGY_CLOSED, .cookie = descriptor.cookie};
+    struct synergy_answer answer;
+    if (is_ours(descriptor.mark) && !synergy_is_over(keeper_page((int)descriptor.keeper)))
+        ask_keeper((int)descriptor.keeper, &request, fd, &answer);
+    if (is_ours(descriptor.mark) && descriptor.cookie == cookie_of(fd))
+        give_options_back(fd, descriptor.hidden);
+}
+
+void socket_may_be_disconnected(int fd) {
+    uint64_t cookie = __atomic_load_n(&is_anything_open, __ATOMIC_RELAXED) ? cookie_of(fd) : 0;
+    struct descriptor known = known_socket(fd, cookie);
+    if (!is_known_as(known, cookie) ||
+        (known.mark == SYNERGY_LISTENER ? option_of(fd, SO_ACCEPTCONN) == 1 : port_of(fd) != 0))
+        return;
+    set_descriptor(fd, known);
+    socket_is_shut_down(fd);
+}
+
 struct preparation socket_will_listen(int fd) {
     struct preparation preparation = {.keeper = NO_KEEPER, .connection = -1};
     struct identity identity;
+    socket_may_be_disconnected(fd);
     enum transport transport = transport_of(fd);
     int is_listener = transport == TCP || (transport == SCTP && !is_one_to_many(fd, transport));
     uint16_t port = is_listener ? port_of(fd) : 0;
@@ -131,9 +196,10 @@ struct preparation socket_will_listen(int fd) {
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, 0))
         return preparation;
+    unsigned hidden = hidden_options(fd, identity.cookie);
     preparation = (struct preparation){.keeper = keeper,
-                                       .lets_others_in = option_of(fd, SO_REUSEADDR),
-                                       .shares_port = option_of(fd, SO_REUSEPORT),
+                                       .lets_others_in = !(hidden & HIDDEN_REUSEADDR),
+                                       .shares_port = !(hidden & HIDDEN_REUSEPORT),
                                        .cookie = identity.cookie};
     admit_others(fd);
     struct synergy_request request = {
@@ -149,7 +215,7 @@ struct preparation socket_will_listen(int fd) {
         preparation.connection = -1;
     }
     /* Whether a second listener may have the port too is for listen() to say, as without us. */
-    set_option(fd, SO_REUSEPORT, preparation.shares_port);
+    give_options_back(fd, preparation.connection < 0 ? hidden : hidden & HIDDEN_REUSEPORT);
     return preparation;
 }
 
@@ -157,17 +223,22 @@ void socket_asks_for_errors(int fd) {
     struct descriptor descriptor = descriptor_of(fd);
     struct identity identity;
     struct synergy_request request = {.kind = SYNERGY_OPEN};
-    if (descriptor.mark != SYNERGY_DATAGRAMS || !identify(fd, &identity) ||
-        identity.cookie != descriptor.cookie)
-        return;
-    request.flags = flags_of(fd, &identity);
-    hand_over(fd, &identity, (int)descriptor.keeper, &request);
+    if (descriptor.mark == SYNERGY_DATAGRAMS && identify(fd, &identity) &&
+        identity.cookie == descriptor.cookie)
+        hand_over(fd, &identity, (int)descriptor.keeper, hidden_options(fd, identity.cookie),
+                  &request);
 }
 
 void socket_may_listen(int fd) {
     struct preparation preparation = socket_will_listen(fd);
-    if (preparation.connection >= 0)
-        kernel(SYS_close, preparation.connection);
+    if (preparation.connection < 0)
+        return;
+    kernel(SYS_close, preparation.connection);
+    set_option(fd, SO_REUSEADDR, preparation.lets_others_in);
+    /* (It may be closed before that.) */
+    set_descriptor(fd, (struct descriptor){.mark = SYNERGY_UNKNOWN,
+                                           .keeper = (unsigned)preparation.keeper,
+                                           .cookie = preparation.cookie});
 }
 
 void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
@@ -179,10 +250,12 @@ void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
     }
     admit_others(fd);
     if (tell_keeper(preparation->keeper, preparation->connection, &request) == 0)
-        note(fd, (struct descriptor){.mark = SYNERGY_LISTENER,
-                                     .keeper = (unsigned)preparation->keeper,
-                                     .has_shares = preparation->shares_port == 1,
-                                     .cookie = preparation->cookie});
+        note(fd,
+             (struct descriptor){.mark = SYNERGY_LISTENER,
+                                 .keeper = (unsigned)preparation->keeper,
+                                 .hidden = (preparation->lets_others_in ? 0U : HIDDEN_REUSEADDR) |
+                                           (preparation->shares_port ? 0U : HIDDEN_REUSEPORT),
+                                 .cookie = preparation->cookie});
     else
         socket_listens(fd);
 }
@@ -196,6 +269,11 @@ void socket_does_not_listen(int fd, const struct preparation *preparation) {
     set_option(fd, SO_REUSEADDR, preparation->lets_others_in);
     if (identify(fd, &identity))
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
+}
+
+static int will_listen_as_prepared(int fd) {
+    struct descriptor known = descriptor_of(fd);
+    return known.mark == SYNERGY_UNKNOWN && known.cookie != 0 && known.cookie == cookie_of(fd);
 }
 
 void socket_listens(int fd) {
@@ -228,7 +306,8 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
         open_socket(fd, UDP, port ? port : port_of(fd), port == 0);
         return;
     }
-    set_mark(fd, transport == NEITHER ? SYNERGY_UNTOUCHED : SYNERGY_UNKNOWN);
+    if (!will_listen_as_prepared(fd))
+        set_mark(fd, transport == NEITHER ? SYNERGY_UNTOUCHED : SYNERGY_UNKNOWN);
     struct identity identity;
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
@@ -277,6 +356,7 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter) {
         if (keeper != NO_KEEPER) {
             struct descriptor met = {.mark = (enum synergy_mark)answer.mark,
                                      .keeper = (unsigned)keeper,
+                                     .hidden = hidden_as_told(&answer),
                                      .cookie = identity.cookie};
             set_descriptor(fd, met);
             return met.mark;
@@ -290,6 +370,14 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter) {
     return mark_of(fd);
 }
 
+int is_option_hidden(int fd, unsigned option) {
+    uint64_t cookie = cookie_of(fd);
+    struct descriptor known = known_socket(fd, cookie);
+    if (known.mark == SYNERGY_UNKNOWN && is_ours(socket_is_met(fd, FOUND)))
+        known = descriptor_of(fd);
+    return (known.hidden & option) != 0 && (!is_ours(known.mark) || known.cookie == cookie);
+}
+
 static void meet(int fd) {
     struct stat status;
     if (mark_of(fd) == SYNERGY_UNKNOWN && fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode))
@@ -300,12 +388,14 @@ void take_stock(void) {
     for_each_descriptor(meet);
 }
 
-void socket_is_shut_down(int fd) {
-    struct descriptor descriptor = forget_descriptor(fd);
-    struct synergy_request request = {.kind = SYNERGY_CLOSED, .cookie = descriptor.cookie};
-    struct synergy_answer answer;
-    if (is_ours(descriptor.mark) && !synergy_is_over(keeper_page((int)descriptor.keeper)))
-        ask_keeper((int)descriptor.keeper, &request, fd, &answer);
+void option_is_set(int fd, unsigned option) {
+    uint64_t cookie = cookie_of(fd);
+    int last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED);
+    show_options(fd, option);
+    for (int other = 0; other <= last && __atomic_load_n(&is_anything_open, __ATOMIC_RELAXED);
+         other++)
+        if (is_known_as(descriptor_of(other), cookie))
+            show_options(other, option);
 }
 
 void socket_is_closed(const struct descriptor *descriptor) {
@@ -319,7 +409,7 @@ void sockets_are_closed(unsigned first, unsigned last) {
         return;
     for (unsigned fd = first; fd <= last && fd < known; fd++) {
         struct descriptor descriptor = forget_descriptor((int)fd);
-        if (is_ours(descriptor.mark))
+        if (is_kept(descriptor))
             concerned |= 1U << descriptor.keeper;
     }
     for (unsigned keeper = 0; keeper < KEEPERS; keeper++)
@@ -341,13 +431,12 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
-    struct synergy_request request = {.kind = SYNERGY_OPEN_TOWARD,
-                                      .flags = flags_of(fd, &identity),
-                                      .hop_limit = hop_limit,
-                                      .peer = *peer};
+    struct synergy_request request = {
+        .kind = SYNERGY_OPEN_TOWARD, .hop_limit = hop_limit, .peer = *peer};
+    unsigned hidden = hidden_options(fd, identity.cookie);
     if (transport != UDP && option_of(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
         admit_others(fd);
-    return hand_over(fd, &identity, keeper, &request);
+    return hand_over(fd, &identity, keeper, hidden, &request);
 }
 
 void hand_over_again(int keeper) {
@@ -358,10 +447,9 @@ void hand_over_again(int keeper) {
         struct identity identity;
         if (!is_ours(descriptor.mark) || descriptor.keeper != (unsigned)keeper)
             continue;
-        struct synergy_request request = {.kind = SYNERGY_OPEN,
-                                          .flags = descriptor.has_shares ? SYNERGY_SHARES : 0};
+        struct synergy_request request = {.kind = SYNERGY_OPEN};
         if (!is_over && identify(fd, &identity) && identity.cookie == descriptor.cookie)
-            hand_over(fd, &identity, keeper, &request);
+            hand_over(fd, &identity, keeper, hidden_options(fd, identity.cookie), &request);
         else
             forget_descriptor(fd);
     }

@@ -46,6 +46,15 @@ void socket_is_closed(const struct descriptor *descriptor);
 /* The same of a listener that was shut down, and is there still. */
 void socket_is_shut_down(int fd);
 
+/* The same of one that connect() may have taken its port or its queue from (AF_UNSPEC), or
+ * shutdown() by another number. */
+void socket_may_be_disconnected(int fd);
+
+/* The server has set the option (enum hidden_option) itself. */
+void option_is_set(int fd, unsigned option);
+/* Whether the option is set for our sake alone. */
+int is_option_hidden(int fd, unsigned option);
+
 /* These numbers, `last` included, stand for nothing now. */
 void sockets_are_closed(unsigned first, unsigned last);
 

@@ -17,6 +17,12 @@ int option_of(int fd, int name) {
     return libc.getsockopt(fd, SOL_SOCKET, name, &value, &length) == 0 ? value : -1;
 }
 
+uint64_t cookie_of(int fd) {
+    uint64_t cookie = 0;
+    socklen_t length = sizeof cookie;
+    return libc.getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
+}
+
 enum transport transport_of(int fd) {
     errno = 0;
     switch (option_of(fd, SO_PROTOCOL)) {

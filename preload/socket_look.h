@@ -9,6 +9,9 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+/* 0 where there is none. Changes errno. */
+uint64_t cookie_of(int fd);
+
 enum transport { TCP = SYNERGY_TCP, UDP = SYNERGY_UDP, SCTP = SYNERGY_SCTP, NEITHER = -1 };
 
 /* NEITHER and errno, which is 0 for a socket of another kind. */

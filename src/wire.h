@@ -45,6 +45,12 @@ struct synergy_secret {
     uint8_t bytes[16];
 };
 
+/* Hexadecimal digits that each bell of a keeper's says, and that nobody else knows: who only says
+ * that he is a bell is a client like others. */
+struct synergy_bell_mark {
+    char digits[16];
+};
+
 /* Where a keeper listens: abstract Unix names (unix(7)) without the leading zero byte. */
 struct synergy_address {
     int32_t process; /* of the keeper: SO_PEERCRED must say the same */
@@ -131,6 +137,9 @@ enum synergy_kind {
     /* connect() to `peer` has found its ends in use, by the socket that comes along: what punches
      * between them makes way, until the connection is over. ENOENT: nothing does. */
     SYNERGY_MAKE_WAY,
+    /* Whether the keeper is at work: who has a socket to pass along asks that first, since one that
+     * is stopped would keep it from being closed. The request follows by the same connection. */
+    SYNERGY_KNOCK,
 };
 
 /* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
@@ -206,6 +215,8 @@ struct synergy_answer {
      * connection over, GIVE_WAY: nothing has ended, FETCH, MEET: unknown). */
     int32_t result;
     uint32_t mark; /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
+    /* The same: what the server itself has set, as in a request's flags, as far as it is known. */
+    uint32_t flags;
     union synergy_endpoint
         peer; /* FETCH: whose connection it is. A v4-mapped one where the listener is AF_INET6 */
 };
@@ -232,6 +243,8 @@ struct synergy_page {
     uint32_t now;
     struct synergy_address keeper;
     struct synergy_secret secret;
+    /* What bells say, of this keeper's and of the one whose place it has taken. */
+    struct synergy_bell_mark bells, bells_before;
     synergy_u64 network;     /* SO_NETNS_COOKIE of the keeper's sockets; 0: the kernel has none */
     uint32_t user;           /* whose sockets it can bind beside */
     uint32_t suits_any_user; /* or whoever's the first one is: it has none yet, and may choose */
@@ -261,7 +274,16 @@ struct synergy_page {
  * by one of these ports, above what Linux gives out by itself; the keeper knows its four-tuple; and
  * it says what it is as soon as it has been connected, for who can't reach the keeper. */
 enum { SYNERGY_FIRST_BELL_PORT = 61700, SYNERGY_BELL_PORTS = 2048 };
-#define SYNERGY_BELL_TEXT "synergy: a bell\n"
+#define SYNERGY_BELL_TEXT "synergy: a bell "
+
+/* A line. By the keeper's name it is found by who knows nothing of it but the bell. */
+struct synergy_bell {
+    char text[16];   /* SYNERGY_BELL_TEXT, without the zero byte */
+    char keeper[12]; /* the end of its name, after SYNERGY_KEEPER_NAME */
+    char space;
+    struct synergy_bell_mark mark;
+    char end;
+};
 
 static inline int synergy_is_bell_port(uint16_t port) {
     return (uint16_t)(port - SYNERGY_FIRST_BELL_PORT) < SYNERGY_BELL_PORTS;
@@ -274,6 +296,14 @@ struct synergy_refusal {
     char text[16]; /* SYNERGY_REFUSAL_TEXT, without the zero byte */
     int32_t error; /* why: an errno, by which the keeper knows whether that may pass */
 };
+
+/* Whether it is a bell of the keeper's whose page this is. */
+static inline int synergy_is_bell_of(const struct synergy_page *page,
+                                     const struct synergy_bell *said) {
+    return memcmp(said->text, SYNERGY_BELL_TEXT, sizeof said->text) == 0 &&
+           (memcmp(&said->mark, &page->bells, sizeof said->mark) == 0 ||
+            memcmp(&said->mark, &page->bells_before, sizeof said->mark) == 0);
+}
 
 /* FUTEX_OWNER_DIED, linux/futex.h. */
 #define SYNERGY_HOLDER_DIED 0x40000000U
@@ -339,6 +369,15 @@ static inline uint64_t synergy_traffic(uint32_t mark, uint32_t second) {
 /* Every keeper listens under an abstract name that begins like this, by which they are all found;
  * what follows is random. */
 #define SYNERGY_KEEPER_NAME "synergy-keeper/"
+
+/* By which abstract name the keeper is found whose bell has said this. */
+static inline void synergy_name_of_ringer(const struct synergy_bell *said,
+                                          struct synergy_address *address) {
+    enum { LENGTH = sizeof SYNERGY_KEEPER_NAME - 1 };
+    memcpy(address->name, SYNERGY_KEEPER_NAME, LENGTH);
+    memcpy(address->name + LENGTH, said->keeper, sizeof said->keeper);
+    address->length = LENGTH + sizeof said->keeper;
+}
 
 /* By which abstract name the keeper of a socket is found by who has only the socket: "synergy/" and
  * the cookie, 16 hexadecimal digits. */

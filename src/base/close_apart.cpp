@@ -1,21 +1,43 @@
 #include "base/close_apart.h"
 
+#include <algorithm>
 #include <future>
 #include <sched.h>
 #include <system_error>
 #include <thread>
+#include <unistd.h>
 
 namespace synergy {
 
+void close_all_but(std::vector<int> kept) {
+    std::sort(kept.begin(), kept.end());
+    unsigned next = STDERR_FILENO + 1;
+    for (const int fd : kept) {
+        if (fd < static_cast<int>(next))
+            continue;
+        if (const auto number = static_cast<unsigned>(fd); number > next)
+            close_range(next, number - 1, 0);
+        next = static_cast<unsigned>(fd) + 1;
+    }
+    close_range(next, ~0U, 0);
+}
+
 void close_apart(std::vector<Socket> sockets) {
+    std::vector<int> numbers;
+    for (const Socket &socket : sockets)
+        numbers.push_back(socket.fd());
     std::promise<bool> has_copies;
     std::promise<void> are_closed;
     std::future<bool> copies = has_copies.get_future();
     try {
-        std::thread([has_copies = std::move(has_copies),
+        std::thread([numbers = std::move(numbers), has_copies = std::move(has_copies),
                      closed = are_closed.get_future()]() mutable {
-            // A descriptor table of its own holds them until the thread ends.
-            has_copies.set_value(unshare(CLONE_FILES) == 0);
+            // A descriptor table of its own holds them until the thread ends; and nothing else, as
+            // that may be long.
+            const bool is_own = unshare(CLONE_FILES) == 0;
+            if (is_own)
+                close_all_but(std::move(numbers));
+            has_copies.set_value(is_own);
             closed.wait();
         }).detach();
     } catch (const std::system_error &) {

@@ -12,4 +12,7 @@ namespace synergy {
 /// a thread that ends. So that is how they are closed.
 void close_apart(std::vector<Socket> sockets);
 
+/// In a descriptor table that is a copy: keeps nothing else alive but these and the standard ones.
+void close_all_but(std::vector<int> kept);
+
 } // namespace synergy

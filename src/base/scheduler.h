@@ -44,7 +44,8 @@ class Scheduler {
     /// How many timers are set.
     [[nodiscard]] std::size_t pending() const { return timers_.size(); }
 
-    /// Waits for the next event or timer, `longest` at most, and does all that is due.
+    /// Waits for the next event or timer, `longest` at most, and does what is due: all, unless that
+    /// takes so long that it is to be looked at first who has come meanwhile.
     void run_once(Duration longest);
 
   private:

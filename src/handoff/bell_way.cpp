@@ -76,34 +76,35 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
 const char *BellWay::obstacle(const ServerSocket &listener) {
     if (const char *why = hearing_obstacle(listener))
         return why;
-    return listener.transport == Transport::tcp && !reserve_ports() ? without_port : nullptr;
+    return reserve_ports(listener.transport);
 }
 
 /// Any user could take all ports that bells come from, and leave peers connected to nobody. Beside
-/// these a bell can be bound whatever happens; the keepers of one user share them. False where
-/// there are none any more.
-bool BellWay::reserve_ports() {
+/// these a bell can be bound whatever happens; the keepers of one user share them. Why there are
+/// none; or nullptr.
+const char *BellWay::reserve_ports(Transport transport) {
     constexpr std::size_t enough = 2;
     constexpr unsigned tried_anyway = 16;
-    for (unsigned i = 0; reserved_.size() < enough && i < SYNERGY_BELL_PORTS; i++) {
+    std::vector<Socket> &reserved = reserved_[transport];
+    for (unsigned i = 0; reserved.size() < enough && i < SYNERGY_BELL_PORTS; i++) {
         int family = AF_INET6; // and of both
-        Socket socket = Socket::open(family, SOCK_STREAM, IPPROTO_TCP);
+        Socket socket = Socket::open(family, SOCK_STREAM, protocol_of(transport));
         if (!socket)
-            socket = Socket::open(family = AF_INET, SOCK_STREAM, IPPROTO_TCP);
+            socket = Socket::open(family = AF_INET, SOCK_STREAM, protocol_of(transport));
         if (!socket)
-            return true; // what is short now may be had later
+            return nullptr; // what is short now may be had later
         if (family == AF_INET6)
             socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
         socket.set(SOL_SOCKET, SO_REUSEPORT, 1);
         const Endpoint at = Endpoint::wildcard(family, bell_port(i));
         if (::bind(socket.fd(), at.data(), at.length()) == 0)
-            reserved_.push_back(std::move(socket));
+            reserved.push_back(std::move(socket));
         else if (errno != EADDRINUSE)
-            return true;
-        if (!reserved_.empty() && i >= tried_anyway)
+            return errno == EACCES || errno == EPERM ? forbidden_ports : nullptr;
+        if (!reserved.empty() && i >= tried_anyway)
             break;
     }
-    return !reserved_.empty();
+    return reserved.empty() ? without_port : nullptr;
 }
 
 const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
@@ -159,7 +160,7 @@ Socket BellWay::bound_bell(const ServerSocket &listener, const Endpoint &to) {
     }
     if (errno == EADDRINUSE) {
         bell.set(SOL_SOCKET, SO_REUSEPORT, 1);
-        for (const Socket &reserved : reserved_) {
+        for (const Socket &reserved : reserved_[listener.transport]) {
             const Endpoint from = to.with_port(reserved.local().port());
             if (!is_ringing_(from.port()) && ::bind(bell.fd(), from.data(), from.length()) == 0)
                 return bell;

@@ -8,6 +8,7 @@
 #include "wire.h"
 
 #include <functional>
+#include <map>
 #include <vector>
 
 namespace synergy {
@@ -33,6 +34,9 @@ inline constexpr const char *filtered =
 inline constexpr const char *without_port =
     "another user holds all ports that bells come from, 61700 to 63747";
 static_assert(SYNERGY_FIRST_BELL_PORT == 61700 && SYNERGY_BELL_PORTS == 63748 - 61700);
+inline constexpr const char *forbidden_ports =
+    "the server's sandbox lets nothing have the ports that bells come from, 61700 to 63747 "
+    "(SocketBindAllow= of a systemd unit, Landlock)";
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 
@@ -65,14 +69,14 @@ class BellWay {
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
     [[nodiscard]] const char *hearing_obstacle(const ServerSocket &listener) const;
-    bool reserve_ports();
+    [[nodiscard]] const char *reserve_ports(Transport transport);
     [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
 
     SocketDiag &socket_diag_;
     const std::function<bool(std::uint64_t cookie)> is_ours_;
     const std::function<bool(std::uint16_t port)> is_ringing_;
     unsigned next_port_ = 0;
-    std::vector<Socket> reserved_; ///< that have a port, of TCP
+    std::map<Transport, std::vector<Socket>> reserved_; ///< that have a port
 };
 
 } // namespace synergy

@@ -1,5 +1,6 @@
 #include "handoff/feeler.h"
 
+#include "hops/addresses.h"
 #include "punch/beside.h"
 #include "server/inherited_options.h"
 
@@ -37,7 +38,7 @@ bool may_keep_nothing() {
 void Feeler::feel(const ServerSocket &listener) {
     const Endpoint to = bell_address(listener).unmapped();
     if (listener.transport != Transport::tcp || !listener.listens ||
-        knocks_.contains(listener.cookie) ||
+        knocks_.contains(listener.cookie) || !is_own_address(to) ||
         !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)))
         return;
     auto &knock = knocks_[listener.cookie];

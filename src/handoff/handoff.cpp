@@ -29,10 +29,8 @@ constexpr const char *cant_reach_us =
     "who accepts its connections can't reach synergy-keeper (from another network namespace, or a "
     "sandbox that forbids abstract Unix sockets?)";
 
-/// An accept() of ours fetches at once.
+/// An accept() of ours fetches at once. (One that waits for a processor gets twice as long.)
 constexpr Duration fetch_time = milliseconds(800);
-/// One that is waiting for a processor gets this long.
-constexpr Duration busy_time = milliseconds(1600);
 /// A server at its limit of open files closes others when it closes them, and one whose queue is
 /// full of others' connections accepts them when it does.
 constexpr Duration until_there_is_room = milliseconds(100);
@@ -99,6 +97,14 @@ bool Handoff::check_imitable(const ServerSocket &listener) {
     if (what != nullptr)
         give_up(listener, not_to_be_given(what));
     return what == nullptr;
+}
+
+bool Handoff::is_there_as_described(const ServerSocket &listener) const {
+    if (!listener.accepts() || !listener.is_ready() || listener.not_to_be_given != nullptr ||
+        is_out_of_reach(listener.cookie))
+        return false;
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    return found && found->option_memory == listener.option_memory;
 }
 
 void Handoff::offer(Socket connection, const Endpoint &peer, const ServerSocket &listener) {
@@ -176,12 +182,12 @@ Handoff::Rung Handoff::connect_doorbell(Offer &offer) {
 
 /// As soon as it is connected. A listener with TCP_DEFER_ACCEPT is silent until there is data
 /// (tcp(7)), and may have been given that after listen().
-void Handoff::introduce(Offer &offer) {
-    constexpr std::string_view text = SYNERGY_BELL_TEXT;
+void Handoff::introduce(Offer &offer) const {
+    const synergy_bell bell = bells_.line();
     // (Were it refused, send() would take the error away.)
     if (!offer.has_said && !offer.doorbell.remote().empty())
         offer.has_said =
-            send(offer.doorbell.fd(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
+            send(offer.doorbell.fd(), &bell, sizeof bell, MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
 }
 
 /// Whether the listener is known to be there and to take connections.
@@ -312,14 +318,14 @@ void Handoff::look(Id id) {
             return;
         }
     } else if (is_accepted) {
-        // A look that comes late, comes before what has arrived meanwhile is read.
-        if (offer.looked != Time{})
-            offer.held += std::min<Duration>(now - offer.looked, 2 * BellWay::between_looks);
-        offer.looked = now;
-        const Activity activity = offer.held < fetch_time ? Activity::rests : owner_.activity();
+        // A look that comes late says nothing: it comes before what has arrived meanwhile is read.
+        const Duration since = now - std::exchange(offer.looked, now);
+        const Activity activity = owner_.activity();
         if (activity == Activity::stopped)
             offer.held = {};
-        if (offer.held >= (activity == Activity::runs ? busy_time : fetch_time)) {
+        else if (since < 2 * BellWay::between_looks)
+            offer.held += activity == Activity::runs ? since / 2 : since;
+        if (offer.held >= fetch_time) {
             give_up(offer.listener, not_intercepted);
             return;
         }
@@ -450,6 +456,12 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
     offers_.erase(id);
     answered(listener.cookie);
     return fetched;
+}
+
+bool Handoff::has_rung(const Socket &accepted) const {
+    synergy_bell said{};
+    return recv(accepted.fd(), &said, sizeof said, MSG_PEEK | MSG_DONTWAIT) == sizeof said &&
+           synergy_is_bell_of(&page_, &said) != 0;
 }
 
 std::vector<std::uint64_t> Handoff::waiting(std::uint64_t listener) const {

@@ -63,6 +63,9 @@ class Handoff {
     /// Whether a connection can be given all that the listener has, as far as the kernel tells. If
     /// not, nothing is offered to it any more.
     bool check_imitable(const ServerSocket &listener);
+    /// Whether the kernel has the listener, and with no more than can be given: one question that
+    /// is answered by yes nearly always, and tells nothing else.
+    [[nodiscard]] bool is_there_as_described(const ServerSocket &listener) const;
     /// Finds out whether bells come through a firewall on this host, once for each listener, by
     /// half a connection, of which the server learns nothing. Where they don't, nothing is offered
     /// to the listener any more.
@@ -87,6 +90,9 @@ class Handoff {
     /// from the listener: only who accepted the doorbell can have it. Empty where it could not be
     /// given all of that: then the peer gets a reset.
     std::optional<Fetched> fetch(const Socket &accepted, bool is_blocking);
+
+    /// Whether it is a doorbell's other end, as it says, of one that rings no more.
+    [[nodiscard]] bool has_rung(const Socket &accepted) const;
 
     /// Those that wait, which are offered no more.
     [[nodiscard]] std::vector<std::pair<Socket, Endpoint>> take_back(std::uint64_t listener);
@@ -137,7 +143,7 @@ class Handoff {
     void closed_with(Id id, int refusal);
     void closed_without_a_word(Id id);
     Rung connect_doorbell(Offer &offer);
-    static void introduce(Offer &offer);
+    void introduce(Offer &offer) const;
     void refused(Id id);
     void obstructed(Id id, const char *why);
     void happened(Id id, std::uint32_t events);

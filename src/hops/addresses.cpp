@@ -139,7 +139,11 @@ bool is_same_site(const Endpoint &one, const Endpoint &other) {
 bool is_own_address(const Endpoint &address) {
     const Socket probe = Socket::open(address.family(), SOCK_DGRAM);
     const Endpoint any = address.with_port(0);
-    return !probe || ::bind(probe.fd(), any.data(), any.length()) == 0 || errno != EADDRNOTAVAIL;
+    if (probe && ::bind(probe.fd(), any.data(), any.length()) != 0 && errno == EADDRNOTAVAIL)
+        return false;
+    // With net.ipv4.ip_nonlocal_bind whatever there is can be bound to.
+    const auto route = address.is_wildcard() ? std::nullopt : route_to(any, {});
+    return !route || route->is_local;
 }
 
 std::vector<Endpoint> other_addresses(const Endpoint &any, const Endpoint &peer) {

@@ -313,13 +313,6 @@ void HopFinder::refused(const Endpoint &peer, const Endpoint &source, int hops,
     Way &way = way_to(peer, source);
     if (way.peer.is_loopback())
         return;
-    if (!how.from.empty() && is_own_address(how.from)) {
-        log::warn_once(way.peer.address_text() +
-                       (how.answer == HopAnswer::unreachable
-                            ? ": can't punch: the next hop does not answer this host (ip neigh)"
-                            : ": can't punch: a firewall on this host refuses it (OUTPUT)"));
-        return;
-    }
     if (!way.hops) {
         if (way.looked_into.contains(hops))
             return;

@@ -2,6 +2,7 @@
 
 #include "base/socket.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
@@ -11,6 +12,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sys/ioctl.h>
+#include <utility>
 
 namespace synergy {
 
@@ -64,11 +66,19 @@ class Question {
             by = reinterpret_cast<const sockaddr_in6 *>(peer.data())->sin6_scope_id;
         if (by != 0)
             add(RTA_OIF, {&by, sizeof by});
-        header_.nlmsg_len =
-            static_cast<std::uint32_t>(sizeof header_ + NLMSG_ALIGN(sizeof route_) + used_);
+    }
+
+    void add_flow(std::uint16_t source_port, std::uint16_t port, int protocol) {
+        const auto number = static_cast<std::uint8_t>(protocol);
+        add(RTA_IP_PROTO, {&number, sizeof number});
+        for (const auto &[type, each] : {std::pair(RTA_SPORT, source_port), {RTA_DPORT, port}})
+            if (const std::uint16_t big_endian = htons(each); each != 0)
+                add(type, {&big_endian, sizeof big_endian});
     }
 
     [[nodiscard]] bool send(const Socket &socket) {
+        header_.nlmsg_len =
+            static_cast<std::uint32_t>(sizeof header_ + NLMSG_ALIGN(sizeof route_) + used_);
         std::array<iovec, 3> parts{{{&header_, sizeof header_},
                                     {&route_, NLMSG_ALIGN(sizeof route_)},
                                     {attributes_.data(), used_}}};
@@ -93,7 +103,7 @@ class Question {
     nlmsghdr header_{};
     rtmsg route_{};
     static_assert(NLMSG_ALIGN(sizeof(rtmsg)) == sizeof(rtmsg));
-    alignas(rtattr) std::array<char, 64> attributes_{};
+    alignas(rtattr) std::array<char, 96> attributes_{};
     std::size_t used_ = 0;
 };
 
@@ -137,20 +147,40 @@ std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
     return route;
 }
 
-std::optional<Route> ask(Question question) {
+using Answer = std::array<char, 4096>;
+
+/// The length of the answer; 0: none.
+std::size_t ask(Question question, Answer &answer) {
     const Socket socket = Socket::open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
     if (!socket || !question.send(socket))
-        return std::nullopt;
+        return 0;
     // The kernel answers within sendmsg(), so nothing is waited for.
-    alignas(nlmsghdr) std::array<char, 4096> buffer{};
-    iovec part{buffer.data(), buffer.size()};
+    iovec part{answer.data(), answer.size()};
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    const ssize_t length = ::recvmsg(socket.fd(), &message, MSG_DONTWAIT);
-    if (length <= 0)
-        return std::nullopt;
-    return answer_of(reinterpret_cast<nlmsghdr *>(buffer.data()), static_cast<std::size_t>(length));
+    return static_cast<std::size_t>(
+        std::max<ssize_t>(::recvmsg(socket.fd(), &message, MSG_DONTWAIT), 0));
+}
+
+std::optional<Route> ask(const Question &question) {
+    alignas(nlmsghdr) Answer answer{};
+    const std::size_t length = ask(question, answer);
+    return answer_of(reinterpret_cast<nlmsghdr *>(answer.data()), length);
+}
+
+/// Routes that are there to send nothing (ip-route(8)).
+int error_of(unsigned char route_type) {
+    switch (route_type) {
+    case RTN_BLACKHOLE:
+        return EINVAL;
+    case RTN_PROHIBIT:
+        return EACCES;
+    case RTN_UNREACHABLE:
+        return EHOSTUNREACH;
+    default:
+        return 0;
+    }
 }
 
 } // namespace
@@ -176,6 +206,24 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
         if (const Endpoint chosen = public_source(peer); !chosen.empty())
             route->source = chosen;
     return route;
+}
+
+std::optional<int> flow_error(const Endpoint &to, const Endpoint &from, int protocol) {
+    const Endpoint peer = to.unmapped();
+    const Endpoint source = from.is_wildcard() ? Endpoint() : from.unmapped();
+    if (peer.empty() || (!source.empty() && source.family() != peer.family()))
+        return std::nullopt;
+    Question question(peer, source, 0);
+    question.add_flow(from.port(), peer.port(), protocol);
+    alignas(nlmsghdr) Answer answer{};
+    const std::size_t length = ask(question, answer);
+    auto *header = reinterpret_cast<nlmsghdr *>(answer.data());
+    if (!NLMSG_OK(header, length))
+        return std::nullopt;
+    if (header->nlmsg_type != NLMSG_ERROR)
+        return error_of(static_cast<rtmsg *>(NLMSG_DATA(header))->rtm_type);
+    const int error = -static_cast<nlmsgerr *>(NLMSG_DATA(header))->error;
+    return error == EOPNOTSUPP ? std::nullopt : std::optional(error); // it knows TCP and UDP
 }
 
 bool has_way_by(const Endpoint &peer, const std::string &interface) {

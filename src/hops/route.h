@@ -21,6 +21,10 @@ struct Route {
 /// punches have it made, a public address before a temporary one. Nothing where there is no route.
 std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 
+/// What the routing table has for a flow, with its rules by protocol and port (ip-rule(8)): the
+/// errno that sending fails with, or 0. Ports of 0 are none. Nothing where the kernel does not say.
+std::optional<int> flow_error(const Endpoint &peer, const Endpoint &source, int protocol);
+
 /// The address, with port 0, that an IPv6 socket with no address of its own sends from toward the
 /// peer if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty
 /// where there is none, or no route. Nothing is sent.

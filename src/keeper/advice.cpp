@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "hops/addresses.h"
 #include "hops/route.h"
+#include "punch/failure.h"
 
 #include <unordered_set>
 #include <utility>
@@ -81,8 +82,10 @@ void Advice::look_at_ways(const KeptSocket &server) {
             const auto route = route_to(hole.peer, source);
             if (!route || route->on_link)
                 continue;
+            // (What is no address of this host at all is named when it can't be sent from.)
             if (const std::string objection = address_objection(route->source, hole.peer);
-                !objection.empty())
+                !objection.empty() &&
+                local_setting_cause(settings_, hole.peer.unmapped().family()).empty())
                 log::warn_once(hole.way_text() + ": " + objection);
             if (source.empty() || source.is_wildcard())
                 say_other_addresses(hole, route->source);

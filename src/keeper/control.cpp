@@ -204,7 +204,7 @@ int Control::claim(std::uint64_t cookie) {
                   "(@{}): a program that is executed with the socket will not hand over any "
                   "connection",
                   text(wanted));
-    else
+    else if (error != EMFILE && error != ENFILE) // for want of which nothing is punched, either
         log::warn("@{}: {}", text(wanted), strerrordesc_np(error));
     return 0;
 }

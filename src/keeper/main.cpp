@@ -106,6 +106,15 @@ void configure_log(const Settings &settings, pid_t server) {
         log::error("{}", problem.line());
 }
 
+/// With fewer, holes are opened of which nobody can be handed over (measured, with one hole).
+constexpr rlim_t fewest_descriptors = 24;
+
+/// As many as can be had, since reset_resources().
+rlim_t descriptors_to_be_had() {
+    rlimit limit{};
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : fewest_descriptors;
+}
+
 std::string directory_of(const std::string &file) {
     return file.substr(0, file.find_last_of('/'));
 }
@@ -148,6 +157,12 @@ int keep(std::string_view cause) {
             settings.follows_file && (!settings.is_file_blank || settings.has_peer_directory);
         if (cause != SYNERGY_KEEPER_ASKED && !settings.has_peers() && !may_gain)
             return refuse(ENOENT);
+        if (const rlim_t most = descriptors_to_be_had(); most < fewest_descriptors) {
+            log::error("nothing is punched: the limit of open files is {}, and {} are the fewest "
+                       "that will do (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)",
+                       most, fewest_descriptors);
+            return refuse(EPERM); // it can't be raised again
+        }
         const int directory = chdir("/");
         static_cast<void>(directory);
         const std::string learned_file = learned_hops_file(variable);

@@ -43,6 +43,18 @@ bool be_missed(synergy_page &page) {
     return syscall(SYS_set_robust_list, &list, sizeof list) == 0;
 }
 
+synergy_bell_mark random_mark() {
+    std::array<std::uint8_t, sizeof(synergy_bell_mark) / 2> random{};
+    if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
+        fail("getrandom");
+    synergy_bell_mark mark{};
+    auto *digit = mark.digits;
+    for (const std::uint8_t byte : random)
+        for (const int half : {byte >> 4, byte & 15})
+            *digit++ = "0123456789abcdef"[half];
+    return mark;
+}
+
 } // namespace
 
 Page::Page() : memory_(memfd_create("synergy", MFD_CLOEXEC | MFD_ALLOW_SEALING)) {
@@ -64,6 +76,7 @@ Page::Page() : memory_(memfd_create("synergy", MFD_CLOEXEC | MFD_ALLOW_SEALING))
         __atomic_store_n(&page_->holder, static_cast<std::uint32_t>(gettid()), __ATOMIC_RELEASE);
     if (getrandom(page_->secret.bytes, sizeof page_->secret.bytes, 0) != sizeof page_->secret.bytes)
         fail("getrandom");
+    page_->bells = page_->bells_before = random_mark();
     if (const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM); any)
         page_->network = network_of(any.fd());
 }

@@ -148,6 +148,8 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     server.socket.is_prepared |= was_prepared;
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
+    else if (socket.is_prepared) // its port is not shared by us yet
+        unshared_.erase(socket.cookie);
     server.socket.is_shared = !unshared_.contains(socket.cookie);
     if (!server.duplicate && duplicate) {
         server.duplicate = std::move(duplicate);
@@ -427,6 +429,8 @@ bool Registry::check_alive(const ServerSocket &socket) {
     auto found = servers_.find(socket.cookie);
     if (found == servers_.end())
         return parked_.has(socket.cookie);
+    if (handoff_.is_there_as_described(found->second.socket))
+        return true;
     if (owner_.locate(found->second.socket))
         return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
                handoff_.check_imitable(found->second.socket);

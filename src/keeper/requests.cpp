@@ -20,6 +20,15 @@ synergy_mark mark_of(const ServerSocket &socket) {
     return socket.accepts() ? SYNERGY_LISTENER : SYNERGY_DATAGRAMS;
 }
 
+std::uint32_t flags_of(const ServerSocket &socket) {
+    std::uint32_t flags = 0;
+    if (socket.is_shared)
+        flags |= SYNERGY_SHARES;
+    if (socket.lets_others_in || !socket.is_prepared)
+        flags |= SYNERGY_LETS_OTHERS_IN;
+    return flags;
+}
+
 /// Whom synergy_to() names; 0, or the errno that it promises.
 int read_target(const synergy_request &request, const ServerSocket &socket, Target &target) {
     if (request.hop_limit != SYNERGY_AUTOMATIC_HOPS) {
@@ -70,7 +79,7 @@ Requests::Reply Requests::answer(const Call &call) {
             break;
         case SYNERGY_CLOSED:
             processes_.closed(call.process, call.request.cookie);
-            give_back(call);
+            shut_down(call);
             registry_.closed(call.request.cookie);
             break;
         case SYNERGY_GIVE_WAY:
@@ -97,6 +106,9 @@ Requests::Reply Requests::answer(const Call &call) {
             break;
         case SYNERGY_ADOPT:
             owner_.adopt(call, reply);
+            break;
+        case SYNERGY_KNOCK:
+            reply.goes_on = true;
             break;
         case SYNERGY_TAKE:
             take(call, reply);
@@ -177,7 +189,9 @@ void Requests::open(const Call &call, Reply &reply) {
         return;
     }
     reply.answer.result = open_described(*socket, call, std::nullopt);
-    reply.answer.mark = registry_.has(socket->cookie) ? mark_of(*socket) : SYNERGY_UNTOUCHED;
+    const ServerSocket *known = registry_.find(socket->cookie);
+    reply.answer.mark = known != nullptr ? mark_of(*known) : SYNERGY_UNTOUCHED;
+    reply.answer.flags = known != nullptr ? flags_of(*known) : 0;
     if (!is_to_listen || !registry_.has(socket->cookie))
         return;
     reply.goes_on = true;
@@ -310,14 +324,12 @@ void Requests::open_toward(const Call &call, Reply &reply) {
         reply.answer.mark = mark_of(*socket);
 }
 
-/// The options by which its port was shared with us are the server's own again. (As long as it
-/// listens it must be shared.)
-void Requests::give_back(const Call &call) {
+/// Of one that is open still. (The options by which its port was shared with us are the server's
+/// own again when it has this answer: as long as it listens it must be shared.)
+void Requests::shut_down(const Call &call) {
     const ServerSocket *known = call.passed ? registry_.find(cookie_of(call.passed.fd())) : nullptr;
     if (known == nullptr || !known->is_prepared)
         return;
-    call.passed.set(SOL_SOCKET, SO_REUSEADDR, known->lets_others_in ? 1 : 0);
-    call.passed.set(SOL_SOCKET, SO_REUSEPORT, known->is_shared ? 1 : 0);
     registry_.shut_down(known->cookie);
 }
 
@@ -325,7 +337,7 @@ void Requests::fetch(const Call &call, Reply &reply) {
     auto fetched = call.passed ? handoff_.fetch(call.passed, !(call.request.flags & SOCK_NONBLOCK))
                                : std::nullopt;
     if (!fetched) {
-        reply.answer.result = ENOENT;
+        reply.answer.result = call.passed && handoff_.has_rung(call.passed) ? ESTALE : ENOENT;
         reply.show = call.passed.fd();
         return;
     }
@@ -408,6 +420,7 @@ void Requests::meet(const Call &call, Reply &reply) {
     processes_.add(call.process);
     reply.is_proof = true;
     reply.answer.mark = mark_of(*socket);
+    reply.answer.flags = flags_of(*socket);
     reply.show = page_.memory().fd();
 }
 

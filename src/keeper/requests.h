@@ -51,7 +51,7 @@ class Requests {
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
                                      const std::optional<Target> &target);
-    void give_back(const Call &call);
+    void shut_down(const Call &call);
     void fetch(const Call &call, Reply &reply);
     void meet(const Call &call, Reply &reply);
     void executed_without_library(const Call &call);

@@ -1,8 +1,8 @@
 #include "keeper/standby.h"
 
+#include "base/close_apart.h"
 #include "base/log.h"
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -20,21 +20,9 @@ namespace {
 constexpr const char *name_on_duty = "synergy-keeper";
 constexpr const char *name_on_standby = "synergy-standby";
 
-void close_all_but(std::vector<int> kept) {
-    std::sort(kept.begin(), kept.end());
-    unsigned next = STDERR_FILENO + 1;
-    for (const int fd : kept) {
-        if (fd < static_cast<int>(next))
-            continue;
-        if (const auto number = static_cast<unsigned>(fd); number > next)
-            close_range(next, number - 1, 0);
-        next = static_cast<unsigned>(fd) + 1;
-    }
-    close_range(next, ~0U, 0);
-}
-
-bool is_over(const Socket &process, int patience_ms) {
-    pollfd end{.fd = process.fd(), .events = POLLIN, .revents = 0};
+/// A process's end, or a pipe's.
+bool is_over(const Socket &what, int patience_ms) {
+    pollfd end{.fd = what.fd(), .events = POLLIN, .revents = 0};
     return poll(&end, 1, patience_ms) == 1;
 }
 
@@ -55,12 +43,16 @@ void Standby::dismiss() {
 }
 
 bool Standby::leave(std::vector<int> kept) {
-    std::array<int, 2> ends{};
+    std::array<int, 2> ends{}, held{};
     const Socket original(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
     if (!original || pipe2(ends.data(), O_CLOEXEC) != 0)
         return false;
     const Socket dismissed(ends[0]);
     Socket dismissal(ends[1]);
+    if (pipe2(held.data(), O_CLOEXEC) != 0)
+        return false;
+    const Socket has_closed(held[0]);
+    Socket holds(held[1]);
     // Buried by the kernel.
     signal(SIGCHLD, SIG_IGN);
     const pid_t copy = fork();
@@ -71,6 +63,11 @@ bool Standby::leave(std::vector<int> kept) {
                    strerrordesc_np(errno));
         return false;
     }
+    // What is closed here as long as the copy has it too goes on: an association that was begun, of
+    // which there can be no other one, or a connection.
+    constexpr int longest_ms = 200;
+    holds.reset();
+    is_over(has_closed, longest_ms);
     dismiss();
     copy_ = Socket(static_cast<int>(syscall(SYS_pidfd_open, copy, 0)));
     dismissal_ = std::move(dismissal);

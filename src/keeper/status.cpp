@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -82,7 +81,7 @@ Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
     if (state == "refused")
         json["refused_at"] = record.refused_at != 0 ? record.refused_at : record.hop_limit;
     if (state == "failing")
-        json["error"] = strerrordesc_np(record.error);
+        json["error"] = record.cause;
     json["last_punch_s"] = record.first_punched == Time{} ? Json(nullptr) : age(record.punched);
     json["last_sign_s"] = age(heard);
     if (hole.server.transport != Transport::udp)

@@ -17,14 +17,16 @@ const char *family_name(const Endpoint &peer) {
     return peer.unmapped().family() == AF_INET ? "IPv4" : "IPv6";
 }
 
-/// For who wants to see for himself.
-std::string route_command(const Endpoint &peer) {
-    return std::string("ip ") + (peer.unmapped().family() == AF_INET ? "-4" : "-6") +
-           " route get " + peer.unmapped().address_text();
-}
-
-std::string route_cause(const char *what, const Endpoint &peer) {
-    return std::string(what) + " (" + route_command(peer) + ")";
+/// For who wants to see for himself: with the ports, where the route goes by these.
+std::string route_command(const Endpoint &source, const Endpoint &peer, Transport transport) {
+    std::string command = std::string("ip ") + (peer.unmapped().family() == AF_INET ? "-4" : "-6") +
+                          " route get " + peer.unmapped().address_text();
+    if (!route_to(peer, source))
+        return command;
+    command.append(" ipproto ").append(name(transport));
+    if (source.port() != 0)
+        command.append(" sport ").append(std::to_string(source.port()));
+    return command + " dport " + std::to_string(peer.port());
 }
 
 /// Only broadcast is allowed by SO_BROADCAST.
@@ -38,14 +40,24 @@ bool is_broadcast(const Endpoint &peer) {
            ::connect(socket.fd(), to.data(), to.length()) == 0;
 }
 
-} // namespace
-
-int route_error(const Endpoint &peer) {
+/// What connecting a datagram socket fails with; or `source` is what it leaves from.
+int connecting_error(const Endpoint &peer, Endpoint *source) {
     const Endpoint to = peer.unmapped();
     const Socket socket = Socket::open(to.family(), SOCK_DGRAM);
     // (Where no local port is left, EAGAIN, this socket has none; punches have the server's.)
-    return socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN ? errno
-                                                                                            : 0;
+    if (socket && ::connect(socket.fd(), to.data(), to.length()) != 0 && errno != EAGAIN)
+        return errno;
+    if (source != nullptr)
+        *source = socket.local();
+    return 0;
+}
+
+} // namespace
+
+int route_error(const Endpoint &local, const Endpoint &peer, Transport transport,
+                Endpoint *source) {
+    const int error = connecting_error(peer, source);
+    return error != 0 ? error : flow_error(peer, local, protocol_of(transport)).value_or(0);
 }
 
 bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
@@ -74,7 +86,10 @@ std::string local_setting_cause(const Settings &settings, int family) {
 }
 
 std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
-                        const Settings &settings) {
+                        const Settings &settings, Transport transport) {
+    const auto route_cause = [&](const char *what) {
+        return std::string(what) + " (" + route_command(source, peer, transport) + ")";
+    };
     const bool is_wildcard = source.empty() || source.is_wildcard();
     // (Which of them it is depends on the family, and on who tells the kernel of the address.)
     if (error == EADDRNOTAVAIL || error == EINVAL || error == ENETUNREACH)
@@ -92,23 +107,29 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
     case ENFILE:
         return "this system has no descriptor left (fs.file-max)";
     case ENETUNREACH:
-        return route_cause("Network is unreachable: this host has no route to it", peer);
+        return route_cause("Network is unreachable: this host has no route to it");
     case EHOSTUNREACH:
-        return route_cause("this host's routing table has it as unreachable", peer);
+        return route_cause("this host's routing table has it as unreachable");
     case EACCES:
-        return route_cause("this host's routing table prohibits it", peer);
+        if (route_error(source, peer, transport) != EACCES)
+            return std::string("the server's sandbox lets nothing connect by ") + name(transport) +
+                   " (Landlock, or another security module)";
+        return route_cause("this host's routing table prohibits it");
     case EADDRNOTAVAIL:
     case EINVAL:
         if (!is_wildcard && !is_own_address(source))
-            return source.unmapped().address_text() + " is no address of this host any more";
+            return source.unmapped().address_text() + " is no address of this host";
         if (error == EADDRNOTAVAIL)
             return std::string("Cannot assign requested address: this host has no ") +
                    family_name(peer) + " address for it";
         if (is_link_local(peer))
             return "an address of the link's own needs its interface, as " +
                    peer.unmapped().address_text() + "%eth0";
-        return route_cause("this host's routing table drops it (a blackhole route)", peer);
+        return route_cause("this host's routing table drops it (a blackhole route)");
     case EPERM:
+        if (connecting_error(peer, nullptr) == EPERM)
+            return "an IPsec policy of this host forbids it (ip xfrm policy), or a BPF program of "
+                   "its control group";
         return "a firewall on this host lets it not out (OUTPUT)";
     case EAFNOSUPPORT:
         return std::string("this host, or the server's sandbox, has no ") + family_name(peer);
@@ -119,11 +140,14 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
     }
 }
 
-std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings) {
+std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings,
+                         bool was_tried) {
     if (!source.empty() && !source.is_wildcard() && !is_own_address(source))
-        return local_cause(EADDRNOTAVAIL, source, peer, settings);
+        return local_cause(EADDRNOTAVAIL, source, peer, settings, Transport::tcp);
     if (std::string cause = mute_gateway_cause(source, peer); !cause.empty())
         return cause;
+    if (!was_tried)
+        return {};
     return "no SYN leaves this host: a firewall on it lets none out (OUTPUT)";
 }
 

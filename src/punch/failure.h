@@ -10,11 +10,14 @@ namespace synergy {
 
 /// What `error`, of a system call that was to send a punch or to make ready for it, comes from.
 /// `source`: where it was to leave from; a wildcard or nothing where that is the kernel's choice.
+/// Rules of the routing table may go by the transport and its ports.
 std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
-                        const Settings &settings);
+                        const Settings &settings, Transport transport);
 
-/// The same where the kernel says nothing, and yet no SYN leaves.
-std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings);
+/// The same where the kernel says nothing, and yet no SYN leaves. Empty: no cause is known, and it
+/// was not even `tried`, by which a firewall would show.
+std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings,
+                         bool was_tried);
 
 /// Whether this host's own firewall answers by a reset what TCP sends from there to the peer: one
 /// comes back at once for a SYN that dies on the first router.
@@ -24,8 +27,10 @@ bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer);
 /// packet was sent there nothing is known, and for a second after.
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);
 
-/// Which errno the kernel has for the way there, without sending anything; 0: there is one.
-int route_error(const Endpoint &peer);
+/// Which errno the kernel has for the way from `local` there, without sending anything; 0: there is
+/// one, and `source` is what it leaves from, with a port of no meaning.
+int route_error(const Endpoint &local, const Endpoint &peer, Transport transport,
+                Endpoint *source = nullptr);
 
 /// What is wrong with the source address that the settings choose for this family; empty: nothing.
 std::string local_setting_cause(const Settings &settings, int family);

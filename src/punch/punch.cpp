@@ -57,11 +57,14 @@ void Punch::refused(const IcmpError &how) {
 }
 
 void Punch::failed_here(int error) {
-    failed_by(local_cause(error, hole_.server.local, hole_.peer, context_.settings), error);
+    failed_by(local_cause(error, hole_.server.local, hole_.peer, context_.settings,
+                          hole_.server.transport),
+              error);
 }
 
 void Punch::failed_by(const std::string &cause, int error) {
     record_.error = error;
+    record_.cause = cause;
     failure_log_.failed(hole_, cause);
 }
 
@@ -80,12 +83,20 @@ Duration retry_delay(unsigned failures, Duration most) {
     return std::min<Duration>(milliseconds(250) * (1 << doublings), most);
 }
 
+namespace {
+
+/// What comes back sooner is the same as before, and has been named.
+constexpr Duration same_for = std::chrono::minutes(1);
+
+} // namespace
+
 void FailureLog::failed(const Hole &hole, const std::string &cause) {
     std::string line = hole.way_text() + ": can't punch: " + cause;
     if (line == said_)
         return;
-    // An error may come back when what it was sent for is over: that is the end of the same.
-    if (line == before_ && Clock::now() < recovered_at_ + std::chrono::seconds(1)) {
+    // An error may come back when what it was sent for is over, and what lets a part of all punches
+    // pass, by a rate, is over again and again: that is one cause.
+    if (line == before_ && Clock::now() < recovered_at_ + same_for) {
         said_ = std::move(line);
         return;
     }

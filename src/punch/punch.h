@@ -95,6 +95,7 @@ struct HoleRecord {
     int hop_limit = 0;        ///< of the latest punch
     int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
     int error = 0;            ///< the errno with which the latest punch failed
+    std::string cause{};      ///< of that, in words
 };
 
 /// A punch that changes hands, by its socket.

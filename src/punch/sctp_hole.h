@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 namespace synergy::sctp {
 
@@ -24,6 +25,12 @@ inline Time next_init(Time sent, const HoleBegin &hole, Duration period) {
         if (sent < hole.at() + after)
             return hole.at() + after;
     return std::min(sent + period, hole.ends());
+}
+
+/// What connect() has failed with. (Where another socket has an association with the same two ends,
+/// Linux says that the address is not available, sctp_connect_new_asoc(). It may be over by now.)
+inline int connect_error(int error) {
+    return error == EADDRNOTAVAIL ? EISCONN : error;
 }
 
 /// What comes while an INIT leaves is answered with the hop limit of that. It is looked for where

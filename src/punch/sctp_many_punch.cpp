@@ -87,7 +87,7 @@ bool SctpManyPunch::is_in_use() const {
 /// send within these few microseconds may be lost on the way, and is sent again as always.
 int SctpManyPunch::begin(bool is_answer) {
     // Where there is no way, SCTP begins all the same, and sends nothing.
-    if (const int error = route_error(hole_.peer); error != 0)
+    if (const int error = route_error(hole_.server.local, hole_.peer, Transport::sctp); error != 0)
         return error;
     sctp_rtoinfo timeouts{};
     if (!sctp::get(fd_, SCTP_RTOINFO, timeouts))
@@ -121,7 +121,7 @@ int SctpManyPunch::begin(bool is_answer) {
     whom.addr_num = static_cast<int>(hole_.peer.length());
     whom.addrs = const_cast<sockaddr *>(hole_.peer.data());
     if (!sctp::get(fd_, SCTP_SOCKOPT_CONNECTX3, whom) && errno != EINPROGRESS)
-        return errno;
+        return sctp::connect_error(errno);
     association_ = whom.assoc_id;
     return 0;
 }
@@ -166,7 +166,7 @@ int SctpManyPunch::punch() {
         error = begin(true);
     }
     if (error == EISCONN || error == EALREADY) {
-        // The server, or the peer, has been faster.
+        // The server, or the peer, has been faster, or the server has peeled it off.
         timer_.set(Clock::now() + rest, [this] { punch(); });
         return 0;
     }

@@ -1,7 +1,6 @@
 #include "punch/sctp_punch.h"
 
 #include "base/log.h"
-#include "hops/route.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
 #include "punch/sctp_hole.h"
@@ -82,12 +81,7 @@ Socket SctpPunch::bound_socket() const {
 
 /// A peer's INIT has been answered: what it sends next is for this socket alone.
 bool SctpPunch::has_answered() const {
-    Endpoint own = hole_.server.local.unmapped();
-    const Endpoint peer = hole_.peer.unmapped();
-    if (own.is_wildcard())
-        if (const auto route = route_to(peer, context_.settings.local_for(peer.family())))
-            own = route->source.unmapped().with_port(own.port());
-    return context_.owner.control_chunks(peer, own) != 0;
+    return context_.owner.control_chunks(hole_.peer.unmapped(), own_) != 0;
 }
 
 bool SctpPunch::has_association() const {
@@ -96,9 +90,11 @@ bool SctpPunch::has_association() const {
 }
 
 void SctpPunch::wait_for_its_end() {
-    if (!std::exchange(rests_, true))
+    const bool is_first = !std::exchange(rests_, true);
+    if (is_first)
         log::debug("{}: waits for an earlier association to be over", hole_.text());
-    retry_at(Clock::now() + rest);
+    // It may be ending just now.
+    retry_at(Clock::now() + (is_first ? between_looks : rest));
 }
 
 /// What comes from now on is dropped, and sent again as always, until it is heard again. (Linux
@@ -142,18 +138,19 @@ bool SctpPunch::is_refused_here() const {
 }
 
 /// It takes the place of the one before. 0 or an errno.
-int SctpPunch::send_init(Socket socket, bool is_answer) {
+int SctpPunch::send_init(Socket socket, const Endpoint &own, bool is_answer) {
     if (!is_answer)
         next_hop_limit();
     set_hop_limit(socket, is_v4_,
                   is_answer ? ordinary_hop_limit(hole_.server, is_v4_) : hop_limit());
     close_socket();
     socket_ = std::move(socket);
+    own_ = own;
     is_answer_ = is_answer;
     punched_ = Clock::now();
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
-        return errno;
+        return sctp::connect_error(errno);
     if (is_refused_here())
         return EPERM;
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
@@ -173,20 +170,24 @@ int SctpPunch::punch() {
     }
     rests_ = false;
     // Where there is no way, SCTP begins all the same, and sends nothing.
-    int error = route_error(hole_.peer);
+    Endpoint source;
+    int error = route_error(hole_.server.local, hole_.peer, Transport::sctp, &source);
+    Endpoint own = address_beside(hole_.server, context_.settings, is_v4_).unmapped();
+    if (own.is_wildcard())
+        own = source.with_port(own.port());
     Socket next_socket = error == 0 ? bound_socket() : Socket();
     if (error == 0 && !next_socket)
         error = errno;
     if (look_for_a_call())
         return 0;
     if (error == 0)
-        error = send_init(std::move(next_socket), false);
+        error = send_init(std::move(next_socket), own, false);
     // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
     // open for an INIT of ours, which is no punch any more, and is answered.
     const bool is_answer = error == 0 && Clock::now() >= punched_ + sctp::unusual && has_answered();
     if (is_answer) {
         next_socket = bound_socket();
-        error = next_socket ? send_init(std::move(next_socket), true) : errno;
+        error = next_socket ? send_init(std::move(next_socket), own, true) : errno;
     }
     // A server that listens again has not let others in yet.
     if (error == EADDRINUSE && Clock::now() < punched_ + longest) {
@@ -196,7 +197,7 @@ int SctpPunch::punch() {
         return 0;
     }
     // It has come about by the listener itself.
-    if (error == EADDRNOTAVAIL && has_association()) {
+    if (error == EISCONN) {
         close_socket();
         wait_for_its_end();
         return 0;

@@ -30,7 +30,7 @@ class SctpPunch final : public Punch {
     void hear(bool is_to_hear) const;
     bool look_for_a_call();
     [[nodiscard]] bool is_refused_here() const;
-    int send_init(Socket socket, bool is_answer);
+    int send_init(Socket socket, const Endpoint &own, bool is_answer);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();
     void happened(std::uint32_t events);
@@ -44,6 +44,7 @@ class SctpPunch final : public Punch {
     SctpAssociations associations_;
     Socket socket_;
     Timer timer_;
+    Endpoint own_;   ///< an address that its association has here, and the port
     Time punched_{}; ///< its INIT left then, or a little later
     unsigned failures_ = 0;
     bool is_answer_ = false; ///< what it has sent last goes all the way

@@ -73,7 +73,7 @@ tcp_info info_of(const Socket &socket) {
 /// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
 constexpr Duration congested_timeout = milliseconds(500);
 
-/// Whether the latest retransmission has left this host.
+/// Whether the latest retransmission has left this host, or waits for an answer of the next hop's.
 bool has_left(const tcp_info &info) {
     return info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
 }
@@ -150,6 +150,7 @@ void TcpPunch::take_over(PunchOnItsWay given) {
     guard_.take_over(given.standing);
     context_.timers.sample();
     looked_at_ = unsent_ = left_to_repeat_ = rests_ = failures_ = 0;
+    tried_ = info_of(socket_).tcpi_total_retrans;
     if (hop_limit() == 0)
         next_hop_limit();
     follow_dying_hop();
@@ -243,6 +244,11 @@ Socket bound_beside(const ServerSocket &server, const Settings &settings, bool i
         socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
     if (!bind_beside(socket, server, settings, is_v4))
         socket.reset();
+    // It may be the other's of two servers, for whom this one stands by (ip_nonlocal_bind).
+    if (socket && !server.local.is_wildcard() && !is_own_address(server.local)) {
+        socket.reset();
+        errno = EADDRNOTAVAIL;
+    }
     return socket;
 }
 
@@ -300,7 +306,7 @@ int TcpPunch::punch() {
     guard_.sending();
     follow_guard(before);
     context_.timers.sample();
-    looked_at_ = unsent_ = left_to_repeat_ = 0;
+    looked_at_ = tried_ = unsent_ = left_to_repeat_ = 0;
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
@@ -350,25 +356,30 @@ bool TcpPunch::has_source() const {
 }
 
 /// The kernel counts what it has retransmitted apart from what it was to: where it sends none, a
-/// timer tells nothing of the clock, and the user is to know.
+/// timer tells nothing of the clock, and the user is to know. (It does not even try while a SYN of
+/// before still waits within this host, for a router that did not answer, say, and whose route may
+/// be another one by now: that is no sign of a firewall.)
 void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
     constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage
     if (info.tcpi_retransmits == looked_at_)
         return;
     looked_at_ = info.tcpi_retransmits;
+    const bool was_tried = std::exchange(tried_, info.tcpi_total_retrans) != tried_;
     if (has_left(info)) {
         unsent_ = 0;
-        // (What waits for an answer of the next hop's counts as having left, too.)
+        is_unreachable_here_ = false;
         if (info.tcpi_retransmits > 0 && has_failed() &&
             mute_gateway_cause(hole_.server.local, hole_.peer).empty())
             recovered();
-    } else if (const int error = route_error(hole_.peer); error != 0) {
+    } else if (const int error = route_error(hole_.server.local, hole_.peer, Transport::tcp);
+               error != 0) {
         unsent_ = 0;
         failed_here(error);
     } else {
         // What does not leave for one cause is no sign of another one.
-        std::string cause = silent_cause(hole_.server.local, hole_.peer, context_.settings);
-        unsent_ = cause == unsent_for_ ? unsent_ + 1 : 1;
+        std::string cause =
+            silent_cause(hole_.server.local, hole_.peer, context_.settings, was_tried);
+        unsent_ = cause.empty() ? 0 : cause == unsent_for_ ? unsent_ + 1 : 1;
         unsent_for_ = std::move(cause);
         if (unsent_ >= surely) {
             unsent_ = 0;
@@ -596,10 +607,11 @@ void TcpPunch::failed(int error) {
         error_came();
         if (!is_by_this_host(answer))
             refused(answer);
-        else if (const int here = route_error(hole_.peer); here != 0)
+        else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp);
+                 here != 0)
             failed_here(here);
         else if (!is_of_routing_table(answer)) // which lets it pass again
-            failed_by(silent_cause(hole_.server.local, hole_.peer, context_.settings), EPERM);
+            refused_here(answer);
     } else if (error == EHOSTUNREACH)
         error_came(); // the punch's own
     else
@@ -614,15 +626,26 @@ bool TcpPunch::is_of_routing_table(const IcmpError &answer) const {
            are_senders_kept(is_v4_);
 }
 
+/// One that comes late may be about a router by which the way does not lead any more.
+void TcpPunch::refused_here(const IcmpError &answer) {
+    const bool is_sure = answer.answer != HopAnswer::unreachable || is_unreachable_here_;
+    const std::string cause =
+        silent_cause(hole_.server.local, hole_.peer, context_.settings, is_sure);
+    is_unreachable_here_ = mute_gateway_cause(hole_.server.local, hole_.peer).empty();
+    if (!cause.empty())
+        failed_by(cause, EPERM);
+}
+
 /// Whether it is this host's own firewall that refuses (OUTPUT), or its routing table, or whether
 /// its router does not answer it. A reset does not say whose it is.
 bool TcpPunch::is_by_this_host(const IcmpError &answer) const {
     if (answer.answer == HopAnswer::unreachable)
-        return !mute_gateway_cause(hole_.server.local, hole_.peer).empty();
+        return answer.from.empty() ? !mute_gateway_cause(hole_.server.local, hole_.peer).empty()
+                                   : is_own_address(answer.from);
     if (is_of_routing_table(answer))
         return true;
     if (answer.answer == HopAnswer::prohibited && answer.from.empty())
-        return route_error(hole_.peer) != 0;
+        return route_error(hole_.server.local, hole_.peer, Transport::tcp) != 0;
     if (is_own_address(hole_.peer))
         return false; // it is the peer who refuses
     return answer.from.empty() ? is_reset_by_this_host(hole_.server.local, hole_.peer)

@@ -49,6 +49,7 @@ class TcpPunch final : public Punch {
     void timed_out();
     [[nodiscard]] bool is_of_routing_table(const IcmpError &answer) const;
     [[nodiscard]] bool is_by_this_host(const IcmpError &answer) const;
+    void refused_here(const IcmpError &answer);
     void error_came();
     Duration end_punch();
     void begin_again();
@@ -70,14 +71,16 @@ class TcpPunch final : public Punch {
     std::vector<OptionValue> socket_has_; ///< of the server's options, this or the other
     Guard guard_;
     Timer timer_;
-    Time busy_until_{};           ///< how long a half-open connection may take
-    bool was_connected_ = false;  ///< since the last punch
-    unsigned looked_at_ = 0;      ///< so many retransmissions have been looked at
-    unsigned unsent_ = 0;         ///< of them, those in a row that have not left this host
-    std::string unsent_for_;      ///< why
-    bool is_ending_ = false;      ///< with its hole
-    SynProbe probe_;              ///< asks what has come unheard
-    unsigned left_to_repeat_ = 0; ///< so many calls were missed, and are not answered by ours
+    Time busy_until_{};                ///< how long a half-open connection may take
+    bool was_connected_ = false;       ///< since the last punch
+    unsigned looked_at_ = 0;           ///< so many retransmissions have been looked at
+    unsigned tried_ = 0;               ///< of them, those that the kernel has tried to send
+    unsigned unsent_ = 0;              ///< of them, those in a row that have not left this host
+    std::string unsent_for_;           ///< why
+    bool is_unreachable_here_ = false; ///< as the latest error said, and no router is why
+    bool is_ending_ = false;           ///< with its hole
+    SynProbe probe_;                   ///< asks what has come unheard
+    unsigned left_to_repeat_ = 0;      ///< so many calls were missed, and are not answered by ours
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
 };

@@ -211,6 +211,9 @@ int UdpPunch::punch() {
     next_hop_limit();
     context_.traffic.punched(); // before its error is there
     int error = send();
+    // It may have met one that was waiting for the server's socket, and is gone by that.
+    if (error != 0)
+        error = send();
     if (error == 0) {
         failures_ = 0;
         punched();
@@ -219,7 +222,6 @@ int UdpPunch::punch() {
         else
             failed_by(mute, EHOSTUNREACH);
     } else {
-        // The datagram may have met an error that was waiting for the server's socket.
         failed_here(error);
         next = retry_delay(++failures_ + 1, next);
     }

@@ -28,7 +28,9 @@ class PeerList {
     explicit PeerList(std::vector<Problem> &problems) : problems_(problems) {}
 
     void add(std::string_view text, const std::string &place) {
+        bool is_any = text.empty(); // which is as good as none
         for_each_entry(text, [&](std::string_view entry) {
+            is_any = true;
             Peer peer;
             Expected expected = parse_peer(entry, peer);
             if (expected == nullptr && count(peer)) {
@@ -41,6 +43,8 @@ class PeerList {
             problems_.push_back(
                 {place, std::string(entry), expected != nullptr ? expected : too_many});
         });
+        if (!is_any)
+            problems_.push_back({place, std::string(text), some_peers});
     }
 
     [[nodiscard]] std::vector<Peer> take() { return std::move(peers_); }
@@ -305,12 +309,14 @@ class Loader {
 std::string printable(std::string_view text) {
     constexpr char digits[] = "0123456789abcdef";
     std::string shown;
-    for (const char c : text.substr(0, shown_max)) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte < 0x20 || byte == 0x7f)
+    for (std::size_t at = 0; at < std::min(text.size(), shown_max);) {
+        const std::size_t length = shown_character(text.substr(at));
+        const auto byte = static_cast<unsigned char>(text[at]);
+        if (length == 0)
             shown.append({'\\', 'x', digits[byte >> 4U], digits[byte & 0xfU]});
         else
-            shown.push_back(c);
+            shown.append(text.substr(at, length));
+        at += std::max<std::size_t>(length, 1);
     }
     return text.size() > shown_max ? shown + "..." : shown;
 }

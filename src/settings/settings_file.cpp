@@ -307,6 +307,16 @@ toml::source_index line_given_up(std::string_view content) {
     return static_cast<toml::source_index>(good + 1);
 }
 
+/// Whether a line that is wrong says `hops = auto`, say, or has an address as it would be
+/// elsewhere.
+bool lacks_quotes(std::string_view line) {
+    const std::size_t equals = line.find('=');
+    return equals != std::string_view::npos &&
+           line.find_first_of("\"'") == std::string_view::npos &&
+           std::any_of(line.begin() + static_cast<std::ptrdiff_t>(equals), line.end(),
+                       [](char c) { return c == ':' || (c >= 'a' && c <= 'z'); });
+}
+
 /// Parses a file and has a Reader take what is in it. Whether it can be relied upon.
 template <typename Read>
 bool parse(const std::string &path, const std::string &content, std::vector<Problem> &problems,
@@ -322,7 +332,10 @@ bool parse(const std::string &path, const std::string &content, std::vector<Prob
         read(reader, root);
         return reader.is_sound();
     } catch (const toml::parse_error &error) {
-        return refuse(error.source().begin, ": " + std::string(error.description()));
+        const toml::source_position &at = error.source().begin;
+        return refuse(at, lacks_quotes(source.line(at))
+                              ? ", in which text stands in quotation marks"
+                              : ": " + std::string(error.description()));
     } catch (const ParserGaveUp &) {
         return refuse({line_given_up(content), 1}, "");
     }

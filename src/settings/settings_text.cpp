@@ -32,6 +32,10 @@ constexpr Expected plain = "plain '-', quotes and spaces: one here only looks li
 constexpr Expected a_scope = "after '%' a network interface of this host";
 constexpr Expected no_scope = "no '%' but after a link-local address (fe80::)";
 constexpr Expected ascending = "a range whose first port is not above its last";
+constexpr Expected in_utf8 = "text in UTF-8";
+constexpr Expected no_loopback = "an address that peers can reach: who is at it is this host alone";
+constexpr Expected anybodys_file =
+    "a path that is the same for every process, stderr or syslog: the server's own is none";
 constexpr Expected one_a_family = "one IPv6 and one IPv4 address at most";
 
 /// A decimal number, and nothing else, within the bounds.
@@ -110,8 +114,21 @@ bool is_network(std::string_view text) {
     return !length.empty() && is_all_of(length, digits);
 }
 
+bool is_utf8(std::string_view text) {
+    while (!text.empty()) {
+        const bool is_ascii = static_cast<unsigned char>(text.front()) < 0x80;
+        const std::size_t length = is_ascii ? 1 : shown_character(text);
+        if (length == 0)
+            return false;
+        text.remove_prefix(length);
+    }
+    return true;
+}
+
 /// What is wrong with more than a part of the text.
 Expected check_all(std::string_view text) {
+    if (!is_utf8(text))
+        return in_utf8;
     if (is_typographic(text))
         return plain;
     if (text.find_first_of("\"'`") != std::string_view::npos)
@@ -226,6 +243,8 @@ Expected parse_local(std::string_view text, std::vector<Endpoint> &local) {
         return expected == a_scope || expected == no_scope ? expected : a_local;
     if (Expected expected = check_host(address))
         return expected;
+    if (address.is_loopback())
+        return no_loopback;
     for (const Endpoint &other : local)
         if (other.family() == address.family())
             return one_a_family;
@@ -273,8 +292,40 @@ Expected parse_log(std::string_view text, LogLevel &level) {
 Expected parse_log_file(std::string_view text, std::string &path) {
     if (text.empty() || text.find('\0') != std::string_view::npos)
         return a_log_file;
+    // What is meant is the server's, and the keeper who writes there has others by these names.
+    for (const std::string_view own : {"/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"})
+        if (text == own)
+            text = "stderr";
+    for (const std::string_view own :
+         {"/dev/std", "/dev/fd/", "/proc/self/", "/proc/thread-self/", "/dev/tty"})
+        if (text.starts_with(own) && (own != "/dev/tty" || text == own))
+            return anybodys_file;
     path = text;
     return nullptr;
+}
+
+std::size_t shown_character(std::string_view text) {
+    const auto byte = [text](std::size_t i) {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+    };
+    const unsigned first = byte(0);
+    const unsigned second = byte(1);
+    if (first < 0x80)
+        return first >= 0x20 && first != 0x7f ? 1 : 0;
+    // RFC 3629 4, without the control characters from U+0080 on.
+    const std::size_t length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    unsigned least = 0x80;
+    if (first == 0xc2 || first == 0xe0)
+        least = 0xa0;
+    else if (first == 0xf0)
+        least = 0x90;
+    const unsigned most = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+    if (first < 0xc2 || first > 0xf4 || second < least || second > most)
+        return 0;
+    for (std::size_t i = 2; i < length; i++)
+        if ((byte(i) & 0xc0U) != 0x80)
+            return 0;
+    return length;
 }
 
 } // namespace synergy

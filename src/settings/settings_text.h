@@ -21,6 +21,7 @@ constexpr Expected a_peer =
     "a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or laptop.example.net:5555";
 constexpr Expected a_port = "a port from 1 to 65535, or a range as 5000-5010";
 constexpr Expected some_ports = "at least one port";
+constexpr Expected some_peers = "at least one peer, or nothing";
 constexpr Expected some_hops = "a hop limit from 1 to 254, or auto";
 constexpr Expected a_bound = "a hop limit from 1 to 254";
 constexpr Expected no_empty_interval = "a hop limit from 1 to 254, not below hops_min";
@@ -58,5 +59,8 @@ template <typename Use> void for_each_entry(std::string_view text, Use use) {
         text.remove_prefix(end);
     }
 }
+
+/// How many bytes of the beginning are one character of UTF-8 that can be shown; 0: none are.
+std::size_t shown_character(std::string_view text);
 
 } // namespace synergy

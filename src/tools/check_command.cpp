@@ -231,6 +231,14 @@ void check_loopback(int family, const Settings &settings, Findings &findings) {
 
 // The command
 
+std::string why_no_command(const std::string &command) {
+    struct stat status {};
+    if (command.find('/') == std::string::npos || ::stat(command.c_str(), &status) != 0)
+        return "there is no command " + command;
+    return command +
+           " can't be executed: " + strerrordesc_np(S_ISDIR(status.st_mode) ? EISDIR : EACCES);
+}
+
 void check_command(const std::vector<std::string> &command, Findings &findings) {
     const std::string library = find_library();
     findings.wrong_if(library_objection(library));
@@ -240,7 +248,7 @@ void check_command(const std::vector<std::string> &command, Findings &findings) 
         return;
     const std::string file = find_command(command[0]);
     if (file.empty())
-        findings.wrong("there is no command " + command[0]);
+        findings.wrong(why_no_command(command[0]));
     else if (const auto lost = why_not_passed_on(command))
         findings.wrong(*lost);
     else if (const auto reason = why_not_preloadable(file, library))
@@ -279,7 +287,8 @@ void check_listeners(const Settings &settings, Findings &findings) {
 // The peers
 
 struct Way {
-    Endpoint peer; ///< port 0
+    Endpoint peer;          ///< port 0
+    std::uint16_t port = 0; ///< one of them
     HopLimit hops;
     std::string name;  ///< as the user wrote it
     std::string ports; ///< "5555, 5557-5560"
@@ -321,7 +330,11 @@ std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
                 return each.peer == address && each.hops == hops && each.name == peer.host;
             });
             if (way == ways.end())
-                ways.push_back({.peer = address, .hops = hops, .name = peer.host, .ports = ports});
+                ways.push_back({.peer = address,
+                                .port = peer.first_port,
+                                .hops = hops,
+                                .name = peer.host,
+                                .ports = ports});
             else if (way->ports.size() < ports_shown)
                 way->ports.append(",").append(ports);
             else if (!way->ports.ends_with("..."))
@@ -344,6 +357,12 @@ std::string text_of(const Way &way) {
     return way.name.empty() ? text : way.name + " (" + text + ")";
 }
 
+/// The server's, where it is known; or 0.
+std::uint16_t only_port(const Settings &settings) {
+    const std::vector<PortRange> ports = settings.concerned_ports(Transport::tcp);
+    return ports.size() == 1 && ports[0].first == ports[0].last ? ports[0].first : 0;
+}
+
 /// What can be said without sending anything. False: there is nothing to be measured.
 bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     const Endpoint chosen = settings.local_for(way.peer.family());
@@ -354,10 +373,14 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
         return false;
     }
     const std::optional<Route> route = route_to(way.peer, chosen);
+    const Endpoint to = way.peer.with_port(way.port);
+    const Endpoint from = (chosen.empty() ? Endpoint::wildcard(to.family(), 0) : chosen)
+                              .with_port(only_port(settings));
     // (An address of the link's own needs no interface for that.)
     if (!route || !route->on_link)
-        if (const int error = route_error(way.peer); error != 0) {
-            findings.wrong(who + "can't punch: " + local_cause(error, chosen, way.peer, settings));
+        if (const int error = route_error(from, to, Transport::tcp); error != 0) {
+            findings.wrong(
+                who + "can't punch: " + local_cause(error, from, to, settings, Transport::tcp));
             return false;
         }
     if (way.peer.is_loopback() || (route && route->is_local)) {

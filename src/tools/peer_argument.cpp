@@ -1,5 +1,8 @@
 #include "tools/peer_argument.h"
 
+#include "hops/addresses.h"
+#include "punch/failure.h"
+
 #include <charconv>
 #include <cstdlib>
 #include <iostream>
@@ -84,12 +87,24 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
     return ends;
 }
 
-Settings settings_of_environment() {
+Settings settings_of_environment(const std::string &hops_option) {
+    if (!hops_option.empty())
+        ::setenv("SYNERGY_HOPS", hops_option.c_str(), 1);
     Settings settings =
         load_settings([](const char *name) -> const char * { return std::getenv(name); }, environ);
-    for (const Problem &problem : settings.problems)
+    for (Problem &problem : settings.problems) {
+        if (problem.place == "SYNERGY_HOPS" && !hops_option.empty())
+            problem.place = "--hops";
         std::cerr << "synergy: " << problem.line() << '\n';
+    }
     return settings;
+}
+
+std::string why_not_sent(int error, const PathEnds &ends, const Settings &settings) {
+    const Endpoint &source = ends.source;
+    if (!source.empty() && !source.is_wildcard() && !is_own_address(source))
+        return source.address_text() + " is no address of this host";
+    return local_cause(error, {}, ends.peer, settings, Transport::udp);
 }
 
 int refuse_argument(const std::string &place, const std::string &text,

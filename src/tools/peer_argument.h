@@ -27,7 +27,10 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
                                   const Settings &settings);
 
 /// As the environment has them; what is wrong with them is said on stderr.
-Settings settings_of_environment();
+Settings settings_of_environment(const std::string &hops_option = {});
+
+/// What `error`, of sending from one end to the other, comes from.
+std::string why_not_sent(int error, const PathEnds &ends, const Settings &settings);
 
 /// Says on stderr what is wrong with an argument: exit_refused.
 int refuse_argument(const std::string &place, const std::string &text, const std::string &expected);

@@ -166,7 +166,7 @@ int run_probe(const ProbeOptions &options) {
     if (path->error != 0) {
         std::cerr << "synergy: can't probe " << peer.address_text()
                   << (source.empty() ? "" : " from " + source.address_text()) << ": "
-                  << std::strerror(path->error) << '\n';
+                  << why_not_sent(path->error, *ends, settings) << '\n';
         return exit_refused;
     }
     return choice.is_found ? 0 : exit_not_found;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
+#include <utility>
 
 namespace synergy {
 
@@ -55,8 +57,6 @@ std::string state_of(const Json &hole) {
     std::string state = text_of(hole, "state");
     if (state == "refused")
         return "refused at hop " + number_of(hole, "refused_at");
-    if (state == "failing")
-        return text_of(hole, "error");
     return state;
 }
 
@@ -128,9 +128,26 @@ class Picture {
         std::sort(rows.begin(), rows.end());
         if (!rows.empty())
             draw_table(rows);
+        draw_causes(socket["holes"]);
         for (const Json &peer : socket["without_hole"])
             add(fmt::format("    {}: no hole: {}", text_of(peer, "peer"), text_of(peer, "reason")),
                 red);
+    }
+
+    /// What keeps punches from leaving is the same for most of those that fail.
+    void draw_causes(const Json &holes) {
+        std::map<std::string, std::pair<std::string, std::size_t>> causes;
+        for (const Json &hole : holes)
+            if (text_of(hole, "state") == "failing") {
+                auto &[first, count] = causes[text_of(hole, "error")];
+                if (const std::string peer = text_of(hole, "peer"); count++ == 0 || peer < first)
+                    first = peer;
+            }
+        for (const auto &[cause, holes_of] : causes) {
+            const auto &[first, count] = holes_of;
+            const std::string others = count == 1 ? "" : fmt::format(" and {} more", count - 1);
+            add(fmt::format("    {}{}: can't punch: {}", first, others, cause), red);
+        }
     }
 
     void draw_table(const std::vector<Row> &rows) {

@@ -10,6 +10,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <iostream>
 #include <memory>
@@ -49,7 +52,8 @@ constexpr const char *status_help = R"(A hole is
   resting         after a connection, until the system lets its ports be used again
   silent          open for a minute, and the peer has not come
   refused         a reset or a prohibition came back: the punch goes too far
-and otherwise the error of the system is shown. "dies at" is the router that says so.
+  failing         can't be punched; why stands below
+"dies at" is the router that says so.
 The document of --json is described by status.schema.json, which is installed.)";
 
 constexpr const char *test_help = R"(Both sides run it, each with the other's address, in any order:
@@ -147,6 +151,20 @@ CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
     return command;
 }
 
+/// Whoever is given less than there was is told so.
+int written(int status) {
+    if (std::cout.flush())
+        return status;
+    return refuse("standard output can't be written");
+}
+
+/// What is opened must not get into the place of standard output, say.
+void hold_standard_descriptors() {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (::fcntl(fd, F_GETFD) < 0)
+            static_cast<void>(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
 } // namespace
 
 } // namespace synergy
@@ -154,6 +172,7 @@ CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
 // (What escapes is for want of memory, before anything has started.)
 int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     using namespace synergy;
+    hold_standard_descriptors();
 
     CLI::App app("Direct connections between peers behind stateful firewalls.", "synergy");
     app.set_version_flag("--version", "synergy " SYNERGY_VERSION);
@@ -183,16 +202,16 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
         return app.exit(error) == 0 ? 0 : exit_refused;
     }
     if (probe_command->parsed())
-        return run_probe(probe);
+        return written(run_probe(probe));
     if (check_command->parsed()) {
         if (dashes != arguments.end())
             check.command.assign(dashes + 1, arguments.end());
-        return run_check(check);
+        return written(run_check(check));
     }
     if (status_command->parsed())
-        return run_status(status);
+        return written(run_status(status));
     if (test_command->parsed())
-        return run_test(test);
+        return written(run_test(test));
     if (!run_command->parsed())
         return refuse("nothing to do: see synergy --help");
     options.command = run_command->remaining();

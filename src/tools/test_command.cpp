@@ -54,9 +54,7 @@ std::string describe(const Path &path, int hops, const Endpoint &router) {
 } // namespace
 
 int run_test(const TestOptions &options) {
-    if (!options.hops.empty())
-        ::setenv("SYNERGY_HOPS", options.hops.c_str(), 1);
-    const Settings settings = settings_of_environment();
+    const Settings settings = settings_of_environment(options.hops);
     if (!settings.problems.empty())
         return exit_refused;
     const auto ends = path_ends(options.peer, options.from, settings);
@@ -79,10 +77,7 @@ int run_test(const TestOptions &options) {
     const Path path = measure(scheduler, peer, source);
     if (path.error != 0) {
         std::cerr << "synergy: no packet leaves this host for " << peer.address_text() << ": "
-                  << (source.empty() || source.is_wildcard() || is_own_address(source)
-                          ? local_cause(path.error, {}, peer, settings)
-                          : source.address_text() + " is no address of this host")
-                  << '\n';
+                  << why_not_sent(path.error, *ends, settings) << '\n';
         return exit_refused;
     }
     FirewallTest::Options found{.peer = peer.with_port(0),

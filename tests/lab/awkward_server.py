@@ -10,6 +10,9 @@
     awkward_server.py without-unix COMMAND...              runs another one, for which there are no
                                                            Unix sockets, as in a unit with
                                                            RestrictAddressFamilies=AF_INET AF_INET6
+    awkward_server.py confined RIGHT COMMAND... PORT WORD  runs another one, which may bind to that TCP
+                                                           port alone (RIGHT bind), or connect to none
+                                                           (connect), by Landlock
 """
 
 import contextlib
@@ -127,6 +130,19 @@ def without_unix(*command):
     os.execvp(command[0], command)
 
 
+def confined(right, *command):
+    rights = {"bind": 1, "connect": 2}[right]
+    create_ruleset, add_rule, restrict_self, net_port = 444, 445, 446, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    ruleset = libc.syscall(create_ruleset, struct.pack("QQ", 0, rights), ctypes.c_size_t(16), 0)
+    if rights == 1:
+        libc.syscall(add_rule, ruleset, net_port, struct.pack("QQ", rights, int(command[-2])), 0)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or \
+            libc.syscall(restrict_self, ruleset, 0) != 0:
+        sys.exit("no Landlock: " + os.strerror(ctypes.get_errno()))
+    os.execvp(command[0], command)
+
+
 {"background": background, "two": two, "starved": starved, "handed-down": handed_down,
  "handed-into": lambda *words: handed_down(*words, within=CLONE_NEWUSER), "accept": accept,
- "without-unix": without_unix}[sys.argv[1]](*sys.argv[2:])
+ "without-unix": without_unix, "confined": confined}[sys.argv[1]](*sys.argv[2:])

@@ -27,9 +27,11 @@ from trials import peers
 pytestmark = pytest.mark.usefixtures("library")
 
 KILLS = 50
+# Kills and calls of SCTP take longer, as its kernel does, and each hole has an INIT every two seconds.
+SCTP_KILLS = 25
 BETWEEN_CALLS = 0.05
-PATIENCE = 5  # more than a SYN and two repetitions
-MOST_CALLS = {"tcp": 600, "sctp": 220}  # more than there are in the time that 50 kills take
+PATIENCE = {0: 5, socket.IPPROTO_SCTP: 10}  # more than a SYN, or an INIT, and two repetitions
+MOST_CALLS = {"tcp": 600, "sctp": 130}  # more than there are in the time that these take
 # A call that had begun by so long after the kill may have been the killed process's.
 IN_ITS_HANDS = 0.02
 
@@ -41,11 +43,11 @@ class Call:
     end: str = ""  # of one that was not served: what it met
 
 
-def call(stand, kind, talk, source_port, port, patience=PATIENCE):
+def call(stand, kind, talk, source_port, port, patience=None):
     begun, end = time.monotonic(), ""
     try:
-        with clients.SocketClient(stand.path, 6, socket.SOCK_STREAM, source_port, port, patience,
-                                  kind) as client:
+        with clients.SocketClient(stand.path, 6, socket.SOCK_STREAM, source_port, port,
+                                  patience or PATIENCE[kind], kind) as client:
             talk(client)
     except OSError as error:
         end = repr(error)
@@ -148,7 +150,7 @@ def killed_in_a_row(stand, server, with_library):
     chance, moments = random.Random(port), []
     kind = socket.IPPROTO_SCTP if server.transport == "sctp" else 0
     with Calls(stand, port, server.talk, source_ports, kind) as calls:
-        for _ in range(KILLS):
+        for _ in range(SCTP_KILLS if kind else KILLS):
             time.sleep(chance.uniform(0.05, 0.25) * slowness())
             victim = chance.choice(server.processes(program))
             os.kill(victim, signal.SIGKILL)
@@ -181,7 +183,7 @@ def check(stand, server):
     firewall.forget_connections(stand.path)
     calls, moments = killed_in_a_row(stand, server, True)
     failed = show(stand.say, calls, moments, "with the library")
-    assert len(moments) == KILLS
+    assert len(calls) > len(moments) > 20
     assert not [one for one in failed if not is_in_killed_hands(one, moments)]
 
 
@@ -250,9 +252,6 @@ def test_gunicorn_workers(background):
 
 def test_forking_sctp_server(stand):
     sctp.skip_if_missing()
-    if slowness() > 1:
-        pytest.skip("user-mode Linux is too slow: a connection is not handed over when the next "
-                    "process is killed")
     check(stand, Chain("sctp"))
 
 
@@ -492,7 +491,7 @@ def test_a_slow_keeper_is_no_error_of_accept(stand):
     program = stand.start("A", [PYTHON, "-c", ACCEPTS_WHEN_TOLD, port], preload=Preload(
         peers=peers(6, *source_ports), hops=stand.path.hops))
     wait_listening(program, "tcp", port)
-    with clients.tcp_client(stand, 6, source_ports[0], port, PATIENCE):
+    with clients.tcp_client(stand, 6, source_ports[0], port, PATIENCE[0]):
         program.wait_for("somebody is there")
         (keeper,) = keepers(stand.path)
         os.kill(keeper, signal.SIGSTOP)

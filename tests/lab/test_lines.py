@@ -3,6 +3,7 @@ compared word for word. What the lines are to tell apart is made here by real fi
 addresses."""
 
 import contextlib
+import ctypes
 import ipaddress
 import json
 import os
@@ -173,6 +174,38 @@ def test_routes(stand, words, cause, hops, family):
         run = Run(stand, ANY[family], family, hops=hops)
         run.says(f"warning: {run.way}: can't punch: {cause} "
                  f"(ip -{family} route get {PEER[family]})")
+
+
+@FAMILIES
+def test_rule_of_a_port(stand, check, family):
+    """Who asks for the way without the port is shown another one."""
+    run_in(stand, "A", "ip", f"-{family}", "rule", "add", "pref", 5, "ipproto", "tcp", "dport", "1-65534",
+           "prohibit")
+    command = f"ip -{family} route get {PEER[family]} ipproto tcp"
+    cause = "can't punch: this host's routing table prohibits it"
+    try:
+        run = Run(stand, ANY[family], family)
+        run.says(f"warning: {run.way}: {cause} ({command} sport {run.port} dport {run.source_port})")
+        assert check(stand, peer_text(family), hops=2)[0] == [
+            f"{peer_text(family)}: {cause} ({command} dport 5555)"]
+        # Another transport's way is not that.
+        other = Run(stand, ANY[family], family, "udp")
+        other.server.talk(stand, other.server, other.program, other.source_port, other.port, 10)
+        assert other.lines() == []
+    finally:
+        run_in(stand, "A", "ip", f"-{family}", "rule", "del", "pref", 5)
+
+
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_ipsec_policy(stand, transport):
+    policy = ["ip", "xfrm", "policy", "%s", "dst", FAR[6], "dir", "out"]
+    run_in(stand, "A", *[word.replace("%s", "add") for word in policy], "action", "block")
+    try:
+        run = Run(stand, "::", 6, transport)
+        run.says(f"warning: {run.way}: can't punch: an IPsec policy of this host forbids it (ip xfrm "
+                 "policy), or a BPF program of its control group")
+    finally:
+        run_in(stand, "A", *[word.replace("%s", "del") for word in policy])
 
 
 @FAMILIES
@@ -582,6 +615,12 @@ def test_unknown_variable(stand, name, nearest):
      "(fe80::)"),
     (dict(peers="[2001:db8:b::5]:0"),
      "SYNERGY_PEERS: '[2001:db8:b::5]:0': expected a port from 1 to 65535, or a range as 5000-5010"),
+    (dict(peers=" , "), "SYNERGY_PEERS: ' , ': expected at least one peer, or nothing"),
+    (dict(local="::1"),
+     "SYNERGY_LOCAL: '::1': expected an address that peers can reach: who is at it is this host alone"),
+    (dict(log_file="/dev/stdout"),
+     "SYNERGY_LOG_FILE: '/dev/stdout': expected a path that is the same for every process, stderr or "
+     "syslog: the server's own is none"),
     (dict(peers="garbage"),
      "SYNERGY_PEERS: 'garbage': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 "
      "or laptop.example.net:5555"),
@@ -613,6 +652,48 @@ def test_file_that_is_too_large(stand):
     run.listens()
     time.sleep(0.5)
     run.says(f"error: SYNERGY_CONFIG: '{file}': expected a file that can be read: File too large")
+
+
+@pytest.mark.parametrize("local", ("fe80::99%to-fwa", "fd00:1::99"))
+def test_source_that_is_not_ours_is_one_mistake(stand, local):
+    """Whatever else could be said of such an address."""
+    run = Run(stand, local=local)
+    run.program.wait_for("which is no address")
+    time.sleep(0.5)
+    run.says(f"warning: {run.way}: can't punch: SYNERGY_LOCAL is {local}, which is no address of this host")
+
+
+@FAMILIES
+def test_address_that_is_not_ours_yet(stand, family):
+    """As the one of two servers has it that stands by."""
+    floating, length = {6: ("2001:db8:a::99", 64), 4: ("198.51.100.99", 24)}[family]
+    name = {6: "net/ipv6/ip_nonlocal_bind", 4: "net/ipv4/ip_nonlocal_bind"}[family]
+    namespace.sysctl(stand.path.namespace("A"), {name: "1"})
+    try:
+        run = Run(stand, floating, family, refresh=1)
+        run.says(f"warning: {run.way}: can't punch: {floating} is no address of this host")
+        time.sleep(2.5)  # for as long as it takes to find out that no bell gets there
+        run_in(stand, "A", "ip", "address", "add", f"{floating}/{length}", "dev", "to-fwa",
+               *(["nodad"] if family == 6 else []))
+        wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+        # Who takes an address over tells the link so.
+        run_in(stand, "fwa", "ip", f"-{family}", "neigh", "flush", "dev", "to-A")
+        with clients.prepared_client(stand, family, run.source_port) as caller:
+            caller.settimeout(10)
+            caller.connect((floating, run.port))
+            caller.sendall(b"hello\n")
+            assert caller.recv(100).endswith(b"hello\n")
+        assert len(run.lines()) == 1
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run_in(stand, "A", "ip", "address", "del", f"{floating}/{length}", "dev", "to-fwa")
+        namespace.sysctl(stand.path.namespace("A"), {name: "0"})
+
+
+def test_stderr_by_its_path(stand):
+    run = Run(stand, hops=1, log_file="/dev/stderr")
+    run.says(f"warning: {PEER[6]}: punches with hop limit 1 die at the first router, {FIRST_ROUTER[6]}, "
+             "and open no firewall but one on this host: 2 is the least that crosses it")
 
 
 @pytest.mark.parametrize("address", ("127.0.1.1", "::1", "0.0.0.0"))
@@ -787,6 +868,20 @@ def test_no_unix_sockets(stand):
         arguments=["echo"])
     run.says("error: nothing is punched: Unix sockets are forbidden here (AF_UNIX is missing from "
              "RestrictAddressFamilies= of a systemd unit?)")
+
+
+@pytest.mark.parametrize("right, line", (
+    ("bind", "error: {0.listener}: nothing is punched: the server's sandbox lets nothing have the ports "
+             "that bells come from, 61700 to 63747 (SocketBindAllow= of a systemd unit, Landlock)"),
+    ("connect", "warning: {0.way}: can't punch: the server's sandbox lets nothing connect by tcp "
+                "(Landlock, or another security module)")), ids=("bind", "connect"))
+def test_sandbox_of_ports(stand, right, line):
+    """It is neither the routing table nor a firewall."""
+    create_ruleset, version, of_ports = 444, 1, 4
+    if ctypes.CDLL(None).syscall(create_ruleset, None, ctypes.c_size_t(0), version) < of_ports:
+        pytest.skip("this kernel's Landlock knows nothing of ports")
+    run = Run(stand, "::", wrap=[PYTHON, script("awkward_server.py"), "confined", right])
+    run.says(line.format(run))
 
 
 # The loopback interface
@@ -1130,8 +1225,8 @@ def refusal_here(stand, family, how, transport="tcp"):
 
 @FAMILIES
 @pytest.mark.parametrize("transport, how", (
-    *(("tcp", how) for how in ("{icmp}-port-unreachable", "{icmp}-ADM-prohibited", "tcp-reset",
-                               "prohibit", "unreachable")),
+    *(("tcp", how) for how in ("{icmp}-port-unreachable", "{icmp}-ADM-prohibited", "{icmp}-HOST-unreachable",
+                               "tcp-reset", "prohibit", "unreachable")),
     ("udp", "{icmp}-ADM-prohibited"), ("udp", "prohibit"), ("sctp", "{icmp}-port-unreachable"), ("sctp", "prohibit")))
 def test_refusal_of_this_host(stand, transport, how, family):
     """It is this host's, whenever it comes: nothing is said or learned of a hop limit that is too high,
@@ -1139,6 +1234,7 @@ def test_refusal_of_this_host(stand, transport, how, family):
     if transport == "sctp":
         sctp.skip_if_missing()
     how = how.replace("ADM", "adm" if family == 6 else "admin")
+    how = how.replace("HOST", "addr" if family == 6 else "host")
 
     def start(hops):
         return Run(stand, ANY[family], family, transport, log="info", refresh=1, hops=hops)
@@ -1271,6 +1367,19 @@ def test_guess(paths, family):
         run = Run(stand, ANY[family], family, hops="auto")
         run.says(f"warning: {PEER[family]}: hop limit 3: no router answers: a guess. "
                  "Where nobody gets in, set one that crosses the last firewall of this side")
+
+
+@pytest.mark.parametrize("limit", (8, 12, 16, 23))
+def test_keeper_without_enough_descriptors_for_one(stand, limit):
+    """Said once, though each call of the server's could start another keeper; and nobody is let in whose
+    connection can't be handed over."""
+    run = Run(stand, "::", wrap=["prlimit", f"--nofile={limit}:{limit}"])
+    run.listens()
+    with contextlib.suppress(TimeoutError):
+        clients.tcp_client(stand, 6, run.source_port, run.port, 1.5).close()
+        pytest.fail("has come in")
+    run.says(f"error: nothing is punched: the limit of open files is {limit}, and 24 are the fewest that "
+             "will do (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
 
 
 def test_keeper_without_descriptors(stand):

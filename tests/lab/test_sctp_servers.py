@@ -2,9 +2,12 @@
 has SCTP is needed: scripts/test-uml starts one."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import re
+import resource
+import socket
 import subprocess
 import time
 
@@ -52,10 +55,10 @@ def test_addresses(stand, address, family, kind):
     check(stand, servers.own_sctp(address, kind, family), count=5)
 
 
-def start(stand, kind, source_port, family=6, events=False):
+def start(stand, kind, source_port, family=6, more=()):
     port = fresh_port()
     command = servers.own_sctp(SERVER[family], kind, family).command(port)
-    program = stand.serve(command + ["--events"] * events, "sctp", port,
+    program = stand.serve([*command, *more], "sctp", port,
                           preload=Preload(peers=peers(family, source_port), hops=stand.path.hops))
     return program, port
 
@@ -219,11 +222,49 @@ def test_connection_that_lives_is_not_punched_into(stand):
     assert not any(sctp.INIT in packet.chunks for packet in wire.packets)
 
 
+def test_one_to_many_server_that_peels_off(stand):
+    """While an association has a socket of its own, the other one can begin none with its peer; and
+    that is nothing to complain of."""
+    (source_port,) = fresh_peer_ports(1)
+    _, port = start(stand, "one-to-many", source_port, more=["--peel-off"])
+    for _ in range(2):
+        with clients.sctp_client(stand, 6, source_port, port, PATIENCE) as client:
+            greet(client)
+            time.sleep(1.5)  # by then it is looked for, and is not the server's socket's any more
+            greet(client)
+
+
+BELL_PORTS = range(61700, 63748)
+
+
+@pytest.mark.other_users
+def test_bells_whose_ports_another_user_takes(stand):
+    """All that are free once there is a listener: bells have some of their own by then."""
+    (source_port,) = fresh_peer_ports(1)
+    _, port = start(stand, "one-to-one", source_port)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        with namespace.inside(stand.path.namespace("A")), contextlib.ExitStack() as stack:
+            taken = 0
+            for bell_port in BELL_PORTS:
+                sock = stack.enter_context(
+                    socket.socket(socket.AF_INET6, socket.SOCK_STREAM, sctp.SCTP))
+                with contextlib.suppress(OSError):
+                    sock.bind(("::", bell_port))
+                    taken += 1
+            assert len(BELL_PORTS) - 4 < taken < len(BELL_PORTS)
+            with clients.sctp_client(stand, 6, source_port, port, PATIENCE) as client:
+                greet(client)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @kinds
 def test_notifications(stand, kind):
     """A server that asked for them is told of the peer's association, and of no punch."""
     source_port, = fresh_peer_ports(1)
-    program, port = start(stand, kind, source_port, events=True)
+    program, port = start(stand, kind, source_port, more=["--events"])
     time.sleep(7)
     assert program.stdout() == ""
     with clients.sctp_client(stand, 6, source_port, port, 5) as client:

@@ -56,7 +56,11 @@ class Life:
                      for begun, ended in calls for begin, end in self.flushes):
                 self.cut_off += 1
             else:
-                self.lost.append(f"from {source_port} after {now - started:.1f} s: {problem!r}")
+                before = [f"{now - begun:.1f} to {now - ended:.1f}" for begun, ended in calls[-2:]]
+                emptied = [f"{now - begin:.1f} to {now - end:.1f}" for begin, end in self.flushes[-2:]]
+                self.lost.append(
+                    f"from {source_port} after {now - started:.1f} s: {problem!r}; seconds ago: "
+                    f"the last calls {before}, the firewall emptied {emptied}")
             calls.append((started, now))
 
 
@@ -123,6 +127,7 @@ def test_soak(stand):
     over.set()
     for thread in threads:
         thread.join()
+    print(*life.lost, sep="\n")
     assert life.successes > 0
     assert life.lost == []
     first, last = held[0], held[-1]

@@ -176,10 +176,12 @@ def test_udp(stand, status):
 
 @pytest.mark.complains
 def test_failing(stand, status):
-    """What the system says is shown."""
+    """Why is shown, in the words of the log."""
     ports = fresh_peer_ports(1)
     serve(stand, 6, ports, local="2001:db8:a::77")
-    assert reaches(status, "failing", ports[0])["error"] == "Cannot assign requested address"
+    cause = "SYNERGY_LOCAL is 2001:db8:a::77, which is no address of this host"
+    assert reaches(status, "failing", ports[0])["error"] == cause
+    assert f"    {text(PEER[6], ports[0])}: can't punch: {cause}\n" in synergy(stand, "status").stdout
 
 
 def test_peers_without_a_hole(stand, status):

@@ -690,6 +690,10 @@ TEST_CASE("handoff: a keeper that is late does not take its own time for the ser
     CHECK(!harness::is_readable(theirs.fd(), milliseconds(300))); // seen in somebody's hand
     bench.is_late_by(seconds(2));
     CHECK(!harness::is_readable(theirs.fd(), milliseconds(2100)));
+    for (int i = 0; i < 3; i++) { // and again and again
+        bench.is_late_by(milliseconds(600));
+        CHECK(!harness::is_readable(theirs.fd(), milliseconds(700)));
+    }
     CHECK(bench.fetch(bell, true).has_value());
     CHECK(bench.given_up == 0);
 }

@@ -390,7 +390,10 @@ TEST_CASE("keeper: the first punch has left when OPEN is answered, and the conne
     CHECK(::send(theirs.fd(), "x", 1, 0) == 1);
     CHECK(::recv(fetched.received.fd(), &byte, 1, 0) == 1);
     CHECK(kept.page->ringing == 0);
-    // Once.
+    // Once, and nobody who says something else is taken for a bell, or for one that has been.
+    CHECK(kept.ask(fetch, bell.fd()).answer.result == ESTALE);
+    synergy_bell said{};
+    CHECK(::recv(bell.fd(), &said, sizeof said, 0) == sizeof said);
     CHECK(kept.ask(fetch, bell.fd()).answer.result == ENOENT);
 }
 

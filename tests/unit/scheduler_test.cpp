@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -98,6 +99,26 @@ TEST_CASE("scheduler: a timer may set itself in its own task") {
     CHECK(harness::run_until(scheduler, [&] { return runs == 3; }));
     scheduler.run_once(milliseconds(1));
     CHECK(runs == 3);
+}
+
+TEST_CASE("scheduler: who comes does not wait for all timers that are due, nor they for him") {
+    Scheduler scheduler;
+    constexpr int all = 200;
+    int ran = 0, ran_before = -1, heard = 0;
+    for (int i = 0; i < all; i++)
+        scheduler.at(Clock::now(), [&ran] {
+            std::this_thread::sleep_for(milliseconds(1));
+            ran++;
+        });
+    const Socket comes = counter(1);
+    REQUIRE(scheduler.watch(comes.fd(), EPOLLIN, [&](std::uint32_t) {
+        if (heard++ == 0)
+            ran_before = ran; // and it comes again and again
+    }));
+    CHECK(harness::run_until(scheduler, [&] { return ran == all; }));
+    CHECK(ran_before >= 0);
+    CHECK(ran_before < all / 4);
+    CHECK(heard > 1);
 }
 
 TEST_CASE("scheduler: a timer's end cancels it, also in the middle of its own task") {

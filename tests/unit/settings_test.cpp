@@ -152,8 +152,8 @@ TEST_CASE("peers of all forms") {
 TEST_CASE("no peers") {
     std::string problems;
     CHECK(peers("", problems).empty());
-    CHECK(peers(" ,\t, ", problems).empty());
     CHECK(problems == "");
+    CHECK(problem_of(" ,\t, ") == "P: ' ,\\x09, ': expected at least one peer, or nothing\n");
 }
 
 TEST_CASE("link-local peers have a scope") {
@@ -388,6 +388,38 @@ TEST_CASE("which ports are concerned, told by rules and not by trying each") {
     // Nothing can be relied upon.
     CHECK(concerned(load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_HOPS", "x"}}), Transport::tcp) ==
           "");
+}
+
+TEST_CASE("a text that is not UTF-8 is shown as such") {
+    CHECK(problem_of("J\xe9r\xc3\xb4me:5") == "P: 'J\\xe9r\xc3\xb4me:5': expected text in UTF-8\n");
+    // Overlong, a surrogate, beyond the last, cut off, and a control character of ISO 8859-1.
+    for (const std::string text :
+         {"\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xc2\x9b"})
+        CHECK(problem_of(text + ":5").ends_with("': expected text in UTF-8\n"));
+    std::string problems;
+    CHECK(peers("\xe2\x82\xac.example:5", problems).size() == 1);
+}
+
+TEST_CASE("the address that servers punch from is not the loopback interface's") {
+    for (const std::string text : {"::1", "127.0.0.1", "127.9.9.9"})
+        CHECK(lines(load({{"SYNERGY_LOCAL", text}}).problems) ==
+              "SYNERGY_LOCAL: '" + text +
+                  "': expected an address that peers can reach: who is at it is this host alone\n");
+}
+
+TEST_CASE("a log file of the server's own is none of the keeper's") {
+    for (const char *text : {"/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"})
+        CHECK(load({{"SYNERGY_LOG_FILE", text}}).log_file == "stderr");
+    for (const std::string text : {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/tty"}) {
+        const Settings settings = load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_LOG_FILE", text}});
+        CHECK(lines(settings.problems) ==
+              "SYNERGY_LOG_FILE: '" + text +
+                  "': expected a path that is the same for every process, stderr or syslog: the "
+                  "server's own is none\n");
+        CHECK(settings.log_file == "stderr");
+        CHECK(targets(settings, Transport::tcp, 9) == "[2001:db8::5]:5555/auto");
+    }
+    CHECK(load({{"SYNERGY_LOG_FILE", "/dev/tty1"}}).log_file == "/dev/tty1");
 }
 
 TEST_CASE("a log file is the same wherever the keeper goes") {
@@ -677,6 +709,13 @@ TEST_CASE("a file that is no TOML stops all punching") {
         CHECK(settings.problems[0].place.starts_with("FILE:"));
         CHECK(settings.problems[0].expected.starts_with("valid TOML: "));
         CHECK(settings.rules.empty());
+    }
+    for (const std::string content : {"peers = [[2001:db8::5]:5555]", "peers = 198.51.100.5:5555",
+                                      "hops = auto", "SYNERGY_PEERS=[2001:db8::5]:5555"}) {
+        const Settings settings = load_file(content + "\n");
+        REQUIRE(settings.problems.size() == 1);
+        CHECK(settings.problems[0].line().ends_with(
+            ": '" + content + "': expected valid TOML, in which text stands in quotation marks"));
     }
     const Settings settings = load_file("# \n  hops = = 3\n");
     CHECK(settings.problems.at(0).text == "  hops = = 3");

@@ -5,6 +5,9 @@ programs are tests/unit/programs/, built there. No packet leaves this host: the 
 have no route here or are ports of 127.0.0.1.
 """
 
+import concurrent.futures
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -498,6 +501,22 @@ def test_arguments_that_nobody_would_write(seed):
     assert len(bare.stdout.splitlines()) == 25000
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_sockets_that_become_something_else(seed):
+    """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
+    order: what comes of each call, and what the sockets say of themselves, is as without."""
+    arguments = PROGRAMS / "states", seed, 2000
+    bare = run(*arguments, environment=plain_environment())
+    preloaded = run(*arguments, environment=preloaded_environment())
+    assert preloaded.returncode == bare.returncode == 0, preloaded.stderr
+    assert preloaded.stdout.splitlines() == bare.stdout.splitlines()
+    assert len(bare.stdout.splitlines()) >= 2000
+
+
+def test_a_server_that_forbids_itself_any_one_system_call_is_not_ended_for_it():
+    assert len(same_with_and_without("each_forbidden")) == 470
+
+
 def test_one_wrong_setting_and_a_closed_listener():
     result = run(PROGRAMS / "awkward", "inherited", timeout=20,
                  environment=preloaded_environment(SYNERGY_HOPS="many", SYNERGY_LOG="warn"))
@@ -505,15 +524,40 @@ def test_one_wrong_setting_and_a_closed_listener():
     assert "SYNERGY_HOPS" in result.stderr
 
 
+def sanitizers_library(name):
+    library = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True,
+                             check=True).stdout.strip()
+    if not os.path.isabs(library):
+        pytest.skip(f"no {name} here")
+    return os.path.realpath(library)
+
+
 def test_the_sanitizers_library_before_ours():
-    asan = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True,
-                          check=True).stdout.strip()
-    if not os.path.isabs(asan):
-        pytest.skip("no address sanitizer here")
-    environment = preloaded_environment(before=os.path.realpath(asan), ASAN_OPTIONS="detect_leaks=0")
+    environment = preloaded_environment(before=sanitizers_library("libasan.so"), ASAN_OPTIONS="detect_leaks=0")
     result = run(PROGRAMS / "children", environment=environment, timeout=30)
     assert result.returncode == 0, result.stderr
     assert result.stdout == run(PROGRAMS / "children", environment=plain_environment()).stdout
+
+
+THREADS_AROUND_A_LISTENER = """
+import socket, threading
+opened = threading.Event()
+before = threading.Thread(target=opened.wait)
+before.start()
+listener = socket.create_server(("", 0))
+after = threading.Thread(target=opened.set)
+after.start()
+after.join()
+before.join()
+print("joined")
+"""
+
+
+def test_the_thread_sanitizer_does_not_take_the_keepers_start_for_a_fork():
+    """After which it lets no thread begin."""
+    environment = preloaded_environment(before=sanitizers_library("libtsan.so"))
+    result = run("/usr/bin/python3", "-c", THREADS_AROUND_A_LISTENER, environment=environment)
+    assert result.stdout == "joined\n", result.stderr
 
 
 WAYS_TO_SERVE = ["fork", "unseen-fork", "daemon", "exec", "fork-exec", "far-exec", "chroot", "nobody",
@@ -618,6 +662,46 @@ def test_a_stopped_keeper_holds_the_server_up_once():
     assert server.returncode == 0
 
 
+BINDS_AGAIN = """
+import socket, sys
+kind = getattr(socket, sys.argv[1])
+def opened(port):
+    sock = socket.socket(socket.AF_INET, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+    sock.bind(("0.0.0.0", port))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(5)
+    return sock
+first = opened(0)
+print("bound", flush=True)
+sys.stdin.readline()
+with opened(0) as second:
+    port = second.getsockname()[1]
+opened(port)
+print("again", flush=True)
+"""
+
+
+def said_by_who_binds_again(kind):
+    """What the keeper was to be given while it is stopped, it is not given."""
+    with subprocess.Popen(["/usr/bin/python3", "-c", BINDS_AGAIN, kind], env=preloaded_environment(),
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as server:
+        assert server.stdout.readline() == "bound\n"
+        (keeper,) = keepers_of(server.pid)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            return server.communicate("\n", timeout=20)
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+
+
+def test_a_stopped_keeper_keeps_no_port():
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for said in pool.map(said_by_who_binds_again, ("SOCK_STREAM", "SOCK_DGRAM")):
+            assert said == ("again\n", "")
+
+
 def test_a_stopped_keeper_holds_up_one_of_many_forks():
     server = subprocess.Popen([PROGRAMS / "awkward", "forks"], env=preloaded_environment(),
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
@@ -637,42 +721,59 @@ def test_a_stopped_keeper_holds_up_one_of_many_forks():
     assert 1.5 < took < 8
 
 
-@pytest.mark.parametrize("sent, at, said", [
-    (signal.SIGUSR1, (0.3, 2.6), "ECONNABORTED"),
-    (signal.SIGUSR2, (0.3,), "EINTR"),
-    (signal.SIGUSR2, (2.6,), "EINTR"),
-])
-def test_a_stopped_keeper_does_not_make_accept_wait_where_poll_saw_somebody(
-        deaf_peer, sent, at, said):
-    """The listener blocks, and what poll() saw was a bell that can't be answered now. A handler
-    that was set with SA_RESTART does not end the call: neither while the keeper is waited for, two
-    seconds, nor in those in which the bell may ring again."""
-    with Waiting("tcp", "polls", environment=preloaded_environment(deaf_peer.text())) as server:
+@contextlib.contextmanager
+def rung_by_a_stopped_keeper(way):
+    """A server at whose listener a bell waits that can't be answered now, and the peer. Its
+    connection is not lost: it rings again."""
+    with contextlib.closing(DeafPeer()) as peer, \
+            Waiting("tcp", way, environment=preloaded_environment(peer.text())) as server:
         (keeper,) = server.keepers()
         server.process.send_signal(signal.SIGSTOP)
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(10)
-            client.bind(("127.0.0.1", deaf_peer.port))
-            client.connect(("127.0.0.1", server.port))
+        with peer.call(server.port, 20) as client:
             time.sleep(0.3)  # it rings
             os.kill(keeper, signal.SIGSTOP)
             try:
                 server.process.send_signal(signal.SIGCONT)
-                begin = time.monotonic()
-                for when in at:
-                    time.sleep(begin + when - time.monotonic())
-                    server.process.send_signal(sent)
-                server.process.stdin.write("x")
-                server.process.stdin.flush()
-                assert select.select([server.process.stdout], [], [], 5)[0]
-                assert server.process.stdout.readline().strip() == said
+                yield server
             finally:
                 os.kill(keeper, signal.SIGCONT)
-            # The connection is not lost: it rings again.
-            client.settimeout(20)
-            assert client.recv(100).decode().strip() == f"127.0.0.1 {deaf_peer.port}"
+            assert client.recv(100).decode().strip() == f"127.0.0.1 {peer.port}"
+
+
+def said_where_poll_saw_somebody(sent, at):
+    """By accept() in a thread that has called poll() before."""
+    with rung_by_a_stopped_keeper("polls") as server:
+        begin = time.monotonic()
+        for when in at:
+            time.sleep(begin + when - time.monotonic())
+            server.process.send_signal(sent)
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+        assert select.select([server.process.stdout], [], [], 5)[0]
+        return server.process.stdout.readline().strip()
+
+
+def said_where_nobody_looked():
+    """By accept() in one that waits in it alone: after this time it would have been told."""
+    with rung_by_a_stopped_keeper("when-told") as server:
+        server.process.stdin.write("x")
+        server.process.stdin.flush()
+        is_said = select.select([server.process.stdout], [], [], 4.5)[0]
+        return server.process.stdout.readline().strip() if is_said else "nothing"
+
+
+def test_a_stopped_keeper_and_accept():
+    """A listener that blocks must not make a server wait where poll() has told of somebody; but who
+    waits in accept() alone may end at any error, and would have waited without us, too. A handler
+    that was set with SA_RESTART does not end the call: neither while the keeper is waited for, two
+    seconds, nor in those in which the bell may ring again."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        polled = [pool.submit(said_where_poll_saw_somebody, sent, at)
+                  for sent, at in ((signal.SIGUSR1, (0.3, 2.6)), (signal.SIGUSR2, (0.3,)),
+                                   (signal.SIGUSR2, (2.6,)))]
+        waited = pool.submit(said_where_nobody_looked)
+        assert [each.result() for each in polled] == ["ECONNABORTED", "EINTR", "EINTR"]
+        assert waited.result() == "nothing"
 
 
 def test_a_keeper_that_is_out_of_reach_is_not_taken_for_dead(deaf_peer):
@@ -775,42 +876,55 @@ def test_a_server_calls_a_peer_from_the_port_that_it_listens_on(deaf_peer):
 
 
 GREETING = """
-import select, socket
+import select, socket, sys
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
-while True:
+for _ in sys.stdin:
     select.select([listener], [], [])
     client, address = listener.accept()
-    client.sendall(b"hello")
+    print(address[1], flush=True)
     client.close()
 """
 
-STRANGE_BELLS = """
-import socket, sys, time
-begin, port = time.monotonic(), int(sys.argv[1])
-for number in range(20):
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    client.bind(("127.0.0.1", 61700 + 2000 + number))
-    client.settimeout(2)
-    client.connect(("127.0.0.1", port))
-    client.sendall(sys.argv[2].encode())
-    assert client.recv(5) == b"hello"
-print(time.monotonic() - begin)
+STRANGE_BELL = """
+import socket, struct, sys
+port, its_own, says, then = sys.argv[1:]
+client = socket.socket()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+client.bind(("127.0.0.1", int(its_own)))
+client.connect(("127.0.0.1", int(port)))
+client.sendall(says.encode())
+if then == "resets":
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+if then != "stays":
+    client.close()
+print("called", flush=True)
+sys.stdin.read()
 """
+
+BELL_TEXT = "synergy: a bell "
+FORGED_BELL = f"{BELL_TEXT}{'0' * 12} {'0' * 16}\n"
 
 
 @ONLY_ROOT
-@pytest.mark.parametrize("says", ("", "synergy: a bell\n"), ids=("nothing", "what bells say"))
 @pytest.mark.parametrize("peers", (NOWHERE, ""), ids=("kept", "nothing set"))
-def test_a_stranger_that_calls_from_where_bells_come_from_is_a_client_like_others(peers, says):
+def test_a_stranger_that_calls_from_where_bells_come_from_is_a_client_like_others(peers):
     """Nobody waits for what it says; and a server that blocks in accept(), since poll() has seen
     somebody there, does so for ever where that one has been sent away."""
+    its_own = 61700 + 2000
     with python(GREETING, env=preloaded_environment(peers)) as server:
         port = server.stdout.readline().strip()
         try:
-            with python(STRANGE_BELLS, port, says, user=STRANGER, cwd="/") as stranger:
-                assert float(stranger.stdout.readline() or "inf") < 1
+            for says, then in itertools.product(("", "s", BELL_TEXT, "synergy: a bell\n", FORGED_BELL),
+                                                ("stays", "closes", "resets")):
+                its_own += 1
+                with python(STRANGE_BELL, port, its_own, says, then, user=STRANGER, cwd="/") as stranger:
+                    assert stranger.stdout.readline() == "called\n"
+                    server.stdin.write("accept\n")
+                    server.stdin.flush()
+                    assert select.select([server.stdout], [], [], 1)[0], (says, then)
+                    assert server.stdout.readline() == f"{its_own}\n"
+                    stranger.stdin.close()
         finally:
             server.kill()
 

@@ -503,10 +503,37 @@ def test_probe_of_this_host(synergy):
     result = synergy("probe", "127.0.0.1", "--from", "192.0.2.77")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "synergy: can't probe 127.0.0.1 from 192.0.2.77: Cannot assign requested address\n"
+        "synergy: can't probe 127.0.0.1 from 192.0.2.77: 192.0.2.77 is no address of this host\n"
     )
     # (Where this is a namespace's, or a machine with no IPv6, "::1" may not be there.)
     if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text():
         for text in "[::1]:5555", "[::1]", "::1":
             document = json.loads(synergy("probe", text, "--json").stdout)
             assert (document["peer"], document["source"]) == ("::1", "::1")
+
+
+@pytest.mark.parametrize("words", ("check 127.0.0.1:5", "status", "probe 127.0.0.1"))
+@pytest.mark.parametrize("to", (">/dev/full", ">&-"))
+def test_output_that_is_lost_is_no_success(synergy, words, to):
+    """On a full disk, and where there is no standard output at all."""
+    result = synergy("-c", f"{SYNERGY} {words} {to}", program="/bin/sh")
+    assert result.returncode == 2
+    assert result.stderr == "synergy: standard output can't be written\n"
+
+
+def test_what_is_there_and_no_program_is_named(synergy, tmp_path):
+    (tmp_path / "text").write_text("no program\n", encoding="ascii")
+    for name, line in (
+        ("text", "text can't be executed: Permission denied"),
+        (".", ". can't be executed: Is a directory"),
+    ):
+        result = synergy("check", "--", f"{tmp_path}/{name}")
+        assert f"wrong: {tmp_path}/{line}\n" in result.stdout
+    result = synergy("check", "--", f"{tmp_path}/none")
+    assert f"wrong: there is no command {tmp_path}/none\n" in result.stdout
+
+
+def test_an_option_is_named_as_it_was_written(synergy):
+    result = synergy("test", "[2001:db8::5]", "--hops", "0")
+    line = "synergy: --hops: '0': expected a hop limit from 1 to 254, or auto\n"
+    assert (result.returncode, result.stderr) == (2, line)

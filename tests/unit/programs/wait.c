@@ -64,6 +64,15 @@ static void serve_by_poll(int listener) {
     }
 }
 
+/* For each byte, and so when somebody waits already, but it does not know. */
+static void serve_when_told(int listener) {
+    for (char byte; read(0, &byte, 1) > 0;)
+        if (!serve_one(listener)) {
+            printf("%s\n", strerrorname_np(errno));
+            fflush(stdout);
+        }
+}
+
 /* What a server at its limit of descriptors closes for the first byte that it reads. */
 static int spare[16], spare_count;
 
@@ -243,6 +252,10 @@ int main(int count, char **words) {
     fflush(stdout);
     if (polls)
         serve_by_poll(fd);
+    if (strcmp(way, "when-told") == 0) {
+        serve_when_told(fd);
+        return 0;
+    }
     pthread_t thread;
     NEED(pthread_create(&thread, NULL, end_with_input, NULL) == 0);
     if (strcmp(transport, "tcp") == 0)
