@@ -164,6 +164,7 @@ static void keep_capability(void) {
 /* libc's own, by its other name: a sanitizer's clone() takes such a child for a fork, and ends the
  * server at its next thread. */
 #pragma weak __clone
+/* NOLINTNEXTLINE(bugprone-reserved-identifier): glibc's */
 extern int __clone(int (*what)(void *), void *stack, int flags, void *argument, ...);
 
 static int cloned(int (*what)(void *), void *stack, int flags, void *argument) {

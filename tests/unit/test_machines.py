@@ -61,6 +61,17 @@ def test_arguments_that_nobody_would_write_to_a_library_that_checks_itself(seed,
     assert preloaded.stdout == bare.stdout
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_sockets_that_become_something_else_by_a_library_that_checks_itself(seed, checked):
+    environment = preloaded_environment(
+        ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0:disable_coredump=0")
+    environment["LD_PRELOAD"] = checked
+    bare = run(PROGRAMS / "states", seed, 2000, environment=plain_environment())
+    preloaded = run(PROGRAMS / "states", seed, 2000, environment=environment)
+    assert preloaded.stderr == ""
+    assert preloaded.stdout == bare.stdout
+
+
 MULTILIB = ["cc", "-m32", "-D_GNU_SOURCE", "-std=gnu11", "-O1"]
 
 

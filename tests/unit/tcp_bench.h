@@ -1,0 +1,43 @@
+// What the tests of TCP's punches see and hear of them.
+#pragma once
+
+#include "punch/tcp_punch.h"
+
+#include "punch_bench.h"
+
+#include <netinet/tcp.h>
+
+namespace harness {
+
+#ifndef IPV6_MINHOPCOUNT
+constexpr int IPV6_MINHOPCOUNT = 73;
+#endif
+
+struct TcpBench : PunchBench {
+    /// The socket that is in SYN_SENT; -1: there is none.
+    [[nodiscard]] static int punching() {
+        for (const int fd : open_descriptors()) {
+            tcp_info info{};
+            socklen_t length = sizeof info;
+            if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+                info.tcpi_state == TCP_SYN_SENT)
+                return fd;
+        }
+        return -1;
+    }
+    [[nodiscard]] static bool is_deaf() {
+        return synergy::get_option(punching(), IPPROTO_IPV6, IPV6_MINHOPCOUNT) != 0;
+    }
+    bool run_until_heard() {
+        return run_until([] { return !is_deaf(); });
+    }
+    [[nodiscard]] std::vector<Packet> answers() const {
+        return network.sent_here(
+            [](const Packet &packet) { return packet.tcp_flags == (TH_SYN | TH_ACK); });
+    }
+    [[nodiscard]] bool has_seen_syns(std::size_t count) const {
+        return network.syns().size() >= count;
+    }
+};
+
+} // namespace harness

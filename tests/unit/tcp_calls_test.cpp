@@ -1,0 +1,309 @@
+// What becomes of a hole when the peer calls, and after.
+#include "tcp_bench.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+#include <unistd.h>
+
+#include <set>
+
+using namespace synergy;
+using Bench = harness::TcpBench;
+using harness::Network;
+using harness::Packet;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+TEST_CASE("tcp punch: a peer that calls while it is heard is connected at once" *
+          doctest::skip(geteuid() != 0)) {
+    for (const int family : {AF_INET6, AF_INET})
+        for (const bool is_dual : {false, true})
+            CHECK(harness::in_child([=]() -> std::string {
+                      Bench bench;
+                      bench.serve(is_dual ? Endpoint::wildcard(AF_INET6, Network::server_port)
+                                          : Network::here(family));
+                      TcpPunch punch(bench.context, bench.hole(family, 3));
+                      EXPECT_IN_CHILD(punch.open() == 0);
+                      EXPECT_IN_CHILD(bench.run_until(
+                          [&] { return bench.has_seen_syns(1) && !Bench::is_deaf(); }));
+                      bench.run_for(milliseconds(60)); // the error of an IPv4 one
+                      const std::uint32_t punched = bench.network.syns()[0].sequence;
+                      const Socket caller = bench.network.call_from_there(family);
+                      const Time called = Clock::now();
+                      EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+                      EXPECT_IN_CHILD(Clock::now() - called < milliseconds(500));
+                      const auto &connection = bench.delivered[0];
+                      EXPECT_IN_CHILD(connection.peer.unmapped() == Network::there(family));
+                      EXPECT_IN_CHILD(connection.cookie == bench.server.cookie);
+                      EXPECT_IN_CHILD(connection.connection.remote() == connection.peer);
+                      EXPECT_IN_CHILD(bench.proofs == std::vector{3});
+                      // With the number that the firewalls have seen, and all the way.
+                      const auto answers = bench.answers();
+                      EXPECT_IN_CHILD(answers.size() == 1 && answers[0].sequence == punched);
+                      EXPECT_IN_CHILD(answers[0].hop_limit == 64);
+                      EXPECT_IN_CHILD(get_option(connection.connection.fd(), IPPROTO_TCP,
+                                                 TCP_USER_TIMEOUT) == 0);
+                      // The next punch waits for this connection to be over.
+                      bench.run_for(milliseconds(1300));
+                      EXPECT_IN_CHILD(bench.network.syns().size() == 1);
+                      EXPECT_IN_CHILD(bench.said("a connection has these ends already") == 1);
+                      return "";
+                  }) == "");
+}
+
+TEST_CASE("tcp punch: after a connection that ends by a reset it is punched again" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+              Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              const linger at_once{.l_onoff = 1, .l_linger = 0};
+              ::setsockopt(caller.fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+              caller.reset();
+              bench.run_for(milliseconds(50));
+              bench.delivered.clear();
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+              EXPECT_IN_CHILD(bench.network.syns()[1].hop_limit == 3);
+              EXPECT_IN_CHILD(bench.run_until_heard());
+              const Socket again = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: a peer that called a deaf socket gets in by its next SYN, or by ours" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && Bench::is_deaf());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              bench.run_for(milliseconds(50));
+              EXPECT_IN_CHILD(bench.delivered.empty() && Bench::is_deaf());
+              EXPECT_IN_CHILD(
+                  bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
+              std::set<std::uint32_t> numbers;
+              // (That it was no reset another port may have asked.)
+              for (const Packet &packet : bench.network.sent_here([&](const Packet &each) {
+                       return (each.tcp_flags & TH_SYN) != 0 &&
+                              each.from.port() == bench.server.local.port();
+                   }))
+                  numbers.insert(packet.sequence);
+              EXPECT_IN_CHILD(numbers.size() == 1);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: a peer that called a deaf socket is waited for where its next SYN is heard" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.round_trip = milliseconds(20);
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0);
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+              EXPECT_IN_CHILD(Bench::is_deaf());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              const Time called = Clock::now();
+              EXPECT_IN_CHILD(
+                  bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
+              EXPECT_IN_CHILD(Clock::now() - called > milliseconds(900));
+              // No SYN of ours has reached the peer.
+              const auto syns = bench.network.syns();
+              EXPECT_IN_CHILD(std::all_of(syns.begin(), syns.end(), [&](const Packet &syn) {
+                  return syn.hop_limit == 3 || syn.from.port() != bench.server.local.port();
+              }));
+              EXPECT_IN_CHILD(bench.answers().size() == 1);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: a peer that called a deaf socket is not lost by an error that is late" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.round_trip = milliseconds(20);
+              bench.network.error_delay = milliseconds(150);
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && Bench::is_deaf());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(
+                  bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
+              // Of firewalls that have seen the peer's SYN none would take another number.
+              std::set<std::uint32_t> numbers;
+              for (const Packet &syn : bench.network.syns())
+                  if (syn.from.port() == bench.server.local.port())
+                      numbers.insert(syn.sequence);
+              EXPECT_IN_CHILD(numbers.size() == 1);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: a peer that calls just before a SYN leaves is answered by that one" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+              EXPECT_IN_CHILD(bench.run_until([] { return Bench::is_deaf(); }));
+              bool has_called = false;
+              bench.network.lets_pass = [&](const Packet &packet) {
+                  return packet.is_from_here || !packet.is_syn() ||
+                         !std::exchange(has_called, true);
+              };
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return has_called; }));
+              if (bench.network.syns().size() > 1)
+                  return ""; // a busy machine: it has left before
+              const Time called = Clock::now();
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              EXPECT_IN_CHILD(Clock::now() - called < milliseconds(500));
+              EXPECT_IN_CHILD(bench.network.syns()[1].hop_limit == 64);
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: another listener's punch goes on with what it is given, and its number" *
+          doctest::skip(geteuid() != 0)) {
+    // Whether the peer's first call is unheard; whether it comes while nobody has the punch.
+    for (const auto &[is_deaf_then, comes_between] :
+         {std::pair{false, false}, {true, false}, {false, true}})
+        for (const int family : {AF_INET6, AF_INET})
+            CHECK(harness::in_child([=, is_deaf_then = is_deaf_then,
+                                     comes_between = comes_between]() -> std::string {
+                      Bench bench;
+                      bench.round_trip = milliseconds(20);
+                      bench.serve(Network::here(family));
+                      TcpPunch punch(bench.context, bench.hole(family, 3));
+                      ServerSocket another = bench.server; // the other listener
+                      another.cookie = 77;
+                      TcpPunch other(bench.context, {.server = another,
+                                                     .peer = Network::there(family),
+                                                     .hops = HopRange::only(3)});
+                      EXPECT_IN_CHILD(!punch.give_away() && other.may_take_over());
+                      EXPECT_IN_CHILD(punch.open() == 0 && !punch.may_take_over());
+                      EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+                      if (!is_deaf_then)
+                          bench.run_for(milliseconds(60));
+                      EXPECT_IN_CHILD(Bench::is_deaf() == (is_deaf_then && family == AF_INET6));
+                      const std::uint64_t cookie = punch.cookie();
+                      auto given = punch.give_away();
+                      EXPECT_IN_CHILD(given && punch.cookie() == 0 && !punch.give_away());
+                      EXPECT_IN_CHILD(!punch.may_take_over());
+                      Socket caller;
+                      if (comes_between) {
+                          caller = bench.network.call_from_there(family);
+                          bench.run_for(milliseconds(20));
+                      }
+                      other.take_over(std::move(*given));
+                      EXPECT_IN_CHILD(comes_between ||
+                                      (other.cookie() == cookie && !other.may_take_over()));
+                      if (!is_deaf_then &&
+                          !comes_between) // it is renewed by who has it now, as before
+                          EXPECT_IN_CHILD(
+                              bench.run_until([&] { return bench.has_seen_syns(3); }, seconds(3)) &&
+                              bench.run_until_heard());
+                      if (!comes_between)
+                          caller = bench.network.call_from_there(family);
+                      EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); },
+                                                      milliseconds(1400)));
+                      EXPECT_IN_CHILD(bench.delivered.size() == 1 &&
+                                      bench.delivered[0].cookie == 77);
+                      EXPECT_IN_CHILD(cookie_of(bench.delivered[0].connection.fd()) == cookie);
+                      std::set<std::uint32_t> numbers;
+                      for (const Packet &packet : bench.network.sent_here([&](const Packet &each) {
+                               return (each.tcp_flags & TH_SYN) != 0 &&
+                                      each.from.port() == bench.server.local.port();
+                           })) {
+                          numbers.insert(packet.sequence);
+                          EXPECT_IN_CHILD(packet.hop_limit == (packet.is_syn() ? 3 : 64));
+                      }
+                      EXPECT_IN_CHILD(numbers.size() == 1);
+                      EXPECT_IN_CHILD(bench.too_high.empty());
+                      return "";
+                  }) == "");
+}
+
+TEST_CASE("tcp punch: what it was given may have ended on the way" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              TcpPunch other(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+              auto given = punch.give_away();
+              EXPECT_IN_CHILD(given.has_value());
+              bench.network.refuse(bench.network.syns()[0]);
+              bench.run_for(milliseconds(20));
+              other.take_over(std::move(*given));
+              // (One more asks on the first router whose reset it was.)
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(3); }));
+              EXPECT_IN_CHILD(bench.too_high == std::vector{3});
+              EXPECT_IN_CHILD(bench.network.syns().back().hop_limit == 3);
+              EXPECT_IN_CHILD(bench.run_until_heard());
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              // The first one is open for no more, and takes nothing back.
+              EXPECT_IN_CHILD(punch.cookie() == 0 && !punch.give_away());
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: a peer that called and is gone again gets a handshake's time, and no more" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+              // Our answer gets lost, and the peer says nothing more.
+              bool has_called = false;
+              bench.network.lets_pass = [&](const Packet &packet) {
+                  return !packet.is_from_here && packet.is_syn() &&
+                         !std::exchange(has_called, true);
+              };
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return has_called; }));
+              bench.run_for(seconds(14));
+              EXPECT_IN_CHILD(bench.network.syns().size() == 1);
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+              EXPECT_IN_CHILD(bench.network.syns()[1].hop_limit == 3);
+              EXPECT_IN_CHILD(bench.said("the peer that called is gone") == 1);
+              EXPECT_IN_CHILD(bench.delivered.empty() && bench.too_high.empty());
+              return "";
+          }) == "");
+}
+
+TEST_CASE("tcp punch: a hole that ends while a peer is calling leaves the port free" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              auto punch = std::make_unique<TcpPunch>(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch->open() == 0 && bench.run_until_heard());
+              bench.network.lets_pass = [](const Packet &packet) { return !packet.is_from_here; };
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.answers().empty(); }));
+              bench.network.seen.clear();
+              punch.reset();
+              bench.socket.reset();
+              const Socket next = Socket::open(AF_INET6, SOCK_STREAM);
+              const Endpoint at = Network::here(AF_INET6);
+              EXPECT_IN_CHILD(::bind(next.fd(), at.data(), at.length()) == 0);
+              // And nothing of that is to be seen behind the first router.
+              bench.run_for(milliseconds(300));
+              for (const Packet &packet : bench.network.sent_here())
+                  EXPECT_IN_CHILD(packet.hop_limit == 1 || packet.protocol != IPPROTO_TCP);
+              return "";
+          }) == "");
+}
