@@ -38,7 +38,13 @@ PACKAGES = {
     "lighttpd": "lighttpd", "tinyproxy": "tinyproxy", "unbound": "unbound", "named": "bind9",
     "dnsmasq": "dnsmasq-base", "knotd": "knot", "turnserver": "coturn", "murmurd": "mumble-server",
     "transmission-daemon": "transmission-daemon", "rsync": "rsync",
-    "git": "git", "chronyd": "chrony", "snmpd": "snmpd",
+    "git": "git", "chronyd": "chrony", "snmpd": "snmpd", "nsd": "nsd",
+    "uwsgi": "uwsgi-core uwsgi-plugin-python3", "php-fpm8.2": "php-fpm", "unicorn": "unicorn",
+    "hypercorn": "python3-hypercorn", "uvicorn": "uvicorn", "ngircd": "ngircd", "webfsd": "webfs",
+    "mini_httpd": "mini-httpd", "nbd-server": "nbd-server", "danted": "dante-server",
+    "microsocks": "microsocks", "privoxy": "privoxy", "beanstalkd": "beanstalkd",
+    "gearmand": "gearman-job-server", "pgbouncer": "pgbouncer", "icecast2": "icecast2",
+    "aria2c": "aria2", "busybox": "busybox", "prosody": "prosody",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

@@ -7,6 +7,7 @@ import time
 import pytest
 
 import by_name
+import by_name_languages
 import by_name_more
 import firewall
 from programs import Preload, fresh_peer_ports, fresh_port
@@ -19,7 +20,7 @@ CALLS = 10
 
 
 def servers_to_try():
-    every = by_name.ALL + by_name_more.MORE
+    every = by_name.ALL + by_name_more.MORE + by_name_languages.LANGUAGES
     return every if TABLE else [server for server in every if server.name in by_name.CHOSEN]
 
 

@@ -1,5 +1,6 @@
 """Once accepted, a connection is the kernel's own: as fast as one that needed no punch."""
 
+import socket
 import statistics
 import time
 
@@ -59,3 +60,62 @@ def test_as_fast_as_direct(stand):
         print(f"{way.__name__}: MB/s", *(f"{rate / 1e6:.0f}" for rate in measured))
     print(f"punched / direct = {ratio:.2f}")
     assert ratio > LEAST_RATIO
+
+
+# What a listener hands down that changes how fast its connections are: a limit to the rate (the
+# queueing discipline's or TCP's own), and whether a small piece waits for the one before it.
+SO_MAX_PACING_RATE, PACE, SIZE = 47, 40_000_000, 16 * MEGABYTE
+SERVES_AS_TOLD = """
+import socket, sys
+port, level, name, value, size = map(int, sys.argv[1:])
+with socket.socket(socket.AF_INET6) as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if name:
+        listener.setsockopt(level, name, value)
+    listener.bind(("::", port))
+    listener.listen()
+    with listener.accept()[0] as peer:
+        while peer.recv(1):
+            for piece in (size, 1):
+                peer.sendall(bytes(piece))
+"""
+
+
+def seconds_for_an_answer(stand, is_punched, option, size, rounds):
+    """The median: a question of a byte, an answer in two pieces."""
+    port, (source_port,) = fresh_port(), fresh_peer_ports(1)
+    firewall.set_profile(stand.path, "strict" if is_punched else "open")
+    server = stand.serve(
+        [servers.PYTHON, "-c", SERVES_AS_TOLD, port, *option, size], "tcp", port,
+        preload=Preload(peers=peers(6, source_port), hops=stand.path.hops) if is_punched else None)
+    took, buffer = [], bytearray(MEGABYTE)
+    with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+        for _ in range(rounds):
+            # An acknowledgement may wait for company, as it does for whoever has talked for a while.
+            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            started, left = time.monotonic(), size + 1
+            client.send("?")
+            while left:
+                left -= client.sock.recv_into(buffer, min(left, MEGABYTE))
+            took.append(time.monotonic() - started)
+    server.stop()
+    return statistics.median(took)
+
+
+@pytest.mark.quiet
+def test_what_makes_the_listeners_connections_slow_or_fast(stand):
+    nothing = (0, 0, 0)
+    pace = (socket.SOL_SOCKET, SO_MAX_PACING_RATE, PACE)
+    no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    found = {}
+    for title, option, size, rounds in (
+            ("not paced", nothing, SIZE, 3), ("paced", pace, SIZE, 3),
+            ("delayed", nothing, 1, 9), ("not delayed", no_delay, 1, 9)):
+        found[title] = [seconds_for_an_answer(stand, is_punched, option, size, rounds)
+                        for is_punched in (False, True)]
+    stand.say({title: [f"{each * 1000:.1f} ms" for each in took] for title, took in found.items()})
+    for slow, fast in (("paced", "not paced"), ("delayed", "not delayed")):
+        assert min(found[slow]) > 2 * max(found[fast])  # the control
+        direct, punched = found[slow]
+        assert 0.8 < punched / direct < 1.25
+    assert max(found["not delayed"]) < 0.02
