@@ -141,7 +141,7 @@ static int adopted_keeper(int bound, uint16_t port) {
     struct synergy_answer answer = {0};
     struct owner owner;
     int memory = -1, error = EPERM;
-    synergy_port_name(0, port, &address); /* TCP, as in ports[] */
+    synergy_port_name(SYNERGY_TCP, port, &address);
     int connection = connect_to(&address, PERHAPS_STRANGERS, &owner);
     if (connection < 0)
         return NO_KEEPER;
@@ -153,6 +153,22 @@ static int adopted_keeper(int bound, uint16_t port) {
     if (memory >= 0)
         kernel(SYS_close, memory);
     return NO_KEEPER;
+}
+
+void have_others_give_way(int keeper, int transport, uint16_t port) {
+    struct synergy_request request = {.kind = SYNERGY_GIVE_WAY, .cookie = port};
+    struct synergy_address address = {0};
+    struct synergy_answer answer;
+    struct owner owner;
+    synergy_port_name(transport, port, &address);
+    int connection = connect_to(&address, PERHAPS_STRANGERS, &owner);
+    if (connection < 0)
+        return;
+    /* (0: of a process namespace that is not seen from this one.) */
+    if (owner.process != 0 && owner.process != keeper_page(keeper)->keeper.process &&
+        is_trusted(&owner, geteuid()))
+        send_and_receive(connection, &request, -1, &answer, NULL);
+    kernel(SYS_close, connection);
 }
 
 /* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has

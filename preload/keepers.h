@@ -46,6 +46,10 @@ struct identity {
 /* False and errno. */
 int identify(int fd, struct identity *identity);
 
+/* A listener is about to listen at the port, and will be this keeper's: another one, whose listener
+ * there was closed or whose server has ended, may keep holes for the next, which are in the way. */
+void have_others_give_way(int keeper, int transport, uint16_t port);
+
 /* Whether this process is in that network namespace (SO_NETNS_COOKIE); 0: the kernel has none. */
 int is_in_network(uint64_t network);
 

@@ -196,6 +196,7 @@ struct preparation socket_will_listen(int fd) {
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, 0))
         return preparation;
+    have_others_give_way(keeper, (int)transport, port);
     unsigned hidden = hidden_options(fd, identity.cookie);
     preparation = (struct preparation){.keeper = keeper,
                                        .lets_others_in = !(hidden & HIDDEN_REUSEADDR),

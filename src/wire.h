@@ -81,7 +81,8 @@ enum synergy_kind {
     SYNERGY_CLOSED,
     /* bind() found its address in use, or close_range() left one free: close what stands for
      * sockets that are gone. Comes to the keeper of a port by its name, too: for the keeper's own
-     * user and root; needs no secret. */
+     * user and root; needs no secret. With a port in `cookie` that has its next listener, whose
+     * keeper is another one: all goes that waits for that. */
     SYNERGY_GIVE_WAY,
     /* The accepted end of a bell comes along; the connection that rang comes back, with all that
      * the bell had from its listener, blocking or not as `flags` says (SOCK_NONBLOCK). Needs no

@@ -250,7 +250,7 @@ void Keeper::look_often() {
     looking_.set(Clock::now() + between_looks, [this] {
         if (Clock::now() < std::max(told_to_end_until_, looks_often_until_))
             look_often();
-        registry_.give_way();
+        registry_.give_way(0);
     });
 }
 

@@ -81,9 +81,15 @@ bool ParkedListeners::park(KeptSockets::node_type &listener) {
     return true;
 }
 
-bool ParkedListeners::give_way() {
+bool ParkedListeners::give_way(std::uint16_t port) {
     const std::size_t before = parked_.size();
     look(true);
+    std::vector<std::uint64_t> there;
+    for (const auto &[cookie, server] : parked_)
+        if (port != 0 && server.socket.local.port() == port)
+            there.push_back(cookie);
+    for (const std::uint64_t cookie : there)
+        forget(cookie);
     return parked_.size() < before;
 }
 

@@ -25,8 +25,9 @@ class ParkedListeners {
     /// Whether nothing keeps the address from a listener of this user's but what waits for it.
     [[nodiscard]] bool is_kept_for(const Endpoint &address, bool takes_v4, uid_t owner) const;
 
-    /// Those go that are in the way of who wants the port for himself. True if there were any.
-    bool give_way();
+    /// Those go that are in the way of who wants the port for himself; and all that are at `port`
+    /// (0: no port), which another keeper punches for from here on. True if there were any.
+    bool give_way(std::uint16_t port);
     void forget_all();
 
     /// The server has no process any more. What is kept for the next one is so for a while: longer,

@@ -626,11 +626,11 @@ void Registry::look_for_closed() {
         drop(cookie);
 }
 
-bool Registry::give_way() {
+bool Registry::give_way(std::uint16_t port) {
     const std::vector<std::uint64_t> gone = closed_ones();
     for (const std::uint64_t cookie : gone)
         forget(cookie);
-    const bool has_parked_given_way = parked_.give_way();
+    const bool has_parked_given_way = parked_.give_way(port);
     return !gone.empty() || has_parked_given_way;
 }
 

@@ -62,8 +62,9 @@ class Registry : private HoleOwner {
     /// Ends the holes of sockets that the server no longer has, but for those that wait for the
     /// server to listen again.
     void look_for_closed();
-    /// Ends them all. True if there were any.
-    bool give_way();
+    /// Ends them all, but for those that keep a port taken as it would be without us; at the port,
+    /// if it is not 0, also these. True if there were any.
+    bool give_way(std::uint16_t port);
     /// In a new registry: opens the holes again that one had whose process was killed, of which
     /// nothing is left but what it knew. `claim`: whether the socket is to be kept.
     void take_over(const Registry &killed, const std::function<bool(const ServerSocket &)> &claim);

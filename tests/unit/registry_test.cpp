@@ -198,12 +198,12 @@ TEST_CASE("registry: holes stay as long as any descriptor of the socket's does")
         Socket copy(dup(listener.fd()));
         listener.reset();
         bench.registry.closed(socket->cookie);
-        CHECK_FALSE(bench.registry.give_way());
+        CHECK_FALSE(bench.registry.give_way(0));
         CHECK(harness::open_descriptors().size() == before.size() + 1);
     }
     // Gone without a word, as by close_range().
-    CHECK(bench.registry.give_way());
-    CHECK_FALSE(bench.registry.give_way());
+    CHECK(bench.registry.give_way(0));
+    CHECK_FALSE(bench.registry.give_way(0));
     before.erase(socket->fd);
     CHECK(harness::open_descriptors() == before);
 }

@@ -32,6 +32,8 @@ SOURCES = REPOSITORY / "tests" / "unit" / "programs"
 
 NOWHERE = "[2001:db8:b::5]:5555"
 
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
 
 def plain_environment(**variables):
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C"}
@@ -641,6 +643,50 @@ def test_a_port_that_the_server_shares_is_so_for_its_next_keeper_too(deaf_peer):
         server.process.kill()
 
 
+SESSIONS = """
+import os, signal, socket, sys
+port = 0
+for number in range(3):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        signal.alarm(10)
+        os.chroot("/")  # a session's keeper is its own
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("0.0.0.0", port))
+        listener.listen()
+        os.write(writing, str(listener.getsockname()[1]).encode())
+        client, address = listener.accept()
+        listener.close()
+        client.sendall(str(number).encode())
+        client.close()
+        sys.exit()
+    port = int(os.read(reading, 9))
+    print(port, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@ONLY_ROOT
+def test_sessions_that_listen_at_the_same_port_one_after_the_other(deaf_peer):
+    """As passive ports of FTP are: each session has a keeper, and the last one's holes are in the
+    way of the next one's."""
+    peers = [deaf_peer, DeafPeer(), DeafPeer()]
+    environment = preloaded_environment(",".join(peer.text() for peer in peers), SYNERGY_LOG="warn")
+    with Waiting("-c", SESSIONS, program="/usr/bin/python3", environment=environment) as server:
+        for number, peer in enumerate(peers):
+            begin = time.monotonic()
+            assert peer.ask(server.port, 5) == str(number)
+            assert time.monotonic() - begin < 2
+            server.process.stdin.write("\n")
+            server.process.stdin.flush()
+            if number < 2:
+                assert int(server.process.stdout.readline()) == server.port
+        assert server.end() == (0, "")
+    for peer in peers[1:]:
+        peer.close()
+
+
 def test_a_stopped_keeper_holds_the_server_up_once():
     server = subprocess.Popen([PROGRAMS / "awkward", "step"], env=preloaded_environment(),
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
@@ -789,7 +835,6 @@ def test_a_keeper_that_is_out_of_reach_is_not_taken_for_dead(deaf_peer):
     assert "nothing is punched any more: who accepts its connections can't reach" in errors
 
 
-ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 STRANGER = 65534
 
 
