@@ -238,7 +238,12 @@ void Control::release_port(std::uint64_t cookie) {
     if (port == ports_.end())
         return;
     scheduler_.unwatch(port->second);
-    bury(std::move(listeners_.at(port->second)));
+    // At once, for the next listener's keeper: with nobody who waits there, and could send along
+    // what takes long to close.
+    const Socket name = std::move(listeners_.at(port->second));
+    ::shutdown(name.fd(), SHUT_RDWR);
+    while (Socket waiting{accept4(name.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)})
+        bury(std::move(waiting));
     listeners_.erase(port->second);
     ports_.erase(port);
 }
