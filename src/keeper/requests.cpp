@@ -83,7 +83,8 @@ Requests::Reply Requests::answer(const Call &call) {
             registry_.closed(call.request.cookie);
             break;
         case SYNERGY_GIVE_WAY:
-            reply.answer.result = registry_.give_way(static_cast<std::uint16_t>(call.request.cookie)) ? 0 : ENOENT;
+            reply.answer.result =
+                registry_.give_way(static_cast<std::uint16_t>(call.request.cookie)) ? 0 : ENOENT;
             break;
         case SYNERGY_FETCH:
             fetch(call, reply);
