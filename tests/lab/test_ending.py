@@ -142,6 +142,7 @@ class Terminal:
         def take_terminal():
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as not everybody who runs this has it
 
         variables = {"PATH": os.environ["PATH"],
                      **(run.preload.environment() if run.preload else {})}

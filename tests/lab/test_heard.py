@@ -2,6 +2,7 @@
 distribution of how long it takes, over hundreds of calls."""
 
 import concurrent.futures
+import functools
 import random
 import socket
 import time
@@ -75,20 +76,28 @@ def first_calls(stand):
     return took
 
 
+def call_by_mptcp(stand, port, moment, source_port):
+    return call(stand, port, source_port, 64, moment, clients.MPTCP)
+
+
 def test_first_call_of_a_client_with_mptcp(stand):
     """Linux's does not notice that a SYN of the server's has connected it: it has to be heard. All
     holes of a listener are deaf at the same moment, a second after it listens."""
-    port, source_ports = fresh_port(), fresh_peer_ports(RANGE)
     clients.skip_without_mptcp(stand)
-    stand.start("A", servers.own_tcp("::").command(port), preload=Preload(
-        peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
-    moment = wait_for_listen(stand, port) + 1.04
-    took = sorted(at_once(lambda source_port: call(stand, port, source_port, 64, moment,
-                                                   clients.MPTCP), source_ports))
-    show(took, "MPTCP")
-    assert took[-1] <= SOON
-    if slowness() == 1:
-        assert took[-1] > 0.9  # some were not heard at first
+    are_some_unheard = slowness() > 1
+    # (On a busy machine it is not always met.)
+    for _ in range(5):
+        port, source_ports = fresh_port(), fresh_peer_ports(RANGE)
+        stand.start("A", servers.own_tcp("::").command(port), preload=Preload(
+            peers=peers(6, source_ports[0], source_ports[-1]), hops=stand.path.hops))
+        moment = wait_for_listen(stand, port) + 1.04
+        took = sorted(at_once(functools.partial(call_by_mptcp, stand, port, moment), source_ports))
+        show(took, "MPTCP")
+        assert took[-1] <= SOON
+        are_some_unheard |= took[-1] > 0.9
+        if are_some_unheard:
+            break
+    assert are_some_unheard
 
 
 def show(took, title):

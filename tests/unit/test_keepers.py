@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from test_hooks import (deaf_peer, DeafPeer, keepers_of, LIBRARY, ONLY_ROOT, plain_environment,
-                        preloaded_environment, processes, PROGRAMS, run, same_with_and_without,
+                        preloaded_environment, PROGRAMS, run, same_with_and_without,
                         wait_until, Waiting)
 
 
