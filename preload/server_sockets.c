@@ -62,8 +62,10 @@ static unsigned hidden_options(int fd, uint64_t cookie) {
     return hidden;
 }
 
+/* What the keeper is told of that. */
 static int flags_of(unsigned hidden) {
-    return hidden & HIDDEN_REUSEPORT ? 0 : SYNERGY_SHARES;
+    return (hidden & HIDDEN_REUSEPORT ? 0 : SYNERGY_SHARES) |
+           (hidden & HIDDEN_REUSEADDR ? 0 : SYNERGY_LETS_OTHERS_IN);
 }
 
 /* The server's own again. */
@@ -198,17 +200,11 @@ struct preparation socket_will_listen(int fd) {
         return preparation;
     have_others_give_way(keeper, (int)transport, port);
     unsigned hidden = hidden_options(fd, identity.cookie);
-    preparation = (struct preparation){.keeper = keeper,
-                                       .lets_others_in = !(hidden & HIDDEN_REUSEADDR),
-                                       .shares_port = !(hidden & HIDDEN_REUSEPORT),
-                                       .cookie = identity.cookie};
+    preparation =
+        (struct preparation){.keeper = keeper, .hidden = hidden, .cookie = identity.cookie};
     admit_others(fd);
     struct synergy_request request = {
-        .kind = SYNERGY_PREPARE,
-        .cookie = identity.cookie,
-        .fd = fd,
-        .flags = (preparation.shares_port ? SYNERGY_SHARES : 0) |
-                 (preparation.lets_others_in ? SYNERGY_LETS_OTHERS_IN : 0)};
+        .kind = SYNERGY_PREPARE, .cookie = identity.cookie, .fd = fd, .flags = flags_of(hidden)};
     struct synergy_answer answer = {0};
     ask_keeper_first(keeper, &request, fd, &answer, &preparation.connection);
     if (preparation.connection >= 0 && (answer.result != 0 || answer.mark != SYNERGY_LISTENER)) {
@@ -235,7 +231,7 @@ void socket_may_listen(int fd) {
     if (preparation.connection < 0)
         return;
     kernel(SYS_close, preparation.connection);
-    set_option(fd, SO_REUSEADDR, preparation.lets_others_in);
+    give_options_back(fd, preparation.hidden & HIDDEN_REUSEADDR);
     /* (It may be closed before that.) */
     set_descriptor(fd, (struct descriptor){.mark = SYNERGY_UNKNOWN,
                                            .keeper = (unsigned)preparation.keeper,
@@ -251,12 +247,10 @@ void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
     }
     admit_others(fd);
     if (tell_keeper(preparation->keeper, preparation->connection, &request) == 0)
-        note(fd,
-             (struct descriptor){.mark = SYNERGY_LISTENER,
-                                 .keeper = (unsigned)preparation->keeper,
-                                 .hidden = (preparation->lets_others_in ? 0U : HIDDEN_REUSEADDR) |
-                                           (preparation->shares_port ? 0U : HIDDEN_REUSEPORT),
-                                 .cookie = preparation->cookie});
+        note(fd, (struct descriptor){.mark = SYNERGY_LISTENER,
+                                     .keeper = (unsigned)preparation->keeper,
+                                     .hidden = preparation->hidden,
+                                     .cookie = preparation->cookie});
     else
         socket_listens(fd);
 }
@@ -267,7 +261,7 @@ void socket_does_not_listen(int fd, const struct preparation *preparation) {
         return;
     if (preparation->connection >= 0)
         kernel(SYS_close, preparation->connection);
-    set_option(fd, SO_REUSEADDR, preparation->lets_others_in);
+    give_options_back(fd, preparation->hidden & HIDDEN_REUSEADDR);
     if (identify(fd, &identity))
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
 }

@@ -15,9 +15,9 @@ void socket_asks_for_errors(int fd);
 
 /* listen() is about to be called. What comes back is for the one of the two that is called next. */
 struct preparation {
-    int keeper; /* NO_KEEPER: nothing was done */
-    int lets_others_in, shares_port;
-    int connection; /* by which the keeper waits to be told that it listens; -1: there is none */
+    int keeper;      /* NO_KEEPER: nothing was done */
+    unsigned hidden; /* enum hidden_option: what the server has not set itself */
+    int connection;  /* by which the keeper waits to be told that it listens; -1: there is none */
     uint64_t cookie;
 };
 struct preparation socket_will_listen(int fd);

@@ -143,8 +143,8 @@ enum synergy_kind {
     SYNERGY_KNOCK,
 };
 
-/* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (told by PREPARE
- * alone) SO_REUSEADDR. */
+/* `flags` of OPEN and PREPARE: what the server itself has set, SO_REUSEPORT and (of PREPARE alone
+ * it counts) SO_REUSEADDR. */
 enum { SYNERGY_SHARES = 1, SYNERGY_LETS_OTHERS_IN = 2 };
 
 /* `flags` of EXECUTED_WITHOUT. */
