@@ -2,7 +2,7 @@
 processes and threads come by its listener, and daemons that need a few lines of configuration."""
 
 from by_name import HTTP, Named, converse
-from by_name_more import (DNS_ANSWER, DNS_QUERY, LINE, POSTGRES_SSL, RACK, UDP, ask, run,
+from by_name_more import (ASYNCIO, DNS_ANSWER, DNS_QUERY, LINE, POSTGRES_SSL, RACK, UDP, ask, run,
                           with_file)
 from servers import PYTHON
 
@@ -70,17 +70,7 @@ class Echo(DatagramServer):
         self.socket.sendto(data, address)
 Echo("[::]:{port}").serve_forever()
 """
-UVLOOP = """
-import asyncio, uvloop
-uvloop.install()
-async def serve(reader, writer):
-    writer.write(await reader.readline())
-    await writer.drain()
-    writer.close()
-async def main():
-    await (await asyncio.start_server(serve, "::", {port})).serve_forever()
-asyncio.run(main())
-"""
+UVLOOP = "import uvloop\nuvloop.install()\n" + ASYNCIO
 UVLOOP_UDP = """
 import asyncio, uvloop
 uvloop.install()

@@ -20,6 +20,8 @@ import namespace
 # to the lab's own /run. What programs write goes there as well.
 STAGE = pathlib.Path("/run/synergy-build")
 SCRATCH = pathlib.Path("/run/lab")
+# Of a user who has set nothing.
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 
 UNPRIVILEGED = ("nobody", "nogroup")
 _numbers = itertools.count(1)

@@ -27,8 +27,8 @@ import sctp
 import servers
 from conftest import stand_on
 from names import Names
-from programs import (SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port, has_other_users, script,
-                      slowness, wait_listening, wait_until)
+from programs import (ENVIRONMENT, SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port,
+                      has_other_users, script, slowness, wait_listening, wait_until)
 from responder import (ETHERTYPE, HOP_LIMIT_OFFSET, LONGEST_QUOTE, Packet, internet_checksum,
                        sender)
 from servers import PYTHON
@@ -969,9 +969,6 @@ def test_nothing_is_said_where_nothing_is_wrong(stand, family, hops):
 
 
 # `synergy check`
-
-
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 
 
 @pytest.fixture(name="schema", scope="session")

@@ -19,13 +19,12 @@ import servers
 import trials
 from capture import TCP, UDP, Capture
 from conftest import stand_on
-from programs import STAGE, Preload, fresh_peer_ports, fresh_port, slowness
+from programs import ENVIRONMENT, STAGE, Preload, fresh_peer_ports, fresh_port, slowness
 from topology import PEER, SERVER, Path
 
 pytestmark = pytest.mark.usefixtures("library")
 
 PEER_PORT = 5555
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 FORBIDDEN, REFUSED = {"prohibited"}, {"refused"}
 
 

@@ -18,13 +18,13 @@ import clients
 import firewall
 import namespace
 import servers
-from programs import STAGE, Preload, fresh_peer_ports, fresh_port, script, wait_until
+from programs import (ENVIRONMENT, STAGE, Preload, fresh_peer_ports, fresh_port, script,
+                      wait_until)
 from topology import PEER, SERVER
 
 pytestmark = pytest.mark.usefixtures("library")
 
 SOURCE = pathlib.Path(__file__).parents[2] / "src"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 AS_USER = {"root": [], "nobody": ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"],
            "games": ["setpriv", "--reuid=games", "--regid=games", "--clear-groups"]}
 

@@ -15,12 +15,11 @@ import pytest
 import firewall
 import namespace
 from names import Names
-from programs import STAGE, wait_until
+from programs import ENVIRONMENT, STAGE, wait_until
 from topology import PEER, SERVER
 
 pytestmark = pytest.mark.usefixtures("library")
 
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
 UNPRIVILEGED = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 ADDRESS = {"A": SERVER, "B": PEER}
 COMPLETE = "both sides hear each other: testing, for "

@@ -7,6 +7,8 @@
 
 #include <netinet/tcp.h>
 
+#include <set>
+
 namespace harness {
 
 #ifndef IPV6_MINHOPCOUNT
@@ -34,6 +36,18 @@ struct TcpBench : PunchBench {
     [[nodiscard]] std::vector<Packet> answers() const {
         return network.sent_here(
             [](const Packet &packet) { return packet.tcp_flags == (TH_SYN | TH_ACK); });
+    }
+    /// The SYNs that the server's port has sent, with its answers.
+    [[nodiscard]] std::vector<Packet> own_syns() const {
+        return network.sent_here([this](const Packet &packet) {
+            return (packet.tcp_flags & TH_SYN) != 0 && packet.from.port() == server.local.port();
+        });
+    }
+    [[nodiscard]] static std::set<std::uint32_t> numbers_of(const std::vector<Packet> &packets) {
+        std::set<std::uint32_t> numbers;
+        for (const Packet &packet : packets)
+            numbers.insert(packet.sequence);
+        return numbers;
     }
     [[nodiscard]] bool has_seen_syns(std::size_t count) const {
         return network.syns().size() >= count;

@@ -7,8 +7,6 @@
 
 #include <unistd.h>
 
-#include <set>
-
 using namespace synergy;
 using Bench = harness::TcpBench;
 using harness::Network;
@@ -88,14 +86,8 @@ TEST_CASE("tcp punch: a peer that called a deaf socket gets in by its next SYN, 
               EXPECT_IN_CHILD(bench.delivered.empty() && Bench::is_deaf());
               EXPECT_IN_CHILD(
                   bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
-              std::set<std::uint32_t> numbers;
               // (That it was no reset another port may have asked.)
-              for (const Packet &packet : bench.network.sent_here([&](const Packet &each) {
-                       return (each.tcp_flags & TH_SYN) != 0 &&
-                              each.from.port() == bench.server.local.port();
-                   }))
-                  numbers.insert(packet.sequence);
-              EXPECT_IN_CHILD(numbers.size() == 1);
+              EXPECT_IN_CHILD(Bench::numbers_of(bench.own_syns()).size() == 1);
               return "";
           }) == "");
 }
@@ -138,11 +130,7 @@ TEST_CASE("tcp punch: a peer that called a deaf socket is not lost by an error t
               EXPECT_IN_CHILD(
                   bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
               // Of firewalls that have seen the peer's SYN none would take another number.
-              std::set<std::uint32_t> numbers;
-              for (const Packet &syn : bench.network.syns())
-                  if (syn.from.port() == bench.server.local.port())
-                      numbers.insert(syn.sequence);
-              EXPECT_IN_CHILD(numbers.size() == 1);
+              EXPECT_IN_CHILD(Bench::numbers_of(bench.own_syns()).size() == 1);
               return "";
           }) == "");
 }
@@ -219,15 +207,10 @@ TEST_CASE("tcp punch: another listener's punch goes on with what it is given, an
                       EXPECT_IN_CHILD(bench.delivered.size() == 1 &&
                                       bench.delivered[0].cookie == 77);
                       EXPECT_IN_CHILD(cookie_of(bench.delivered[0].connection.fd()) == cookie);
-                      std::set<std::uint32_t> numbers;
-                      for (const Packet &packet : bench.network.sent_here([&](const Packet &each) {
-                               return (each.tcp_flags & TH_SYN) != 0 &&
-                                      each.from.port() == bench.server.local.port();
-                           })) {
-                          numbers.insert(packet.sequence);
+                      const auto syns = bench.own_syns();
+                      for (const Packet &packet : syns)
                           EXPECT_IN_CHILD(packet.hop_limit == (packet.is_syn() ? 3 : 64));
-                      }
-                      EXPECT_IN_CHILD(numbers.size() == 1);
+                      EXPECT_IN_CHILD(Bench::numbers_of(syns).size() == 1);
                       EXPECT_IN_CHILD(bench.too_high.empty());
                       return "";
                   }) == "");

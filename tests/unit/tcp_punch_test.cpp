@@ -6,8 +6,6 @@
 
 #include <unistd.h>
 
-#include <set>
-
 using namespace synergy;
 using Bench = harness::TcpBench;
 using harness::Network;
@@ -75,16 +73,13 @@ TEST_CASE("tcp punch: all SYNs of a socket have one number, and the hop limits t
                   EXPECT_IN_CHILD(punch.open() == 0);
                   EXPECT_IN_CHILD(
                       bench.run_until([&] { return bench.has_seen_syns(5); }, seconds(8)));
-                  std::set<std::uint32_t> numbers;
+                  const auto syns = bench.network.syns();
                   std::vector<int> hops;
-                  for (const Packet &syn : bench.network.syns()) {
-                      numbers.insert(syn.sequence);
+                  for (const Packet &syn : syns)
                       hops.push_back(syn.hop_limit);
-                  }
-                  EXPECT_IN_CHILD(numbers.size() == 1);
+                  EXPECT_IN_CHILD(Bench::numbers_of(syns).size() == 1);
                   EXPECT_IN_CHILD(hops == std::vector({3, 3, 4, 2, 3}));
                   // Out of step with a client that repeats each second.
-                  const auto syns = bench.network.syns();
                   EXPECT_IN_CHILD(syns[2].seen - syns[1].seen > milliseconds(600));
                   EXPECT_IN_CHILD(syns[2].seen - syns[1].seen < milliseconds(960));
                   EXPECT_IN_CHILD(bench.too_high.empty() && bench.proofs.empty());
