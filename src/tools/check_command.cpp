@@ -8,6 +8,7 @@
 #include "hops/route.h"
 #include "punch/failure.h"
 #include "server/reach.h"
+#include "settings/load_settings.h"
 #include "settings/settings_file.h"
 #include "tools/documents.h"
 #include "tools/preloadable.h"

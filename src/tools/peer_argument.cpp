@@ -2,6 +2,8 @@
 
 #include "hops/addresses.h"
 #include "punch/failure.h"
+#include "settings/load_settings.h"
+#include "settings/peer_list.h"
 
 #include <charconv>
 #include <cstdlib>

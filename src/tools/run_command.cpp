@@ -1,5 +1,6 @@
 #include "tools/run_command.h"
 
+#include "settings/load_settings.h"
 #include "settings/settings_file.h"
 #include "tools/peer_argument.h"
 #include "tools/preloadable.h"

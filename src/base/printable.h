@@ -1,0 +1,18 @@
+// Text of unknown origin, as it may go to a terminal or a log.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace synergy {
+
+/// How many bytes of the beginning are one character of UTF-8 (RFC 3629) that can be shown; 0: none
+/// are.
+std::size_t shown_character(std::string_view text);
+
+/// On one line whatever the text holds: what can't be shown is "\x1b", a byte each. Of a text of
+/// more than `most` bytes the beginning, and "...".
+std::string printable(std::string_view text, std::size_t most = std::string_view::npos);
+
+} // namespace synergy
