@@ -98,7 +98,7 @@ static int hand_over(int fd, const struct identity *identity, int keeper, unsign
     int error = ask_keeper(keeper, request, fd, &answer);
     if (error == 0 && answer.result == EEXIST) {
         /* Another process has handed it over to its own keeper. */
-        keeper = met_keeper(fd, identity, &answer);
+        keeper = find_keeper_of(fd, identity, &answer);
         error = keeper == NO_KEEPER ? EEXIST : 0;
         if (error == 0 && request->kind == SYNERGY_OPEN_TOWARD)
             error = ask_keeper(keeper, request, fd, &answer);
@@ -133,13 +133,13 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     struct identity identity;
     if (!identify(fd, &identity))
         return;
-    int keeper = known_keeper(&identity);
+    int keeper = look_up_keeper(&identity);
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port)) {
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
+        keeper = obtain_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
         if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
@@ -190,11 +190,11 @@ struct preparation socket_will_listen(int fd) {
     uint16_t port = is_listener ? port_of(fd) : 0;
     if (port == 0 || option_of(fd, SO_ACCEPTCONN) == 1 || !identify(fd, &identity))
         return preparation;
-    int keeper = known_keeper(&identity);
+    int keeper = look_up_keeper(&identity);
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port))
             return preparation;
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, port);
+        keeper = obtain_keeper(&identity, SOCKET_IS_THERE, fd, port);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, 0))
         return preparation;
@@ -307,7 +307,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
-        needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
+        obtain_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
 }
 
 void socket_has_key(int fd, int option, const void *key, socklen_t length) {
@@ -316,7 +316,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
     if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
         (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
         return;
-    int keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, 0);
+    int keeper = obtain_keeper(&identity, SOCKET_IS_THERE, fd, 0);
     if (keeper == NO_KEEPER)
         return;
     struct synergy_request request = {
@@ -345,9 +345,9 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter) {
     if (!process_is_own() || !identify(fd, &identity))
         return SYNERGY_UNKNOWN;
     int is_client = transport == UDP && is_connected(fd);
-    if (known_keeper(&identity) == NO_KEEPER) {
+    if (look_up_keeper(&identity) == NO_KEEPER) {
         struct synergy_answer answer = {0};
-        int keeper = met_keeper(fd, &identity, &answer);
+        int keeper = find_keeper_of(fd, &identity, &answer);
         if (keeper != NO_KEEPER) {
             struct descriptor met = {.mark = (enum synergy_mark)answer.mark,
                                      .keeper = (unsigned)keeper,
@@ -424,7 +424,7 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     }
     if (!identify(fd, &identity))
         return errno;
-    int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
+    int keeper = obtain_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
     struct synergy_request request = {
