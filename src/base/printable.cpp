@@ -28,11 +28,15 @@ std::size_t shown_character(std::string_view text) {
     return length;
 }
 
-std::string printable(std::string_view text, std::size_t most) {
+namespace {
+
+/// `shown_bytes`: how many of the beginning can be shown as they are.
+template <typename ShownBytes>
+std::string escaped(std::string_view text, std::size_t most, ShownBytes shown_bytes) {
     constexpr char digits[] = "0123456789abcdef";
     std::string shown;
     for (std::size_t at = 0; at < std::min(text.size(), most);) {
-        const std::size_t length = shown_character(text.substr(at));
+        const std::size_t length = shown_bytes(text.substr(at));
         const auto byte = static_cast<unsigned char>(text[at]);
         if (length == 0)
             shown.append({'\\', 'x', digits[byte >> 4U], digits[byte & 0xfU]});
@@ -41,6 +45,18 @@ std::string printable(std::string_view text, std::size_t most) {
         at += std::max<std::size_t>(length, 1);
     }
     return text.size() > most ? shown + "..." : shown;
+}
+
+} // namespace
+
+std::string printable(std::string_view text, std::size_t most) {
+    return escaped(text, most, shown_character);
+}
+
+std::string printable_ascii(std::string_view text) {
+    return escaped(text, text.size(), [](std::string_view rest) {
+        return shown_character(rest) == 1 ? std::size_t{1} : 0;
+    });
 }
 
 } // namespace synergy
