@@ -279,8 +279,9 @@ void Handoff::ring(Id id) {
     look_after(id);
 }
 
-/// The server has found no descriptor free for the connection: that passes.
-bool Handoff::is_starved(const Offer &offer) const {
+/// Whether the server has found no descriptor free for the connection, which passes; the user is
+/// told so.
+bool Handoff::say_if_starved(const Offer &offer) const {
     const std::uint32_t starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     if (starved == offer.starved)
         return false;
@@ -302,7 +303,7 @@ void Handoff::look(Id id) {
     tcp_info info{};
     socklen_t length = sizeof info;
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
-    static_cast<void>(is_starved(offer));
+    say_if_starved(offer);
     const Endpoint to = bell_address(offer.listener);
     const Transport transport = offer.listener.transport;
     const auto end =
@@ -372,7 +373,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
     const int error = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0);
     const int refusal = refusal_on(offer.doorbell);
     silence(offer);
-    if (is_starved(offer) || is_short_of_descriptors(refusal))
+    if (say_if_starved(offer) || is_short_of_descriptors(refusal))
         ring_again(id, until_there_is_room);
     else if (refusal != 0)
         closed_with(id, refusal);

@@ -151,7 +151,7 @@ class Handoff {
     void look(Id id);
     void ring_again(Id id, Duration delay);
     [[nodiscard]] bool is_there(const ServerSocket &listener) const;
-    bool is_starved(const Offer &offer) const;
+    bool say_if_starved(const Offer &offer) const;
     void give_up(const ServerSocket &listener, const std::string &why);
     void forget(std::uint64_t listener);
     void silence(Offer &offer);

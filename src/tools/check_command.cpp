@@ -8,12 +8,14 @@
 #include "hops/route.h"
 #include "punch/failure.h"
 #include "server/reach.h"
+#include "settings/host_names.h"
+#include "settings/load_settings.h"
 #include "settings/settings_file.h"
 #include "tools/documents.h"
+#include "tools/own_environment.h"
 #include "tools/preloadable.h"
 #include "wire.h"
 
-#include <netdb.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -33,10 +35,6 @@ namespace synergy {
 namespace {
 
 constexpr int exit_wrong = 1;
-
-const char *variable(const char *name) {
-    return std::getenv(name);
-}
 
 /// What has been found out, a line each.
 class Findings {
@@ -108,7 +106,7 @@ void check_settings(const Settings &settings, Findings &findings) {
     // (What is wrong may be the peers.)
     if (!settings.has_peers() && settings.problems.empty()) {
         std::string places;
-        for (const std::string &file : config_places(variable))
+        for (const std::string &file : config_places(own_variable))
             places.append(places.empty() ? " or in " : ", ").append(file);
         findings.wrong("no peers are set, in SYNERGY_PEERS" + places);
     }
@@ -297,22 +295,6 @@ struct Way {
     Endpoint source{};
 };
 
-std::vector<Endpoint> resolve(const std::string &host, Findings &findings) {
-    std::vector<Endpoint> addresses;
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo *list = nullptr;
-    if (const int status = getaddrinfo(host.c_str(), nullptr, &hints, &list); status != 0) {
-        findings.wrong(host + " does not resolve: " + gai_strerror(status));
-        return addresses;
-    }
-    for (const addrinfo *each = list; each != nullptr; each = each->ai_next)
-        if (const Endpoint found = Endpoint::from(each->ai_addr, each->ai_addrlen); !found.empty())
-            addresses.push_back(found.with_port(0));
-    freeaddrinfo(list);
-    return addresses;
-}
-
 constexpr std::size_t ports_shown = 100; ///< bytes
 
 /// Each address with each hop limit once, whatever the ports and the rules.
@@ -320,8 +302,12 @@ std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
     std::vector<Way> ways;
     const auto add = [&](const Peer &peer, HopLimit hops) {
         std::vector<Endpoint> addresses{peer.address};
-        if (!peer.host.empty())
-            addresses = resolve(peer.host, findings);
+        if (!peer.host.empty()) {
+            ResolvedHost found = resolve_host(peer.host);
+            if (found.error != 0)
+                findings.wrong(peer.host + " " + found.what_is_wrong());
+            addresses = std::move(found.addresses);
+        }
         std::string ports = std::to_string(peer.first_port);
         if (peer.last_port != peer.first_port)
             ports += "-" + std::to_string(peer.last_port);
@@ -482,7 +468,7 @@ void check_peers(const Settings &settings, Findings &findings) {
 int run_check(const CheckOptions &options) {
     if (!options.peer.empty())
         ::setenv("SYNERGY_PEERS", options.peer.c_str(), 1);
-    Settings settings = load_settings(variable, environ);
+    Settings settings = load_settings(own_variable, environ);
     for (Problem &problem : settings.problems)
         if (problem.place == "SYNERGY_PEERS" && !options.peer.empty())
             problem.place = "PEER";

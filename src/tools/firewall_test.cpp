@@ -1,5 +1,6 @@
 #include "tools/firewall_test.h"
 
+#include "settings/peer_list.h"
 #include "wire.h"
 
 #include <fmt/format.h>
