@@ -137,6 +137,8 @@ class Handoff {
     void defer(Id id);
     void end_deferral(Offer &offer);
     void ring(Id id);
+    void could_not_ring(Id id, int error);
+    void rings(Id id);
     [[nodiscard]] bool is_to_wait(Id id) const;
     [[nodiscard]] bool is_full(const ServerSocket &listener) const;
     void answered(std::uint64_t listener);
