@@ -17,7 +17,7 @@ proc echo {peer} {
     if {[gets $peer line] < 0} { close $peer } else { puts $peer $line }
 }
 proc serve {peer address port} {
-    fconfigure $peer -buffering line
+    fconfigure $peer -buffering line -translation lf
     fileevent $peer readable [list echo $peer]
 }
 socket -server serve {port}
@@ -102,7 +102,7 @@ connection: &lab
 MUNIN = """
 log_file {home}/log
 pid_file {home}/pid
-host ::
+host *
 port {port}
 user root
 group root
@@ -130,9 +130,9 @@ DelayEngine off
 UseReverseDNS off
 PassivePorts %d %d
 <Anonymous {home}/files>
-User ftp
+User nobody
 Group nogroup
-UserAlias anonymous ftp
+UserAlias anonymous nobody
 RequireValidShell off
 </Anonymous>
 """
@@ -169,7 +169,7 @@ def stunnel(home, port, variables):
 
 
 def ftp_files(home):
-    files = owned(home / "files", "ftp")
+    files = owned(home / "files", "nobody")
     written(files / "hello.txt", "hello from the server\n")
     return files
 
@@ -206,21 +206,20 @@ def qemu_nbd(home, port, _):
     return ["qemu-nbd", "-t", "-e", "5", "-f", "raw", "-b", "::", "-p", port, home / "disk"]
 
 
-def talk_iperf2(*options):
+def talk_iperf2(wanted, *options):
     def talk(stand, server, program, source_ports, port, timeout):
         with ports_of_the_peer(stand, source_ports):
             said = run_on_peer(stand, ["iperf", "-V", "-c", SERVER[6], "-p", port, "-n", "20K",
                                        *options], timeout + 5)
-        if "did not receive ack" in said or "connect failed" in said or "Bytes" not in said:
+        if wanted not in said:
             raise ConnectionError(said[-300:])
     return talk
 
 
 def pdns(*options):
-    return with_file("conf", "launch=bind\nbind-config={home}/zones\n", "sh", "-c",
-                     ": >{home}/zones; exec pdns_server --config-dir={home} --socket-dir={home} --daemon=no"
-                     " --guardian=no --local-address=:: --local-port={port} --setuid=nobody"
-                     " --config-name= --no-config " + " ".join(options))
+    return with_file("zones", "", "pdns_server", "--config-dir={home}", "--socket-dir={home}",
+                     "--daemon=no", "--guardian=no", "--launch=bind", "--bind-config={home}/zones",
+                     "--local-address=::", "--local-port={port}", *options)
 
 
 UNUSUAL = (
@@ -235,7 +234,7 @@ UNUSUAL = (
           "sbcl"),
     named("OCaml", converse(*LINE), with_file("main.ml", OCAML, "ocaml", "unix.cma", "{home}/main.ml"),
           "ocaml"),
-    named("starman", HTTP, with_file("app.psgi", PSGI, "starman", "--host", "::", "--port", "{port}",
+    named("starman", HTTP, with_file("app.psgi", PSGI, "starman", "--listen", ":{port}",
                                      "--workers", "2", "--user", "nobody", "--group", "nogroup",
                                      "{home}/app.psgi"), "starman"),
     *(named(f"Mojolicious {how}", HTTP,
@@ -263,12 +262,9 @@ UNUSUAL = (
           with_file("conf", INSPIRCD, "setpriv", "--reuid=nobody", "--regid=nogroup",
                     "--clear-groups", "inspircd", "--nofork", "--config", "{home}/conf",
                     owner="nobody"), "inspircd"),
-    named("gdbserver --multi", converse("+$qSupported#37", "PacketSize"),
-          run("gdbserver", "--multi", "[::]:{port}"), "gdbserver"),
     named("qemu-nbd", converse(None, "NBDMAGIC"), qemu_nbd, "qemu-nbd"),
     named("Xvnc", converse(None, "RFB 003."),
-          run("Xvnc", ":7{port}", "-rfbport", "{port}", "-SecurityTypes", "None", "-nolisten", "unix",
-              "-nolisten", "local"), "Xvnc"),
+          run("Xvnc", ":{port}", "-rfbport", "{port}", "-SecurityTypes", "None", "-nolisten", "local"), "Xvnc"),
     named("snapserver", HTTP,
           run("snapserver", "--http.port={port}", "--http.bind_to_address=::", "--tcp.enabled=false",
               "--stream.port=2{port}", "--server.datadir={home}", "--server.user=", "--config=/dev/null",
@@ -281,8 +277,8 @@ UNUSUAL = (
     Chosen("proftpd passive", talk_ftp, make=proftpd, tools=("proftpd", "curl"), ports_for_a_call=4),
     Chosen("pure-ftpd passive", talk_ftp, make=pure_ftpd, tools=("pure-ftpd", "curl"),
            ports_for_a_call=4),
-    Chosen("iperf", talk_iperf2(), make=run("iperf", "-s", "-V", "-p", "{port}"), tools=("iperf",),
+    Chosen("iperf", talk_iperf2("Bytes"), make=run("iperf", "-s", "-V", "-p", "{port}"), tools=("iperf",),
            ports_for_a_call=2),
-    Chosen("iperf -u", talk_iperf2("-u"), make=run("iperf", "-s", "-u", "-V", "-p", "{port}"),
+    Chosen("iperf -u", talk_iperf2("Server Report", "-u"), make=run("iperf", "-s", "-u", "-V", "-p", "{port}"),
            tools=("iperf",), transport="udp", ports_for_a_call=2),
 )

@@ -49,7 +49,7 @@ PACKAGES = {
     "ocaml": "ocaml-nox", "starman": "starman", "mojo": "libmojolicious-perl",
     "twistd3": "python3-twisted", "h2o": "h2o", "nghttpd": "nghttp2-server", "stunnel4": "stunnel4",
     "gnutls-serv": "gnutls-bin", "openssl": "openssl", "ser2net": "ser2net",
-    "munin-node": "munin-node", "inspircd": "inspircd", "gdbserver": "gdbserver",
+    "munin-node": "munin-node", "inspircd": "inspircd",
     "qemu-nbd": "qemu-utils", "Xvnc": "tigervnc-standalone-server", "snapserver": "snapserver",
     "tincd": "tinc", "pdns_server": "pdns-server", "proftpd": "proftpd-core",
     "pure-ftpd": "pure-ftpd", "iperf": "iperf",
