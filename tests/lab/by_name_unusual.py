@@ -168,26 +168,11 @@ def stunnel(home, port, variables):
     """, "stunnel4", "{home}/conf")(home, port, variables)
 
 
-def ftp_files(home):
-    files = owned(home / "files", "nobody")
-    written(files / "hello.txt", "hello from the server\n")
-    return files
-
-
-def passive_ports(port):
-    return port + 20000, port + 20000 + PASSIVE - 1
-
-
 def proftpd(home, port, variables):
-    ftp_files(home)
-    return with_file("conf", PROFTPD % passive_ports(port), "proftpd", "-n", "-c", "{home}/conf")(
+    written(owned(home / "files", "nobody") / "hello.txt", "hello from the server\n")
+    first, last = port + 20000, port + 20000 + PASSIVE - 1
+    return with_file("conf", PROFTPD % (first, last), "proftpd", "-n", "-c", "{home}/conf")(
         home, port, variables)
-
-
-def pure_ftpd(home, port, _):
-    first, last = passive_ports(port)
-    return ["env", f"FTP_ANON_DIR={ftp_files(home)}", "pure-ftpd", "-S", f"::,{port}", "-p",
-            f"{first}:{last}", "-e", "-H"]
 
 
 def tincd(home, port, _):
@@ -206,14 +191,12 @@ def qemu_nbd(home, port, _):
     return ["qemu-nbd", "-t", "-e", "5", "-f", "raw", "-b", "::", "-p", port, home / "disk"]
 
 
-def talk_iperf2(wanted, *options):
-    def talk(stand, server, program, source_ports, port, timeout):
-        with ports_of_the_peer(stand, source_ports):
-            said = run_on_peer(stand, ["iperf", "-V", "-c", SERVER[6], "-p", port, "-n", "20K",
-                                       *options], timeout + 5)
-        if wanted not in said:
-            raise ConnectionError(said[-300:])
-    return talk
+def talk_iperf2(stand, server, program, source_ports, port, timeout):
+    with ports_of_the_peer(stand, source_ports):
+        said = run_on_peer(stand, ["iperf", "-V", "-c", SERVER[6], "-p", port, "-n", "20K"],
+                           timeout + 5)
+    if "Bytes" not in said:
+        raise ConnectionError(said[-300:])
 
 
 def pdns(*options):
@@ -275,10 +258,6 @@ UNUSUAL = (
           pdns("--reuseport=yes", "--receiver-threads=3"), "pdns_server", **UDP),
     named("pdns_server TCP", converse(TCP_DNS, DNS_ANSWER), pdns(), "pdns_server"),
     Chosen("proftpd passive", talk_ftp, make=proftpd, tools=("proftpd", "curl"), ports_for_a_call=4),
-    Chosen("pure-ftpd passive", talk_ftp, make=pure_ftpd, tools=("pure-ftpd", "curl"),
-           ports_for_a_call=4),
-    Chosen("iperf", talk_iperf2("Bytes"), make=run("iperf", "-s", "-V", "-p", "{port}"), tools=("iperf",),
+    Chosen("iperf", talk_iperf2, make=run("iperf", "-s", "-V", "-p", "{port}"), tools=("iperf",),
            ports_for_a_call=2),
-    Chosen("iperf -u", talk_iperf2("Server Report", "-u"), make=run("iperf", "-s", "-u", "-V", "-p", "{port}"),
-           tools=("iperf",), transport="udp", ports_for_a_call=2),
 )

@@ -51,8 +51,7 @@ PACKAGES = {
     "gnutls-serv": "gnutls-bin", "openssl": "openssl", "ser2net": "ser2net",
     "munin-node": "munin-node", "inspircd": "inspircd",
     "qemu-nbd": "qemu-utils", "Xvnc": "tigervnc-standalone-server", "snapserver": "snapserver",
-    "tincd": "tinc", "pdns_server": "pdns-server", "proftpd": "proftpd-core",
-    "pure-ftpd": "pure-ftpd", "iperf": "iperf",
+    "tincd": "tinc", "pdns_server": "pdns-server", "proftpd": "proftpd-core", "iperf": "iperf",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 
