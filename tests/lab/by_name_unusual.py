@@ -128,6 +128,7 @@ PidFile {home}/pid
 ScoreboardFile {home}/score
 DelayEngine off
 UseReverseDNS off
+UseFtpUsers off
 PassivePorts %d %d
 <Anonymous {home}/files>
 User nobody
@@ -135,6 +136,21 @@ Group nogroup
 UserAlias anonymous nobody
 RequireValidShell off
 </Anonymous>
+"""
+
+I2PD = """
+log = none
+[http]
+enabled = true
+address = ::
+port = {port}
+strictheaders = false
+[httpproxy]
+enabled = false
+[socksproxy]
+enabled = false
+[sam]
+enabled = false
 """
 
 
@@ -253,6 +269,11 @@ UNUSUAL = (
               "--stream.port=2{port}", "--server.datadir={home}", "--server.user=", "--config=/dev/null",
               "--logging.sink=null"), "snapserver"),
     named("tincd", converse("0 b 17\n", "0 a 17"), tincd, "tincd"),
+    named("nbdkit", converse(None, "NBDMAGIC"),
+          run("nbdkit", "-f", "-i", "::", "-p", "{port}", "-u", "nobody", "-g", "nogroup", "null", "1M"),
+          "nbdkit"),
+    named("i2pd", HTTP, with_file("conf", I2PD, "i2pd", "--conf={home}/conf", "--datadir={home}",
+                                  "--port=2{port}"), "i2pd"),
     named("pdns_server", ask(DNS_QUERY, DNS_ANSWER), pdns(), "pdns_server", **UDP),
     named("pdns_server reuseport", ask(DNS_QUERY, DNS_ANSWER),
           pdns("--reuseport=yes", "--receiver-threads=3"), "pdns_server", **UDP),

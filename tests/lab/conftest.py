@@ -52,6 +52,7 @@ PACKAGES = {
     "munin-node": "munin-node", "inspircd": "inspircd",
     "qemu-nbd": "qemu-utils", "Xvnc": "tigervnc-standalone-server", "snapserver": "snapserver",
     "tincd": "tinc", "pdns_server": "pdns-server", "proftpd": "proftpd-core", "iperf": "iperf",
+    "nbdkit": "nbdkit", "i2pd": "i2pd",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 
