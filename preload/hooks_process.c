@@ -92,54 +92,54 @@ extern __typeof(prlimit64) plain_prlimit __asm__("prlimit")
 
 /* (A child by vfork() says nothing: most programs are executed that way, and few get a listener.)
  */
-static inline void before_executing(char *const environment[]) {
+static inline void before_executing(char *const words[], char *const environment[]) {
     if (concerns_us())
-        ASIDE(program_is_executed(environment));
+        ASIDE(program_is_executed(words, environment));
 }
 
 /* (What becomes of the descriptors on the way nobody but libc can read from `actions`.) */
-static inline void before_spawning(const posix_spawn_file_actions_t *actions,
+static inline void before_spawning(const posix_spawn_file_actions_t *actions, char *const words[],
                                    char *const environment[]) {
     if (!actions)
-        before_executing(environment);
+        before_executing(words, environment);
 }
 
 int execve(const char *path, char *const words[], char *const environment[]) {
-    before_executing(environment);
+    before_executing(words, environment);
     return libc.execve(path, words, environment);
 }
 
 int execv(const char *path, char *const words[]) {
-    before_executing(environ);
+    before_executing(words, environ);
     return libc.execv(path, words);
 }
 
 int execvp(const char *name, char *const words[]) {
-    before_executing(environ);
+    before_executing(words, environ);
     return libc.execvp(name, words);
 }
 
 int execvpe(const char *name, char *const words[], char *const environment[]) {
-    before_executing(environment);
+    before_executing(words, environment);
     return libc.execvpe(name, words, environment);
 }
 
 int fexecve(int fd, char *const words[], char *const environment[]) {
-    before_executing(environment);
+    before_executing(words, environment);
     return libc.fexecve(fd, words, environment);
 }
 
 int posix_spawn(pid_t *child, const char *path, const posix_spawn_file_actions_t *actions,
                 const posix_spawnattr_t *attributes, char *const words[],
                 char *const environment[]) {
-    before_spawning(actions, environment);
+    before_spawning(actions, words, environment);
     return libc.posix_spawn(child, path, actions, attributes, words, environment);
 }
 
 int posix_spawnp(pid_t *child, const char *name, const posix_spawn_file_actions_t *actions,
                  const posix_spawnattr_t *attributes, char *const words[],
                  char *const environment[]) {
-    before_spawning(actions, environment);
+    before_spawning(actions, words, environment);
     return libc.posix_spawnp(child, name, actions, attributes, words, environment);
 }
 

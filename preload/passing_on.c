@@ -54,23 +54,24 @@ static int is_text(const char *at) {
 }
 
 /* Whether it can be read to its end. What can't be the kernel refuses to execute anything with. */
-static int is_environment(char *const environment[]) {
-    while (readable_bytes(environment, sizeof *environment) == sizeof *environment)
-        if (!*environment)
+static int are_texts(char *const texts[]) {
+    while (readable_bytes(texts, sizeof *texts) == sizeof *texts)
+        if (!*texts)
             return 1;
-        else if (!is_text(*environment++))
+        else if (!is_text(*texts++))
             return 0;
     return 0;
 }
 
-void program_is_executed(char *const environment[]) {
+void program_is_executed(char *const words[], char *const environment[]) {
     /* (The loader trusts nothing in it then.) */
     if (may_begin() && (getuid() != geteuid() || getgid() != getegid())) {
         struct identity own = {.owner = geteuid()};
         executed_without_library(obtain_keeper(&own, RIGHTS_GO, -1, 0), 0, 0);
         return;
     }
-    if (!is_environment(environment) || is_library_in(environment))
+    if (!are_texts(environment) || is_library_in(environment) ||
+        (are_texts(words) && is_library_in(words)))
         return;
     for (int fd = 0, last = __atomic_load_n(&last_descriptor, __ATOMIC_RELAXED); fd <= last; fd++) {
         struct descriptor descriptor = descriptor_of(fd);

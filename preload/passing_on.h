@@ -9,5 +9,6 @@
 void be_ready_for_another_user(void);
 
 /* Another program takes this process's place, or a child's: the keeper says so where that will have
- * a listener and not the library, so that connections would be given to nobody. */
-void program_is_executed(char *const environment[]);
+ * a listener and not the library, so that connections would be given to nobody. (Words may give
+ * it the library: env(1)'s do.) */
+void program_is_executed(char *const words[], char *const environment[]);

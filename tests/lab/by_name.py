@@ -279,6 +279,11 @@ begin routers
     return [place, "-C", conf, "-bdf", "-oP", home / "pid"]
 
 
+def exim_of_debian(home, port, _):
+    """Debian's configuration, but for where it listens."""
+    return ["exim4", "-bd", "-q30m", "-oX", f"<; [::]:{port}", "-oP", home / "pid"]
+
+
 def iperf(home, port, _):
     return ["iperf3", "-s", "-p", port]
 
@@ -404,21 +409,45 @@ def activate(*options):
     return make
 
 
-def inetd(program, kind, *command):
+# A wait service, for ever and for one client each time; a nowait one; and the same by datagrams.
+SERVICES = {
+    "wait": ("tcp", "wait", "inetd"), "wait once": ("tcp", "wait", "inetd-once"),
+    "nowait": ("tcp", "nowait", "inetd-nowait"),
+    "wait UDP": ("udp", "wait", "inetd-udp"), "wait once UDP": ("udp", "wait", "inetd-udp-once"),
+}
+XINETD = """
+service lab
+{{
+    type = UNLISTED
+    flags = IPv6
+    port = {port}
+    socket_type = {kind}
+    protocol = {transport}
+    wait = {wait}
+    user = nobody
+    server = {words[0]}
+    server_args = {arguments}
+}}
+"""
+
+
+def inetd(program, service):
+    transport, waits, how = SERVICES[service]
+    kind = "stream" if transport == "tcp" else "dgram"
+
     def make(home, port, variables):
-        place = shutil.which(program)
-        transport, waits = kind
-        socket_type = "stream" if transport == "tcp6" else "dgram"
-        # openbsd-inetd keeps LD_PRELOAD from what it starts.
-        again = ["/usr/bin/env", "env", *map("=".join, variables.items())] \
-            if waits == "wait" and program == "inetd" else ["/usr/bin/env", "env"]
-        words = " ".join(str(word).format(script=script("family_server.py"), port=port)
-                         for word in (*again, *command))
-        conf = written(home / "inetd.conf",
-                       f"{port} {socket_type} {transport} {waits} nobody {words}\n")
-        if program == "inetd":
-            return [place, "-i", conf]
-        return [place, "-d", "-p", home / "pid", conf]
+        words = [PYTHON, str(script("family_server.py")), str(port), how]
+        if program == "inetd" and waits == "wait":
+            # It keeps LD_PRELOAD from what it starts.
+            words = ["/usr/bin/env", *map("=".join, variables.items()), *words]
+        if program == "xinetd":
+            conf = written(home / "conf", XINETD.format(
+                port=port, kind=kind, transport=transport, wait="yes" if waits == "wait" else "no",
+                words=words, arguments=" ".join(words[1:])))
+            return ["xinetd", "-dontfork", "-f", conf, "-pidfile", home / "pid"]
+        conf = written(home / "conf", f"{port} {kind} {transport}6 {waits} nobody "
+                       f"{words[0]} {' '.join(words)}\n")
+        return [program, *(["-i"] if program == "inetd" else ["-p", home / "pid"]), conf]
     return make
 
 
@@ -458,7 +487,8 @@ ALL = (
     Named("haproxy -Ws insecure-fork-wanted", talk_haproxy,
           make=haproxy("-Ws", more="insecure-fork-wanted"), tools=("haproxy",)),
     Named("dovecot imap-login", converse(None, "* OK"), make=dovecot, tools=("dovecot",)),
-    Named("exim4", converse(None, "220 lab.example"), make=exim, tools=("exim4",)),
+    Named("exim4 -bdf", converse(None, "220 lab.example"), make=exim, tools=("exim4",)),
+    Named("exim4 -bd -q30m", converse(None, " ESMTP Exim "), make=exim_of_debian, tools=("exim4",)),
     Chosen("iperf3", talk_iperf(), make=iperf, tools=("iperf3",), ports_for_a_call=4),
     Chosen("iperf3 -u", talk_iperf("-u", "-b", "10M"), make=iperf, tools=("iperf3",),
            ports_for_a_call=4),
@@ -471,18 +501,12 @@ ALL = (
           tools=("systemd-socket-activate",)),
     Named("systemd-socket-activate --accept --inetd", servers.talk_with_own_server,
           make=activate("--accept", "--inetd"), tools=("systemd-socket-activate",)),
-    Named("openbsd-inetd wait", servers.talk_with_own_server,
-          make=inetd("inetd", ("tcp6", "wait"), PYTHON, "{script}", "{port}", "inetd"),
-          tools=("inetd",)),
-    Named("openbsd-inetd nowait", converse("echo\n", "echo\n"),
-          make=inetd("inetd", ("tcp6", "nowait"), "/bin/cat"), tools=("inetd",)),
-    Named("inetutils-inetd wait", servers.talk_with_own_server,
-          make=inetd("inetutils-inetd", ("tcp6", "wait"), PYTHON, "{script}", "{port}",
-                     "inetd"), tools=("inetutils-inetd",)),
-    Named("openbsd-inetd wait UDP", servers.talk_udp, transport="udp",
-          client=servers.clients.udp_client,
-          make=inetd("inetd", ("udp6", "wait"), PYTHON, "{script}", "{port}", "inetd-udp"),
-          tools=("inetd",)),
+    *(Named(f"{name} {service}", servers.talk_udp if "UDP" in service
+            else servers.talk_with_own_server, make=inetd(program, service), tools=(program,),
+            transport="udp" if "UDP" in service else "tcp",
+            client=servers.clients.udp_client if "UDP" in service else servers.clients.tcp_client)
+      for name, program in (("openbsd-inetd", "inetd"), ("inetutils-inetd", "inetutils-inetd"),
+                            ("xinetd", "xinetd")) for service in SERVICES),
     Named("tcpserver", converse("hello\n", "hello\n"), make=tcpserver, tools=("tcpserver",)),
     Named("nginx deferred", servers.talk_nginx, make=nginx_deferred, tools=("nginx",)),
 )

@@ -44,7 +44,15 @@ PACKAGES = {
     "mini_httpd": "mini-httpd", "nbd-server": "nbd-server", "danted": "dante-server",
     "microsocks": "microsocks", "privoxy": "privoxy", "beanstalkd": "beanstalkd",
     "gearmand": "gearman-job-server", "pgbouncer": "pgbouncer", "icecast2": "icecast2",
-    "aria2c": "aria2", "busybox": "busybox", "prosody": "prosody",
+    "aria2c": "aria2", "busybox": "busybox", "prosody": "prosody", "xinetd": "xinetd",
+    "tclsh": "tcl", "lua5.4": "lua5.4 lua-socket", "guile": "guile-3.0", "sbcl": "sbcl",
+    "ocaml": "ocaml-nox", "starman": "starman", "mojo": "libmojolicious-perl",
+    "twistd3": "python3-twisted", "h2o": "h2o", "nghttpd": "nghttp2-server", "stunnel4": "stunnel4",
+    "gnutls-serv": "gnutls-bin", "openssl": "openssl", "ser2net": "ser2net",
+    "munin-node": "munin-node", "inspircd": "inspircd",
+    "qemu-nbd": "qemu-utils", "Xvnc": "tigervnc-standalone-server", "snapserver": "snapserver",
+    "tincd": "tinc", "pdns_server": "pdns-server", "proftpd": "proftpd-core", "iperf": "iperf",
+    "nbdkit": "nbdkit", "i2pd": "i2pd",
 }
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 

@@ -15,10 +15,13 @@ back after "ADDRESS PORT PID ", the peer's as the server sees it and the serving
                                               the same with a UDP socket
     family_server.py PORT activated HOW       serves on descriptor 3
     family_server.py PORT inetd               serves on descriptor 0
+    family_server.py PORT inetd-once          the same for one connection
     family_server.py PORT inetd-nowait        serves the connection that descriptor 0 is
     family_server.py PORT inetd-udp           answers datagrams on descriptor 0
+    family_server.py PORT inetd-udp-once      the same for one datagram
 """
 
+import math
 import os
 import select
 import signal
@@ -62,8 +65,10 @@ def serve(listener, how="accept"):
         threading.Thread(target=echo, args=(connection, peer), daemon=True).start()
 
 
-def serve_datagrams(sock):
-    while True:
+def serve_datagrams(sock, at_most=math.inf):
+    answered = 0
+    while answered < at_most:
+        answered += 1
         data, peer = sock.recvfrom(65536)
         sock.sendto(f"{peer[0]} {peer[1]} {os.getpid()} ".encode() + data, peer)
 
@@ -79,12 +84,18 @@ def main():
         serve(socket.socket(fileno=3), *rest)
     if mode == "inetd":
         serve(socket.socket(fileno=0))
+    if mode == "inetd-once":
+        echo(*socket.socket(fileno=0).accept())
+        return
     if mode == "inetd-nowait":
         connection = socket.socket(fileno=0)
         echo(connection, connection.getpeername())
         return
     if mode == "inetd-udp":
         serve_datagrams(socket.socket(fileno=0))
+    if mode == "inetd-udp-once":
+        serve_datagrams(socket.socket(fileno=0), 1)
+        return
     is_udp = mode == "start-udp"
     listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM)
     if not is_udp:

@@ -9,6 +9,7 @@ import pytest
 import by_name
 import by_name_languages
 import by_name_more
+import by_name_unusual
 import firewall
 from programs import Preload, fresh_peer_ports, fresh_port
 from trials import NO_ANSWER, PATIENCE, peers, skip_if_impossible
@@ -20,7 +21,8 @@ CALLS = 10
 
 
 def servers_to_try():
-    every = by_name.ALL + by_name_more.MORE + by_name_languages.LANGUAGES
+    every = (by_name.ALL + by_name_more.MORE + by_name_languages.LANGUAGES +
+             by_name_unusual.UNUSUAL)
     return every if TABLE else [server for server in every if server.name in by_name.CHOSEN]
 
 

@@ -300,3 +300,24 @@ def test_apache(stand, module):
     log = (home / "access").read_text(encoding="ascii")
     for source_port in source_ports[1:]:
         assert f"{PEER[6]} {source_port} /hello.txt" in log
+
+
+@pytest.mark.complains
+@pytest.mark.needs("systemd-socket-activate")
+@pytest.mark.parametrize("by_env", (True, False), ids=("env", "none"))
+def test_program_that_a_superserver_executes(stand, by_env):
+    """It cleans the environment. What env(1) gives back needs no warning."""
+    (source_port,), port = fresh_peer_ports(1), fresh_port()
+    preload = Preload(peers=peers(6, source_port), hops=stand.path.hops)
+    given = map("=".join, preload.environment().items()) if by_env else ()
+    program = stand.serve(
+        ["systemd-socket-activate", "-l", f"[::]:{port}", "/usr/bin/env", *given, servers.PYTHON,
+         script("family_server.py"), port, "activated", "accept"], "tcp", port, preload=preload)
+    time.sleep(SETTLING)
+    if by_env:
+        talk(stand, source_port, port)
+        assert "executes a program" not in program.stderr()
+    else:
+        with pytest.raises(OSError):
+            talk(stand, source_port, port, 2)
+        program.wait_for("executes a program that gets this socket, and has no LD_PRELOAD")

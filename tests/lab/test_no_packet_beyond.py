@@ -2,6 +2,7 @@
 retransmissions by the kernel and their renewals."""
 
 import collections
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -10,11 +11,14 @@ import time
 import pytest
 
 import capture
+import clients
 import firewall
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port, wait_until
+from test_changing_peers import Config
 from test_killed import keepers
-from topology import SERVER
+from test_renewal import ip
+from topology import PEER, SERVER
 from trials import PATIENCE, peers
 
 DURATION = 30
@@ -77,9 +81,10 @@ def test_no_packet_beyond_the_dying_hop(background):
 
 BEGIN = """
 import os, socket, sys, time
-def listener():
+def listener(*options):
     made = socket.socket(socket.AF_INET6)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for option in (socket.SO_REUSEADDR, *options):
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
     while True:
         try:
             made.bind(("::", int(sys.argv[1])))
@@ -88,6 +93,16 @@ def listener():
             time.sleep(0.001)
     made.listen(5)
     return made
+def datagrams(*options):
+    made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    for option in options:
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
+    made.bind(("::", int(sys.argv[1])))
+    return made
+def go_far(one):
+    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+    one.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+    return one
 """
 # What servers do with their listener, again and again.
 WAYS = {
@@ -98,8 +113,20 @@ WAYS = {
         "while True: time.sleep(0.7), one.shutdown(socket.SHUT_RD), one.listen(5)",
     "leaves, and a loop starts the next": "listener(), time.sleep(0.7)",
     "is killed, and a loop starts the next": "listener(), time.sleep(0.7), os.kill(os.getpid(), 9)",
+    "shares its port, and leaves by turns": "listener(socket.SO_REUSEPORT), time.sleep(0.7)",
+    "sets its hop limit": "go_far(listener()), time.sleep(60)",
+    "UDP: listens on": "datagrams(), time.sleep(60)",
+    "UDP: sets its hop limit": "go_far(datagrams()), time.sleep(60)",
+    "UDP: a group that is bound again":
+        "while True:\n"
+        "    with datagrams(socket.SO_REUSEPORT), datagrams(socket.SO_REUSEPORT): time.sleep(0.7)",
 }
+LOOPS = {"shares its port, and leaves by turns": 2}
 BETWEEN_KILLS = 11  # seconds: one that is killed within 10 s has no successor
+
+
+def both_families(path, first, last):
+    return Preload(peers=f"{peers(6, first, last)} {peers(4, first, last)}", hops=path.hops)
 
 
 def watch_ways(stand):
@@ -110,9 +137,9 @@ def watch_ways(stand):
         for way, body in WAYS.items():
             port = ports[way] = fresh_port()
             first, *_, last = fresh_peer_ports(PEERS)
-            stand.start("A", ["bash", "-c", 'while :; do "$@"; done', "-", servers.PYTHON, "-c",
-                              BEGIN + body, port],
-                        preload=Preload(peers=peers(6, first, last), hops=path.hops))
+            for _ in range(LOOPS.get(way, 1)):
+                stand.start("A", ["bash", "-c", 'while :; do "$@"; done', "-", servers.PYTHON, "-c",
+                                  BEGIN + body, port], preload=both_families(path, first, last))
         for _ in range(2):
             time.sleep(BETWEEN_KILLS)
             for keeper in keepers(path):
@@ -131,9 +158,92 @@ def test_no_packet_beyond_whatever_becomes_of_the_listener(background, way):
     print(len(punches), "punches")
     assert far == []
     assert {packet.hop_limit for packet in punches} == {1}
+    assert {packet.source for packet in punches} == set(SERVER.values())
     # From the first moments to the last, after the keepers were killed.
     times = [packet.time for packet in punches]
     assert len(times) > 4 * PEERS and max(times) - min(times) > DURATION / 2
+
+
+CALLED, NEVER_CALLED = 6, 6  # ports of a peer
+BETWEEN_CALLS = 0.4
+CHANGES = 7  # seconds between
+
+
+def call_again_and_again(stand, port, source_ports, end):
+    """Half of them by MPTCP. How many got in: the others met a firewall that remembers the last call."""
+    got_in = 0
+    while time.monotonic() < end:
+        for index, source_port in enumerate(source_ports):
+            protocol = clients.MPTCP if index % 2 else 0
+            with contextlib.suppress(OSError), \
+                    clients.prepared_client(stand, 6, source_port, protocol) as peer:
+                peer.settimeout(BETWEEN_CALLS)
+                peer.connect((SERVER[6], port))
+                got_in += 1
+    return got_in
+
+
+def watch_changes(stand):
+    """The same while there is more than a server and its holes: peers that call, so that holes rest, are
+    deaf to a call and answer when it comes again; a config file that is written anew, and an interface
+    that goes away and comes back."""
+    clients.skip_without_mptcp(stand)
+    path, cases = stand.path, {}
+    config = Config("changes")
+
+    def write_config(turn):
+        first, *_, last = cases["config"][1]
+        more = "" if turn % 2 else f', "[{PEER[6]}]:{last + 1}"'
+        config.write("synergy.toml", f"""
+            peers = ["[{PEER[6]}]:{first}-{last}"{more}]
+            hops = {path.hops}
+            refresh = {3 + turn % 3}
+        """)
+
+    with capture.Capture(path, "fwa", "r1") as before, capture.Capture(path, "r1", "r2") as behind:
+        for case, settings in (("called", {"hops": path.hops}),
+                               ("beyond", {"hops": path.hops + 1, "refresh": OFTEN}),
+                               ("config", {"config": config.file})):
+            port, source_ports = fresh_port(), fresh_peer_ports(CALLED + NEVER_CALLED)
+            never_called = source_ports[CALLED:] if case == "called" else source_ports[:-1]
+            cases[case] = port, never_called
+            if case == "config":
+                write_config(0)
+            else:
+                settings = {"peers": peers(6, source_ports[0], source_ports[-1]), **settings}
+            for kind in (servers.own_tcp("::"), servers.own_udp("::", "recvfrom")):
+                kind.start(stand, port, Preload(**settings))
+            if case == "called":
+                called = source_ports[:CALLED]
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            calls = beside.submit(call_again_and_again, stand, cases["called"][0], called,
+                                  time.monotonic() + 4 * CHANGES)
+            for turn in range(1, 5):
+                time.sleep(CHANGES)
+                write_config(turn)
+                if turn == 2:
+                    ip(stand, "A", "link", "set", "to-fwa", "down")
+                    time.sleep(0.5)
+                    path.configure("A")
+            got_in = calls.result()
+    return got_in, {case: [[packet for packet in of_server(packets, port)
+                            if packet.destination_port in never_called]
+                           for packets in (before.packets, behind.packets)]
+                    for case, (port, never_called) in cases.items()}
+
+
+@pytest.mark.complains
+@pytest.mark.background("changes", watch_changes)
+def test_no_packet_beyond_whatever_changes(background):
+    got_in, cases = background.result()
+    print(got_in, "calls")
+    assert got_in > 2 * CALLED
+    for case, (punches, far) in cases.items():
+        print(case, len(punches), "punches")
+        for protocol in (capture.TCP, capture.UDP):
+            times = [packet.time for packet in punches if packet.protocol == protocol]
+            assert len(times) > 2 * NEVER_CALLED and max(times) - min(times) > 2 * CHANGES, case
+        assert bool(far) == (case == "beyond"), case
 
 
 LISTENERS, BETWEEN_LISTENERS = 8, 0.37  # seconds
