@@ -1179,6 +1179,11 @@ def test_check_names(stand, check):
         names.set(laptop=[PEER[6]])
         wrong, right = check(stand, "laptop.example.net:5555", hops=2)
         assert wrong == [] and right[-1].startswith(f"laptop.example.net ({peer_text(6)}): punched")
+        # As the keeper has it, which punches for none of these.
+        names.set(blocked=["127.0.0.1"])
+        wrong, _ = check(stand, "blocked.example.net:5555", hops=2)
+        assert wrong == ["blocked.example.net resolves to 127.0.0.1, which is no peer's address (does "
+                         "a line of /etc/hosts say so, or a name server that blocks it?)"]
         wrong, _ = check(stand, "nobody.example.net:5555", hops=2)
         assert len(wrong) == 1 and wrong[0].startswith("nobody.example.net does not resolve: ")
     finally:

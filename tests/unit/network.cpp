@@ -1,5 +1,7 @@
 #include "network.h"
 
+#include "hops/addresses.h"
+
 #include <arpa/inet.h>
 #include <cerrno>
 #include <cstdlib>
@@ -216,18 +218,23 @@ bool has_sctp() {
 }
 
 Network::Network(Scheduler &scheduler) : scheduler_(scheduler) {
-    const auto make = [](const std::string &addresses, Socket &network) {
+    const auto make = [](const std::string &addresses, const Endpoint &v6, Socket &network) {
         if (::unshare(CLONE_NEWNET) != 0)
             give_up("unshare");
         network = this_network();
-        return device(addresses);
+        Socket made = device(addresses);
+        // The kernel makes the route to an address of IPv6 after the address, by a work queue.
+        for (int tries = 0; !is_own_address(v6); tries++)
+            if (tries == 5000 || ::usleep(1000) != 0)
+                give_up("the route to an own address");
+        return made;
     };
     device_there_ = make("ip addr add 203.0.113.5/24 dev path && "
                          "ip addr add 2001:db8:b::5/64 dev path nodad",
-                         there_);
+                         there(AF_INET6), there_);
     device_here_ = make("ip addr add 198.51.100.11/24 dev path && "
                         "ip addr add 2001:db8:a::11/64 dev path nodad",
-                        here_);
+                        here(AF_INET6), here_);
     for (const bool is_here : {false, true}) {
         const int fd = (is_here ? device_here_ : device_there_).fd();
         scheduler_.watch(fd, EPOLLIN, [this, fd, is_here](std::uint32_t) { take(fd, is_here); });
