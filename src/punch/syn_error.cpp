@@ -56,6 +56,10 @@ void SynDepartures::begin(unsigned tried) {
     tried_ = tried;
 }
 
+bool SynDepartures::knows_all(const tcp_info &info) const {
+    return info.tcpi_total_retrans == tried_;
+}
+
 std::optional<SynDepartures::Finding> SynDepartures::look(const tcp_info &info, const Hole &hole,
                                                           const Settings &settings) {
     constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage

@@ -43,6 +43,8 @@ class SynDepartures {
     void begin(unsigned tried);
     /// Nothing, where the kernel has repeated no SYN since it was asked last.
     std::optional<Finding> look(const tcp_info &info, const Hole &hole, const Settings &settings);
+    /// Whether the kernel has repeated none since it was asked last.
+    [[nodiscard]] bool knows_all(const tcp_info &info) const;
     /// Whether the latest one that was looked at has left, or what kept it is told.
     [[nodiscard]] bool is_sound() const { return unsent_ == 0; }
 

@@ -536,9 +536,14 @@ void TcpPunch::retry_at(Time time) {
 }
 
 /// Whether it was a SYN of ours that was answered, while none was to get that far: who calls sends
-/// one of his own first (RFC 9293 3.5, figure 7).
+/// one of his own first (RFC 9293 3.5, figure 7). (One that the kernel has repeated while we were
+/// kept from running has gone all the way, to a peer that may be calling unheard.)
 bool TcpPunch::was_taken() const {
-    return busy_until_ == Time{} && !guard_.is_answering() && info_of(socket_).tcpi_segs_in == 1;
+    const tcp_info info = info_of(socket_);
+    const bool has_slipped_out =
+        guard_.phase() == Guard::Phase::open && !departures_.knows_all(info);
+    return busy_until_ == Time{} && !guard_.is_answering() && info.tcpi_segs_in == 1 &&
+           !has_slipped_out;
 }
 
 void TcpPunch::established() {
