@@ -391,7 +391,7 @@ def test_arguments_that_nobody_would_write(seed):
     assert len(bare.stdout.splitlines()) == 25000
 
 
-@pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4)),
+@pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4)), (64, 2500, NOWHERE),
                                                 (22, 3400, "127.0.0.1:5555")])
 def test_sockets_that_become_something_else(seed, steps, peers):
     """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
