@@ -102,16 +102,17 @@ static int bind_beside(int fd, const struct sockaddr *address, socklen_t length)
     return result;
 }
 
-/* What a server that has ended has left for the next one of its kind. */
-static void have_port_given_up(enum transport transport, uint16_t port) {
+/* What a server that has ended has left for the next one of its kind. False: no keeper has a socket
+ * on the port. */
+static int have_port_given_up(enum transport transport, uint16_t port) {
     struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
     struct synergy_answer answer = {0};
-    if (transport == TCP && port != 0 && settings_mean_port(port))
-        ask_who_has_port(transport, port, &request, -1, &answer);
+    return ask_who_has_port((int)transport, port, &request, -1, &answer) != ECONNREFUSED;
 }
 
 int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
-    enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6 };
+    /* (A keeper's name goes with it, and the last of its sockets some milliseconds later.) */
+    enum { PATIENCE_MS = 20, DATAGRAM_PATIENCE_MS = 6, NO_KEEPERS_PATIENCE_MS = 6 };
     if (length < sizeof(struct sockaddr_in) ||
         (address->sa_family != AF_INET && address->sa_family != AF_INET6)) {
         errno = EADDRINUSE;
@@ -119,24 +120,25 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
     }
     uint16_t port = port_in(address);
     enum transport transport = transport_of(fd);
-    int patience = 0, has_way_been_given = 0, result, error;
+    int patience = 0, has_way_been_given = 0, has_keeper = 1, result, error;
     for (int waited = 0;; waited++) {
         if (is_kept_for(fd, address, length)) {
             result = bind_beside(fd, address, length);
             has_way_been_given = 1;
         } else {
             has_way_been_given |= do_keepers_give_way();
-            if (waited == 0)
-                have_port_given_up(transport, port);
+            if (waited == 0 && transport == TCP && port != 0 && settings_mean_port(port))
+                has_keeper = have_port_given_up(transport, port);
             result = libc.bind(fd, address, length);
         }
         error = errno;
         /* A datagram socket that is about to go can't be told from one that stays. */
         if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
             settings_mean_port(port))
-            patience = transport == UDP                           ? DATAGRAM_PATIENCE_MS
-                       : is_about_to_be_free(fd, address, length) ? PATIENCE_MS
-                                                                  : 0;
+            patience = transport == UDP                            ? DATAGRAM_PATIENCE_MS
+                       : !is_about_to_be_free(fd, address, length) ? 0
+                       : has_keeper                                ? PATIENCE_MS
+                                                                   : NO_KEEPERS_PATIENCE_MS;
         if (result == 0 || error != EADDRINUSE || waited == patience)
             break;
         wait_a_millisecond();

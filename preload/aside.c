@@ -101,6 +101,12 @@ void wait_a_millisecond(void) {
     kernel(SYS_nanosleep, &millisecond, NULL);
 }
 
+uint32_t seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint32_t)now.tv_sec;
+}
+
 /* (strerror() allocates, and a libc may not have this one.) */
 #pragma weak strerrordesc_np
 

@@ -44,5 +44,8 @@ int is_readable(int fd);
 
 void wait_a_millisecond(void);
 
+/* Of CLOCK_MONOTONIC. */
+uint32_t seconds_now(void);
+
 /* What errno means, for a line. */
 const char *error_text(int error);

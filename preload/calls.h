@@ -27,8 +27,8 @@
  * __select64, __pselect64, __ppoll64, __ppoll64_chk, __recvmsg64, __recvmmsg64, __sendmsg64,
  * __sendmmsg64, __prctl_time64
  *                  the same, as a 32-bit program with 64-bit time knows them (_TIME_BITS=64)
- * prctl, syscall   what a filter that the process gives itself leaves to us; listen(), accept() and
- *                  accept4() by their number
+ * prctl, syscall   what a filter that the process gives itself leaves to us; listen(), accept(),
+ *                  accept4() and close() by their number
  */
 #define SYNERGY_CALLS(CALL)                                                                        \
     CALL(int, listen, (int fd, int backlog))                                                       \

@@ -226,14 +226,15 @@ static int is_unkept(int listener, int error) {
 }
 
 /* It comes from where bells come from, and nothing comes of it. What no keeper knows is a client
- * like others; only of one that is out of reach it is believed, unless it is known to be untrue. */
+ * like others; only of one that is out of reach it is believed, unless it is known to be untrue.
+ * (A stranger is not waited for, who may say nothing.) */
 static enum accepted judge(int listener, int fd, int error) {
     struct synergy_bell said;
     /* These only a keeper says, of its own. */
     if (error == ESTALE || error == ECONNABORTED)
         return turned_away(fd, error);
-    return error != ENOENT && !is_unkept(listener, error) && says_so_soon(fd, &said) &&
-                   is_bell_at(listener, &said) && !is_strangers(listener, fd)
+    return error != ENOENT && !is_unkept(listener, error) && !is_strangers(listener, fd) &&
+                   says_so_soon(fd, &said) && is_bell_at(listener, &said)
                ? turned_away(fd, error)
                : ORDINARY;
 }

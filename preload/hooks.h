@@ -68,3 +68,6 @@ static inline void before_polling(void) {
 uint64_t word_after_all(int fd, enum encounter encounter);
 
 int is_blocking(int fd);
+
+/* close(), as who calls it by its number has it. */
+OWN int close_by_number(int fd);

@@ -253,6 +253,8 @@ __attribute__((cold, noinline)) static long call_of_ours(long number, const long
     switch (number) {
     case SYS_seccomp:
         return set_filter((unsigned long)words[0], (unsigned long)words[1], pointer_in(&words[2]));
+    case SYS_close:
+        return close_by_number((int)words[0]);
     case SYS_listen:
         return listen((int)words[0], (int)words[1]);
 #ifdef SYS_accept
@@ -269,7 +271,8 @@ static inline int is_of_ours(long number) {
     if (number == SYS_accept)
         return 1;
 #endif
-    return number == SYS_seccomp || number == SYS_accept4 || number == SYS_listen;
+    return number == SYS_seccomp || number == SYS_accept4 || number == SYS_listen ||
+           number == SYS_close;
 }
 
 __attribute__((no_sanitize("address"))) long syscall(long number, ...) {

@@ -8,6 +8,7 @@
 #include <linux/close_range.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* Netfilter's number, of both families: linux/netfilter_ipv4.h. */
@@ -72,24 +73,39 @@ static void after_closing(const struct descriptor *descriptor) {
         ASIDE(socket_is_closed(descriptor));
 }
 
+typedef int (*closing)(int fd);
+
 /* Before the call: as soon as the number is free, another thread may have it. */
-__attribute__((noinline)) static int close_ours(int fd) {
+__attribute__((noinline)) static int close_ours(int fd, closing way) {
     struct descriptor descriptor = {.mark = SYNERGY_UNKNOWN};
     ASIDE(descriptor = forget_descriptor(fd));
-    int result = libc.close(fd);
+    int result = way(fd);
     after_closing(&descriptor);
     return result;
 }
 
-int close(int fd) {
+__attribute__((always_inline)) static inline int close_by(closing way, int fd) {
     if (!concerns_us())
-        return libc.close(fd);
+        return way(fd);
     uint64_t word = descriptor_word(fd);
     if ((word & MARKS) == SYNERGY_UNTOUCHED)
         forget_untouched(fd);
     else if (word != SYNERGY_UNKNOWN)
-        return close_ours(fd);
-    return libc.close(fd);
+        return close_ours(fd, way);
+    return way(fd);
+}
+
+int close(int fd) {
+    return close_by(libc.close, fd);
+}
+
+/* No cancellation point, which close() is. */
+static int close_number(int fd) {
+    return (int)libc.syscall(SYS_close, fd);
+}
+
+__attribute__((visibility("hidden"))) int close_by_number(int fd) {
+    return close_by(close_number, fd);
 }
 
 int fclose(FILE *stream) {

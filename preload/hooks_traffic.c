@@ -9,18 +9,23 @@
 /* From here on, what other objects see in libc's place. */
 #pragma GCC visibility push(default)
 
+/* What is received where nothing is known of the socket, or nothing of it by that, is to be asked
+ * first. */
+static inline int is_noted_at_once(uint64_t word, int flags) {
+    /* What comes from the error queue is no peer's. */
+    return (word & MARKS) == SYNERGY_DATAGRAMS && !(flags & MSG_ERRQUEUE) &&
+           !synergy_is_over(keeper_page((int)unpacked_descriptor(word).keeper));
+}
+
 /* What is known of the descriptor if what is received there is to be noted; 0 if not. */
 static inline uint64_t heard(int fd, int flags) {
     uint64_t word = descriptor_word(fd);
-    struct descriptor descriptor = unpacked_descriptor(word);
-    if (__builtin_expect(descriptor.mark == SYNERGY_UNTOUCHED, 1))
+    if (__builtin_expect((word & MARKS) == SYNERGY_UNTOUCHED, 1))
         return 0;
-    if ((descriptor.mark != SYNERGY_DATAGRAMS ||
-         __builtin_expect(synergy_is_over(keeper_page((int)descriptor.keeper)), 0)) &&
-        ((word = word_after_all(fd, RECEIVES)) & MARKS) != SYNERGY_DATAGRAMS)
-        return 0;
-    /* What comes from the error queue is no peer's. */
-    return flags & MSG_ERRQUEUE ? 0 : word;
+    if (__builtin_expect(is_noted_at_once(word, flags), 1))
+        return word;
+    word = word_after_all(fd, RECEIVES);
+    return (word & MARKS) == SYNERGY_DATAGRAMS && !(flags & MSG_ERRQUEUE) ? word : 0;
 }
 
 /* Receives again where it was a punch that failed. The caller may have asked poll() first, which
@@ -40,33 +45,80 @@ static inline uint64_t heard(int fd, int flags) {
             result = again;                                                                        \
     } while (0)
 
-ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
-                 socklen_t *length) {
-    uint64_t word;
-    if (!concerns_us() || !(word = heard(fd, flags)))
-        return libc.recvfrom(fd, buffer, size, flags, address, length);
+/* A call of recvfrom(), as it was made. */
+struct receiving {
+    int fd, flags;
+    void *buffer;
+    size_t size;
+    struct sockaddr *address;
+    socklen_t *length;
+};
+
+__attribute__((cold, noinline)) static ssize_t receive_from_past_punchs(struct receiving call,
+                                                                        uint64_t word) {
+    ssize_t result = -1;
+    RECEIVE_PAST_PUNCHS(call.fd, result, call.flags,
+                        libc.recvfrom(call.fd, call.buffer, call.size, call.flags | MSG_DONTWAIT,
+                                      call.address, call.length));
+    if (result >= 0 && call.address && call.length)
+        note_received(word, call.address);
+    return result;
+}
+
+__attribute__((always_inline)) static inline ssize_t
+receive_noted(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
+              socklen_t *length, uint64_t word) {
+    /* (Not in registers, each of which would have to be saved and restored in every call.) */
+    volatile struct receiving call;
+    volatile uint64_t noted = word;
+    call.fd = fd;
+    call.flags = flags;
+    call.buffer = buffer;
+    call.size = size;
+    call.address = address;
+    call.length = length;
     ssize_t result = libc.recvfrom(fd, buffer, size, flags, address, length);
     if (__builtin_expect(result < 0, 0))
-        RECEIVE_PAST_PUNCHS(fd, result, flags,
-                            libc.recvfrom(fd, buffer, size, flags | MSG_DONTWAIT, address, length));
-    if (result >= 0 && address && length)
-        note_received(word, address);
+        return receive_from_past_punchs(call, noted);
+    struct sockaddr *from = call.address;
+    if (from && call.length)
+        note_received(noted, from);
     return result;
+}
+
+/* The less common: it is met, or its keeper replaced. */
+__attribute__((cold, noinline)) static ssize_t receive_met(int fd, void *buffer, size_t size,
+                                                           int flags, struct sockaddr *address,
+                                                           socklen_t *length) {
+    uint64_t word = heard(fd, flags);
+    return word ? receive_noted(fd, buffer, size, flags, address, length, word)
+                : libc.recvfrom(fd, buffer, size, flags, address, length);
+}
+
+__attribute__((noinline)) static ssize_t receive_from(int fd, void *buffer, size_t size, int flags,
+                                                      struct sockaddr *address, socklen_t *length) {
+    uint64_t word = descriptor_word(fd);
+    return __builtin_expect(is_noted_at_once(word, flags), 1)
+               ? receive_noted(fd, buffer, size, flags, address, length, word)
+               : receive_met(fd, buffer, size, flags, address, length);
+}
+
+/* Others' calls jump to libc's function at once. */
+static inline int concerns_receiving(int fd) {
+    return concerns_us() && __builtin_expect(mark_of(fd) != SYNERGY_UNTOUCHED, 0);
+}
+
+ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address,
+                 socklen_t *length) {
+    return concerns_receiving(fd) ? receive_from(fd, buffer, size, flags, address, length)
+                                  : libc.recvfrom(fd, buffer, size, flags, address, length);
 }
 
 ssize_t __recvfrom_chk(int fd, void *buffer, size_t size, size_t room, int flags,
                        struct sockaddr *address, socklen_t *length) {
-    uint64_t word;
-    if (!concerns_us() || !(word = heard(fd, flags)))
-        return libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
-    ssize_t result = libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
-    if (__builtin_expect(result < 0, 0))
-        RECEIVE_PAST_PUNCHS(
-            fd, result, flags,
-            libc.__recvfrom_chk(fd, buffer, size, room, flags | MSG_DONTWAIT, address, length));
-    if (result >= 0 && address && length)
-        note_received(word, address);
-    return result;
+    return concerns_receiving(fd) && size <= room
+               ? receive_from(fd, buffer, size, flags, address, length)
+               : libc.__recvfrom_chk(fd, buffer, size, room, flags, address, length);
 }
 
 /* Without an address only a socket that was there at the start may concern us, and one of ours
@@ -155,22 +207,69 @@ __attribute__((cold, noinline)) static ssize_t receive_error(receive_message rec
     }
 }
 
+__attribute__((noinline)) static ssize_t what_came_along(uint64_t word, struct msghdr *message,
+                                                         ssize_t result) {
+    after_receiving(word, message);
+    return result;
+}
+
+/* A call of recvmsg() on a socket of ours, kept as recvfrom()'s is (one by one: what the compiler
+ * copies as a whole it reads before it is there). */
+struct receiving_message {
+    int fd, flags;
+    struct msghdr *message;
+    uint64_t word;
+};
+
 /* Some have a second name, with another kind of time. */
 #define RECEIVE_MESSAGE(name)                                                                      \
-    ssize_t name(int fd, struct msghdr *message, int flags) {                                      \
-        if (!concerns_us())                                                                        \
-            return libc.name(fd, message, flags);                                                  \
-        if (__builtin_expect(flags & MSG_ERRQUEUE, 0))                                             \
-            return receive_error(libc.name, fd, message, flags);                                   \
+    __attribute__((cold, noinline)) static ssize_t name##_apart(int fd, struct msghdr *message,    \
+                                                                int flags) {                       \
         uint64_t word = heard(fd, flags);                                                          \
-        /* Nothing comes along where there is no room for it. */                                   \
-        if (!word && is_variable_of_caller(message, sizeof *message) && !message->msg_control)     \
-            return libc.name(fd, message, flags);                                                  \
         ssize_t result = libc.name(fd, message, flags);                                            \
         RECEIVE_PAST_PUNCHS(fd, result, flags, libc.name(fd, message, flags | MSG_DONTWAIT));      \
         if (result >= 0)                                                                           \
             after_receiving(word, message);                                                        \
         return result;                                                                             \
+    }                                                                                              \
+    __attribute__((cold, noinline)) static ssize_t name##_past_punchs(                             \
+        int fd, struct msghdr *message, int flags, uint64_t word) {                                \
+        ssize_t result = -1;                                                                       \
+        RECEIVE_PAST_PUNCHS(fd, result, flags, libc.name(fd, message, flags | MSG_DONTWAIT));      \
+        if (result >= 0)                                                                           \
+            after_receiving(word, message);                                                        \
+        return result;                                                                             \
+    }                                                                                              \
+    __attribute__((noinline)) static ssize_t name##_ours(int fd, struct msghdr *message,           \
+                                                         int flags) {                              \
+        uint64_t word = descriptor_word(fd);                                                       \
+        if (__builtin_expect(!is_noted_at_once(word, flags), 0))                                   \
+            return name##_apart(fd, message, flags);                                               \
+        volatile struct receiving_message call;                                                    \
+        call.fd = fd;                                                                              \
+        call.flags = flags;                                                                        \
+        call.message = message;                                                                    \
+        call.word = word;                                                                          \
+        ssize_t result = libc.name(fd, message, flags);                                            \
+        if (__builtin_expect(result < 0, 0))                                                       \
+            return name##_past_punchs(call.fd, call.message, call.flags, call.word);               \
+        struct msghdr *received = call.message;                                                    \
+        if (__builtin_expect(received->msg_control && received->msg_controllen, 0))                \
+            return what_came_along(call.word, received, result);                                   \
+        if (received->msg_name && received->msg_namelen)                                           \
+            note_received(call.word, received->msg_name);                                          \
+        return result;                                                                             \
+    }                                                                                              \
+    ssize_t name(int fd, struct msghdr *message, int flags) {                                      \
+        if (!concerns_us())                                                                        \
+            return libc.name(fd, message, flags);                                                  \
+        if (__builtin_expect(flags & MSG_ERRQUEUE, 0))                                             \
+            return receive_error(libc.name, fd, message, flags);                                   \
+        /* Nothing comes along where there is no room for it. */                                   \
+        if (mark_of(fd) == SYNERGY_UNTOUCHED && is_variable_of_caller(message, sizeof *message) && \
+            !message->msg_control)                                                                 \
+            return libc.name(fd, message, flags);                                                  \
+        return name##_ours(fd, message, flags);                                                    \
     }
 RECEIVE_MESSAGE(recvmsg)
 

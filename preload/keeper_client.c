@@ -109,12 +109,6 @@ static uint32_t bells_rung(int keeper) {
     return __atomic_load_n(&keeper_page(keeper)->rung, __ATOMIC_ACQUIRE);
 }
 
-static uint32_t seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return (uint32_t)now.tv_sec;
-}
-
 static int rests(int keeper) {
     return seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED) &&
            bells_rung(keeper) == __atomic_load_n(&rung_before[keeper], __ATOMIC_RELAXED);

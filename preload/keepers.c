@@ -26,8 +26,39 @@
 struct synergy_page *keeper_pages[KEEPERS];
 const uint32_t *stirring = &left_out_port;
 
-/* No keeper is to be had by this process: not tried again for each call. */
-static int is_given_up;
+/* No keeper is to be had by this process before that second: not tried again for each call. */
+#define NEVER UINT32_MAX
+static uint32_t not_tried_before;
+
+static int is_given_up(void) {
+    uint32_t second = __atomic_load_n(&not_tried_before, __ATOMIC_RELAXED);
+    return second == NEVER || (second != 0 && seconds_now() < second);
+}
+
+static void give_up_until(uint32_t second) {
+    __atomic_store_n(&not_tried_before, second, __ATOMIC_RELAXED);
+}
+
+/* When it is worth while to start another one, since one that was started has not answered for this
+ * reason. What was killed need not be so the next time, and costs little; each that is silent costs
+ * two seconds. */
+static uint32_t worth_while_after(int error) {
+    enum { TRIES = 3, REST = 10 };
+    static int killed;
+    switch (error) {
+    case EMFILE:
+        return 0;
+    case EPIPE:
+    case ECONNRESET:
+        if (__atomic_add_fetch(&killed, 1, __ATOMIC_RELAXED) < TRIES)
+            return 0;
+        return seconds_now() + REST;
+    case ETIMEDOUT:
+        return seconds_now() + REST;
+    default:
+        return NEVER;
+    }
+}
 
 void complain(const char *what, int error) {
     SAY("synergy: error: nothing is punched: ", what, error ? ": " : "",
@@ -179,7 +210,7 @@ static int start_keeper_at(enum cause cause, uid_t owner, struct synergy_page *p
     if (connection < 0) {
         /* What is short now may be had later. */
         int is_short = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EAGAIN;
-        is_given_up = !is_short;
+        give_up_until(is_short ? 0 : NEVER);
         char line[64] = "synergy-keeper ";
         COMPLAIN_ONCE(strncat(line, why, sizeof line - sizeof "synergy-keeper "), errno);
         return NO_KEEPER;
@@ -205,7 +236,7 @@ static int start_keeper_at(enum cause cause, uid_t owner, struct synergy_page *p
     kernel(SYS_close, connection);
     if (error == 0)
         return keeper;
-    is_given_up = error != EMFILE;
+    give_up_until(is_said ? NEVER : worth_while_after(error));
     if (error == ENOENT && !knows_keepers())
         stop_caring();
     else if (!is_said)
@@ -229,14 +260,14 @@ int obtain_keeper(const struct identity *socket, enum cause cause, int bound, ui
     if (look_up_keeper(socket) == NO_KEEPER && may_begin())
         reached = within_reach(socket);
     int keeper = look_up_keeper(identity);
-    if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !may_begin() ||
+    if (keeper != NO_KEEPER || (is_given_up() && cause != IS_ASKED) || !may_begin() ||
         !starting_begin())
         return keeper;
     /* Another thread may have been first. */
     keeper = look_up_keeper(identity);
     if (keeper == NO_KEEPER && tcp_port != 0 && adopt_keeper(bound, tcp_port) != NO_KEEPER)
         keeper = look_up_keeper(identity);
-    if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
+    if (keeper == NO_KEEPER && (!is_given_up() || cause == IS_ASKED))
         keeper = start_keeper_at(cause, identity->owner, NULL);
     starting_end();
     return keeper;
@@ -256,7 +287,7 @@ void obtain_free_keeper(void) {
         obtain_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
         return;
     }
-    if (is_given_up || is_any_keeper_free() || !starting_begin())
+    if (is_given_up() || is_any_keeper_free() || !starting_begin())
         return;
     if (!is_any_keeper_free())
         start_keeper_at(RIGHTS_GO, geteuid(), NULL);
@@ -286,7 +317,7 @@ void replace_keeper(int keeper) {
         if (!__atomic_exchange_n(&page->over, 1, __ATOMIC_ACQ_REL))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         synergy_set_over(page);
-        if (!is_given_up && may_begin())
+        if (!is_given_up() && may_begin())
             start_keeper_at(
                 __atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED : SOCKET_IS_THERE,
                 page->user, page);

@@ -409,8 +409,11 @@ void sockets_are_closed(unsigned first, unsigned last) {
         return;
     for (unsigned fd = first; fd <= last && fd < known; fd++) {
         struct descriptor descriptor = forget_descriptor((int)fd);
-        if (is_kept(descriptor))
+        if (is_ours(descriptor.mark))
             concerned |= 1U << descriptor.keeper;
+        else if (is_kept(descriptor))
+            /* (Of one that does not listen yet the kernel does not tell that it has gone.) */
+            socket_is_closed(&descriptor);
     }
     for (unsigned keeper = 0; keeper < KEEPERS; keeper++)
         if (concerned & 1U << keeper)

@@ -40,9 +40,22 @@ static inline void note_sent(uint64_t word, const struct sockaddr *address, sock
 /* note_received() where the address may be anything. */
 void note_received_anywhere(uint64_t word, const struct sockaddr *address);
 
+/* The last page that an address was found in: a server gives the same room again and again. */
+OWN extern uintptr_t known_page;
+
+static inline uintptr_t page_with(const void *byte) {
+    return (uintptr_t)byte / LEAST_PAGE;
+}
+
+static inline int is_in_known_page(const void *address) {
+    uintptr_t known = __atomic_load_n(&known_page, __ATOMIC_RELAXED);
+    return page_with(address) == known && page_with((const char *)address + V6_BYTES - 1) == known;
+}
+
 /* It has received, and gave room for the sender's address there: how much is not known any more. */
 static inline void note_received(uint64_t word, const struct sockaddr *address) {
-    if (!is_variable_of_caller(address, V6_BYTES))
+    if (!is_variable_of_caller(address, V6_BYTES) &&
+        __builtin_expect(!is_in_known_page(address), 0))
         note_received_anywhere(word, address);
     else if (address->sa_family == AF_INET6 || address->sa_family == AF_INET)
         note_peer(SYNERGY_RECEIVED, word, address);

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from test_hooks import (deaf_peer, DeafPeer, keepers_of, LIBRARY, ONLY_ROOT, plain_environment,
+from test_hooks import (deaf_peer, DeafPeer, KEEPER, keepers_of, LIBRARY, ONLY_ROOT, plain_environment,
                         preloaded_environment, PROGRAMS, run, same_with_and_without,
                         wait_until, Waiting)
 
@@ -127,6 +127,22 @@ def test_a_keeper_that_is_none_holds_the_server_up_for_two_seconds_at_most(kind,
     assert result.stdout == bare.stdout
     (line,) = result.stderr.splitlines()
     assert why in line
+
+
+@pytest.mark.parametrize("times, is_punched_for", [(1, True), (2, False)])
+def test_a_keeper_that_is_killed_while_it_starts_is_tried_again(
+        times, is_punched_for, deaf_peer, tmp_path):
+    """By the next step that needs one. Killed both times, there is none."""
+    shutil.copy(LIBRARY, tmp_path / "libsynergy.so")
+    starts = "\n".join(f"if mkdir {tmp_path}/{number}; then kill -KILL $$; fi" for number in range(times))
+    (tmp_path / "synergy-keeper").write_text(f"#!/bin/sh\nexec 2>/dev/null\n{starts}\nexec {KEEPER} \"$@\"\n")
+    (tmp_path / "synergy-keeper").chmod(0o755)
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    environment["LD_PRELOAD"] = str(tmp_path / "libsynergy.so")
+    with Waiting("tcp", environment=environment) as server:
+        assert len(server.keepers()) == is_punched_for
+        _, errors = server.end()
+    assert "synergy-keeper does not answer" in errors
 
 
 def test_a_killed_keeper_is_replaced_and_that_is_said(deaf_peer):
