@@ -198,6 +198,12 @@ void Registry::find_obstacle(KeptSocket &server, const char *obstacle) {
     });
 }
 
+void Registry::advise(KeptSocket &server) {
+    if (has(server.socket.cookie) && advice_.look_at_ways(server))
+        server.advising.set(Clock::now() + context_.settings.refresh,
+                            [this, &server] { advise(server); });
+}
+
 void Registry::open_holes(KeptSocket &server) {
     for (const auto *targets : {&server.declared, &server.asked})
         for (const Target &target : *targets)
@@ -394,7 +400,7 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
     advice_.opens(server, hole);
     server.advising.set(Clock::now() + before_advice, [this, &server] {
         handoff_.feel(server.socket);
-        advice_.look_at_ways(server);
+        advise(server);
     });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
     return opened.open();

@@ -124,6 +124,7 @@ class Registry : private HoleOwner {
     bool can_be_rung_at(KeptSocket &server);
     void find_obstacle(KeptSocket &server, const char *obstacle);
     void open_holes(KeptSocket &server);
+    void advise(KeptSocket &server);
     void settings_changed();
     KeptSocket &server_for(const ServerSocket &socket, Socket duplicate);
     int open_asked(KeptSocket &server, const Target &target);

@@ -234,7 +234,7 @@ TEST_CASE("routes as keys") {
     const RouteKey v4 = RouteKey::from(address("203.0.113.77:1").mapped(), way);
     CHECK(v4 == other);
     way.source = address("[2001:db8:a::11]:1");
-    way.gateway = address("[fe80::1]:1");
+    way.gateway = address("[fe80::1%7]:1");
     way.interface = 7;
     const RouteKey v6 = RouteKey::from(address("[2001:db8:b:1:2:3:4:5]:1"), way);
     CHECK(v6 == RouteKey{"2001:db8:b::/48", "2001:db8:a::11", "fe80::1%7"});
