@@ -74,7 +74,7 @@ void Punch::failed_by(const std::string &cause, int error) {
 
 /// By then the next one has left, too.
 void Punch::recovered() {
-    failure_log_.recovered(context_.settings.refresh * 3 / 2);
+    failure_log_.recovered(Duration(context_.settings.refresh) * 3 / 2);
 }
 
 bool Punch::adopt(const HopRange &hops) {

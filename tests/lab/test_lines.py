@@ -1381,7 +1381,8 @@ class LateRefusals(threading.Thread):
             self.ears.sendto(self.reset(packet), (*self.back, 0, 0, link_address))
             return
         kinds = {("prohibited", 6): (1, 1), ("reset", 6): (1, 4),
-                 ("prohibited", 4): (3, 13), ("reset", 4): (3, 3)}
+                 ("prohibited", 4): (3, 13), ("reset", 4): (3, 3),
+                 ("unroutable", 6): (1, 0), ("unroutable", 4): (3, 0)}
         kind, code = kinds[self.how, self.family]
         quote = packet.data[:LONGEST_QUOTE[self.family]]
         error = struct.pack("!BBHI", kind, code, 0, 0) + quote
@@ -1413,6 +1414,20 @@ def test_too_high_and_told_late(stand, how, does, family):
         run = Run(stand, ANY[family], family, hops=5)
         run.says(f"warning: {PEER[family]}: punches with hop limit 5 go too far: {FWB[family]} "
                  f"{does} them (hop 4). Set 3, or let it be automatic")
+
+
+@FAMILIES
+def test_router_that_knows_no_way_on(stand, family):
+    """It is no failure of this host's, and whoever calls all the same comes in."""
+    with LateRefusals(stand.path, family, "unroutable"):
+        run = Run(stand, ANY[family], family, hops=5, refresh=1)
+        line = (f"warning: {PEER[family]}: punches with hop limit 5 get no further than {FWB[family]}, "
+                "which knows no way on (hop 4)")
+        run.says(line)
+        time.sleep(2.5)  # two renewals
+        run.says(line)
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    run.says(line)
 
 
 @pytest.mark.parametrize("is_late", (False, True), ids=("at-once", "late"))
