@@ -90,8 +90,10 @@ bool Processes::locate(ServerSocket &socket) const {
     return may_have;
 }
 
+/// (/proc shows of one that has ended as little as of one that waits; but what follows from its end
+/// is for who is told of it next.)
 Activity Processes::activity() const {
-    Activity most = Activity::rests;
+    Activity most = has_one_ended_since(ends_) ? Activity::runs : Activity::rests;
     for (const auto &entry : watched_)
         most = std::max(most, activity_of(entry.first));
     return most;

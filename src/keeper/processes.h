@@ -51,7 +51,8 @@ class Processes {
     /// read by what it has said. Corrects the number that the server has for it.
     bool locate(ServerSocket &socket) const;
 
-    /// Of several, the last in the order of its values.
+    /// Of several, the last in the order of its values. One that has ended runs until that is
+    /// reported.
     [[nodiscard]] Activity activity() const;
 
   private:
