@@ -165,9 +165,9 @@ bool is_null(const struct stat &status) {
     return S_ISCHR(status.st_mode) && status.st_rdev == makedev(memory, null);
 }
 
-/// The server's own, for a moment: what it has from another user (by su, or by sudo in a pipe) can't
-/// be opened anew, nor anything without /proc. -1 where that may not be seen, or is another one by
-/// now. (`known`: what it is to be; nullptr: a terminal or a pipe.)
+/// The server's own, for a moment: what it has from another user (by su, or by sudo in a pipe)
+/// can't be opened anew, nor anything without /proc. -1 where that may not be seen, or is another
+/// one by now. (`known`: what it is to be; nullptr: a terminal or a pipe.)
 int borrow_stderr(const struct stat *known) {
     const int process = static_cast<int>(::syscall(SYS_pidfd_open, server(), 0));
     const int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process, STDERR_FILENO, 0));

@@ -65,8 +65,7 @@ bool Feeler::begin(Knock &knock) {
     const ServerSocket &listener = knock.listener;
     const Endpoint to = bell_address(listener).unmapped();
     if (listener.transport != Transport::tcp || !listener.listens || !is_own_address(to) ||
-        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)) ||
-        !knock_at(knock, to))
+        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)) || !knock_at(knock, to))
         return false;
     knock.without_room = Clock::now();
     look_whether_answered(knock);

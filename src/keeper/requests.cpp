@@ -243,20 +243,20 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
     const char *obstacle = is_punched && socket.accepts() ? handoff_.obstacle(socket) : nullptr;
     const bool may_pass = obstacle == loopback_is_down || obstacle == without_loopback_address;
     if (obstacle != nullptr && !may_pass) {
-            // Who says that it listens waits for no answer: it may be closed again by now.
-            if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local,
-                                                       socket.cookie) == SocketDiag::Life::gone) {
-                registry_.has_listened(socket.cookie);
-                registry_.closed(socket.cookie);
-                return ENOENT;
-            }
-            if (socket.is_ready())
-                log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
-                                               socket.local.text() +
-                                               ": nothing is punched: " + obstacle);
-            registry_.forget(socket.cookie);
+        // Who says that it listens waits for no answer: it may be closed again by now.
+        if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local, socket.cookie) ==
+                                     SocketDiag::Life::gone) {
+            registry_.has_listened(socket.cookie);
+            registry_.closed(socket.cookie);
             return ENOENT;
         }
+        if (socket.is_ready())
+            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                           socket.local.text() +
+                                           ": nothing is punched: " + obstacle);
+        registry_.forget(socket.cookie);
+        return ENOENT;
+    }
     // Another user's is refused, and said, once it listens; till then its name must not be taken:
     // it is free again only some time after.
     if (socket.accepts() && !socket.is_ready() && socket.owner != geteuid())

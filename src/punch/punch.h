@@ -71,8 +71,8 @@ struct PunchContext : PunchMeans {
     HoleOwner &owner;
 };
 
-/// What keeps a hole's punches from leaving is named once, until it is said to be over, and once for
-/// all holes of which the same is to be said.
+/// What keeps a hole's punches from leaving is named once, until it is said to be over, and once
+/// for all holes of which the same is to be said.
 class FailureLog {
   public:
     explicit FailureLog(Scheduler &scheduler) : over_(scheduler) {}

@@ -76,7 +76,7 @@ class FirewallTest {
     std::vector<std::string> said_;
 
     const std::uint64_t kept_out_before_; ///< by a firewall on this host
-    const std::string nonce_; ///< this side's: the lower of the two leads
+    const std::string nonce_;             ///< this side's: the lower of the two leads
     std::string peer_nonce_;
     Phase phase_ = Phase::waiting;
     std::list<Meeting> meetings_;

@@ -163,9 +163,10 @@ TEST_CASE("link-local peers have a scope") {
     REQUIRE(list.size() == 2);
     CHECK(list[0].address.address_text() == "fe80::1%lo");
     CHECK(list[1].address.address_text() == "fe80::1%77");
-    CHECK(problem_of("[fe80::1]:5") ==
-          "P: '[fe80::1]:5': expected after a link-local address (fe80::) '%' and the interface that "
-          "leads there, as fe80::5%eth0\n");
+    CHECK(
+        problem_of("[fe80::1]:5") ==
+        "P: '[fe80::1]:5': expected after a link-local address (fe80::) '%' and the interface that "
+        "leads there, as fe80::5%eth0\n");
 
     const std::string scope = "': expected after '%' a network interface of this host\n";
     CHECK(problem_of("[fe80::1%nosuch0]:5") == "P: '[fe80::1%nosuch0]:5" + scope);
