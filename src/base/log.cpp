@@ -12,6 +12,7 @@
 #include <mutex>
 #include <poll.h>
 #include <string_view>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -169,6 +170,11 @@ bool is_null(const struct stat &status) {
 /// can't be opened anew, nor anything without /proc. -1 where that may not be seen, or is another
 /// one by now. (`known`: what it is to be; nullptr: a terminal or a pipe.)
 int borrow_stderr(const struct stat *known) {
+    // A sandbox's filter may kill who asks for another process's.
+    if (prctl(PR_GET_SECCOMP) != 0) {
+        errno = EACCES;
+        return -1;
+    }
     const int process = static_cast<int>(::syscall(SYS_pidfd_open, server(), 0));
     const int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process, STDERR_FILENO, 0));
     const int error = errno;
