@@ -184,7 +184,7 @@ static void refuse(int fd, int error) {
 static void say_that_there_is_no_room(int listener) {
     struct descriptor known = descriptor_of(listener);
     if (known.mark == SYNERGY_LISTENER)
-        say_starved((int)known.keeper);
+        tell_starved((int)known.keeper);
 }
 
 /* Whether somebody else says so, whom a server would then wait for in vain: a bell is its keeper's,

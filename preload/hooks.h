@@ -41,9 +41,9 @@ static inline int concerns_us(void) {
 OWN extern int is_stock_taken;
 void take_stock_once(void);
 
-/* Once a process: what was left to it is met. At the first bind() or listen() too, since a server
- * may forbid itself system calls after that. */
-static inline void before_waiting(void) {
+/* Once a process, before it waits for anything: what was left to it is met. At the first bind() or
+ * listen() too, since a server may forbid itself system calls after that. */
+static inline void ensure_stock_is_taken(void) {
     if (__builtin_expect(!__atomic_load_n(&is_stock_taken, __ATOMIC_RELAXED), 0))
         take_stock_once();
 }
@@ -54,10 +54,11 @@ void say_left_out(void);
  * have seen before. */
 OWN extern _Thread_local int has_looked __attribute__((tls_model("initial-exec")));
 
-/* When a server waits for its clients it has opened what it is for. */
-static inline void before_sleeping(void) {
+/* Before poll() and its like, for several descriptors: a server that waits for its clients has
+ * opened what it is for. */
+static inline void before_polling(void) {
     has_looked = 1;
-    before_waiting();
+    ensure_stock_is_taken();
     if (__builtin_expect(__atomic_load_n(&left_out_port, __ATOMIC_RELAXED), 0))
         say_left_out();
 }

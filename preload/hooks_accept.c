@@ -121,10 +121,11 @@ answer(const struct accepting *call, struct sockaddr *address, int *fd, int *is_
     return accepted != NO_ONE;
 }
 
-__attribute__((cold, noinline)) static void is_starved(int listener) {
+/* accept() has found no descriptor free. */
+__attribute__((cold, noinline)) static void tell_if_starved(int listener) {
     struct descriptor descriptor = descriptor_of(listener);
     if (descriptor.mark == SYNERGY_LISTENER && is_ringing((int)descriptor.keeper))
-        say_starved((int)descriptor.keeper);
+        tell_starved((int)descriptor.keeper);
 }
 
 /* Whether somebody comes within the patience, of which less is left then; if not, errno says what
@@ -161,7 +162,7 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       int was_anybody_waiting) {
     int patience_ms = 2000, is_ended = 0;
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
-        is_starved(call->listener);
+        tell_if_starved(call->listener);
     while (got >= 0) {
         if (is_concerned())
             note_connection(got, noted_at(descriptor_word(call->listener)));
@@ -202,7 +203,7 @@ accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *leng
     struct unasked unasked;
     struct accepting call = {.listener = fd, .flags = flags, .length = length};
     if (concerns_us() && mark_of(fd) != SYNERGY_UNTOUCHED) {
-        before_waiting();
+        ensure_stock_is_taken();
         word_after_all(fd, ACCEPTS);
     }
     if (__atomic_load_n(&left_out_port, __ATOMIC_RELAXED))

@@ -21,14 +21,14 @@
 
 /* The last moment for what was left to this process, too. */
 __attribute__((cold, noinline)) static void before_giving_up(void (*get_ready)(void)) {
-    before_waiting();
+    ensure_stock_is_taken();
     if (may_begin())
         ASIDE(get_ready());
 }
 
 int chroot(const char *path) {
     if (concerns_us())
-        before_giving_up(have_free_keeper);
+        before_giving_up(obtain_free_keeper);
     return libc.chroot(path);
 }
 
@@ -66,7 +66,7 @@ static int leaves_no_room(__rlimit_resource_t which, const void *limit) {
 
 static inline void before_limiting(__rlimit_resource_t which, const void *limit) {
     if (concerns_us() && limit && leaves_no_room(which, limit))
-        before_giving_up(have_free_keeper);
+        before_giving_up(obtain_free_keeper);
 }
 
 int setrlimit64(__rlimit_resource_t which, const struct rlimit64 *limit) {
@@ -156,7 +156,7 @@ static pid_t fork_and_tell(void) {
 pid_t fork(void) {
     if (!concerns_us())
         return libc.fork();
-    before_waiting();
+    ensure_stock_is_taken();
     return knows_keepers() ? fork_and_tell() : libc.fork();
 }
 
@@ -195,7 +195,7 @@ static int daemon_and_tell(int keeps_directory, int keeps_output) {
 int daemon(int keeps_directory, int keeps_output) {
     if (!concerns_us())
         return libc.daemon(keeps_directory, keeps_output);
-    before_waiting();
+    ensure_stock_is_taken();
     return knows_keepers() ? daemon_and_tell(keeps_directory, keeps_output)
                            : libc.daemon(keeps_directory, keeps_output);
 }
@@ -207,7 +207,7 @@ static int is_filter_own(void) {
     int is_own = 0;
     if (!concerns_us())
         return 1;
-    before_waiting();
+    ensure_stock_is_taken();
     ASIDE(is_own = 1);
     return is_own;
 }

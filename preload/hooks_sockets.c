@@ -29,7 +29,7 @@ int listen(int fd, int backlog) {
         ASIDE(socket_listens_as_prepared(fd, &preparation));
     else if (result == 0)
         ASIDE(left_out_listens(fd));
-    before_waiting();
+    ensure_stock_is_taken();
     return result;
 }
 
@@ -51,7 +51,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length) {
     }
     if (result == 0)
         ASIDE(socket_is_bound(fd, address, length));
-    before_waiting();
+    ensure_stock_is_taken();
     return result;
 }
 

@@ -76,7 +76,7 @@ static inline int concerns_reading(int fd) {
     if (__builtin_expect(!concerns_us(), 1))
         return 0;
     if (is_passed_at_start(fd))
-        before_waiting();
+        ensure_stock_is_taken();
     return mark_of(fd) == SYNERGY_DATAGRAMS;
 }
 

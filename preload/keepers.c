@@ -57,7 +57,7 @@ int is_in_network(uint64_t network) {
     return own.network == network;
 }
 
-int known_keeper(const struct identity *identity) {
+int look_up_keeper(const struct identity *identity) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++) {
         struct synergy_page *page = keeper_page(i);
         if (!synergy_is_over(page) &&
@@ -70,7 +70,7 @@ int known_keeper(const struct identity *identity) {
 }
 
 /* Maps a page, at `place` if that is not NULL. NULL and errno. */
-static struct synergy_page *mapped(int memory, void *place) {
+static struct synergy_page *map_page(int memory, void *place) {
     /* It must not be cut off under our feet. */
     int seals = (int)kernel(SYS_fcntl, memory, F_GET_SEALS);
     struct stat status;
@@ -91,8 +91,8 @@ static int is_same_keeper(const struct synergy_page *one, const struct synergy_p
 
 /* Takes a page up: at the number of the same keeper, of one that has ended, or at the next one.
  * NO_KEEPER if there are too many. The descriptor is used up. */
-static int take_up(int memory) {
-    struct synergy_page *page = mapped(memory, NULL);
+static int take_up_page(int memory) {
+    struct synergy_page *page = map_page(memory, NULL);
     int keeper = NO_KEEPER;
     for (int i = 0; page && keeper == NO_KEEPER && i < KEEPERS; i++) {
         struct synergy_page *known = NULL;
@@ -103,7 +103,7 @@ static int take_up(int memory) {
             page = NULL; /* stays */
             keeper = i;
         } else if (is_same_keeper(known, page) ||
-                   (synergy_is_over(known) && mapped(memory, known))) {
+                   (synergy_is_over(known) && map_page(memory, known))) {
             keeper = i;
         }
     }
@@ -120,20 +120,20 @@ static int ask_keeper_of(const struct identity *identity, struct synergy_request
     return ask_keeper_at(&address, identity->owner, request, pass, answer, received);
 }
 
-int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer) {
+int find_keeper_of(int fd, const struct identity *identity, struct synergy_answer *answer) {
     struct synergy_request request = {.kind = SYNERGY_MEET, .cookie = identity->cookie, .fd = fd};
     int memory = -1;
     if (ask_keeper_of(identity, &request, fd, answer, &memory) != 0 || memory < 0)
         return NO_KEEPER;
     if (answer->result == 0)
-        return take_up(memory);
+        return take_up_page(memory);
     kernel(SYS_close, memory);
     return NO_KEEPER;
 }
 
-/* The keeper of a server that has ended a moment ago, and has left its holes open for whoever
- * listens at this TCP port next. */
-static int adopted_keeper(int bound, uint16_t port) {
+/* Asks the keeper of a server that has ended a moment ago, and has left its holes open for whoever
+ * listens at this TCP port next, to be this process's. NO_KEEPER: there is none, or it refuses. */
+static int adopt_keeper(int bound, uint16_t port) {
     struct synergy_request request = {
         .kind = SYNERGY_ADOPT,
         .cookie = synergy_circumstances(keeper_environment(), STDERR_FILENO)};
@@ -149,7 +149,7 @@ static int adopted_keeper(int bound, uint16_t port) {
         error = send_and_receive(connection, &request, bound, &answer, &memory);
     kernel(SYS_close, connection);
     if (error == 0 && answer.result == 0 && memory >= 0 && owner.user == geteuid())
-        return take_up(memory);
+        return take_up_page(memory);
     if (memory >= 0)
         kernel(SYS_close, memory);
     return NO_KEEPER;
@@ -171,9 +171,9 @@ void have_others_give_way(int keeper, int transport, uint16_t port) {
     kernel(SYS_close, connection);
 }
 
-/* Has a keeper started, and its page mapped (at `place`, or anew). Only by who has
- * starting_begin(). */
-static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *place) {
+/* Starts a keeper, waits until it is ready, and maps its page: at `place`, or if that is NULL
+ * wherever. NO_KEEPER: said why. Only by who has starting_begin(). */
+static int start_keeper_at(enum cause cause, uid_t owner, struct synergy_page *place) {
     const char *why;
     int connection = start_keeper(cause, owner, &why);
     if (connection < 0) {
@@ -195,11 +195,11 @@ static int started_keeper(enum cause cause, uid_t owner, struct synergy_page *pl
     if (error == 0 && memory < 0)
         error = EMFILE;
     if (error == 0 && place) {
-        keeper = mapped(memory, place) ? 0 : NO_KEEPER;
+        keeper = map_page(memory, place) ? 0 : NO_KEEPER;
         error = keeper == NO_KEEPER ? errno : 0;
         kernel(SYS_close, memory);
     } else if (error == 0) {
-        keeper = take_up(memory);
+        keeper = take_up_page(memory);
         error = keeper == NO_KEEPER ? EMFILE : 0;
     }
     kernel(SYS_close, connection);
@@ -224,25 +224,25 @@ static struct identity within_reach(const struct identity *identity) {
     return reached;
 }
 
-int needed_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
+int obtain_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
     struct identity reached = *socket, *identity = &reached;
-    if (known_keeper(socket) == NO_KEEPER && may_begin())
+    if (look_up_keeper(socket) == NO_KEEPER && may_begin())
         reached = within_reach(socket);
-    int keeper = known_keeper(identity);
+    int keeper = look_up_keeper(identity);
     if (keeper != NO_KEEPER || (is_given_up && cause != IS_ASKED) || !may_begin() ||
         !starting_begin())
         return keeper;
     /* Another thread may have been first. */
-    keeper = known_keeper(identity);
-    if (keeper == NO_KEEPER && tcp_port != 0 && adopted_keeper(bound, tcp_port) != NO_KEEPER)
-        keeper = known_keeper(identity);
+    keeper = look_up_keeper(identity);
+    if (keeper == NO_KEEPER && tcp_port != 0 && adopt_keeper(bound, tcp_port) != NO_KEEPER)
+        keeper = look_up_keeper(identity);
     if (keeper == NO_KEEPER && (!is_given_up || cause == IS_ASKED))
-        keeper = started_keeper(cause, identity->owner, NULL);
+        keeper = start_keeper_at(cause, identity->owner, NULL);
     starting_end();
     return keeper;
 }
 
-static int is_any_free(void) {
+static int is_any_keeper_free(void) {
     for (int i = 0; i < KEEPERS && keeper_page(i); i++)
         if (!synergy_is_over(keeper_page(i)) &&
             __atomic_load_n(&keeper_page(i)->suits_any_user, __ATOMIC_ACQUIRE))
@@ -250,22 +250,22 @@ static int is_any_free(void) {
     return 0;
 }
 
-void have_free_keeper(void) {
+void obtain_free_keeper(void) {
     struct identity own = {.owner = geteuid()};
     if (own.owner != 0) {
-        needed_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
+        obtain_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
         return;
     }
-    if (is_given_up || is_any_free() || !starting_begin())
+    if (is_given_up || is_any_keeper_free() || !starting_begin())
         return;
-    if (!is_any_free())
-        started_keeper(RIGHTS_GO, geteuid(), NULL);
+    if (!is_any_keeper_free())
+        start_keeper_at(RIGHTS_GO, geteuid(), NULL);
     starting_end();
 }
 
-/* False where the keeper's standby has taken its place (src/keeper/standby.h); otherwise it never
- * will, from now on. */
-static int is_to_be_replaced(struct synergy_page *page) {
+/* Keeps the standby of a killed keeper (src/keeper/standby.h) from taking its place, from now on.
+ * False: it has taken it already. */
+static int forestall_standby(struct synergy_page *page) {
     uint32_t holder = SYNERGY_HOLDER_DIED;
     return __atomic_compare_exchange_n(&page->holder, &holder, SYNERGY_HOLDER_DIED | 1, 0,
                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) ||
@@ -280,16 +280,16 @@ void replace_keeper(int keeper) {
         return;
     /* Another thread may have been first. */
     int is_ours_to_do =
-        memcmp(&secret, &page->secret, sizeof secret) == 0 && is_to_be_replaced(page);
+        memcmp(&secret, &page->secret, sizeof secret) == 0 && forestall_standby(page);
     if (is_ours_to_do) {
         /* By the first of all processes that have the page. */
         if (!__atomic_exchange_n(&page->over, 1, __ATOMIC_ACQ_REL))
             SAY("synergy: warning: the keeper has been killed: another one takes its place");
         synergy_set_over(page);
         if (!is_given_up && may_begin())
-            started_keeper(__atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED
-                                                                                  : SOCKET_IS_THERE,
-                           page->user, page);
+            start_keeper_at(
+                __atomic_load_n(&page->asks_for_all, __ATOMIC_RELAXED) ? IS_ASKED : SOCKET_IS_THERE,
+                page->user, page);
         page->bells_before = bells;
     }
     starting_end();

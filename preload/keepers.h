@@ -53,24 +53,26 @@ void have_others_give_way(int keeper, int transport, uint16_t port);
 /* Whether this process is in that network namespace (SO_NETNS_COOKIE); 0: the kernel has none. */
 int is_in_network(uint64_t network);
 
-/* The one that has not ended, and punches for such sockets; NO_KEEPER. */
-int known_keeper(const struct identity *identity);
+/* Of those that are known here, the one that has not ended and punches for such sockets; NO_KEEPER.
+ * Nobody is asked. */
+int look_up_keeper(const struct identity *identity);
 
-/* The same, started if there is none yet, or another server's that has ended a moment ago, where
- * `bound` is bound to the same `tcp_port` (0: none); NO_KEEPER: nothing is to be had (said once).
- */
-int needed_keeper(const struct identity *identity, enum cause cause, int bound, uint16_t tcp_port);
+/* The same; where none is known, one is adopted, of a server that has ended a moment ago at the
+ * `tcp_port` (0: none) that `bound` is bound to, or else started, which waits until it is ready.
+ * NO_KEEPER: none is to be had (said once). */
+int obtain_keeper(const struct identity *identity, enum cause cause, int bound, uint16_t tcp_port);
 
-/* One that keeps nothing yet, and will suit whoever makes the first socket, started if there is
- * none. */
-void have_free_keeper(void);
+/* Starts a keeper that keeps nothing yet, and will suit whoever makes the first socket, unless
+ * there is one. */
+void obtain_free_keeper(void);
 
-/* Whoever keeps the socket already, found by its cookie; NO_KEEPER. The answer tells what the
- * socket is to it. */
-int met_keeper(int fd, const struct identity *identity, struct synergy_answer *answer);
+/* Asks for the keeper that has the socket already, by its cookie, and takes its page up; NO_KEEPER:
+ * none has. The answer tells what the socket is to it. */
+int find_keeper_of(int fd, const struct identity *identity, struct synergy_answer *answer);
 
-/* accept() has no descriptor left for a connection, or for fetching it: the keeper waits. */
-static inline void say_starved(int keeper) {
+/* Tells the keeper that accept() has no descriptor left for a connection, or for fetching it: it
+ * waits then. */
+static inline void tell_starved(int keeper) {
     __atomic_add_fetch(&keeper_page(keeper)->starved, 1, __ATOMIC_RELEASE);
 }
 

@@ -23,7 +23,7 @@ static void be_ready_for(int fd) {
         return;
     int domain = option_of(fd, SO_DOMAIN);
     if ((domain == AF_INET || domain == AF_INET6) && identify(fd, &identity))
-        needed_keeper(&identity, RIGHTS_GO, -1, 0);
+        obtain_keeper(&identity, RIGHTS_GO, -1, 0);
 }
 
 void be_ready_for_another_user(void) {
@@ -67,7 +67,7 @@ void program_is_executed(char *const environment[]) {
     /* (The loader trusts nothing in it then.) */
     if (may_begin() && (getuid() != geteuid() || getgid() != getegid())) {
         struct identity own = {.owner = geteuid()};
-        executed_without_library(needed_keeper(&own, RIGHTS_GO, -1, 0), 0, 0);
+        executed_without_library(obtain_keeper(&own, RIGHTS_GO, -1, 0), 0, 0);
         return;
     }
     if (!is_environment(environment) || is_library_in(environment))

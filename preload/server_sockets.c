@@ -51,15 +51,21 @@ static struct descriptor known_socket(int fd, uint64_t cookie) {
     return is_known_as(known, cookie) ? known : descriptor_of(fd);
 }
 
+struct hiding {
+    unsigned options; /* enum hidden_option: not the server's own */
+    int is_noted;     /* of this socket, and so complete; or else its keeper may know more */
+};
+
 /* Which options are not the server's own, or will not be when they are set. To be asked before. */
-static unsigned hidden_options(int fd, uint64_t cookie) {
+static struct hiding hiding_of(int fd, uint64_t cookie) {
     struct descriptor known = known_socket(fd, cookie);
-    unsigned hidden = is_known_as(known, cookie) ? known.hidden : 0;
+    int is_noted = is_known_as(known, cookie);
+    struct hiding hiding = {.options = is_noted ? known.hidden : 0, .is_noted = is_noted};
     if (option_of(fd, SO_REUSEADDR) == 0)
-        hidden |= HIDDEN_REUSEADDR;
+        hiding.options |= HIDDEN_REUSEADDR;
     if (option_of(fd, SO_REUSEPORT) == 0)
-        hidden |= HIDDEN_REUSEPORT;
-    return hidden;
+        hiding.options |= HIDDEN_REUSEPORT;
+    return hiding;
 }
 
 /* What the keeper is told of that. */
@@ -89,34 +95,33 @@ static unsigned hidden_as_told(const struct synergy_answer *answer) {
 }
 
 /* Has the keeper punch for the socket, and notes what it is to us. 0, or an errno. */
-static int hand_over(int fd, const struct identity *identity, int keeper, unsigned hidden,
+static int hand_over(int fd, const struct identity *identity, int keeper, struct hiding hiding,
                      struct synergy_request *request) {
     struct synergy_answer answer = {0};
     request->fd = fd;
     request->cookie = identity->cookie;
-    request->flags = flags_of(hidden);
+    request->flags = flags_of(hiding.options);
     int error = ask_keeper(keeper, request, fd, &answer);
     if (error == 0 && answer.result == EEXIST) {
         /* Another process has handed it over to its own keeper. */
-        keeper = met_keeper(fd, identity, &answer);
+        keeper = find_keeper_of(fd, identity, &answer);
         error = keeper == NO_KEEPER ? EEXIST : 0;
         if (error == 0 && request->kind == SYNERGY_OPEN_TOWARD)
             error = ask_keeper(keeper, request, fd, &answer);
     }
     struct descriptor descriptor = {.mark = SYNERGY_UNTOUCHED};
-    if (error == 0 && answer.result == 0 &&
-        !is_known_as(known_socket(fd, identity->cookie), identity->cookie))
-        hidden |= hidden_as_told(&answer);
+    if (error == 0 && answer.result == 0 && !hiding.is_noted)
+        hiding.options |= hidden_as_told(&answer);
     if (error == 0 && answer.result == 0)
         descriptor = (struct descriptor){.mark = (enum synergy_mark)answer.mark,
                                          .keeper = (unsigned)keeper,
-                                         .hidden = hidden,
+                                         .hidden = hiding.options,
                                          .cookie = identity->cookie};
     else if (is_shortage(error) || is_shortage(answer.result) ||
              request->kind == SYNERGY_OPEN_TOWARD)
         descriptor.mark = SYNERGY_UNKNOWN;
     if (!is_ours(descriptor.mark))
-        give_options_back(fd, hidden);
+        give_options_back(fd, hiding.options);
     note(fd, descriptor);
     return error ? error : answer.result;
 }
@@ -133,13 +138,13 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
     struct identity identity;
     if (!identify(fd, &identity))
         return;
-    int keeper = known_keeper(&identity);
+    int keeper = look_up_keeper(&identity);
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port)) {
             set_mark(fd, SYNERGY_UNTOUCHED);
             return;
         }
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
+        keeper = obtain_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, is_kernels_choice)) {
         if (keeper != NO_KEEPER && transport != UDP && !is_anything_open)
@@ -148,10 +153,10 @@ static void open_socket(int fd, enum transport transport, uint16_t port, int is_
         return;
     }
     struct synergy_request request = {.kind = SYNERGY_OPEN};
-    unsigned hidden = hidden_options(fd, identity.cookie);
+    struct hiding hiding = hiding_of(fd, identity.cookie);
     if (transport != UDP && !is_one_to_many(fd, transport))
         admit_others(fd);
-    hand_over(fd, &identity, keeper, hidden, &request);
+    hand_over(fd, &identity, keeper, hiding, &request);
 }
 
 static void tell(unsigned keeper, enum synergy_kind kind, uint64_t cookie) {
@@ -190,16 +195,16 @@ struct preparation socket_will_listen(int fd) {
     uint16_t port = is_listener ? port_of(fd) : 0;
     if (port == 0 || option_of(fd, SO_ACCEPTCONN) == 1 || !identify(fd, &identity))
         return preparation;
-    int keeper = known_keeper(&identity);
+    int keeper = look_up_keeper(&identity);
     if (!is_asked_for(keeper)) {
         if (!settings_mean_port(port))
             return preparation;
-        keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, port);
+        keeper = obtain_keeper(&identity, SOCKET_IS_THERE, fd, port);
     }
     if (keeper == NO_KEEPER || !has_peers(keeper, transport, port, 0))
         return preparation;
     have_others_give_way(keeper, (int)transport, port);
-    unsigned hidden = hidden_options(fd, identity.cookie);
+    unsigned hidden = hiding_of(fd, identity.cookie).options;
     preparation =
         (struct preparation){.keeper = keeper, .hidden = hidden, .cookie = identity.cookie};
     admit_others(fd);
@@ -222,8 +227,7 @@ void socket_asks_for_errors(int fd) {
     struct synergy_request request = {.kind = SYNERGY_OPEN};
     if (descriptor.mark == SYNERGY_DATAGRAMS && identify(fd, &identity) &&
         identity.cookie == descriptor.cookie)
-        hand_over(fd, &identity, (int)descriptor.keeper, hidden_options(fd, identity.cookie),
-                  &request);
+        hand_over(fd, &identity, (int)descriptor.keeper, hiding_of(fd, identity.cookie), &request);
 }
 
 void socket_may_listen(int fd) {
@@ -307,7 +311,7 @@ void socket_is_bound(int fd, const struct sockaddr *address, socklen_t length) {
     /* If it will listen, this is the last moment at which the server surely has the rights that the
      * keeper needs. */
     if (transport != NEITHER && port != 0 && settings_mean_port(port) && identify(fd, &identity))
-        needed_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
+        obtain_keeper(&identity, SOCKET_IS_THERE, fd, transport == TCP ? port : 0);
 }
 
 void socket_has_key(int fd, int option, const void *key, socklen_t length) {
@@ -316,7 +320,7 @@ void socket_has_key(int fd, int option, const void *key, socklen_t length) {
     if (transport_of(fd) != TCP || length > SYNERGY_KEY_SIZE ||
         (port != 0 && !settings_mean_port(port)) || !identify(fd, &identity))
         return;
-    int keeper = needed_keeper(&identity, SOCKET_IS_THERE, fd, 0);
+    int keeper = obtain_keeper(&identity, SOCKET_IS_THERE, fd, 0);
     if (keeper == NO_KEEPER)
         return;
     struct synergy_request request = {
@@ -345,9 +349,9 @@ enum synergy_mark socket_is_met(int fd, enum encounter encounter) {
     if (!process_is_own() || !identify(fd, &identity))
         return SYNERGY_UNKNOWN;
     int is_client = transport == UDP && is_connected(fd);
-    if (known_keeper(&identity) == NO_KEEPER) {
+    if (look_up_keeper(&identity) == NO_KEEPER) {
         struct synergy_answer answer = {0};
-        int keeper = met_keeper(fd, &identity, &answer);
+        int keeper = find_keeper_of(fd, &identity, &answer);
         if (keeper != NO_KEEPER) {
             struct descriptor met = {.mark = (enum synergy_mark)answer.mark,
                                      .keeper = (unsigned)keeper,
@@ -424,15 +428,15 @@ int open_toward(int fd, const union synergy_endpoint *peer, int hop_limit) {
     }
     if (!identify(fd, &identity))
         return errno;
-    int keeper = needed_keeper(&identity, IS_ASKED, -1, 0);
+    int keeper = obtain_keeper(&identity, IS_ASKED, -1, 0);
     if (keeper == NO_KEEPER)
         return ELIBACC;
     struct synergy_request request = {
         .kind = SYNERGY_OPEN_TOWARD, .hop_limit = hop_limit, .peer = *peer};
-    unsigned hidden = hidden_options(fd, identity.cookie);
+    struct hiding hiding = hiding_of(fd, identity.cookie);
     if (transport != UDP && option_of(fd, SO_ACCEPTCONN) == 1 && !is_one_to_many(fd, transport))
         admit_others(fd);
-    return hand_over(fd, &identity, keeper, hidden, &request);
+    return hand_over(fd, &identity, keeper, hiding, &request);
 }
 
 void hand_over_again(int keeper) {
@@ -445,7 +449,7 @@ void hand_over_again(int keeper) {
             continue;
         struct synergy_request request = {.kind = SYNERGY_OPEN};
         if (!is_over && identify(fd, &identity) && identity.cookie == descriptor.cookie)
-            hand_over(fd, &identity, keeper, hidden_options(fd, identity.cookie), &request);
+            hand_over(fd, &identity, keeper, hiding_of(fd, identity.cookie), &request);
         else
             forget_descriptor(fd);
     }

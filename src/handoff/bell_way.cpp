@@ -1,7 +1,7 @@
 #include "handoff/bell_way.h"
 
 #include "hops/addresses.h"
-#include "server/inherited_options.h"
+#include "server/tcp_keys.h"
 #include "wire.h"
 
 #include <cstring>

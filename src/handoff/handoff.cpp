@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "server/inherited_options.h"
+#include "server/inimitable.h"
 
 #include <algorithm>
 #include <cstring>
@@ -62,6 +63,17 @@ int refusal_on(const Socket &doorbell) {
         std::memcmp(refusal.text, SYNERGY_REFUSAL_TEXT, sizeof refusal.text) != 0)
         return 0;
     return strerrordesc_np(refusal.error) == nullptr ? EPROTO : refusal.error;
+}
+
+/// Whether `accepted` is the doorbell's other end, at a listener with this address. No two
+/// connections of one network have the same four-tuple; another address of this host may use the
+/// same port.
+bool is_other_end(const Socket &accepted, const Socket &doorbell, const Endpoint &listener) {
+    return network_of(accepted.fd()) == network_of(doorbell.fd()) &&
+           accepted.get(SOL_SOCKET, SO_PROTOCOL, 0) == doorbell.get(SOL_SOCKET, SO_PROTOCOL, -1) &&
+           accepted.remote() == doorbell.local() &&
+           (accepted.local() == doorbell.remote() ||
+            accepted.local() == listener); // SCTP's wildcard
 }
 
 bool is_short_of_descriptors(int error) {
@@ -249,30 +261,41 @@ void Handoff::ring(Id id) {
         ring_again(id, until_there_is_room);
         return;
     }
-    const Rung rung = connect_doorbell(offer);
-    if (rung == Rung::no) {
-        const int error = errno;
-        if (is_about_firewalls(error)) {
-            obstructed(id, filtered);
-            return;
-        }
-        if (error == ECONNREFUSED) {
-            refused(id);
-            return;
-        }
-        log::warn_once(
-            std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
-            ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
-        ring_again(id, milliseconds(100));
+    switch (const Rung rung = connect_doorbell(offer)) {
+    case Rung::yes:
+        rings(id);
         return;
-    }
-    if (rung != Rung::yes) {
+    case Rung::no:
+        could_not_ring(id, errno);
+        return;
+    case Rung::heard_by_others:
+    case Rung::heard_by_nobody:
         if (is_there(offer.listener))
             obstructed(id, rung == Rung::heard_by_others ? anothers : bound_to_device);
         else // gone or shut down, and we will be told
             ring_again(id, milliseconds(10));
+    }
+}
+
+void Handoff::could_not_ring(Id id, int error) {
+    if (is_about_firewalls(error)) {
+        obstructed(id, filtered);
         return;
     }
+    if (error == ECONNREFUSED) {
+        refused(id);
+        return;
+    }
+    const ServerSocket &listener = offers_.at(id)->listener;
+    log::warn_once(
+        std::string(name(listener.transport)) + " " + listener.local.text() +
+        ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
+    ring_again(id, milliseconds(100));
+}
+
+/// From here on the bell is looked after until somebody answers it.
+void Handoff::rings(Id id) {
+    Offer &offer = *offers_.at(id);
     by_port_[offer.port] = id;
     offer.starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     scheduler_.watch(offer.doorbell.fd(), EPOLLOUT | EPOLLRDHUP,
@@ -284,8 +307,9 @@ void Handoff::ring(Id id) {
     look_after(id);
 }
 
-/// The server has found no descriptor free for the connection: that passes.
-bool Handoff::is_starved(const Offer &offer) const {
+/// Whether the server has found no descriptor free for the connection, which passes; the user is
+/// told so.
+bool Handoff::say_if_starved(const Offer &offer) const {
     const std::uint32_t starved = __atomic_load_n(&page_.starved, __ATOMIC_ACQUIRE);
     if (starved == offer.starved)
         return false;
@@ -307,7 +331,7 @@ void Handoff::look(Id id) {
     tcp_info info{};
     socklen_t length = sizeof info;
     getsockopt(offer.doorbell.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
-    static_cast<void>(is_starved(offer));
+    say_if_starved(offer);
     const Endpoint to = bell_address(offer.listener);
     const Transport transport = offer.listener.transport;
     const auto end =
@@ -377,7 +401,7 @@ void Handoff::happened(Id id, std::uint32_t events) {
     const int error = offer.doorbell.get(SOL_SOCKET, SO_ERROR, 0);
     const int refusal = refusal_on(offer.doorbell);
     silence(offer);
-    if (is_starved(offer) || is_short_of_descriptors(refusal))
+    if (say_if_starved(offer) || is_short_of_descriptors(refusal))
         ring_again(id, until_there_is_room);
     else if (refusal != 0)
         closed_with(id, refusal);
@@ -447,17 +471,9 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
         return std::nullopt;
     const Id id = found->second;
     Offer &offer = *offers_.at(id);
-    // No two connections of one network have the same four-tuple. Another address of this host may
-    // use the same port.
-    const bool is_its_end = network_of(accepted.fd()) == network_of(offer.doorbell.fd()) &&
-                            accepted.get(SOL_SOCKET, SO_PROTOCOL, 0) ==
-                                offer.doorbell.get(SOL_SOCKET, SO_PROTOCOL, -1) &&
-                            accepted.remote() == offer.doorbell.local() &&
-                            (accepted.local() == offer.doorbell.remote() ||
-                             accepted.local() == offer.listener.local); // SCTP's wildcard
-    if (!is_its_end)
-        return std::nullopt;
     const ServerSocket &listener = offer.listener;
+    if (!is_other_end(accepted, offer.doorbell, listener.local))
+        return std::nullopt;
     const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
     if (what == nullptr)
         what = inimitable(accepted.fd(), accepted.fd());

@@ -138,6 +138,8 @@ class Handoff {
     void defer(Id id);
     void end_deferral(Offer &offer);
     void ring(Id id);
+    void could_not_ring(Id id, int error);
+    void rings(Id id);
     [[nodiscard]] bool is_to_wait(Id id) const;
     [[nodiscard]] bool is_full(const ServerSocket &listener) const;
     void answered(std::uint64_t listener);
@@ -152,7 +154,7 @@ class Handoff {
     void look(Id id);
     void ring_again(Id id, Duration delay);
     [[nodiscard]] bool is_there(const ServerSocket &listener) const;
-    bool is_starved(const Offer &offer) const;
+    bool say_if_starved(const Offer &offer) const;
     void felt(const ServerSocket &listener, const char *why);
     void give_up(const ServerSocket &listener, const std::string &why);
     void forget(std::uint64_t listener);

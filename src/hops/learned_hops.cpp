@@ -1,5 +1,6 @@
 #include "hops/learned_hops.h"
 
+#include "base/hop_limit.h"
 #include "base/ownership.h"
 #include "base/socket.h"
 

@@ -2,8 +2,8 @@
 // small file; whatever is wrong with it, nothing is known and nothing else happens.
 #pragma once
 
+#include "base/environment.h"
 #include "hops/route.h"
-#include "settings/settings.h"
 
 #include <chrono>
 #include <optional>

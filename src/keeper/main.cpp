@@ -4,6 +4,7 @@
 #include "base/survival.h"
 #include "hops/learned_hops.h"
 #include "keeper/keeper.h"
+#include "settings/load_settings.h"
 
 #include <algorithm>
 #include <csignal>

@@ -23,9 +23,6 @@ namespace {
 /// Holes of a listener's that end: more are just closed.
 constexpr std::size_t ending_max = 256;
 
-/// For sockets that may listen one day.
-constexpr std::size_t expected_max = 4096;
-
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
@@ -313,18 +310,16 @@ void Registry::deliver(Socket connection, const Endpoint &peer, const ServerSock
 
 bool Registry::may_have_peers(const ServerSocket &socket) const {
     const Settings &settings = context_.settings;
-    return has_declared(settings, socket) || expected_.contains(socket.cookie) ||
+    return has_declared(settings, socket) || expected_.has(socket.cookie) ||
            settings.may_gain(socket.transport, socket.local.port());
 }
 
 int Registry::open_all(const ServerSocket &socket, Socket duplicate, const char *obstacle) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
-    std::vector<Target> expected;
-    if (auto found = expected_.find(socket.cookie); found != expected_.end())
-        expected = found->second;
+    const std::vector<Target> expected = expected_.of(socket.cookie);
     // (A listen() that fails may be tried again.)
     if (socket.is_ready())
-        expected_.erase(socket.cookie);
+        expected_.forget(socket.cookie);
     const bool is_declared = has_declared(context_.settings, socket);
     if (!is_declared && socket.is_ready())
         advice_.nobody(socket);
@@ -421,32 +416,6 @@ std::unique_ptr<Punch> Registry::make_punch(KeptSocket &server, Hole hole) const
     return nullptr;
 }
 
-int Registry::expect(std::uint64_t cookie, const Target &target) {
-    if (expected_.size() >= expected_max && !expected_.contains(cookie))
-        return ENOSPC;
-    std::vector<Target> &targets = expected_[cookie];
-    if (std::find(targets.begin(), targets.end(), target) != targets.end())
-        return 0;
-    if (targets.size() >= targets_max)
-        return ENOSPC;
-    targets.push_back(target);
-    return 0;
-}
-
-std::shared_ptr<HoleBegin> Registry::begin_of(const Hole &hole, Duration lifetime) {
-    constexpr std::size_t most = 4096; // then those are forgotten that firewalls have forgotten
-    if (begins_.size() >= std::max(most, 2 * begins_left_)) {
-        std::erase_if(begins_, [now = Clock::now()](const auto &each) {
-            return each.second.use_count() == 1 && each.second->ends() < now;
-        });
-        begins_left_ = begins_.size();
-    }
-    std::shared_ptr<HoleBegin> &begin = begins_[hole.text()];
-    if (!begin)
-        begin = std::make_shared<HoleBegin>(lifetime);
-    return begin;
-}
-
 std::optional<Hop> Registry::find_dying_hop(const Hole &hole, int hop_limit) {
     return hop_finder_.find_dying_hop(hole.peer, hole.source(context_.settings), hop_limit);
 }
@@ -531,7 +500,7 @@ void Registry::shut_down(std::uint64_t cookie) {
 }
 
 void Registry::closed(std::uint64_t cookie) {
-    expected_.erase(cookie);
+    expected_.forget(cookie);
     const auto found = servers_.find(cookie);
     if (found == servers_.end())
         return;

@@ -4,6 +4,8 @@
 #include "handoff/handoff.h"
 #include "hops/hop_finder.h"
 #include "keeper/advice.h"
+#include "keeper/expected_peers.h"
+#include "keeper/hole_begins.h"
 #include "keeper/kept_socket.h"
 #include "keeper/parked_listeners.h"
 #include "keeper/registry_owner.h"
@@ -45,7 +47,7 @@ class Registry : private HoleOwner {
     /// Whether the settings, or synergy_to(), have peers for the socket or may come to have some.
     [[nodiscard]] bool may_have_peers(const ServerSocket &socket) const;
     /// The socket may listen later: `target` is for open() then. 0, or ENOSPC.
-    int expect(std::uint64_t cookie, const Target &target);
+    int expect(std::uint64_t cookie, const Target &target) { return expected_.add(cookie, target); }
     /// A process has closed the socket: if nobody else has it, no packet for it leaves after this.
     void closed(std::uint64_t cookie);
     /// What was not read of a socket that is about to listen, since no punch needs it.
@@ -112,7 +114,9 @@ class Registry : private HoleOwner {
   private:
     bool check_alive(const ServerSocket &socket) override;
     std::uint64_t control_chunks(const Endpoint &from, const Endpoint &to) override;
-    std::shared_ptr<HoleBegin> begin_of(const Hole &hole, Duration lifetime) override;
+    std::shared_ptr<HoleBegin> begin_of(const Hole &hole, Duration lifetime) override {
+        return begins_.of(hole, lifetime);
+    }
     void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket) override;
     std::optional<Hop> find_dying_hop(const Hole &hole, int hop_limit) override;
     void proved(const Hole &hole, int hop_limit) override;
@@ -146,11 +150,10 @@ class Registry : private HoleOwner {
     HopFinder hop_finder_;
     Advice advice_;
     TimerWheel timers_;
-    std::unordered_map<std::string, std::shared_ptr<HoleBegin>> begins_; ///< by Hole::text()
-    std::size_t begins_left_ = 0; ///< when they were last looked through
+    HoleBegins begins_;
     PunchContext context_;
     KeptSockets servers_;
-    std::unordered_map<std::uint64_t, std::vector<Target>> expected_; ///< by cookie
+    ExpectedPeers expected_;
     std::unordered_set<std::uint64_t> unshared_; ///< cookies of those that the server had not
                                                  ///< given SO_REUSEPORT when they were first shown
     ParkedListeners parked_;

@@ -2,6 +2,8 @@
 
 #include "base/log.h"
 #include "keeper/status.h"
+#include "server/inimitable.h"
+#include "server/tcp_keys.h"
 
 #include <algorithm>
 #include <array>

@@ -1,5 +1,7 @@
 #include "keeper/shared_port.h"
 
+#include "server/tcp_keys.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <utility>

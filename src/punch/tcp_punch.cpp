@@ -1,16 +1,16 @@
 #include "punch/tcp_punch.h"
 
 #include "base/log.h"
-#include "hops/addresses.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
+#include "punch/syn_error.h"
+#include "punch/syn_socket.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
 
-#include <linux/in6.h> // IPV6_PREFER_SRC_PUBLIC
 #include <linux/sock_diag.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -34,25 +34,6 @@ constexpr unsigned few_failures = 4;
 /// What one of many punches takes to be prepared for its SYN (measured: 20 to 40 us).
 constexpr Duration time_for_one = std::chrono::microseconds(20);
 
-/// The least hop limit of what is heard: IPV6_MINHOPCOUNT, IP_MINTTL.
-constexpr int hears_all = 0;
-/// Nearly all routers send their errors with 64: this keeps them out, and hears the peers that
-/// start above (Windows has 128).
-constexpr int deaf_to_most = 65;
-/// GTSM (RFC 5082): takes only what no router has forwarded, so neither the ICMP error nor anything
-/// else from beyond the link. Where routers send their errors with 255, and for as long as a SYN is
-/// awaited with the hop limit low: who was heard then would get an answer that dies on its way.
-constexpr int deaf_to_all = 255;
-
-/// IP_MINTTL is compared with the TTL of the packet within the error, which is less than the
-/// punch's own: so nothing that is sent about a punch is heard, from wherever on its way. What
-/// comes from the peer itself has to be heard: it starts with 64 mostly, and paths are shorter than
-/// half of that.
-constexpr int v4_min_ttl_most = 32;
-int v4_min_ttl(int hop_limit) {
-    return std::min(hop_limit + 1, v4_min_ttl_most);
-}
-
 /// How often to see whether the four-tuple of an ended connection is free again (TIME_WAIT lasts
 /// 60 s on Linux), and after that of one that lives on.
 constexpr Duration rest = seconds(1);
@@ -62,42 +43,11 @@ constexpr unsigned short_rests = 120;
 /// A peer's SYN may have to be answered several times: 1, 3 and 7 s after the first.
 constexpr Duration handshake_time = seconds(15);
 
-tcp_info info_of(const Socket &socket) {
-    tcp_info info{};
-    socklen_t length = sizeof info;
-    getsockopt(socket.fd(), IPPROTO_TCP, TCP_INFO, &info, &length);
-    return info;
-}
-
-/// When a retransmission is not even queued on the way out, the kernel tries again after this
-/// (TCP_RESOURCE_PROBE_INTERVAL in net/tcp.h), whatever TCP_USER_TIMEOUT says.
-constexpr Duration congested_timeout = milliseconds(500);
-
-/// Whether the latest retransmission has left this host, or waits for an answer of the next hop's.
-bool has_left(const tcp_info &info) {
-    return info.tcpi_retransmits == 0 || info.tcpi_retrans > 0;
-}
-
-SynTimer timer_of(const tcp_info &info) {
-    const Duration timeout = std::chrono::microseconds(info.tcpi_rto);
-    return {info.tcpi_retransmits, has_left(info) ? timeout : std::min(timeout, congested_timeout)};
-}
-
-/// The least hop limit that is heard where the punch needs no guard: what the listener would hear.
-int hears(const ServerSocket &server, bool is_v4, int hop_limit) {
-    return is_v4 ? std::max(v4_min_ttl(hop_limit),
-                            chosen_number(server.chosen, IPPROTO_IP, IP_MINTTL))
-                 : chosen_number(server.chosen, IPPROTO_IPV6, IPV6_MINHOPCOUNT);
-}
-
 /// From 0 to 1, far apart for ports that are near each other (multiples of the golden ratio are).
 double stagger_of(std::uint16_t port) {
     const double turns = port * 0.6180339887;
     return turns - std::floor(turns);
 }
-
-// RFC 9293 3.3.2 in the kernel's numbers (netinet/tcp.h can't be had beside linux/tcp.h).
-enum : std::uint8_t { state_established = 1, state_syn_sent = 2, state_syn_received = 3 };
 
 } // namespace
 
@@ -149,8 +99,8 @@ void TcpPunch::take_over(PunchOnItsWay given) {
     socket_has_ = hole_.server.chosen;
     guard_.take_over(given.standing);
     context_.timers.sample();
-    looked_at_ = unsent_ = left_to_repeat_ = rests_ = failures_ = 0;
-    tried_ = info_of(socket_).tcpi_total_retrans;
+    left_to_repeat_ = rests_ = failures_ = 0;
+    departures_.begin(info_of(socket_).tcpi_total_retrans);
     if (hop_limit() == 0)
         next_hop_limit();
     follow_dying_hop();
@@ -217,42 +167,14 @@ void TcpPunch::follow_guard(Guard::Phase before) {
     hear_from(phase == Guard::Phase::open ? hears_all : deaf_hop_limit_);
 }
 
+/// Until the next call nothing with less is heard: the error of its own punch is not to end the
+/// socket.
 void TcpPunch::hear_from(int least_hop_limit) {
     // With IPv4 the error is told from the peer's SYN by its own TTL.
     if (is_v4_ && !guard_.is_awaiting())
         least_hop_limit = hears_all;
-    set_least_hop_limit_heard(socket_, is_v4_,
-                              std::max(least_hop_limit, hears(hole_.server, is_v4_, hop_limit())));
+    let_hear(socket_, hole_, least_hop_limit, hop_limit());
 }
-
-namespace {
-
-/// A socket bound beside the server's; empty and errno set if there can be none.
-Socket bound_beside(const ServerSocket &server, const Settings &settings, bool is_v4) {
-    Socket socket = open_beside(server, IPPROTO_TCP);
-    if (!socket)
-        return {};
-    // As many retransmissions as can be had (tcp(7): at most 255, Linux takes 127).
-    socket.set(IPPROTO_TCP, TCP_SYNCNT, 127);
-    // RFC 6724 5 rule 7 would prefer temporary addresses, which no peer can know.
-    if (server.local.family() == AF_INET6)
-        socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    if (!set_least_hop_limit_heard(socket, is_v4, hears(server, is_v4, hop_limit_min)))
-        return {};
-    // Who sent the error that ends the socket, and why.
-    if (!is_v4)
-        socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
-    if (!bind_beside(socket, server, settings, is_v4))
-        socket.reset();
-    // It may be the other's of two servers, for whom this one stands by (ip_nonlocal_bind).
-    if (socket && !server.local.is_wildcard() && !is_own_address(server.local)) {
-        socket.reset();
-        errno = EADDRNOTAVAIL;
-    }
-    return socket;
-}
-
-} // namespace
 
 /// Takes the socket out of SYN_SENT, or of what has become of that, for the next punch. The kernel
 /// gives the next SYN of the same socket a number that comes after the last one's, which a firewall
@@ -270,7 +192,7 @@ bool TcpPunch::go_back() {
         return false;
     static_cast<void>(socket_.get(SOL_SOCKET, SO_ERROR, 0)); // that it was interrupted
     set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
-    set_least_hop_limit_heard(socket_, is_v4_, hears(hole_.server, is_v4_, hop_limit_min));
+    let_hear(socket_, hole_, hears_all, hop_limit_min);
     spent_ = std::move(socket_);
     return true;
 }
@@ -280,7 +202,7 @@ int TcpPunch::bind_socket() {
         spent_.local() == address_beside(hole_.server, context_.settings, is_v4_))
         socket_ = std::move(spent_);
     else
-        socket_ = bound_beside(hole_.server, context_.settings, is_v4_);
+        socket_ = syn_socket_beside(hole_, context_.settings);
     spent_.reset();
     socket_has_ = hole_.server.chosen;
     if (socket_) {
@@ -306,7 +228,8 @@ int TcpPunch::punch() {
     guard_.sending();
     follow_guard(before);
     context_.timers.sample();
-    looked_at_ = tried_ = unsent_ = left_to_repeat_ = 0;
+    departures_.begin(0);
+    left_to_repeat_ = 0;
     const Time asked = Clock::now();
     int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
     int error = result == 0 ? 0 : errno;
@@ -314,7 +237,7 @@ int TcpPunch::punch() {
         // The four-tuple is in use: a connection lives, or rests (RFC 9293 3.6.1), that a punch has
         // become or that the listener itself has answered. Or there is no source address at all.
         if (rests_++ == 0) {
-            if (has_source())
+            if (has_source_toward(hole_.peer))
                 log::debug("{}: a connection has these ends already, or had them a moment ago: "
                            "waits for that to be over",
                            hole_.text());
@@ -346,46 +269,6 @@ int TcpPunch::punch() {
     follow_guard(before);
     schedule();
     return 0;
-}
-
-/// Whether this host has an address to send from. Nothing is sent by connecting a UDP socket.
-bool TcpPunch::has_source() const {
-    const Socket socket = Socket::open(hole_.peer.family(), SOCK_DGRAM);
-    return !socket || ::connect(socket.fd(), hole_.peer.data(), hole_.peer.length()) == 0 ||
-           errno != EADDRNOTAVAIL;
-}
-
-/// The kernel counts what it has retransmitted apart from what it was to: where it sends none, a
-/// timer tells nothing of the clock, and the user is to know. (It does not even try while a SYN of
-/// before still waits within this host, for a router that did not answer, say, and whose route may
-/// be another one by now: that is no sign of a firewall.)
-void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
-    constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage
-    if (info.tcpi_retransmits == looked_at_)
-        return;
-    looked_at_ = info.tcpi_retransmits;
-    const bool was_tried = std::exchange(tried_, info.tcpi_total_retrans) != tried_;
-    if (has_left(info)) {
-        unsent_ = 0;
-        is_unreachable_here_ = false;
-        if (info.tcpi_retransmits > 0 && has_failed() &&
-            mute_gateway_cause(hole_.server.local, hole_.peer).empty())
-            recovered();
-    } else if (const int error = route_error(hole_.server.local, hole_.peer, Transport::tcp);
-               error != 0) {
-        unsent_ = 0;
-        failed_here(error);
-    } else {
-        // What does not leave for one cause is no sign of another one.
-        std::string cause =
-            silent_cause(hole_.server.local, hole_.peer, context_.settings, was_tried);
-        unsent_ = cause.empty() ? 0 : cause == unsent_for_ ? unsent_ + 1 : 1;
-        unsent_for_ = std::move(cause);
-        if (unsent_ >= surely) {
-            unsent_ = 0;
-            failed_by(unsent_for_, EPERM);
-        }
-    }
 }
 
 /// Where the punch dies, and how long that takes, as far as it is known.
@@ -446,7 +329,7 @@ void TcpPunch::tick() {
     if (guard_.phase() == Guard::Phase::low && before != Guard::Phase::low) {
         if (!context_.owner.check_alive(hole_.server))
             return;
-        if (leaves_from_elsewhere()) {
+        if (would_leave_from_elsewhere(socket_, hole_, context_.settings)) {
             log::info("{}: punched from another address now", hole_.text());
             context_.scheduler.unwatch(socket_.fd());
             socket_.reset();
@@ -482,23 +365,6 @@ void TcpPunch::know_what_came(int error) {
     } else {
         failed(error);
     }
-}
-
-/// Whether this host has another address toward the peer than when the socket connected: peers call
-/// that one, or will.
-bool TcpPunch::leaves_from_elsewhere() const {
-    const Endpoint &local = hole_.server.local;
-    if (!local.is_wildcard() || !context_.settings.local_for(is_v4_ ? AF_INET : AF_INET6).empty())
-        return false;
-    const Socket asking = Socket::open(local.family(), SOCK_DGRAM);
-    if (!asking)
-        return false;
-    if (local.family() == AF_INET6) {
-        asking.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
-        asking.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
-    }
-    return ::connect(asking.fd(), hole_.peer.data(), hole_.peer.length()) == 0 &&
-           !asking.local().same_address(socket_.local());
 }
 
 /// Calls of the peer's are counted, and resets; the ICMP error is not.
@@ -559,19 +425,21 @@ void TcpPunch::answer_peer(bool was_heard) {
         failed(ETIMEDOUT);
 }
 
-namespace {
-
-/// What an error says by itself, where the kernel does not keep who sent it (before Linux 5.16) or
-/// nobody did: a reset has no other sender than the peer's address.
-IcmpError icmp_error_of(int error) {
-    // RFC 4443 3.1, "communication with destination administratively prohibited", is EACCES.
-    const HopAnswer answer = error == ECONNREFUSED ? HopAnswer::refused
-                             : error == EACCES     ? HopAnswer::prohibited
-                                                   : HopAnswer::none;
-    return {.answer = answer, .from = {}};
+void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
+    const auto found = departures_.look(info, hole_, context_.settings);
+    if (!found)
+        return;
+    if (found->has_left) {
+        is_unreachable_here_ = false;
+        if (info.tcpi_retransmits > 0 && has_failed() &&
+            mute_gateway_cause(hole_.server.local, hole_.peer).empty())
+            recovered();
+    } else if (found->error != 0) {
+        failed_here(found->error);
+    } else if (!found->cause.empty()) {
+        failed_by(found->cause, EPERM);
+    }
 }
-
-} // namespace
 
 /// The socket is no longer in SYN_SENT.
 void TcpPunch::happened() {
@@ -599,35 +467,25 @@ void TcpPunch::failed(int error) {
     // (A reset in SYN_SENT would be ECONNREFUSED: the peer has come, and gone before it was seen.)
     const bool was_answering =
         std::exchange(busy_until_, Time{}) != Time{} || error == ECONNRESET || error == EPIPE;
-    // The last one has ended it. (None may be left for the next punch of this socket.)
-    IcmpError answer = icmp_error_of(error);
-    while (const std::optional<IcmpError> icmp = read_icmp_error(socket_))
-        answer = *icmp;
+    const IcmpError answer = take_error_of_syn(socket_, error);
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ETIMEDOUT)
         timed_out();
     else if (answer.answer != HopAnswer::none && answer.answer != HopAnswer::time_exceeded) {
         error_came();
-        if (!is_by_this_host(answer))
+        if (!is_by_this_host(answer, hole_))
             refused(answer);
         else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp);
                  here != 0)
             failed_here(here);
-        else if (!is_of_routing_table(answer)) // which lets it pass again
+        else if (!is_of_routing_table(answer, is_v4_)) // which lets it pass again
             refused_here(answer);
     } else if (error == EHOSTUNREACH)
         error_came(); // the punch's own
     else
         failed_by(strerrordesc_np(error), error);
     begin_again();
-}
-
-/// A prohibition that nobody has sent, where the kernel keeps who has; for IPv4 those that somebody
-/// sends are another error (ip(7), EACCES and EHOSTUNREACH).
-bool TcpPunch::is_of_routing_table(const IcmpError &answer) const {
-    return answer.answer == HopAnswer::prohibited && answer.from.empty() &&
-           are_senders_kept(is_v4_);
 }
 
 /// One that comes late may be about a router by which the way does not lead any more.
@@ -638,22 +496,6 @@ void TcpPunch::refused_here(const IcmpError &answer) {
     is_unreachable_here_ = mute_gateway_cause(hole_.server.local, hole_.peer).empty();
     if (!cause.empty())
         failed_by(cause, EPERM);
-}
-
-/// Whether it is this host's own firewall that refuses (OUTPUT), or its routing table, or whether
-/// its router does not answer it. A reset does not say whose it is.
-bool TcpPunch::is_by_this_host(const IcmpError &answer) const {
-    if (answer.answer == HopAnswer::unreachable)
-        return answer.from.empty() ? !mute_gateway_cause(hole_.server.local, hole_.peer).empty()
-                                   : is_own_address(answer.from);
-    if (is_of_routing_table(answer))
-        return true;
-    if (answer.answer == HopAnswer::prohibited && answer.from.empty())
-        return route_error(hole_.server.local, hole_.peer, Transport::tcp) != 0;
-    if (is_own_address(hole_.peer))
-        return false; // it is the peer who refuses
-    return answer.from.empty() ? is_reset_by_this_host(hole_.server.local, hole_.peer)
-                               : is_own_address(answer.from);
 }
 
 /// The window was too short, or did not keep out one that has as many hops left as that.
@@ -667,7 +509,7 @@ void TcpPunch::error_came() {
 /// The kernel's timer ran out, though we were not late. That is no sign of the clock where SYNs do
 /// not leave: then the kernel tries again by a timer of its own.
 void TcpPunch::timed_out() {
-    if (unsent_ == 0 && !has_failed() && guard_.phase() == Guard::Phase::open &&
+    if (departures_.is_sound() && !has_failed() && guard_.phase() == Guard::Phase::open &&
         Clock::now() < guard_.next())
         context_.timers.distrust();
 }

@@ -5,6 +5,7 @@
 
 #include "punch/guard.h"
 #include "punch/punch.h"
+#include "punch/syn_error.h"
 #include "punch/syn_probe.h"
 
 struct tcp_info;
@@ -37,7 +38,6 @@ class TcpPunch final : public Punch {
     int punch();
     void happened();
     void tick();
-    [[nodiscard]] bool leaves_from_elsewhere() const;
     [[nodiscard]] unsigned missed_calls() const;
     [[nodiscard]] bool has_missed_peer() const;
     bool open_in_time();
@@ -47,13 +47,10 @@ class TcpPunch final : public Punch {
     void know_what_came(int error);
     void failed(int error);
     void timed_out();
-    [[nodiscard]] bool is_of_routing_table(const IcmpError &answer) const;
-    [[nodiscard]] bool is_by_this_host(const IcmpError &answer) const;
     void refused_here(const IcmpError &answer);
     void error_came();
     Duration end_punch();
     void begin_again();
-    [[nodiscard]] bool has_source() const;
     void look_whether_syns_leave(const tcp_info &info);
     [[nodiscard]] bool was_taken() const;
     void established();
@@ -72,12 +69,9 @@ class TcpPunch final : public Punch {
     std::vector<OptionValue> socket_has_; ///< of the server's options, this or the other
     Guard guard_;
     Timer timer_;
-    Time busy_until_{};                ///< how long a half-open connection may take
-    bool was_connected_ = false;       ///< since the last punch
-    unsigned looked_at_ = 0;           ///< so many retransmissions have been looked at
-    unsigned tried_ = 0;               ///< of them, those that the kernel has tried to send
-    unsigned unsent_ = 0;              ///< of them, those in a row that have not left this host
-    std::string unsent_for_;           ///< why
+    Time busy_until_{};          ///< how long a half-open connection may take
+    bool was_connected_ = false; ///< since the last punch
+    SynDepartures departures_;
     bool is_unreachable_here_ = false; ///< as the latest error said, and no router is why
     bool is_ending_ = false;           ///< with its hole
     SynProbe probe_;                   ///< asks what has come unheard

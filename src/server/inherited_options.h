@@ -5,7 +5,6 @@
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include <sys/socket.h>
@@ -50,22 +49,5 @@ int chosen_number(const std::vector<OptionValue> &options, int level, int name);
 /// from `from`, an accepted socket of the same listener. The name of the first that could not be
 /// given; nullptr where all could.
 const char *copy_inherited_options(int from, int to);
-
-/// A key as it was set (TCP_MD5SIG, TCP_MD5SIG_EXT: linux/tcp.h): no listener tells its own.
-std::optional<OptionValue> key_value(int option, const void *bytes, std::size_t length);
-bool is_key(const OptionValue &value);
-/// Adds a key to those of a socket, or takes away what it takes away. False where it has too many.
-bool add_key(std::vector<OptionValue> &keys, const OptionValue &key);
-
-/// What a listener, or a connection that it accepted, has that another socket, which was given its
-/// options, has not, as text for the log; nullptr: nothing.
-const char *inimitable(int fd, int other);
-/// The sentence about it.
-std::string not_to_be_given(const char *what);
-/// The memory that a socket's options take (SK_MEMINFO_OPTMEM): the kernel counts what it keeps of
-/// filters, keys and header options there, and of nothing else that a stream socket can have.
-std::uint32_t option_memory_of(int fd);
-/// What a listener has where this is not what is expected.
-extern const char *const what_takes_memory;
 
 } // namespace synergy

@@ -2,6 +2,7 @@
 
 #include "base/scheduler.h"
 #include "base/socket.h"
+#include "server/inimitable.h"
 #include "server/sctp_socket.h"
 
 #include <map>

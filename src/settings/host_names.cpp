@@ -29,13 +29,16 @@ bool is_before(const Endpoint &one, const Endpoint &other) {
                                           : one.address_text() < other.address_text();
 }
 
-struct Found {
-    int error = 0; ///< of getaddrinfo(3)
-    std::vector<Endpoint> addresses;
-    std::vector<Endpoint> useless; ///< that no peer can have: loopback, wildcard and the like
-};
+std::string text(const std::vector<Endpoint> &addresses) {
+    std::string all;
+    for (const Endpoint &address : addresses)
+        all.append(all.empty() ? "" : ", ").append(address.address_text());
+    return all;
+}
 
-Found resolve(const std::string &host) {
+} // namespace
+
+ResolvedHost resolve_host(const std::string &host) {
     addrinfo hints{};
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM; // each address once
@@ -43,7 +46,7 @@ Found resolve(const std::string &host) {
                                        [](char c) { return static_cast<unsigned char>(c) > 127; });
     hints.ai_flags = is_ascii ? 0 : AI_IDN;
     addrinfo *list = nullptr;
-    Found found;
+    ResolvedHost found;
     found.error = getaddrinfo(host.c_str(), nullptr, &hints, &list);
     for (const addrinfo *each = list; found.error == 0 && each != nullptr; each = each->ai_next) {
         const Endpoint address = Endpoint::from(each->ai_addr, each->ai_addrlen).unmapped();
@@ -64,26 +67,17 @@ Found resolve(const std::string &host) {
     return found;
 }
 
-std::string text(const std::vector<Endpoint> &addresses) {
-    std::string all;
-    for (const Endpoint &address : addresses)
-        all.append(all.empty() ? "" : ", ").append(address.address_text());
-    return all;
-}
-
-std::string what_is_wrong(const Found &found) {
-    if (found.useless.empty())
-        return std::string("does not resolve: ") + gai_strerror(found.error);
-    return "resolves to " + text(found.useless) +
+std::string ResolvedHost::what_is_wrong() const {
+    if (useless.empty())
+        return std::string("does not resolve: ") + gai_strerror(error);
+    return "resolves to " + text(useless) +
            ", which is no peer's address (does a line of /etc/hosts say so, or a name server that "
            "blocks it?)";
 }
 
-} // namespace
-
 struct HostNames::Answer {
     std::string host;
-    Found found;
+    ResolvedHost found;
 };
 
 /// What goes through it is the answers' memory: whole, and from one thread to another. Whatever
@@ -157,7 +151,7 @@ void HostNames::ask_more() {
         try {
             std::thread([answer = answer.get(), pipe = answers_]() noexcept {
                 try {
-                    answer->found = resolve(answer->host);
+                    answer->found = resolve_host(answer->host);
                 } catch (const std::bad_alloc &) {
                     answer->found.error = EAI_MEMORY;
                 }
@@ -189,7 +183,7 @@ void HostNames::take(const Answer &answer) {
     if (answer.found.error != 0) {
         if (host.said.empty()) {
             const auto interval = std::chrono::duration_cast<std::chrono::seconds>(interval_);
-            host.said = answer.host + " " + what_is_wrong(answer.found) + "; " +
+            host.said = answer.host + " " + answer.found.what_is_wrong() + "; " +
                         (known.empty() ? "nothing is punched for it"
                                        : "its addresses so far stay in force") +
                         ", and it is tried again every " + std::to_string(interval.count()) + " s";

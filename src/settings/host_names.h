@@ -14,6 +14,19 @@
 
 namespace synergy {
 
+/// What a host name stands for at this moment.
+struct ResolvedHost {
+    int error = 0;                   ///< of getaddrinfo(3); 0 where there are addresses
+    std::vector<Endpoint> addresses; ///< without ports, each once, in an order that stays
+    std::vector<Endpoint> useless;   ///< that no peer can have: loopback, wildcard and the like
+
+    /// Of an error, in words that go on after the name.
+    [[nodiscard]] std::string what_is_wrong() const;
+};
+
+/// As the system resolves it, which may take as long as the network makes it.
+ResolvedHost resolve_host(const std::string &host);
+
 class HostNames {
   public:
     using Addresses = std::map<std::string, std::vector<Endpoint>>;

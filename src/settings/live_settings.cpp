@@ -1,6 +1,7 @@
 #include "settings/live_settings.h"
 
 #include "base/log.h"
+#include "settings/load_settings.h"
 
 #include <algorithm>
 #include <cstring>

@@ -6,12 +6,10 @@
 #include "base/log_level.h"
 
 #include <chrono>
-#include <functional>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace synergy {
@@ -127,31 +125,5 @@ struct Settings {
     [[nodiscard]] bool has_peers_on(Transport transport, std::uint16_t port) const;
     [[nodiscard]] const Rule *rule_for(Transport transport, std::uint16_t port) const;
 };
-
-/// Looks a variable of the environment up: nullptr where it is not set.
-using Environment = std::function<const char *(const char *)>;
-
-/// Reads the environment and the config file that it names or that stands in the default places.
-/// Never throws for what it reads: what can't be used is in `problems`, and nothing is punched for
-/// it (a peer that is wrong is left out; with a wrong hop limit, port, address or interval there
-/// are no rules at all).
-/// `all`: of which variables there are ("NAME=value"), those of ours that nobody knows are
-/// problems.
-Settings load_settings(const Environment &environment, const char *const *all = nullptr);
-
-/// Reads of the file of `settings` again who is a peer, on what ports and with what hop limits,
-/// with the same variables of the environment; everything else stays. Of a file with any mistake
-/// nothing is taken, but what it said before stays: for synergy.toml and for each file of peers.d
-/// by itself.
-Settings reload_settings(const Settings &settings);
-
-/// Where a config file is looked for, the first that exists wins: the one that SYNERGY_CONFIG
-/// names, or else the user's and the system's.
-std::vector<std::string> config_places(const Environment &environment);
-
-/// "[2001:db8::5]:5555-5560, 198.51.100.5:5555": comma or white space between. What is wrong is
-/// added to `problems` under `place`.
-std::vector<Peer> parse_peers(std::string_view text, const std::string &place,
-                              std::vector<Problem> &problems);
 
 } // namespace synergy

@@ -1,6 +1,7 @@
 // synergy.toml as it is written: texts and where they stand, not yet judged.
 #pragma once
 
+#include "base/environment.h"
 #include "settings/settings.h"
 
 #include <optional>
@@ -44,6 +45,10 @@ struct ConfigFile {
 
 /// The place of a problem with a file that nobody named.
 constexpr const char *unread_file = "config file";
+
+/// Where a config file is looked for, the first that exists wins: the one that SYNERGY_CONFIG
+/// names, or else the user's and the system's.
+std::vector<std::string> config_places(const Environment &environment);
 
 /// Reads the first of the files that is there. `named_by` is who said that there is one, and the
 /// place of the problem if there isn't; nullptr: nobody.

@@ -1,5 +1,7 @@
 #include "settings/settings_text.h"
 
+#include "base/printable.h"
+
 #include <arpa/inet.h>
 #include <net/if.h>
 
@@ -314,30 +316,6 @@ Expected parse_log_file(std::string_view text, std::string &path) {
             return anybodys_file;
     path = text;
     return nullptr;
-}
-
-std::size_t shown_character(std::string_view text) {
-    const auto byte = [text](std::size_t i) {
-        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
-    };
-    const unsigned first = byte(0);
-    const unsigned second = byte(1);
-    if (first < 0x80)
-        return first >= 0x20 && first != 0x7f ? 1 : 0;
-    // RFC 3629 4, without the control characters from U+0080 on.
-    const std::size_t length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-    unsigned least = 0x80;
-    if (first == 0xc2 || first == 0xe0)
-        least = 0xa0;
-    else if (first == 0xf0)
-        least = 0x90;
-    const unsigned most = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-    if (first < 0xc2 || first > 0xf4 || second < least || second > most)
-        return 0;
-    for (std::size_t i = 2; i < length; i++)
-        if ((byte(i) & 0xc0U) != 0x80)
-            return 0;
-    return length;
 }
 
 } // namespace synergy

@@ -60,7 +60,4 @@ template <typename Use> void for_each_entry(std::string_view text, Use use) {
     }
 }
 
-/// How many bytes of the beginning are one character of UTF-8 that can be shown; 0: none are.
-std::size_t shown_character(std::string_view text);
-
 } // namespace synergy

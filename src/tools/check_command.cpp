@@ -2,18 +2,14 @@
 
 #include "base/log.h"
 #include "handoff/bell_way.h"
-#include "hops/addresses.h"
-#include "hops/hop_choice.h"
-#include "hops/path_probe.h"
-#include "hops/route.h"
-#include "punch/failure.h"
 #include "server/reach.h"
+#include "settings/load_settings.h"
 #include "settings/settings_file.h"
-#include "tools/documents.h"
+#include "tools/check_peers.h"
+#include "tools/own_environment.h"
 #include "tools/preloadable.h"
 #include "wire.h"
 
-#include <netdb.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -24,7 +20,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <map>
 #include <sstream>
 
@@ -33,44 +28,6 @@ namespace synergy {
 namespace {
 
 constexpr int exit_wrong = 1;
-
-const char *variable(const char *name) {
-    return std::getenv(name);
-}
-
-/// What has been found out, a line each.
-class Findings {
-  public:
-    void right(const std::string &text) { add(false, text); }
-    void wrong(const std::string &text) { add(true, text); }
-    /// Empty: nothing is.
-    void wrong_if(const std::string &text) {
-        if (!text.empty())
-            wrong(text);
-    }
-
-    [[nodiscard]] bool is_any_wrong() const {
-        return std::any_of(all_.begin(), all_.end(),
-                           [](const Finding &each) { return each.is_wrong; });
-    }
-
-    void print() const {
-        for (const Finding &each : all_)
-            std::cout << (each.is_wrong ? "wrong: " : "ok: ") << each.text << '\n';
-        std::cout << std::flush;
-    }
-
-    void print_json() const { std::cout << findings_json(!is_any_wrong(), all_) << std::endl; }
-
-  private:
-    void add(bool is_wrong, const std::string &text) {
-        const auto is_it = [&](const Finding &each) { return each.text == text; };
-        if (std::none_of(all_.begin(), all_.end(), is_it))
-            all_.push_back({is_wrong, text});
-    }
-
-    std::vector<Finding> all_;
-};
 
 // The settings
 
@@ -108,7 +65,7 @@ void check_settings(const Settings &settings, Findings &findings) {
     // (What is wrong may be the peers.)
     if (!settings.has_peers() && settings.problems.empty()) {
         std::string places;
-        for (const std::string &file : config_places(variable))
+        for (const std::string &file : config_places(own_variable))
             places.append(places.empty() ? " or in " : ", ").append(file);
         findings.wrong("no peers are set, in SYNERGY_PEERS" + places);
     }
@@ -284,205 +241,12 @@ void check_listeners(const Settings &settings, Findings &findings) {
     }
 }
 
-// The peers
-
-struct Way {
-    Endpoint peer;          ///< port 0
-    std::uint16_t port = 0; ///< one of them
-    HopLimit hops;
-    std::string name;  ///< as the user wrote it
-    std::string ports; ///< "5555, 5557-5560"
-    std::unique_ptr<PathProbe> probe{};
-    std::optional<Path> path{};
-    Endpoint source{};
-};
-
-std::vector<Endpoint> resolve(const std::string &host, Findings &findings) {
-    std::vector<Endpoint> addresses;
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo *list = nullptr;
-    if (const int status = getaddrinfo(host.c_str(), nullptr, &hints, &list); status != 0) {
-        findings.wrong(host + " does not resolve: " + gai_strerror(status));
-        return addresses;
-    }
-    for (const addrinfo *each = list; each != nullptr; each = each->ai_next)
-        if (const Endpoint found = Endpoint::from(each->ai_addr, each->ai_addrlen); !found.empty())
-            addresses.push_back(found.with_port(0));
-    freeaddrinfo(list);
-    return addresses;
-}
-
-constexpr std::size_t ports_shown = 100; ///< bytes
-
-/// Each address with each hop limit once, whatever the ports and the rules.
-std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
-    std::vector<Way> ways;
-    const auto add = [&](const Peer &peer, HopLimit hops) {
-        std::vector<Endpoint> addresses{peer.address};
-        if (!peer.host.empty())
-            addresses = resolve(peer.host, findings);
-        std::string ports = std::to_string(peer.first_port);
-        if (peer.last_port != peer.first_port)
-            ports += "-" + std::to_string(peer.last_port);
-        for (const Endpoint &address : addresses) {
-            const auto way = std::find_if(ways.begin(), ways.end(), [&](const Way &each) {
-                return each.peer == address && each.hops == hops && each.name == peer.host;
-            });
-            if (way == ways.end())
-                ways.push_back({.peer = address,
-                                .port = peer.first_port,
-                                .hops = hops,
-                                .name = peer.host,
-                                .ports = ports});
-            else if (way->ports.size() < ports_shown)
-                way->ports.append(",").append(ports);
-            else if (!way->ports.ends_with("..."))
-                way->ports.append(",...");
-        }
-    };
-    for (const Rule &rule : settings.rules)
-        for (const Peer &peer : rule.peers)
-            add(peer, rule.hops);
-    for (const PeerFile &file : settings.peer_files)
-        for (const Peer &peer : file.peers)
-            add(peer, file.hops.value_or(settings.hops));
-    return ways;
-}
-
-std::string text_of(const Way &way) {
-    const std::string address = way.peer.address_text();
-    const std::string text =
-        (way.peer.family() == AF_INET6 ? "[" + address + "]" : address) + ":" + way.ports;
-    return way.name.empty() ? text : way.name + " (" + text + ")";
-}
-
-/// The server's, where it is known; or 0.
-std::uint16_t only_port(const Settings &settings) {
-    const std::vector<PortRange> ports = settings.concerned_ports(Transport::tcp);
-    return ports.size() == 1 && ports[0].first == ports[0].last ? ports[0].first : 0;
-}
-
-/// What can be said without sending anything. False: there is nothing to be measured.
-bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
-    const Endpoint chosen = settings.local_for(way.peer.family());
-    const std::string who = text_of(way) + ": ";
-    if (const std::string cause = local_setting_cause(settings, way.peer.family());
-        !cause.empty()) {
-        findings.wrong(who + "can't punch: " + cause);
-        return false;
-    }
-    const std::optional<Route> route = route_to(way.peer, chosen);
-    const Endpoint to = way.peer.with_port(way.port);
-    const Endpoint from = (chosen.empty() ? Endpoint::wildcard(to.family(), 0) : chosen)
-                              .with_port(only_port(settings));
-    // (An address of the link's own needs no interface for that.)
-    if (!route || !route->on_link)
-        if (const int error = route_error(from, to, Transport::tcp); error != 0) {
-            findings.wrong(
-                who + "can't punch: " + local_cause(error, from, to, settings, Transport::tcp));
-            return false;
-        }
-    if (way.peer.is_loopback() || (route && route->is_local)) {
-        findings.wrong(who +
-                       "that address is this host's own, and no peer's. Peers are at the other "
-                       "side; from here the port can be reached as it is");
-        return false;
-    }
-    if (!route)
-        return true;
-    if (route->on_link) {
-        findings.right(who + "not punched: the peer is on the same link, with no router between");
-        return false;
-    }
-    way.source = route->source;
-    findings.wrong_if(address_objection(route->source, way.peer).empty()
-                          ? ""
-                          : who + address_objection(route->source, way.peer));
-    if (!chosen.empty())
-        return true;
-    std::string others;
-    for (const Endpoint &other : other_addresses(route->source, way.peer))
-        others.append(others.empty() ? "" : ", ").append(other.address_text());
-    if (!others.empty())
-        findings.wrong(who + "punches leave from " + route->source.address_text() +
-                       ", and only who calls that gets in; this host has " + others +
-                       " as well. SYNERGY_LOCAL chooses");
-    return true;
-}
-
-void check_hops(const Way &way, const Settings &settings, Findings &findings) {
-    const Path &path = *way.path;
-    const std::string who = text_of(way) + ": ";
-    const HopChoice choice = choose_hop_limit(path, settings.hop_bounds);
-    const int hops = way.hops.is_automatic() ? choice.hops : way.hops.number();
-    if (path.last_answer() == 0)
-        if (const std::string mute = mute_gateway_cause(way.source, way.peer); !mute.empty()) {
-            findings.wrong(who + "can't punch: " + mute);
-            return;
-        }
-    if (path.last_answer() == 0 && !path.is_kept_in && !path.is_without_port)
-        if (const std::string foreign = foreign_source(way.peer, way.source); !foreign.empty()) {
-            findings.wrong(who + foreign);
-            return;
-        }
-    if (path.is_kept_in)
-        findings.wrong(who +
-                       "a firewall on this host lets no UDP out, so the path can't be measured "
-                       "(OUTPUT)");
-    if (way.hops.is_automatic() && !choice.is_found && !path.is_kept_in) {
-        findings.wrong(who + "hop limit " + std::to_string(hops) + ": " + choice.reason +
-                       ". Where nobody gets in, set one that crosses the last firewall of this "
-                       "side");
-        return;
-    }
-    if (!way.hops.is_automatic()) {
-        std::string objection = hop_limit_objection(path, hops, settings.hop_bounds);
-        if (objection.empty())
-            objection = hop_limit_doubt(path, hops, settings.hop_bounds);
-        if (!objection.empty()) {
-            findings.wrong(who + objection);
-            return;
-        }
-    }
-    std::string text = who + "punched";
-    if (!way.source.empty())
-        text += " from " + way.source.address_text();
-    text += ", hop limit " + std::to_string(hops);
-    for (const Hop &hop : path.hops)
-        if (hop.limit == hops && hop.answer == HopAnswer::time_exceeded)
-            text += ", dies at " + hop.from.address_text();
-    findings.right(text);
-}
-
-void check_peers(const Settings &settings, Findings &findings) {
-    constexpr std::size_t at_a_time = 16;
-    std::vector<Way> ways = ways_of(settings, findings);
-    std::erase_if(ways, [&](Way &way) { return !check_addresses(way, settings, findings); });
-    Scheduler scheduler;
-    for (std::size_t begin = 0; begin < ways.size(); begin += at_a_time) {
-        const std::size_t end = std::min(ways.size(), begin + at_a_time);
-        std::size_t open = end - begin;
-        for (std::size_t i = begin; i < end; i++)
-            ways[i].probe = std::make_unique<PathProbe>(scheduler, ways[i].peer,
-                                                        settings.local_for(ways[i].peer.family()),
-                                                        [&open, &way = ways[i]](const Path &path) {
-                                                            way.path = path;
-                                                            open--;
-                                                        });
-        while (open > 0)
-            scheduler.run_once(std::chrono::seconds(1));
-        for (std::size_t i = begin; i < end; i++)
-            check_hops(ways[i], settings, findings);
-    }
-}
-
 } // namespace
 
 int run_check(const CheckOptions &options) {
     if (!options.peer.empty())
         ::setenv("SYNERGY_PEERS", options.peer.c_str(), 1);
-    Settings settings = load_settings(variable, environ);
+    Settings settings = load_settings(own_variable, environ);
     for (Problem &problem : settings.problems)
         if (problem.place == "SYNERGY_PEERS" && !options.peer.empty())
             problem.place = "PEER";

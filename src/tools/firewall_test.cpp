@@ -1,6 +1,7 @@
 #include "tools/firewall_test.h"
 
 #include "hops/kept_out.h"
+#include "settings/peer_list.h"
 #include "wire.h"
 
 #include <fmt/format.h>

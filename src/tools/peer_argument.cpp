@@ -2,6 +2,10 @@
 
 #include "hops/addresses.h"
 #include "punch/failure.h"
+#include "settings/load_settings.h"
+#include "settings/peer_list.h"
+
+#include "tools/own_environment.h"
 
 #include <charconv>
 #include <cstdlib>
@@ -91,8 +95,7 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
 Settings settings_of_environment(const std::string &hops_option) {
     if (!hops_option.empty())
         ::setenv("SYNERGY_HOPS", hops_option.c_str(), 1);
-    Settings settings =
-        load_settings([](const char *name) -> const char * { return std::getenv(name); }, environ);
+    Settings settings = load_settings(own_variable, environ);
     for (Problem &problem : settings.problems) {
         if (problem.place == "SYNERGY_HOPS" && !hops_option.empty())
             problem.place = "--hops";

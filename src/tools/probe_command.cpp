@@ -1,5 +1,6 @@
 #include "tools/probe_command.h"
 
+#include "base/printable.h"
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "tools/documents.h"
@@ -46,8 +47,9 @@ class NameFinder {
             const bool is_known = getnameinfo(address.data(), address.length(), host, sizeof host,
                                               nullptr, 0, NI_NAMEREQD) == 0;
             const std::lock_guard lock(found->mutex);
+            // A name comes from whoever runs the address's zone, and goes to a terminal.
             if (is_known)
-                found->names[address.address_text()] = printable(host);
+                found->names[address.address_text()] = printable_ascii(host);
             found->open--;
         }).detach();
     }
@@ -67,15 +69,6 @@ class NameFinder {
         Names names;
         int open = 0;
     };
-
-    /// A name comes from whoever runs the address's zone, and goes to a terminal.
-    static std::string printable(const char *host) {
-        std::string shown(host);
-        for (char &c : shown)
-            if (static_cast<unsigned char>(c) < 0x21 || static_cast<unsigned char>(c) > 0x7e)
-                c = '?';
-        return shown;
-    }
 
     std::shared_ptr<Found> found_ = std::make_shared<Found>();
     std::set<std::string> asked_;

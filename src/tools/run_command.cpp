@@ -1,6 +1,8 @@
 #include "tools/run_command.h"
 
+#include "settings/load_settings.h"
 #include "settings/settings_file.h"
+#include "tools/own_environment.h"
 #include "tools/peer_argument.h"
 #include "tools/preloadable.h"
 
@@ -25,10 +27,6 @@ int refuse(const std::string &reason) {
     return exit_refused;
 }
 
-const char *variable(const char *name) {
-    return std::getenv(name);
-}
-
 /// The library reads the environment only, so that is where options go.
 void export_options(const RunOptions &options) {
     std::string peers;
@@ -41,7 +39,7 @@ void export_options(const RunOptions &options) {
     if (!options.config.empty())
         ::setenv("SYNERGY_CONFIG", options.config.c_str(), 1);
     // A server may change its directory before the library reads the file.
-    const char *config = variable("SYNERGY_CONFIG");
+    const char *config = own_variable("SYNERGY_CONFIG");
     if (config != nullptr && *config != '\0')
         ::setenv("SYNERGY_CONFIG", std::filesystem::absolute(config).c_str(), 1);
 }
@@ -58,7 +56,7 @@ void name_option(Problem &problem, const RunOptions &options) {
 
 /// Whether there is something to punch with, all of it right; says on stderr what is not.
 bool check_settings(const RunOptions &options) {
-    const Settings settings = load_settings(variable, environ);
+    const Settings settings = load_settings(own_variable, environ);
     for (Problem problem : settings.problems) {
         name_option(problem, options);
         std::cerr << "synergy: " << problem.line() << '\n';
@@ -70,7 +68,7 @@ bool check_settings(const RunOptions &options) {
                                 std::filesystem::is_directory(peer_directory(settings.file), error);
     if (!settings.has_peers() && !peers_may_come) {
         std::string places = "SYNERGY_PEERS (or --peer)";
-        const std::vector<std::string> files = config_places(variable);
+        const std::vector<std::string> files = config_places(own_variable);
         for (const std::string &file : files)
             places.append(&file == &files.back() ? " and " : ", ").append(file);
         if (!settings.hidden_file.empty())
@@ -82,7 +80,7 @@ bool check_settings(const RunOptions &options) {
 }
 
 void preload(const std::string &library) {
-    const char *others = variable("LD_PRELOAD");
+    const char *others = own_variable("LD_PRELOAD");
     std::string value = library;
     if (others != nullptr && *others != '\0')
         value.append(":").append(others);

@@ -1,5 +1,7 @@
 #include "tools/status_picture.h"
 
+#include "base/printable.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -21,16 +23,10 @@ constexpr const char *green = "\x1b[32m";
 constexpr const char *plain = "\x1b[0m";
 
 /// Another user's keeper says what it likes, and this goes to a terminal.
-std::string printable(std::string text) {
-    for (char &c : text)
-        if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e)
-            c = '?';
-    return text;
-}
-
 std::string text_of(const Json &object, const char *name) {
     const auto found = object.find(name);
-    return found != object.end() && found->is_string() ? printable(found->get<std::string>()) : "-";
+    return found != object.end() && found->is_string() ? printable_ascii(found->get<std::string>())
+                                                       : "-";
 }
 
 std::string number_of(const Json &object, const char *name) {

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "keeper/keeper.h"
 #include "server/server_socket.h"
+#include "settings/load_settings.h"
 #include "wire.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 #include "hops/hop_choice.h"
+#include "settings/peer_list.h"
 
 #include <doctest/doctest.h>
 

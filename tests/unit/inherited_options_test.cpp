@@ -2,7 +2,9 @@
 
 #include "harness.h"
 #include "punch/beside.h"
+#include "server/inimitable.h"
 #include "server/server_socket.h"
+#include "server/tcp_keys.h"
 
 #include <doctest/doctest.h>
 

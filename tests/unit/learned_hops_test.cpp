@@ -1,6 +1,7 @@
 #include "hops/learned_hops.h"
 
 #include "harness.h"
+#include "settings/peer_list.h"
 
 #include <cstring>
 #include <doctest/doctest.h>

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "harness.h"
+#include "settings/load_settings.h"
 
 #include <doctest/doctest.h>
 

@@ -1,3 +1,4 @@
+#include "settings/peer_list.h"
 #include "tools/path_picture.h"
 
 #include <doctest/doctest.h>

@@ -1,4 +1,5 @@
 #include "server/reach.h"
+#include "settings/load_settings.h"
 
 #include <doctest/doctest.h>
 

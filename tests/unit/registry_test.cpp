@@ -3,6 +3,7 @@
 #include "harness.h"
 #include "server/server_socket.h"
 #include "server/socket_diag.h"
+#include "settings/load_settings.h"
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,8 @@
 #include "harness.h"
+#include "settings/load_settings.h"
+#include "settings/peer_list.h"
 #include "settings/settings.h"
+#include "settings/settings_file.h"
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>

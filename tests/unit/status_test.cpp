@@ -116,7 +116,7 @@ TEST_CASE("what another user's keeper says reaches no terminal as it is") {
     const auto lines = status_picture(status, {});
     CHECK_FALSE(shows(lines, "\x1b"));
     CHECK_FALSE(shows(lines, "\a"));
-    CHECK(shows(lines, "a?[2Jb (pid 3), user 2, kept by pid 1"));
+    CHECK(shows(lines, "a\\x1b[2Jb (pid 3), user 2, kept by pid 1"));
     CHECK(shows(lines, "refused at hop 3  4 s"));
 }
 
