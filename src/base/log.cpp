@@ -12,8 +12,10 @@
 #include <mutex>
 #include <poll.h>
 #include <string_view>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -164,10 +166,32 @@ bool is_null(const struct stat &status) {
     return S_ISCHR(status.st_mode) && status.st_rdev == makedev(memory, null);
 }
 
+/// The server's own, for a moment: what it has from another user (by su, or by sudo in a pipe)
+/// can't be opened anew, nor anything without /proc. -1 where that may not be seen, or is another
+/// one by now. (`known`: what it is to be; nullptr: a terminal or a pipe.)
+int borrow_stderr(const struct stat *known) {
+    // A sandbox's filter may kill who asks for another process's.
+    if (prctl(PR_GET_SECCOMP) != 0) {
+        errno = EACCES;
+        return -1;
+    }
+    const int process = static_cast<int>(::syscall(SYS_pidfd_open, server(), 0));
+    const int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process, STDERR_FILENO, 0));
+    const int error = errno;
+    ::close(process);
+    struct stat status {};
+    if (fd >= 0 && fstat(fd, &status) == 0 &&
+        (known != nullptr ? status.st_dev == known->st_dev && status.st_ino == known->st_ino
+                          : S_ISFIFO(status.st_mode) || isatty(fd) != 0))
+        return fd;
+    ::close(fd);
+    errno = error;
+    return -1;
+}
+
 void to_stderr(LogLevel level, std::string_view text) {
     const std::string line = fmt::format("synergy: {}: {}\n", name(level), text);
     const int path = destination().stderr_path;
-    struct stat status {};
     if (is_stderr_lost() && is_stderr_lost()())
         return to_syslog(level, text);
     if (path < 0) {
@@ -175,15 +199,21 @@ void to_stderr(LogLevel level, std::string_view text) {
             to_syslog(level, text);
         return;
     }
-    // A server may have none at all.
-    if (fstat(path, &status) != 0 || is_null(status))
+    struct stat status {};
+    const bool is_known = fstat(path, &status) == 0;
+    if (is_known && is_null(status))
         return to_syslog(level, text);
-    const int fd = spare.lend([path] {
-        return ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
-                      O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    const int fd = spare.lend([path, is_known, &status] {
+        const int own = is_known ? ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
+                                          O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                                 : -1;
+        if (is_known && (own >= 0 || (errno != EACCES && errno != ENOENT)))
+            return own;
+        return borrow_stderr(is_known ? &status : nullptr);
     });
     // A fifo that nobody reads is nobody's loss.
-    const bool is_written = fd >= 0 ? write_and_close(fd, line) == 0 : S_ISFIFO(status.st_mode);
+    const bool is_written =
+        fd >= 0 ? write_and_close(fd, line) == 0 : S_ISFIFO(status.st_mode) && errno == ENXIO;
     if (!is_written)
         to_syslog(level, text);
 }
@@ -262,16 +292,15 @@ void once(LogLevel level, const std::string &text) {
         line(level, "{}", fmt::make_format_args(text));
 }
 
-void take_back(const std::string &text) {
+namespace {
+
+bool was_said(const std::string &text) {
     const std::lock_guard lock(said().mutex);
-    said().lines.erase(text);
+    return said().lines.erase(text) > 0;
 }
 
-void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
-    if (level < destination().level)
-        return;
+void write(LogLevel level, const std::string &text) {
     const int saved = errno;
-    const std::string text = fmt::vformat(format, arguments);
     const std::string &where = destination().where;
     if (where == "syslog")
         to_syslog(level, text);
@@ -280,6 +309,22 @@ void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
     else
         to_file(where, level, text);
     errno = saved;
+}
+
+} // namespace
+
+void take_back(const std::string &text) {
+    static_cast<void>(was_said(text));
+}
+
+void over(const std::string &text) {
+    if (was_said(text))
+        write(LogLevel::info, "that is over: " + text);
+}
+
+void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
+    if (level >= destination().level)
+        write(level, fmt::vformat(format, arguments));
 }
 
 } // namespace synergy::log

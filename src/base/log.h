@@ -58,6 +58,8 @@ inline void warn_once(const std::string &text) {
     once(LogLevel::warn, text);
 }
 void take_back(const std::string &text);
+/// What was said by once() is wrong no more: said to whoever was told of it, if it still stands.
+void over(const std::string &text);
 
 template <typename... Args> void error(fmt::format_string<Args...> format, Args &&...args) {
     line(LogLevel::error, format, fmt::make_format_args(args...));

@@ -109,10 +109,10 @@ const char *BellWay::reserve_ports(Transport transport) {
 
 const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
     if (!is_loopback_up())
-        return "the loopback interface is down";
+        return loopback_is_down;
     const Endpoint to = bell_address(listener);
     if (listener.local.is_wildcard() && !is_own_address(to))
-        return "this host has no loopback address of its family";
+        return without_loopback_address;
     Heard heard{};
     for (int i = 0; i < ports_tried(listener); i++) {
         heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);

@@ -23,6 +23,9 @@ Endpoint bell_address(const ServerSocket &listener);
 /// though it goes the way of the loopback interface.
 unsigned interface_of(const Endpoint &to);
 
+inline constexpr const char *loopback_is_down = "the loopback interface is down";
+inline constexpr const char *without_loopback_address =
+    "this host has no loopback address of its family";
 inline constexpr const char *bound_to_device =
     "no connection of this host's own reaches this listener, "
     "as where it is bound to a device";

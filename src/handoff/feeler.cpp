@@ -16,6 +16,9 @@ namespace {
 /// hears nobody who sends with less, and counts whom it has not heard.
 constexpr int deaf = 255;
 
+/// A firewall may be loaded anew, and an interface come up.
+constexpr Duration before_next_try = std::chrono::seconds(3);
+
 /// Whether the kernel's answers for the listener start with less.
 bool starts_lower(const ServerSocket &listener, const Endpoint &to, const Socket &fresh) {
     const bool is_v4 = to.family() == AF_INET;
@@ -35,17 +38,38 @@ bool may_keep_nothing() {
 
 } // namespace
 
-void Feeler::feel(const ServerSocket &listener) {
-    const Endpoint to = bell_address(listener).unmapped();
-    if (listener.transport != Transport::tcp || !listener.listens ||
-        knocks_.contains(listener.cookie) || !is_own_address(to) ||
-        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)))
-        return;
+Feeler::Knock &Feeler::knock_for(const ServerSocket &listener) {
     auto &knock = knocks_[listener.cookie];
-    knock = std::make_unique<Knock>(scheduler_, listener);
-    knock->without_room = Clock::now();
-    if (knock_at(*knock, to))
-        look_whether_answered(*knock);
+    if (!knock)
+        knock = std::make_unique<Knock>(scheduler_, listener);
+    return *knock;
+}
+
+void Feeler::feel(const ServerSocket &listener) {
+    if (!knocks_.contains(listener.cookie) && !begin(knock_for(listener)))
+        knocks_.erase(listener.cookie);
+}
+
+void Feeler::feel_again(const ServerSocket &listener) {
+    begin_later(knock_for(listener));
+}
+
+void Feeler::begin_later(Knock &knock) {
+    knock.timer.set(Clock::now() + before_next_try, [this, &knock] {
+        if (!begin(knock))
+            begin_later(knock);
+    });
+}
+
+bool Feeler::begin(Knock &knock) {
+    const ServerSocket &listener = knock.listener;
+    const Endpoint to = bell_address(listener).unmapped();
+    if (listener.transport != Transport::tcp || !listener.listens || !is_own_address(to) ||
+        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)) || !knock_at(knock, to))
+        return false;
+    knock.without_room = Clock::now();
+    look_whether_answered(knock);
+    return true;
 }
 
 bool Feeler::knock_at(Knock &knock, const Endpoint &to) {
@@ -71,18 +95,21 @@ void Feeler::look_whether_answered(Knock &knock) {
         if (end && !end->listens)
             take_back(knock, to);
         knock.socket.reset();
+        felt_(knock.listener, nullptr);
         return;
     }
     if (!end || !end->listens || end->is_half_full())
         knock.without_room = now;
     if (now - knock.without_room >= BellWay::silence_time) {
-        const ServerSocket listener = knock.listener;
         knock.socket.reset();
-        give_up_(listener, filtered);
+        begin_later(knock);
+        felt_(knock.listener, filtered);
         return;
     }
-    if (is_refused && !knock_at(knock, to))
+    if (is_refused && !knock_at(knock, to)) {
+        begin_later(knock);
         return;
+    }
     knock.timer.set(now + BellWay::between_looks, [this, &knock] { look_whether_answered(knock); });
 }
 

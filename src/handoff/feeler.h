@@ -11,15 +11,16 @@ namespace synergy {
 
 class Feeler {
   public:
-    /// `give_up`: none comes through to this listener.
+    /// `felt`: why none comes through to this listener; nullptr: they do.
     Feeler(Scheduler &scheduler, SocketDiag &socket_diag, BellWay &way,
-           std::function<void(const ServerSocket &listener, const char *why)> give_up)
-        : scheduler_(scheduler), socket_diag_(socket_diag), way_(way),
-          give_up_(std::move(give_up)) {}
+           std::function<void(const ServerSocket &listener, const char *why)> felt)
+        : scheduler_(scheduler), socket_diag_(socket_diag), way_(way), felt_(std::move(felt)) {}
 
-    /// Once for each listener, by half a connection, of which the server learns nothing. `listener`
-    /// is there until it is withdrawn.
+    /// By half a connection, of which the server learns nothing; once for each listener, and until
+    /// one comes through if none does. `listener` is there until it is withdrawn.
     void feel(const ServerSocket &listener);
+    /// None has come through, as others have found out.
+    void feel_again(const ServerSocket &listener);
     /// What was felt of the one holds for the other.
     void listens_again(std::uint64_t before, std::uint64_t now);
     void withdraw(std::uint64_t listener) { knocks_.erase(listener); }
@@ -35,6 +36,10 @@ class Feeler {
         Timer timer;
     };
 
+    Knock &knock_for(const ServerSocket &listener);
+    /// False: it can't be felt.
+    bool begin(Knock &knock);
+    void begin_later(Knock &knock);
     /// False: it can't be.
     [[nodiscard]] bool knock_at(Knock &knock, const Endpoint &to);
     void look_whether_answered(Knock &knock);
@@ -43,7 +48,7 @@ class Feeler {
     Scheduler &scheduler_;
     SocketDiag &socket_diag_;
     BellWay &way_;
-    const std::function<void(const ServerSocket &listener, const char *why)> give_up_;
+    const std::function<void(const ServerSocket &listener, const char *why)> felt_;
     std::unordered_map<std::uint64_t, std::unique_ptr<Knock>> knocks_; ///< by listener's cookie
 };
 

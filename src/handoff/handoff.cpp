@@ -80,6 +80,11 @@ bool is_short_of_descriptors(int error) {
     return error == EMFILE || error == ENFILE;
 }
 
+std::string lost_line(const ServerSocket &listener, const std::string &why) {
+    return std::string(name(listener.transport)) + " " + listener.local.text() +
+           ": nothing is punched any more: " + why;
+}
+
 /// Memory or time may be had when it rings again.
 bool may_pass(int error) {
     return error == ENOENT || error == ENOMEM || error == ENOBUFS || error == EAGAIN ||
@@ -436,11 +441,25 @@ void Handoff::closed_without_a_word(Id id) {
         ring_again(id, is_full ? until_there_is_room : milliseconds(20));
 }
 
+void Handoff::felt(const ServerSocket &listener, const char *why) {
+    const std::uint64_t cookie = listener.cookie;
+    const auto found = out_of_reach_.find(cookie);
+    if (why != nullptr && found == out_of_reach_.end()) {
+        give_up(listener, why);
+    } else if (why == nullptr && found != out_of_reach_.end() && found->second == filtered) {
+        out_of_reach_.erase(found);
+        log::over(lost_line(listener, filtered));
+        scheduler_.at(Clock::now(), [this, cookie] { owner_.in_reach(cookie); });
+    }
+}
+
 void Handoff::give_up(const ServerSocket &listener, const std::string &why) {
     const std::uint64_t cookie = listener.cookie;
-    log::error("{} {}: nothing is punched any more: {}", name(listener.transport),
-               listener.local.text(), why);
+    log::take_back(lost_line(listener, why)); // of another listener there, before it
+    log::once(LogLevel::error, lost_line(listener, why));
     out_of_reach_[cookie] = why;
+    if (why == filtered)
+        feeler_.feel_again(listener);
     forget(cookie);
     // Not here: it may be a punch's own connection that could not be handed over.
     scheduler_.at(Clock::now(), [this, cookie] { owner_.out_of_reach(cookie); });

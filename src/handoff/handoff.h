@@ -32,6 +32,8 @@ class Handoff {
         std::function<bool(std::uint64_t cookie)> is_ours;
         /// No bell is answered there: there is to be no further punch for the listener.
         std::function<void(std::uint64_t cookie)> out_of_reach;
+        /// Some are, again.
+        std::function<void(std::uint64_t cookie)> in_reach;
         /// What the server's processes do: who has accepted a bell may be kept from answering it.
         std::function<Activity()> activity;
         /// How many of them have ended, and whether one has since there were so many.
@@ -43,9 +45,8 @@ class Handoff {
           owner_(std::move(owner)),
           way_(socket_diag, owner_.is_ours,
                [this](std::uint16_t port) { return by_port_.contains(port); }),
-          feeler_(
-              scheduler, socket_diag, way_,
-              [this](const ServerSocket &listener, const char *why) { give_up(listener, why); }) {}
+          feeler_(scheduler, socket_diag, way_,
+                  [this](const ServerSocket &listener, const char *why) { felt(listener, why); }) {}
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
@@ -68,7 +69,7 @@ class Handoff {
     [[nodiscard]] bool is_there_as_described(const ServerSocket &listener) const;
     /// Finds out whether bells come through a firewall on this host, once for each listener, by
     /// half a connection, of which the server learns nothing. Where they don't, nothing is offered
-    /// to the listener any more.
+    /// to the listener until they do.
     void feel(const ServerSocket &listener) { feeler_.feel(listener); }
     /// Rings at the listener until the connection is fetched. Where no bell can be answered, the
     /// peer gets a reset. `listener` may change, and be another socket on the same port from then
@@ -154,6 +155,7 @@ class Handoff {
     void ring_again(Id id, Duration delay);
     [[nodiscard]] bool is_there(const ServerSocket &listener) const;
     bool say_if_starved(const Offer &offer) const;
+    void felt(const ServerSocket &listener, const char *why);
     void give_up(const ServerSocket &listener, const std::string &why);
     void forget(std::uint64_t listener);
     void silence(Offer &offer);

@@ -295,17 +295,20 @@ bool HopFinder::say_foreign_source(const Way &way) {
     return !text.empty();
 }
 
-void HopFinder::say_guess(const Way &way, const Path &path) const {
+void HopFinder::say_guess(Way &way, const Path &path) const {
     const HopChoice choice = choose_hop_limit(path, bounds_);
+    if (choice.is_found)
+        log::over(std::exchange(way.said_guess, {}));
     if (choice.is_found || path.error != 0 || path.on_link || path.is_kept_in ||
         path.peer.is_loopback())
         return;
     if (path.last_answer() == 0 && say_foreign_source(way))
         return;
-    log::warn_once(way.peer.address_text() + ": hop limit " +
-                   std::to_string(within(way, HopRange::only(choice.hops)).best) + ": " +
-                   choice.reason +
-                   ". Where nobody gets in, set one that crosses the last firewall of this side");
+    way.said_guess = way.peer.address_text() + ": hop limit " +
+                     std::to_string(within(way, HopRange::only(choice.hops)).best) + ": " +
+                     choice.reason +
+                     ". Where nobody gets in, set one that crosses the last firewall of this side";
+    log::warn_once(way.said_guess);
 }
 
 void HopFinder::refused(const Endpoint &peer, const Endpoint &source, int hops,

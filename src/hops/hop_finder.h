@@ -79,6 +79,7 @@ class HopFinder {
         bool is_wanted = false; ///< an automatic hop limit, and not only a round trip
         int looked_at = 0;      ///< the hop limit that was looked at last
         Timer telling;          ///< of another answer
+        std::string said_guess; ///< the log says so
     };
 
     [[nodiscard]] static std::string key_of(const Endpoint &peer, const Endpoint &source);
@@ -98,7 +99,7 @@ class HopFinder {
     [[nodiscard]] static bool is_route_another(Way &way);
     void look_into(Way &way, int hops);
     void say_objection(Way &way, int hops, const Path &path) const;
-    void say_guess(const Way &way, const Path &path) const;
+    void say_guess(Way &way, const Path &path) const;
     static bool say_foreign_source(const Way &way);
     [[nodiscard]] HopRange within(const Way &way, HopRange hops) const;
 

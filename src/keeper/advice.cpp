@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "hops/addresses.h"
+#include "hops/kept_out.h"
 #include "hops/route.h"
 #include "punch/failure.h"
 
@@ -27,6 +28,10 @@ std::string text_of(const HopRange &hops) {
     if (hops.most != hops.least)
         text += " to " + std::to_string(hops.most);
     return text;
+}
+
+int family_of(const Endpoint &peer) {
+    return peer.unmapped().family();
 }
 
 std::string text_of(const ServerSocket &socket) {
@@ -58,7 +63,10 @@ void Advice::opens(KeptSocket &server, const Hole &hole) {
         server.loopback.set(Clock::now() + before_loopback_advice,
                             [&server] { look_at_loopback(server); });
     if (server.punches.empty() && !server.is_reached)
-        server.silence.set(Clock::now() + silence_time, [this, &server] { say_silence(server); });
+        server.silence.set(Clock::now() + silence_time,
+                           [this, &server, kept_out = packets_kept_out(family_of(hole.peer))] {
+                               say_silence(server, kept_out);
+                           });
 }
 
 void Advice::own_host(const Hole &hole) {
@@ -67,8 +75,9 @@ void Advice::own_host(const Hole &hole) {
                    "other side; from here the port can be reached as it is");
 }
 
-void Advice::look_at_ways(const KeptSocket &server) {
+bool Advice::look_at_ways(const KeptSocket &server) {
     std::unordered_set<Endpoint> seen;
+    bool is_any = false;
     for (const auto *targets : {&server.declared, &server.asked})
         for (const Target &target : *targets) {
             const Hole hole{
@@ -82,14 +91,27 @@ void Advice::look_at_ways(const KeptSocket &server) {
             const auto route = route_to(hole.peer, source);
             if (!route || route->on_link)
                 continue;
-            // (What is no address of this host at all is named when it can't be sent from.)
-            if (const std::string objection = address_objection(route->source, hole.peer);
-                !objection.empty() &&
-                local_setting_cause(settings_, hole.peer.unmapped().family()).empty())
-                log::warn_once(hole.way_text() + ": " + objection);
+            is_any |= object_to_address(hole, route->source);
             if (source.empty() || source.is_wildcard())
                 say_other_addresses(hole, route->source);
         }
+    return is_any;
+}
+
+bool Advice::object_to_address(const Hole &hole, const Endpoint &own) {
+    // (What is no address of this host at all is named when it can't be sent from.)
+    const std::string objection =
+        local_setting_cause(settings_, hole.peer.unmapped().family()).empty()
+            ? address_objection(own, hole.peer)
+            : "";
+    std::string line = objection.empty() ? "" : hole.way_text() + ": " + objection;
+    std::string &said = objections_[hole.way_text()];
+    if (said != line)
+        log::over(said);
+    said = std::move(line);
+    if (!said.empty())
+        log::warn_once(said);
+    return !said.empty();
 }
 
 /// Somebody may try a server out from the port of its own host that is set: not so if he doesn't.
@@ -110,7 +132,7 @@ void Advice::say_other_addresses(const Hole &hole, const Endpoint &own) {
                        " as well. SYNERGY_LOCAL chooses");
 }
 
-void Advice::say_silence(const KeptSocket &server) const {
+void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const {
     if (server.is_reached || server.punches.empty())
         return;
     // Each hole has the same to be compared.
@@ -120,13 +142,19 @@ void Advice::say_silence(const KeptSocket &server) const {
     const std::string own = route && !route->source.empty()
                                 ? route->source.with_port(server.socket.local.port()).text()
                                 : server.socket.local.text();
+    // What others send that is dropped counts as well.
+    const auto kept_out_now = packets_kept_out(family_of(peer));
+    const bool is_felt = kept_out && kept_out_now && *kept_out_now > *kept_out;
     log::info(
         "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
         "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
-        "here and meets none there; no firewall on this host drops what comes in; and those on "
+        "here and meets none there; no firewall on this host drops what comes in{}; and those on "
         "the way take simultaneous open. `synergy test` at both ends tells which",
         text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
-        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops));
+        server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops),
+        is_felt ? " (one has kept out " + std::to_string(*kept_out_now - *kept_out) +
+                      " packets meanwhile)"
+                : "");
 }
 
 void Advice::nobody(const ServerSocket &socket) {

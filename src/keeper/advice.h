@@ -5,7 +5,9 @@
 #include "hops/hop_finder.h"
 #include "keeper/kept_socket.h"
 
+#include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace synergy {
@@ -18,8 +20,8 @@ class Advice {
     void opens(const Hole &hole);
     /// The same of one that is new, and later what is to be said if nobody comes in.
     void opens(KeptSocket &server, const Hole &hole);
-    /// What may be wrong with the ways to the peers, once for each way.
-    void look_at_ways(const KeptSocket &server);
+    /// What may be wrong with the ways to the peers, once for each way. Whether that may pass.
+    bool look_at_ways(const KeptSocket &server);
     /// The peer is this host itself.
     static void own_host(const Hole &hole);
     /// No settings have a peer for this socket. Said where the process opens nothing else: what a
@@ -30,14 +32,16 @@ class Advice {
 
   private:
     static void look_at_loopback(const KeptSocket &server);
+    bool object_to_address(const Hole &hole, const Endpoint &own);
     static void say_other_addresses(const Hole &hole, const Endpoint &own);
-    void say_silence(const KeptSocket &server) const;
+    void say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const;
 
     HopFinder &hop_finder_;
     const Settings &settings_;
     Timer nobody_;                        ///< for which socket there are any peers
     std::vector<std::string> why_nobody_; ///< for each, a line
     bool has_peers_ = false;
+    std::unordered_map<std::string, std::string> objections_; ///< said, by Hole::way_text()
 };
 
 } // namespace synergy

@@ -49,6 +49,7 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
       handoff_(scheduler_, *page_, socket_diag_,
                {.is_ours = [this](std::uint64_t cookie) { return registry_.has(cookie); },
                 .out_of_reach = [this](std::uint64_t cookie) { registry_.end_holes(cookie); },
+                .in_reach = [this](std::uint64_t cookie) { registry_.open_holes(cookie); },
                 .activity = [this] { return processes_.activity(); },
                 .ends = [this] { return processes_.ends(); },
                 .has_one_ended_since =

@@ -15,7 +15,8 @@ struct KeptSocket {
     using Punches = std::unordered_map<Endpoint, std::unique_ptr<Punch>>;
 
     explicit KeptSocket(Scheduler &scheduler)
-        : advising(scheduler), silence(scheduler), loopback(scheduler), aside(scheduler) {}
+        : advising(scheduler), silence(scheduler), loopback(scheduler), trying(scheduler),
+          aside(scheduler) {}
 
     ServerSocket socket;
     Socket duplicate;
@@ -25,6 +26,7 @@ struct KeptSocket {
     Timer silence;                  ///< nobody has come in
     Timer loopback;                 ///< of a peer on this host, too
     const char *obstacle = nullptr; ///< what keeps bells from it; the log says so
+    Timer trying;                   ///< whether it has passed
     std::vector<Target> declared;   ///< by the settings
     std::vector<Target> on_link;    ///< of them, not punched; the log says so
     std::vector<Target> asked;      ///< by synergy_to()

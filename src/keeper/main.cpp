@@ -149,7 +149,7 @@ int keep(std::string_view cause) {
     try {
         const Settings settings = load_settings(variable, environ);
         configure_log(settings, starter->pid);
-        if (!settings.has_peers() && !settings.hidden_file.empty())
+        if (!settings.has_peers() && !settings.hidden_file.empty() && settings.problems.empty())
             log::warn("no peers are set: whether {} has any can't be told, since user {} may not "
                       "look into that directory",
                       settings.hidden_file, geteuid());

@@ -155,22 +155,61 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     return server;
 }
 
-int Registry::open(const ServerSocket &socket, const Target &target, Socket duplicate) {
+int Registry::open(const ServerSocket &socket, const Target &target, Socket duplicate,
+                   const char *obstacle) {
     if (reachable(socket, target.peer).empty())
         return ENOENT;
-    return open_asked(server_for(socket, std::move(duplicate)), target);
+    KeptSocket &server = server_for(socket, std::move(duplicate));
+    find_obstacle(server, obstacle);
+    return open_asked(server, target);
 }
 
 /// Asked before the first of its holes opens. One that has holes is found out by ringing.
-bool Registry::can_be_rung_at(Handoff &handoff, KeptSocket &server) {
-    const ServerSocket &socket = server.socket;
-    if (!socket.accepts() || !server.punches.empty())
-        return true;
-    const char *before = std::exchange(server.obstacle, handoff.obstacle(socket));
-    if (server.obstacle != nullptr && server.obstacle != before)
-        log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                   server.obstacle);
+bool Registry::can_be_rung_at(KeptSocket &server) {
+    if (server.socket.accepts() && server.punches.empty())
+        find_obstacle(server, handoff_.obstacle(server.socket));
     return server.obstacle == nullptr;
+}
+
+/// What may pass is looked at again.
+void Registry::find_obstacle(KeptSocket &server, const char *obstacle) {
+    constexpr Duration between_tries = seconds(1);
+    const ServerSocket &socket = server.socket;
+    const auto line = [&](const char *why) {
+        return std::string(name(socket.transport)) + " " + socket.local.text() +
+               ": nothing is punched: " + why;
+    };
+    const char *before = std::exchange(server.obstacle, obstacle);
+    if (before != nullptr && before != obstacle)
+        log::over(line(before));
+    if (obstacle == nullptr)
+        return;
+    if (socket.is_ready())
+        log::once(LogLevel::error, line(obstacle));
+    server.trying.set(Clock::now() + between_tries, [this, &server] {
+        if (!has(server.socket.cookie))
+            return;
+        find_obstacle(server, handoff_.obstacle(server.socket));
+        if (server.obstacle == nullptr)
+            open_holes(server);
+    });
+}
+
+void Registry::advise(KeptSocket &server) {
+    if (has(server.socket.cookie) && advice_.look_at_ways(server))
+        server.advising.set(Clock::now() + context_.settings.refresh,
+                            [this, &server] { advise(server); });
+}
+
+void Registry::open_holes(KeptSocket &server) {
+    for (const auto *targets : {&server.declared, &server.asked})
+        for (const Target &target : *targets)
+            open_hole(server, target);
+}
+
+void Registry::open_holes(std::uint64_t cookie) {
+    if (const auto found = servers_.find(cookie); found != servers_.end())
+        open_holes(found->second);
 }
 
 /// A program may ask for the same peer as often as it likes.
@@ -237,7 +276,7 @@ void Registry::settings_changed() {
                       server.socket.local.text(), one->first.text());
             end_hole(server, server.punches.extract(one));
         }
-        if (!server.declared.empty() && can_be_rung_at(handoff_, server))
+        if (!server.declared.empty() && can_be_rung_at(server))
             for (const Target &target : server.declared)
                 open_hole(server, target, false);
         if (wanted.empty() && server.on_link.empty())
@@ -275,7 +314,7 @@ bool Registry::may_have_peers(const ServerSocket &socket) const {
            settings.may_gain(socket.transport, socket.local.port());
 }
 
-int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
+int Registry::open_all(const ServerSocket &socket, Socket duplicate, const char *obstacle) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
     const std::vector<Target> expected = expected_.of(socket.cookie);
     // (A listen() that fails may be tried again.)
@@ -304,6 +343,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate) {
         servers_.erase(socket.cookie);
         return ENOENT;
     }
+    find_obstacle(server, obstacle);
     for (const Target &target : expected)
         open_asked(server, target);
     settings_.follow_names();
@@ -328,7 +368,7 @@ void Registry::hops_found(const Endpoint &peer) {
 /// `is_to_punch`: also where the hole is there already.
 int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_punch) {
     const ServerSocket &socket = server.socket;
-    if (handoff_.why_out_of_reach(socket.cookie) != nullptr)
+    if (server.obstacle != nullptr || handoff_.why_out_of_reach(socket.cookie) != nullptr)
         return ENOENT;
     Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
     if (hole.peer.empty() || (socket.accepts() && !handoff_.check_imitable(socket)))
@@ -355,7 +395,7 @@ int Registry::open_hole(KeptSocket &server, const Target &target, bool is_to_pun
     advice_.opens(server, hole);
     server.advising.set(Clock::now() + before_advice, [this, &server] {
         handoff_.feel(server.socket);
-        advice_.look_at_ways(server);
+        advise(server);
     });
     Punch &opened = *(server.punches[peer] = make_punch(server, std::move(hole)));
     return opened.open();

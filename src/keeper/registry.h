@@ -39,9 +39,11 @@ class Registry : private HoleOwner {
     /// `duplicate` is the socket itself where punches must leave from it (UDP, one-to-many SCTP).
     /// 0, or an errno: of a failed punch, which will be repeated, or ENOENT if there can be no such
     /// hole.
-    int open(const ServerSocket &socket, const Target &target, Socket duplicate);
+    /// Where an `obstacle` keeps bells from it, not before that has passed.
+    int open(const ServerSocket &socket, const Target &target, Socket duplicate,
+             const char *obstacle = nullptr);
     /// The same for all peers of the settings and those that are expected. 0, or ENOENT.
-    int open_all(const ServerSocket &socket, Socket duplicate);
+    int open_all(const ServerSocket &socket, Socket duplicate, const char *obstacle = nullptr);
     /// Whether the settings, or synergy_to(), have peers for the socket or may come to have some.
     [[nodiscard]] bool may_have_peers(const ServerSocket &socket) const;
     /// The socket may listen later: `target` is for open() then. 0, or ENOSPC.
@@ -57,6 +59,8 @@ class Registry : private HoleOwner {
     /// No connection can be handed over to this socket: its holes are not renewed from here on, and
     /// whoever still comes by one is refused.
     void end_holes(std::uint64_t cookie);
+    /// Some can be, again.
+    void open_holes(std::uint64_t cookie);
     /// Whether a socket of the server's that is not to be shared is in the way of another one.
     [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4);
     /// No more of this socket.
@@ -121,7 +125,10 @@ class Registry : private HoleOwner {
     void declare(KeptSocket &server);
     static void end_hole(KeptSocket &server, KeptSocket::Punches::node_type punch);
     static void forget_ended(KeptSocket &server);
-    static bool can_be_rung_at(Handoff &handoff, KeptSocket &server);
+    bool can_be_rung_at(KeptSocket &server);
+    void find_obstacle(KeptSocket &server, const char *obstacle);
+    void open_holes(KeptSocket &server);
+    void advise(KeptSocket &server);
     void settings_changed();
     KeptSocket &server_for(const ServerSocket &socket, Socket duplicate);
     int open_asked(KeptSocket &server, const Target &target);

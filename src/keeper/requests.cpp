@@ -242,22 +242,23 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
                        not_to_be_given(socket.not_to_be_given));
         return ENOENT;
     }
-    if (is_punched && socket.accepts())
-        if (const char *obstacle = handoff_.obstacle(socket)) {
-            // Who says that it listens waits for no answer: it may be closed again by now.
-            if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local,
-                                                       socket.cookie) == SocketDiag::Life::gone) {
-                registry_.has_listened(socket.cookie);
-                registry_.closed(socket.cookie);
-                return ENOENT;
-            }
-            if (socket.is_ready())
-                log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
-                                               socket.local.text() +
-                                               ": nothing is punched: " + obstacle);
-            registry_.forget(socket.cookie);
+    const char *obstacle = is_punched && socket.accepts() ? handoff_.obstacle(socket) : nullptr;
+    const bool may_pass = obstacle == loopback_is_down || obstacle == without_loopback_address;
+    if (obstacle != nullptr && !may_pass) {
+        // Who says that it listens waits for no answer: it may be closed again by now.
+        if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local, socket.cookie) ==
+                                     SocketDiag::Life::gone) {
+            registry_.has_listened(socket.cookie);
+            registry_.closed(socket.cookie);
             return ENOENT;
         }
+        if (socket.is_ready())
+            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
+                                           socket.local.text() +
+                                           ": nothing is punched: " + obstacle);
+        registry_.forget(socket.cookie);
+        return ENOENT;
+    }
     // Another user's is refused, and said, once it listens; till then its name must not be taken:
     // it is free again only some time after.
     if (socket.accepts() && !socket.is_ready() && socket.owner != geteuid())
@@ -278,8 +279,8 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
     if (is_new && (target || registry_.may_have_peers(socket)))
         if (const int error = control_.claim(socket.cookie); error != 0)
             return error;
-    const int result = target ? registry_.open(socket, *target, std::move(duplicate))
-                              : registry_.open_all(socket, std::move(duplicate));
+    const int result = target ? registry_.open(socket, *target, std::move(duplicate), obstacle)
+                              : registry_.open_all(socket, std::move(duplicate), obstacle);
     // Before the answer: whoever binds the port next, as soon as this server is gone, asks for it.
     if (const ServerSocket *kept = registry_.find(socket.cookie);
         is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))

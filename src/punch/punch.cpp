@@ -72,6 +72,11 @@ void Punch::failed_by(const std::string &cause, int error) {
     failure_log_.failed(hole_, cause);
 }
 
+/// By then the next one has left, too.
+void Punch::recovered() {
+    failure_log_.recovered(Duration(context_.settings.refresh) * 3 / 2);
+}
+
 bool Punch::adopt(const HopRange &hops) {
     if (hops.best < hole_.hops.least || hops.best > hole_.hops.most)
         return false;
@@ -87,34 +92,27 @@ Duration retry_delay(unsigned failures, Duration most) {
     return std::min<Duration>(milliseconds(250) * (1 << doublings), most);
 }
 
-namespace {
-
-/// What comes back sooner is the same as before, and has been named.
-constexpr Duration same_for = std::chrono::minutes(1);
-
-} // namespace
-
 void FailureLog::failed(const Hole &hole, const std::string &cause) {
     std::string line = hole.way_text() + ": can't punch: " + cause;
-    if (line == said_)
-        return;
-    // An error may come back when what it was sent for is over, and what lets a part of all punches
-    // pass, by a rate, is over again and again: that is one cause.
-    if (line == before_ && Clock::now() < recovered_at_ + same_for) {
+    is_open_ = true;
+    over_.cancel();
+    if (line != said_) {
+        log::take_back(said_);
         said_ = std::move(line);
-        return;
     }
-    recovered();
-    log::warn_once(line);
-    said_ = std::move(line);
+    log::warn_once(said_);
 }
 
-void FailureLog::recovered() {
-    if (said_.empty())
+/// What lets a part of all punches pass, by a rate, is over again and again: it has to be so for
+/// longer each time.
+void FailureLog::recovered(Duration for_sure) {
+    constexpr unsigned doublings = 6;
+    if (!std::exchange(is_open_, false))
         return;
-    log::take_back(said_);
-    before_ = std::exchange(said_, {});
-    recovered_at_ = Clock::now();
+    over_.set(Clock::now() + for_sure * (1 << std::min(times_, doublings)), [this] {
+        log::over(std::exchange(said_, {}));
+        times_++;
+    });
 }
 
 } // namespace synergy

@@ -71,18 +71,23 @@ struct PunchContext : PunchMeans {
     HoleOwner &owner;
 };
 
-/// What keeps a hole's punches from leaving is named once, until it is over, and once for all holes
-/// of which the same is to be said.
+/// What keeps a hole's punches from leaving is named once, until it is said to be over, and once
+/// for all holes of which the same is to be said.
 class FailureLog {
   public:
+    explicit FailureLog(Scheduler &scheduler) : over_(scheduler) {}
+
     void failed(const Hole &hole, const std::string &cause);
-    void recovered();
-    /// Something has been said that is not over.
-    [[nodiscard]] bool is_open() const { return !said_.empty(); }
+    /// It is over if nothing fails for so long.
+    void recovered(Duration for_sure);
+    /// The latest punch has failed.
+    [[nodiscard]] bool is_open() const { return is_open_; }
 
   private:
-    std::string said_, before_; ///< of what is not over, and of what was over last
-    Time recovered_at_{};
+    bool is_open_ = false;
+    std::string said_;   ///< and not said to be over
+    unsigned times_ = 0; ///< that it was said to be over
+    Timer over_;
 };
 
 /// What has become of a hole so far, for who asks.
@@ -107,7 +112,8 @@ struct PunchOnItsWay {
 /// Keeps one hole open for as long as it lives; one class for each transport.
 class Punch {
   public:
-    Punch(const PunchContext &context, Hole hole) : context_(context), hole_(std::move(hole)) {}
+    Punch(const PunchContext &context, Hole hole)
+        : context_(context), hole_(std::move(hole)), failure_log_(context.scheduler) {}
     virtual ~Punch() = default;
     Punch(const Punch &) = delete;
     Punch &operator=(const Punch &) = delete;
@@ -162,7 +168,7 @@ class Punch {
     void failed_here(int error);
     /// The same of another cause.
     void failed_by(const std::string &cause, int error);
-    void recovered() { failure_log_.recovered(); }
+    void recovered();
     [[nodiscard]] bool has_failed() const { return failure_log_.is_open(); }
 
     const PunchContext &context_;

@@ -206,6 +206,7 @@ int SctpPunch::punch() {
         return failed(error);
     begin_->leaves(punched_);
     failures_ = 0;
+    recovered();
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))

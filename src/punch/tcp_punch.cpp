@@ -356,8 +356,8 @@ bool TcpPunch::ask_what_came() {
 void TcpPunch::know_what_came(int error) {
     if (!socket_ || info_of(socket_).tcpi_state != state_syn_sent)
         return;
-    // Its own error has come, or nothing at all.
-    if (error == EHOSTUNREACH || error == ETIMEDOUT) {
+    // Its own error has come, or that of a router who knows no way on, or nothing at all.
+    if (error == EHOSTUNREACH || error == ENETUNREACH || error == ETIMEDOUT) {
         tick();
     } else if (error == 0) {
         refused({.answer = HopAnswer::accepted, .from = {}});

@@ -181,15 +181,17 @@ void HostNames::take(const Answer &answer) {
     host.next.set(Clock::now() + interval_, [this, name = answer.host] { ask(name); });
     std::vector<Endpoint> &known = addresses_[answer.host];
     if (answer.found.error != 0) {
-        if (!std::exchange(host.is_unknown, true))
-            log::warn("{} {}; {}, and it is tried again every {} s", answer.host,
-                      answer.found.what_is_wrong(),
-                      known.empty() ? "nothing is punched for it"
-                                    : "its addresses so far stay in force",
-                      std::chrono::duration_cast<std::chrono::seconds>(interval_).count());
+        if (host.said.empty()) {
+            const auto interval = std::chrono::duration_cast<std::chrono::seconds>(interval_);
+            host.said = answer.host + " " + answer.found.what_is_wrong() + "; " +
+                        (known.empty() ? "nothing is punched for it"
+                                       : "its addresses so far stay in force") +
+                        ", and it is tried again every " + std::to_string(interval.count()) + " s";
+            log::warn_once(host.said);
+        }
         return;
     }
-    host.is_unknown = false;
+    log::over(std::exchange(host.said, {}));
     if (known == answer.found.addresses)
         return;
     known = answer.found.addresses;

@@ -53,7 +53,7 @@ class HostNames {
         explicit Host(Scheduler &scheduler) : next(scheduler) {}
 
         Timer next;
-        bool is_unknown = false; ///< and the log says so
+        std::string said; ///< why it is not known
     };
 
     void ask(const std::string &host);

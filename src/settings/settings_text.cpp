@@ -33,6 +33,8 @@ constexpr Expected plain = "plain '-', quotes and spaces: one here only looks li
                            "processors and web pages have them)";
 constexpr Expected a_scope = "after '%' a network interface of this host";
 constexpr Expected no_scope = "no '%' but after a link-local address (fe80::)";
+constexpr Expected a_link =
+    "after a link-local address (fe80::) '%' and the interface that leads there, as fe80::5%eth0";
 constexpr Expected ascending = "a range whose first port is not above its last";
 constexpr Expected in_utf8 = "text in UTF-8";
 constexpr Expected no_loopback = "an address that peers can reach: who is at it is this host alone";
@@ -140,6 +142,14 @@ Expected check_all(std::string_view text) {
     return is_network(text) ? no_network : nullptr;
 }
 
+/// Every link has addresses of its own from fe80::/10 (RFC 4007 6).
+bool is_without_link(const Endpoint &address) {
+    if (address.family() != AF_INET6)
+        return false;
+    const auto *in6 = reinterpret_cast<const sockaddr_in6 *>(address.data());
+    return IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr) && in6->sin6_scope_id == 0;
+}
+
 bool may_be_name(std::string_view text) {
     const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
     const auto part_of_name = [&](char c) {
@@ -172,7 +182,9 @@ Expected parse_name(std::string_view text, std::string &name) {
 
 Expected check_host(const Endpoint &address) {
     const bool is_broadcast = address.address_text() == "255.255.255.255";
-    return address.is_wildcard() || address.is_multicast() || is_broadcast ? one_host : nullptr;
+    if (address.is_wildcard() || address.is_multicast() || is_broadcast)
+        return one_host;
+    return is_without_link(address) ? a_link : nullptr;
 }
 
 Expected parse_ports(std::string_view text, std::uint16_t &first, std::uint16_t &last) {

@@ -95,8 +95,13 @@ void say_of(const TestReport &report, const Side &side, std::vector<std::string>
         said.push_back(
             fmt::format("TCP: {} firewall lets UDP in and not TCP: it refuses "
                         "simultaneous open, which RFC 5382 REQ-2 asks of it. Serve by UDP "
-                        "there, or let the other side be the server",
-                        side.whose));
+                        "there, or let the other side be the server{}",
+                        side.whose,
+                        side.outcome == this_side.outcome && report.kept_out > 0
+                            ? fmt::format(". (Or it is the one on this host, which has kept out "
+                                          "{} packets meanwhile: INPUT)",
+                                          report.kept_out)
+                            : ""));
     if (udp == Outcome::timed_out && tcp == Outcome::timed_out)
         said.push_back(fmt::format("nothing passes {} firewall: punches die before it ({} higher), "
                                    "or it keeps no state of what goes out",

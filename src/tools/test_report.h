@@ -18,6 +18,7 @@ struct TestReport {
     std::optional<Endpoint> seen_as; ///< this side by the peer, nullopt: the peer heard nothing
     std::optional<Endpoint> peer_seen_as; ///< the peer by this side
     Endpoint peer_source;                 ///< as the peer says
+    std::uint64_t kept_out = 0;           ///< packets, by a firewall on this host, meanwhile
     bool is_over = false;                 ///< all was tried
     struct Row {
         TrialKind kind;

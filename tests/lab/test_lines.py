@@ -221,7 +221,7 @@ def test_router_that_does_not_answer(stand, family, transport):
         run.says(*[line.removeprefix("synergy: ") for line in run.lines()[:1]])
     if transport == "tcp":
         run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
-        assert len(run.lines()) == 1
+        assert len([line for line in run.lines() if " info: " not in line]) == 1
 
 
 @FAMILIES
@@ -328,7 +328,7 @@ def test_no_address_but_the_links_own(stand, check, family):
         run.says(f"warning: {run.way}: {end}")
         assert check(stand, peer_text(family), hops=2)[0] == [f"{peer_text(family)}: {end}"]
     run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
-    assert len(run.lines()) == 1
+    run.says(f"warning: {run.way}: {end}", f"info: that is over: {run.way}: {end}")
 
 
 SECOND = {6: ("2001:db8:c::11", 64, "2001:db8:c::1"), 4: ("198.18.0.11", 28, "198.18.0.1")}
@@ -624,6 +624,12 @@ def test_unknown_variable(stand, name, nearest):
     (dict(peers="2001:db8:b::5:5555"),
      "SYNERGY_PEERS: '2001:db8:b::5:5555': expected an IPv6 address in brackets, as "
      "[2001:db8::5]:5555"),
+    (dict(peers="[fe80::5]:5555"),
+     "SYNERGY_PEERS: '[fe80::5]:5555': expected after a link-local address (fe80::) '%' and the "
+     "interface that leads there, as fe80::5%eth0"),
+    (dict(local="fe80::11"),
+     "SYNERGY_LOCAL: 'fe80::11': expected after a link-local address (fe80::) '%' and the interface "
+     "that leads there, as fe80::5%eth0"),
     (dict(peers="[fe80::5%nosuch]:5555"),
      "SYNERGY_PEERS: '[fe80::5%nosuch]:5555': expected after '%' a network interface of this host"),
     (dict(peers="[2001:db8:b::5%to-fwa]:5555"),
@@ -699,7 +705,8 @@ def test_address_that_is_not_ours_yet(stand, family):
             caller.connect((floating, run.port))
             caller.sendall(b"hello\n")
             assert caller.recv(100).endswith(b"hello\n")
-        assert len(run.lines()) == 1
+        cause = f"{run.way}: can't punch: {floating} is no address of this host"
+        run.says(f"warning: {cause}", f"info: that is over: {cause}")
     finally:
         with contextlib.suppress(subprocess.CalledProcessError):
             run_in(stand, "A", "ip", "address", "del", f"{floating}/{length}", "dev", "to-fwa")
@@ -842,6 +849,18 @@ def test_server_without_descriptors(stand, family, free):
         clients.tcp_client(stand, family, run.source_port, run.port, 1.5).close()
     run.says(f"warning: {run.listener}: a peer's connection waits: the server has no descriptor left "
              "for it. Raise its limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)")
+
+
+@pytest.mark.other_users
+@pytest.mark.parametrize("without_proc", (False, True), ids=("anothers", "without-proc"))
+def test_stderr_that_cannot_be_opened_anew(stand, without_proc):
+    """Another user's pipe, as after su, and whatever there is where nothing is mounted on /proc."""
+    nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    before = "umount -l /proc;" if without_proc else ""
+    run = Run(stand, "::", user="root", hops=1, wrap=[
+        "unshare", "-m", "sh", "-c", f'{before} {nobody} "$@" 2>&1 | cat >&2', "sh"])
+    run.says(f"warning: {PEER[6]}: punches with hop limit 1 die at the first router, {FIRST_ROUTER[6]}, "
+             "and open no firewall but one on this host: 2 is the least that crosses it")
 
 
 @pytest.mark.other_users
@@ -1223,6 +1242,49 @@ def test_outage(stand, family, how, cause):
     run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
     assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
     assert "timers" not in run.program.stderr()
+    run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(line)}$")
+
+
+@FAMILIES
+def test_what_is_over_is_said_where_the_cause_was(stand, family):
+    """At the default level, once, and not before the next punch has left, too; and as well what is no
+    matter of punches: a name that is unknown at first."""
+    names = Names()
+    try:
+        with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", "DROP"):
+            run = Run(stand, ANY[family], family, refresh=1)
+            run.program.wait_for("lets none out")
+            named = Run(stand, "::", peers="later.example.net:5555", refresh=1)
+            named.program.wait_for("does not resolve")
+            names.set(later=[PEER[6]])
+        for each in run, named:
+            each.program.wait_for("that is over")
+            cause, over = each.lines()
+            assert over == cause.replace("warning: ", "info: that is over: ")
+    finally:
+        names.restore()
+
+
+@FAMILIES
+@pytest.mark.parametrize("how, line", (
+    ("down", "nothing is punched: the loopback interface is down"),
+    ("shut", "nothing is punched any more: no connection from this host reaches it: does a firewall "
+     "forbid the loopback interface?")), ids=("down", "shut"))
+def test_loopback_that_passes_later(stand, family, how, line):
+    """Found at listen(), by bells or before any rings, and looked at again."""
+    with contextlib.ExitStack() as shut:
+        if how == "down":
+            run_in(stand, "A", "ip", "link", "set", "lo", "down")
+            shut.callback(run_in, stand, "A", "ip", "link", "set", "lo", "up")
+        else:
+            shut.enter_context(rule(stand, "A", family, "INPUT", "-i", "lo", "-p", "tcp", "-j", "DROP"))
+        run = Run(stand, ANY[family], family)
+        run.program.wait_for(re.escape(line))
+    line = f"{run.listener}: {line}"
+    run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(line)}$")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 10)
+    run.says(f"error: {line}", f"info: that is over: {line}")
 
 
 @contextlib.contextmanager
@@ -1324,7 +1386,8 @@ class LateRefusals(threading.Thread):
             self.ears.sendto(self.reset(packet), (*self.back, 0, 0, link_address))
             return
         kinds = {("prohibited", 6): (1, 1), ("reset", 6): (1, 4),
-                 ("prohibited", 4): (3, 13), ("reset", 4): (3, 3)}
+                 ("prohibited", 4): (3, 13), ("reset", 4): (3, 3),
+                 ("unroutable", 6): (1, 0), ("unroutable", 4): (3, 0)}
         kind, code = kinds[self.how, self.family]
         quote = packet.data[:LONGEST_QUOTE[self.family]]
         error = struct.pack("!BBHI", kind, code, 0, 0) + quote
@@ -1356,6 +1419,19 @@ def test_too_high_and_told_late(stand, how, does, family):
         run = Run(stand, ANY[family], family, hops=5)
         run.says(f"warning: {PEER[family]}: punches with hop limit 5 go too far: {FWB[family]} "
                  f"{does} them (hop 4). Set 3, or let it be automatic")
+
+
+@FAMILIES
+def test_router_that_knows_no_way_on(stand, family):
+    """It is no failure of this host's, and whoever calls all the same comes in."""
+    with LateRefusals(stand.path, family, "unroutable"):
+        run = Run(stand, ANY[family], family, hops=5, refresh=1)
+        line = (f"warning: {PEER[family]}: punches with hop limit 5 get no further than {FWB[family]}, "
+                "which knows no way on (hop 4)")
+        run.says(line)
+        time.sleep(2.5)  # two renewals
+        run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+        run.says(line)
 
 
 @pytest.mark.parametrize("is_late", (False, True), ids=("at-once", "late"))
@@ -1411,20 +1487,30 @@ def test_keeper_without_descriptors(stand):
 
 
 def silence(stand):
-    run = Run(stand, "::", log="info")
-    run.program.wait_for("nobody has come in", 75)
-    return run.lines()[-1], run
+    """Of IPv6, and of IPv4 with a firewall on this host that keeps the caller out."""
+    runs = {family: Run(stand, ANY[family], family, log="info") for family in (6, 4)}
+    runs[4].listens()
+    with rule(stand, "A", 4, "INPUT", "-i", "to-fwa", "-p", "tcp", "--dport", runs[4].port, "-j", "DROP"):
+        with contextlib.suppress(TimeoutError):
+            clients.tcp_client(stand, 4, runs[4].source_port, runs[4].port, 1.5).close()
+        for run in runs.values():
+            run.program.wait_for("nobody has come in", 75)
+    return {family: (run.lines()[-1], run) for family, run in runs.items()}
 
 
+@FAMILIES
 @pytest.mark.background("nobody", silence)
-def test_silence(background):
-    line, run = background.result()
-    assert line == (
+def test_silence(background, family):
+    line, run = background.result()[family]
+    kept_out = {6: "", 4: r" \(one has kept out [1-9] packets meanwhile\)"}[family]
+    assert re.fullmatch(re.escape(
         f"synergy: info: {run.listener}: nobody has come in for 60 s. To be compared with the other "
-        f"side: the peer calls {shown(SERVER[6], run.port)}, from {shown(PEER[6], run.source_port)}; "
+        f"side: the peer calls {shown(SERVER[family], run.port)}, from "
+        f"{shown(PEER[family], run.source_port)}; "
         "neither side has a NAT; the hop limit (2) crosses the last firewall here and meets none "
         "there; no firewall on this host drops what comes in; and those on the way take simultaneous "
-        "open. `synergy test` at both ends tells which")
+        "open. `synergy test` at both ends tells which").replace("comes\\ in;", f"comes\\ in{kept_out};"),
+        line), line
 
 
 @contextlib.contextmanager

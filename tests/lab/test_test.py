@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -211,6 +212,18 @@ def test_simultaneous_open_is_refused(stand, ends, family):
             "REQ-2 asks of it. Serve by UDP there, or let the other side be the server")
     assert line.format("this side's") in a["findings"]
     assert line.format("the peer's") in b["findings"]
+
+
+@pytest.mark.parametrize("family", (6, 4))
+def test_simultaneous_open_is_refused_by_this_host(stand, ends, family):
+    """By its own firewall, which no other can be told from but by what this host's kernel counts."""
+    with rules(stand.path, "A", "INPUT -i to-fwa -p tcp --syn -j DROP", family=family):
+        a, b = both(ends, family)
+    assert trial(a, "tcp") == ("timed out", "passes")
+    (line,) = [line for line in a["findings"] if "lets UDP in and not TCP" in line]
+    assert re.search(r"server\. \(Or it is the one on this host, which has kept out \d+ packets "
+                     r"meanwhile: INPUT\)$", line), line
+    assert not any("on this host" in line for line in b["findings"])
 
 
 def test_holes_that_are_forgotten(stand, ends):

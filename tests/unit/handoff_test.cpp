@@ -114,6 +114,7 @@ class Bench {
                      socket_diag_,
                      {.is_ours = [this](std::uint64_t cookie) { return cookie != stranger; },
                       .out_of_reach = [this](std::uint64_t cookie) { given_up = cookie; },
+                      .in_reach = [this](std::uint64_t) { given_up = 0; },
                       .activity = [this] { return activity.load(); },
                       .ends = [this] { return ends.load(); },
                       .has_one_ended_since = [this](unsigned then) { return ends != then; }}};
@@ -397,6 +398,7 @@ std::string obstacle_of(const Socket &listener) {
     Handoff handoff(scheduler, *page, socket_diag,
                     {.is_ours = [](std::uint64_t) { return false; },
                      .out_of_reach = {},
+                     .in_reach = {},
                      .activity = {},
                      .ends = {},
                      .has_one_ended_since = {}});

@@ -3,7 +3,9 @@
 #include "harness.h"
 #include "settings/peer_list.h"
 
+#include <cstring>
 #include <doctest/doctest.h>
+#include <netinet/in.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -235,7 +237,12 @@ TEST_CASE("routes as keys") {
     const RouteKey v4 = RouteKey::from(address("203.0.113.77:1").mapped(), way);
     CHECK(v4 == other);
     way.source = address("[2001:db8:a::11]:1");
-    way.gateway = address("[fe80::1]:1");
+    way.gateway = address("[fe80::1%7]:1");
+    sockaddr_in6 without_link{}; // as the kernel tells it
+    std::memcpy(&without_link, way.gateway.data(), sizeof without_link);
+    without_link.sin6_scope_id = 0;
+    way.gateway =
+        Endpoint::from(reinterpret_cast<const sockaddr *>(&without_link), sizeof without_link);
     way.interface = 7;
     const RouteKey v6 = RouteKey::from(address("[2001:db8:b:1:2:3:4:5]:1"), way);
     CHECK(v6 == RouteKey{"2001:db8:b::/48", "2001:db8:a::11", "fe80::1%7"});

@@ -99,6 +99,7 @@ struct Bench : RegistryOwner {
                     socket_diag,
                     {.is_ours = [](std::uint64_t) { return true; },
                      .out_of_reach = [](std::uint64_t) {},
+                     .in_reach = [](std::uint64_t) {},
                      .activity = {},
                      .ends = [] { return 0U; },
                      .has_one_ended_since = [](unsigned) { return false; }}};

@@ -161,12 +161,15 @@ TEST_CASE("no peers") {
 
 TEST_CASE("link-local peers have a scope") {
     std::string problems;
-    const std::vector<Peer> list = peers("[fe80::1%lo]:5 [fe80::1%77]:5 [fe80::1]:5", problems);
+    const std::vector<Peer> list = peers("[fe80::1%lo]:5 [fe80::1%77]:5", problems);
     CHECK(problems == "");
-    REQUIRE(list.size() == 3);
+    REQUIRE(list.size() == 2);
     CHECK(list[0].address.address_text() == "fe80::1%lo");
     CHECK(list[1].address.address_text() == "fe80::1%77");
-    CHECK(list[2].address.address_text() == "fe80::1");
+    CHECK(
+        problem_of("[fe80::1]:5") ==
+        "P: '[fe80::1]:5': expected after a link-local address (fe80::) '%' and the interface that "
+        "leads there, as fe80::5%eth0\n");
 
     const std::string scope = "': expected after '%' a network interface of this host\n";
     CHECK(problem_of("[fe80::1%nosuch0]:5") == "P: '[fe80::1%nosuch0]:5" + scope);
@@ -471,6 +474,9 @@ TEST_CASE("what would punch elsewhere or otherwise than meant stops all punching
         {"SYNERGY_LOCAL",
          "::", "the address of one host, neither wildcard, multicast nor broadcast"},
         {"SYNERGY_LOCAL", "fe80::1%nosuch0", "after '%' a network interface of this host"},
+        {"SYNERGY_LOCAL", "fe80::1",
+         "after a link-local address (fe80::) '%' and the interface that leads there, as "
+         "fe80::5%eth0"},
         {"SYNERGY_REFRESH", "0", "whole seconds from 1 to 3600"},
         {"SYNERGY_REFRESH", "3601", "whole seconds from 1 to 3600"},
         {"SYNERGY_REFRESH", "1.5", "whole seconds from 1 to 3600"},

