@@ -161,8 +161,9 @@ TEST_CASE("tcp punch: a peer that calls just before a SYN leaves is answered by 
           }) == "");
 }
 
-TEST_CASE("tcp punch: a SYN that slips out to a peer that calls unheard is not one that goes too far" *
-          doctest::skip(geteuid() != 0)) {
+TEST_CASE(
+    "tcp punch: a SYN that slips out to a peer that calls unheard is not one that goes too far" *
+    doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
               Bench bench;
               bench.serve(Network::here(AF_INET6));
@@ -176,9 +177,8 @@ TEST_CASE("tcp punch: a SYN that slips out to a peer that calls unheard is not o
               // way is between the timers that hold the thread up.
               const Time now = Clock::now();
               for (const int held : {1200, 5, 5, 5})
-                  bench.scheduler.at(now + std::chrono::microseconds(1200 / held), [held] {
-                      std::this_thread::sleep_for(milliseconds(held));
-                  });
+                  bench.scheduler.at(now + std::chrono::microseconds(1200 / held),
+                                     [held] { std::this_thread::sleep_for(milliseconds(held)); });
               EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
               EXPECT_IN_CHILD(bench.network.syns().back().hop_limit == 64);
               EXPECT_IN_CHILD(bench.too_high.empty());

@@ -64,27 +64,34 @@ TEST_CASE("tcp punch: when the hole began, the next one knows that has it" *
 
 TEST_CASE("tcp punch: all SYNs of a socket have one number, and the hop limits their turns" *
           doctest::skip(geteuid() != 0)) {
-    for (const int family : {AF_INET6, AF_INET})
-        CHECK(harness::in_child([family]() -> std::string {
-                  Bench bench;
-                  bench.serve(Network::here(family));
-                  TcpPunch punch(bench.context,
-                                 bench.hole(family, {.best = 3, .least = 2, .most = 4}));
-                  EXPECT_IN_CHILD(punch.open() == 0);
-                  EXPECT_IN_CHILD(
-                      bench.run_until([&] { return bench.has_seen_syns(5); }, seconds(8)));
-                  const auto syns = bench.network.syns();
-                  std::vector<int> hops;
-                  for (const Packet &syn : syns)
-                      hops.push_back(syn.hop_limit);
-                  EXPECT_IN_CHILD(Bench::numbers_of(syns).size() == 1);
-                  EXPECT_IN_CHILD(hops == std::vector({3, 3, 4, 2, 3}));
-                  // Out of step with a client that repeats each second.
-                  EXPECT_IN_CHILD(syns[2].seen - syns[1].seen > milliseconds(600));
-                  EXPECT_IN_CHILD(syns[2].seen - syns[1].seen < milliseconds(960));
-                  EXPECT_IN_CHILD(bench.too_high.empty() && bench.proofs.empty());
-                  return "";
-              }) == "");
+    const std::string late = "the thread was kept from running, which costs a socket (guard.h)";
+    const auto look = [&late](int family) -> std::string {
+        Bench bench;
+        bench.serve(Network::here(family));
+        TcpPunch punch(bench.context, bench.hole(family, {.best = 3, .least = 2, .most = 4}));
+        EXPECT_IN_CHILD(punch.open() == 0);
+        EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(5); }, seconds(8)));
+        const auto syns = bench.network.syns();
+        std::vector<int> hops;
+        for (const Packet &syn : syns)
+            hops.push_back(syn.hop_limit);
+        if (Bench::numbers_of(syns).size() > 1 &&
+            bench.scheduler.lateness() > Guard::least_lead / 2)
+            return late;
+        EXPECT_IN_CHILD(Bench::numbers_of(syns).size() == 1);
+        EXPECT_IN_CHILD(hops == std::vector({3, 3, 4, 2, 3}));
+        // Out of step with a client that repeats each second.
+        EXPECT_IN_CHILD(syns[2].seen - syns[1].seen > milliseconds(600));
+        EXPECT_IN_CHILD(syns[2].seen - syns[1].seen < milliseconds(960));
+        EXPECT_IN_CHILD(bench.too_high.empty() && bench.proofs.empty());
+        return "";
+    };
+    for (const int family : {AF_INET6, AF_INET}) {
+        std::string result = late;
+        for (int tries = 0; tries < 5 && result == late; tries++)
+            result = harness::in_child([&] { return look(family); });
+        CHECK(result == "");
+    }
 }
 
 TEST_CASE("tcp punch: an error that is later than was expected is met at once, and once" *
