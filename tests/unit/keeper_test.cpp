@@ -1041,7 +1041,7 @@ class Stranger {
     pid_t process_ = -1;
 };
 
-/// A TCP socket that its last close() takes a minute for.
+/// A TCP socket that its last close() takes five seconds for.
 Socket lingering_socket() {
     // The other end takes nothing, and stays open in this process.
     static std::vector<Socket> others;
@@ -1050,7 +1050,7 @@ Socket lingering_socket() {
     const Endpoint to = listener.local();
     ::connect(socket.fd(), to.data(), to.length());
     others.emplace_back(::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
-    const linger patience{.l_onoff = 1, .l_linger = 60};
+    const linger patience{.l_onoff = 1, .l_linger = 5};
     ::setsockopt(socket.fd(), SOL_SOCKET, SO_LINGER, &patience, sizeof patience);
     const std::vector<char> data(1 << 16);
     while (::send(socket.fd(), data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
