@@ -81,8 +81,7 @@ bool is_short_of_descriptors(int error) {
 }
 
 std::string lost_line(const ServerSocket &listener, const std::string &why) {
-    return std::string(name(listener.transport)) + " " + listener.local.text() +
-           ": nothing is punched any more: " + why;
+    return listener.text() + ": nothing is punched any more: " + why;
 }
 
 /// Memory or time may be had when it rings again.
@@ -286,9 +285,8 @@ void Handoff::could_not_ring(Id id, int error) {
         refused(id);
         return;
     }
-    const ServerSocket &listener = offers_.at(id)->listener;
     log::warn_once(
-        std::string(name(listener.transport)) + " " + listener.local.text() +
+        offers_.at(id)->listener.text() +
         ": a peer's connection waits, since no bell can be made: " + strerrordesc_np(error));
     ring_again(id, milliseconds(100));
 }
@@ -314,7 +312,7 @@ bool Handoff::say_if_starved(const Offer &offer) const {
     if (starved == offer.starved)
         return false;
     log::warn_once(
-        std::string(name(offer.listener.transport)) + " " + offer.listener.local.text() +
+        offer.listener.text() +
         ": a peer's connection waits: the server has no descriptor left for it. Raise its "
         "limit of open files (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)");
     return true;

@@ -34,10 +34,6 @@ int family_of(const Endpoint &peer) {
     return peer.unmapped().family();
 }
 
-std::string text_of(const ServerSocket &socket) {
-    return std::string(name(socket.transport)) + " " + socket.local.text();
-}
-
 } // namespace
 
 void Advice::opens(const Hole &hole) {
@@ -63,10 +59,10 @@ void Advice::opens(KeptSocket &server, const Hole &hole) {
         server.loopback.set(Clock::now() + before_loopback_advice,
                             [&server] { look_at_loopback(server); });
     if (server.punches.empty() && !server.is_reached)
-        server.silence.set(Clock::now() + silence_time,
-                           [this, &server, kept_out = packets_kept_out(family_of(hole.peer))] {
-                               say_silence(server, kept_out);
-                           });
+        // Not here: listen() waits for the first punch.
+        server.silence.set(Clock::now(), [this, &server, family = family_of(hole.peer)] {
+            begin_silence(server, family);
+        });
 }
 
 void Advice::own_host(const Hole &hole) {
@@ -132,6 +128,14 @@ void Advice::say_other_addresses(const Hole &hole, const Endpoint &own) {
                        " as well. SYNERGY_LOCAL chooses");
 }
 
+void Advice::begin_silence(KeptSocket &server, int family) const {
+    if (log::is_on(LogLevel::info))
+        server.silence.set(Clock::now() + silence_time,
+                           [this, &server, kept_out = packets_kept_out(family)] {
+                               say_silence(server, kept_out);
+                           });
+}
+
 void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const {
     if (server.is_reached || server.punches.empty())
         return;
@@ -150,7 +154,7 @@ void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> 
         "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
         "here and meets none there; no firewall on this host drops what comes in{}; and those on "
         "the way take simultaneous open. `synergy test` at both ends tells which",
-        text_of(server.socket), silence_time / seconds(1), own, peer.unmapped().text(),
+        server.socket.text(), silence_time / seconds(1), own, peer.unmapped().text(),
         server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops),
         is_felt ? " (one has kept out " + std::to_string(*kept_out_now - *kept_out) +
                       " packets meanwhile)"
@@ -161,7 +165,7 @@ void Advice::nobody(const ServerSocket &socket) {
     const std::string reason = why_nobody(settings_, socket);
     if (reason.empty())
         return;
-    why_nobody_.push_back(text_of(socket) + ": nothing is punched: " + reason);
+    why_nobody_.push_back(socket.not_punched(reason));
     nobody_.set(Clock::now() + before_saying_nobody, [this] {
         for (const std::string &line : std::exchange(why_nobody_, {}))
             if (!has_peers_)

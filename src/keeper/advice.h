@@ -34,6 +34,7 @@ class Advice {
     static void look_at_loopback(const KeptSocket &server);
     bool object_to_address(const Hole &hole, const Endpoint &own);
     static void say_other_addresses(const Hole &hole, const Endpoint &own);
+    void begin_silence(KeptSocket &server, int family) const;
     void say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const;
 
     HopFinder &hop_finder_;

@@ -175,17 +175,13 @@ bool Registry::can_be_rung_at(KeptSocket &server) {
 void Registry::find_obstacle(KeptSocket &server, const char *obstacle) {
     constexpr Duration between_tries = seconds(1);
     const ServerSocket &socket = server.socket;
-    const auto line = [&](const char *why) {
-        return std::string(name(socket.transport)) + " " + socket.local.text() +
-               ": nothing is punched: " + why;
-    };
     const char *before = std::exchange(server.obstacle, obstacle);
     if (before != nullptr && before != obstacle)
-        log::over(line(before));
+        log::over(socket.not_punched(before));
     if (obstacle == nullptr)
         return;
     if (socket.is_ready())
-        log::once(LogLevel::error, line(obstacle));
+        log::once(LogLevel::error, socket.not_punched(obstacle));
     server.trying.set(Clock::now() + between_tries, [this, &server] {
         if (!has(server.socket.cookie))
             return;
@@ -228,9 +224,9 @@ void Registry::declare(KeptSocket &server) {
     if (are_too_many)
         server.declared.pop_back();
     if (are_too_many && !std::exchange(server.is_full, true))
-        log::warn("{} {}: {} peers and ports, which is the most that there can be: further ones "
+        log::warn("{}: {} peers and ports, which is the most that there can be: further ones "
                   "are left out",
-                  name(socket.transport), socket.local.text(), targets_max);
+                  socket.text(), targets_max);
     server.on_link.clear();
     // The ports of a range share the way.
     Endpoint looked_up;
@@ -272,8 +268,8 @@ void Registry::settings_changed() {
             const auto one = punch++;
             if (wanted.contains(one->first))
                 continue;
-            log::info("{} {} <- {}: ends: it is no peer any more", name(server.socket.transport),
-                      server.socket.local.text(), one->first.text());
+            log::info("{} <- {}: ends: it is no peer any more", server.socket.text(),
+                      one->first.text());
             end_hole(server, server.punches.extract(one));
         }
         if (!server.declared.empty() && can_be_rung_at(server))
@@ -331,8 +327,7 @@ int Registry::open_all(const ServerSocket &socket, Socket duplicate, const char 
         reason = why_not_beside_nobody(socket, context_.settings);
     if (!reason.empty()) {
         if (socket.is_ready() && (is_declared || !expected.empty()))
-            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
-                                           socket.local.text() + ": nothing is punched: " + reason);
+            log::once(LogLevel::error, socket.not_punched(reason));
         return ENOENT;
     }
     const bool is_new = !has(socket.cookie);
@@ -443,7 +438,7 @@ bool Registry::check_alive(const ServerSocket &socket) {
     if (owner_.locate(found->second.socket))
         return !found->second.socket.accepts() || handoff_.is_out_of_reach(socket.cookie) ||
                handoff_.check_imitable(found->second.socket);
-    log::debug("{} {} is closed", name(socket.transport), socket.local.text());
+    log::debug("{} is closed", socket.text());
     // Not here: the punch that asks is one of those that go.
     scheduler_.at(Clock::now(), [this, cookie = socket.cookie] { drop(cookie); });
     return false;

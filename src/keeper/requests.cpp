@@ -179,9 +179,8 @@ void Requests::open(const Call &call, Reply &reply) {
         reply.answer.mark = SYNERGY_UNTOUCHED;
         if (const auto any = errno == EXDEV ? describe(call.passed.fd()) : std::nullopt;
             any && has_declared(registry_.settings(), *any))
-            log::error("{} {}: nothing is punched: it belongs to another network namespace than "
-                       "the process that has it",
-                       name(any->transport), any->local.text());
+            log::error("{}", any->not_punched("it belongs to another network namespace than the "
+                                              "process that has it"));
         return;
     }
     const bool is_to_listen =
@@ -238,8 +237,7 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
         else if (registry_.has(socket.cookie))
             handoff_.check_imitable(socket);
         else
-            log::error("{} {}: nothing is punched: {}", name(socket.transport), socket.local.text(),
-                       not_to_be_given(socket.not_to_be_given));
+            log::error("{}", socket.not_punched(not_to_be_given(socket.not_to_be_given)));
         return ENOENT;
     }
     const char *obstacle = is_punched && socket.accepts() ? handoff_.obstacle(socket) : nullptr;
@@ -253,9 +251,7 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
             return ENOENT;
         }
         if (socket.is_ready())
-            log::once(LogLevel::error, std::string(name(socket.transport)) + " " +
-                                           socket.local.text() +
-                                           ": nothing is punched: " + obstacle);
+            log::once(LogLevel::error, socket.not_punched(obstacle));
         registry_.forget(socket.cookie);
         return ENOENT;
     }
@@ -445,10 +441,10 @@ void Requests::executed_without_library(const Call &call) {
                   "library heeds nothing but {}/synergy/synergy.toml",
                   call.process, SYNERGY_SYSCONFDIR);
     else
-        log::warn("{} {}: process {} executes a program that gets this socket, and has no "
+        log::warn("{}: process {} executes a program that gets this socket, and has no "
                   "LD_PRELOAD in its environment: what that accepts is no peer's connection "
                   "(`env LD_PRELOAD=...` before the program's name gives it the library)",
-                  name(socket->transport), socket->local.text(), call.process);
+                  socket->text(), call.process);
 }
 
 void Requests::status(Reply &reply) {

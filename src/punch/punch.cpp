@@ -10,12 +10,11 @@
 namespace synergy {
 
 std::string Hole::text() const {
-    return std::string(name(server.transport)) + " " + server.local.text() + " <- " + peer.text();
+    return server.text() + " <- " + peer.text();
 }
 
 std::string Hole::way_text() const {
-    return std::string(name(server.transport)) + " " + server.local.text() + " <- " +
-           peer.unmapped().address_text();
+    return server.text() + " <- " + peer.unmapped().address_text();
 }
 
 Endpoint Hole::source(const Settings &settings) const {

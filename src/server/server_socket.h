@@ -48,6 +48,14 @@ struct ServerSocket {
     [[nodiscard]] bool is_ready() const { return listens || !accepts(); }
     /// Whether punches leave from the socket itself, so that a duplicate of it is kept.
     [[nodiscard]] bool punches_itself() const { return !accepts() && !has_room_beside; }
+    /// "tcp [::]:4444", as lines of the log begin.
+    [[nodiscard]] std::string text() const {
+        return std::string(name(transport)) + " " + local.text();
+    }
+    /// The line that says why there is no hole for it.
+    [[nodiscard]] std::string not_punched(const std::string &why) const {
+        return text() + ": nothing is punched: " + why;
+    }
 };
 
 /// What the socket behind a descriptor of ours is; nullopt and errno set if it is none (EBADF,
