@@ -79,6 +79,8 @@ class Timer {
     /// Replaces what was pending.
     void set(Time time, Scheduler::Task task);
     void cancel();
+    /// Whether it is pending, for `time` or before.
+    [[nodiscard]] bool is_due(Time time) const { return pending_ && id_.first <= time; }
 
   private:
     Scheduler &scheduler_;

@@ -216,15 +216,17 @@ void Handoff::ring_again(Id id, Duration delay) {
     offers_.at(id)->timer.set(Clock::now() + delay, [this, id] { ring(id); });
 }
 
-/// Whether the listener's first bell is to be answered before this one rings: who does not know
-/// what a bell is sees no more than that one.
+/// Whether another bell is to ring before this one. The listener's first is to be answered before
+/// all others: who does not know what a bell is sees no more than that one. Further on, who waits
+/// already comes first.
 bool Handoff::is_to_wait(Id id) const {
     const std::uint64_t listener = offers_.at(id)->listener.cookie;
-    return !answering_.contains(listener) &&
-           std::any_of(offers_.begin(), offers_.end(), [&](const auto &entry) {
-               return entry.first < id && entry.second->listener.cookie == listener &&
-                      !entry.second->is_deferred;
-           });
+    const bool is_answering = answering_.contains(listener);
+    return std::any_of(offers_.begin(), offers_.lower_bound(id), [&](const auto &entry) {
+        const Offer &earlier = *entry.second;
+        return earlier.listener.cookie == listener &&
+               (is_answering ? earlier.is_waiting : !earlier.is_deferred);
+    });
 }
 
 /// A bell that meets a full queue would be dropped, and come again by the kernel's second.
@@ -240,7 +242,8 @@ void Handoff::answered(std::uint64_t listener) {
     for (const auto &[id, offer] : offers_) {
         if (offer->listener.cookie != listener || !offer->is_waiting)
             continue;
-        ring_again(id, Duration::zero());
+        if (!offer->timer.is_due(Clock::now())) // else those behind it would come first
+            ring_again(id, Duration::zero());
         if (!is_first)
             return;
     }
@@ -252,10 +255,7 @@ void Handoff::ring(Id id) {
         give_up(offer.listener, confined);
         return;
     }
-    offer.is_waiting = is_to_wait(id);
-    if (offer.is_waiting)
-        return;
-    offer.is_waiting = is_full(offer.listener);
+    offer.is_waiting = is_to_wait(id) || is_full(offer.listener);
     if (offer.is_waiting) {
         ring_again(id, until_there_is_room);
         return;
