@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -255,6 +256,14 @@ def counted_part(suite):
     return {"lab": ("-k", COUNTED_LAB, "-m", "not quiet"), "kernel2": ("-k", COUNTED_KERNEL2)}.get(suite, ())
 
 
+def make_files_writable_in(directory):
+    """For everybody, what is made there later, whatever the umask of who makes it (acl(5): a default
+    ACL takes its place). All other files of a test are made with the umask that users have."""
+    everybody = b"".join(struct.pack("<HHI", tag, 6, 0xffffffff)  # reads and writes
+                         for tag in (0x01, 0x04, 0x20))  # its user, its group, all others
+    os.setxattr(directory, "system.posix_acl_default", struct.pack("<I", 2) + everybody)
+
+
 def lines_run(directory):
     """By file of src/ and preload/, how many of its lines were run, and how many there are."""
     counters = [str(path) for path in COUNTERS.glob("**/*.profraw")]
@@ -353,7 +362,7 @@ class Everything:
         shutil.rmtree(COUNTERS, ignore_errors=True)
         COUNTERS.mkdir()
         COUNTERS.chmod(0o777)
-        umask = os.umask(0)  # programs of other users count, too
+        make_files_writable_in(COUNTERS)  # programs of other users count, too
         os.environ["LLVM_PROFILE_FILE"] = f"{COUNTERS}/%m%c.profraw"  # of those compiled otherwise
         self.progress.line(f"=== [{self.progress.time()}] {directory}: all tests")
         tests = told_by(directory, (*THIS_KERNEL, "kernel2"), "coverage/",
@@ -361,7 +370,6 @@ class Everything:
         for test in tests:
             test.command = [word for word in test.command if word != "--second-try"]
         run(tests, self.progress, tests)
-        os.umask(umask)
         counts = [sum(column) for column in zip(*(test.counts() for test in tests))]
         lines = lines_run(directory)
         if not lines:
