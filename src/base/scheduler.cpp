@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cmath>
 #include <ctime>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -127,14 +128,20 @@ void Scheduler::run_timers() {
     Time now = begun;
     while (!timers_.empty() && timers_.begin()->first.first <= begun && now < begun + slice) {
         // What came before it has taken its time, too.
-        constexpr int memory = 32;
-        const Duration late = now - timers_.begin()->first.first;
-        lateness_ = std::max(late, lateness_ - lateness_ / memory);
+        was_late(now - timers_.begin()->first.first, now);
         Task task = std::move(timers_.begin()->second);
         timers_.erase(timers_.begin());
         task();
         now = Clock::now();
     }
+}
+
+/// By the clock, since the timers of many holes run in one moment, and then none for seconds.
+void Scheduler::was_late(Duration late, Time now) {
+    const double half_lives = std::chrono::duration<double>(now - late_at_) / lateness_half_life;
+    lateness_ =
+        std::max(late, std::chrono::duration_cast<Duration>(lateness_ * std::exp2(-half_lives)));
+    late_at_ = now;
 }
 
 void Timer::set(Time time, Scheduler::Task task) {

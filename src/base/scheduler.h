@@ -38,8 +38,9 @@ class Scheduler {
     TimerId at(Time time, Task task);
     void cancel(TimerId timer);
 
-    /// How late timers have been of late: the most of it, which is forgotten by and by.
+    /// How late timers have been of late: the most of it, half of which is forgotten in this time.
     [[nodiscard]] Duration lateness() const { return lateness_; }
+    static constexpr std::chrono::seconds lateness_half_life{4};
 
     /// How many timers are set.
     [[nodiscard]] std::size_t pending() const { return timers_.size(); }
@@ -55,6 +56,7 @@ class Scheduler {
     };
 
     void run_timers();
+    void was_late(Duration late, Time now);
     int add(int fd, std::uint32_t events, std::uint32_t generation);
     void report(int fd, std::uint32_t generation, std::uint32_t events);
     void look_at_rest();
@@ -65,7 +67,8 @@ class Scheduler {
     std::map<int, std::uint32_t> rest_; ///< the events of those that epoll has no room for
     std::uint64_t next_timer_ = 0;
     std::map<TimerId, Task> timers_;
-    Duration lateness_{};
+    Duration lateness_{}; ///< as it was at late_at_
+    Time late_at_{};
 };
 
 /// A task that is cancelled with its owner: at most one is pending.

@@ -44,6 +44,7 @@ Time Guard::next_after(Time syn, unsigned retransmits) {
 void Guard::sent(Time asked, Time now, bool is_again) {
     short_ones_ = is_again ? short_intervals_again : short_intervals;
     seen_ = 0;
+    has_gone_far_ = false;
     next_call_ = {};
     is_staggered_ = false;
     first_sent_ = now;
@@ -78,6 +79,7 @@ GuardStanding Guard::standing() const {
             .retransmits = seen_,
             .short_intervals = short_ones_,
             .is_staggered = is_staggered_,
+            .has_gone_far = has_gone_far_,
             .hole_began = socket_.at(),
             .first_sent = first_sent_,
             .last_sent = last_sent_,
@@ -93,6 +95,7 @@ void Guard::take_over(const GuardStanding &standing) {
     seen_ = standing.retransmits;
     short_ones_ = standing.short_intervals;
     is_staggered_ = standing.is_staggered;
+    has_gone_far_ = standing.has_gone_far;
     socket_.began(standing.hole_began);
     hole_->began(standing.hole_began);
     first_sent_ = standing.first_sent;
@@ -160,6 +163,7 @@ void Guard::error_came(Time now) {
 
 void Guard::tick(Time now, SynTimer timer) {
     if (!knows_all(timer)) {
+        has_gone_far_ = has_gone_far_ || phase() == Phase::open;
         seen_ = timer.retransmits;
         // Where the kernel's own interval is the shorter one, it shall not retransmit unless told.
         Time left_at = now < retransmission_ ? not_before_ : std::max(not_before_, retransmission_);

@@ -30,7 +30,7 @@ struct SynTimer {
 /// A guard's times, which are of a clock that all processes have (CLOCK_MONOTONIC).
 struct GuardStanding {
     std::uint32_t step = 0, retransmits = 0, short_intervals = 0;
-    bool is_staggered = false;
+    bool is_staggered = false, has_gone_far = false;
     Time hole_began{}, first_sent{}, last_sent{}, next{}, retransmission{}, not_before{},
         deadline{};
     Duration window{};
@@ -127,8 +127,11 @@ class Guard {
     /// The same of a peer that was heard at `now` or before. What was answered while the hop limit
     /// was low may have an error come back: then next() says until when the socket is deaf.
     void peer_was_heard(Time now);
-    /// The SYN that was to be the answer had left before.
-    void called_too_late() { step_ = Step::awaiting; }
+    /// The SYN that was to be the answer has left before that was sure: with either hop limit.
+    void called_too_late() {
+        step_ = Step::awaiting;
+        has_gone_far_ = true;
+    }
 
     [[nodiscard]] Phase phase() const {
         switch (step_) {
@@ -157,6 +160,9 @@ class Guard {
     [[nodiscard]] bool is_awaiting() const { return step_ == Step::awaiting; }
     /// By what the kernel says, no SYN has left that the guard has not been told of.
     [[nodiscard]] bool knows_all(SynTimer timer) const { return timer.retransmits == seen_; }
+    /// A SYN of this socket may have gone all the way, while none was to. Which of them the peer
+    /// answers can't be told from then on: they all have one number, and an answer is repeated.
+    [[nodiscard]] bool has_gone_far() const { return has_gone_far_; }
     /// When tick() is wanted.
     [[nodiscard]] Time next() const { return next_; }
     /// TCP_USER_TIMEOUT for the socket from now on (tcp(7)): since the first SYN.
@@ -193,6 +199,7 @@ class Guard {
     Time not_before_{};           ///< the SYN that is awaited had not left then
     Time deadline_{};             ///< no retransmission from here on unless it is moved
     unsigned seen_ = 0;
+    bool has_gone_far_ = false;
     unsigned short_ones_ = short_intervals;
 };
 

@@ -540,10 +540,10 @@ void TcpPunch::retry_at(Time time) {
 /// kept from running has gone all the way, to a peer that may be calling unheard.)
 bool TcpPunch::was_taken() const {
     const tcp_info info = info_of(socket_);
-    const bool has_slipped_out =
-        guard_.phase() == Guard::Phase::open && !departures_.knows_all(info);
+    const bool has_gone_far = guard_.has_gone_far() || (guard_.phase() == Guard::Phase::open &&
+                                                        !departures_.knows_all(info));
     return busy_until_ == Time{} && !guard_.is_answering() && info.tcpi_segs_in == 1 &&
-           !has_slipped_out;
+           !has_gone_far;
 }
 
 void TcpPunch::established() {

@@ -121,6 +121,30 @@ TEST_CASE("scheduler: who comes does not wait for all timers that are due, nor t
     CHECK(heard > 1);
 }
 
+TEST_CASE("scheduler: how late it was is forgotten by the clock, however many timers run") {
+    Scheduler scheduler;
+    constexpr Duration late = milliseconds(100);
+    const Time begun = Clock::now();
+    scheduler.at(begun - late, [] {});
+    scheduler.run_once(Duration::zero());
+    CHECK(scheduler.lateness() >= late);
+    int ran = 0;
+    for (int i = 0; i < 500; i++)
+        scheduler.at(Clock::now() + std::chrono::microseconds(100 * i), [&ran] { ran++; });
+    CHECK(harness::run_until(scheduler, [&] { return ran == 500; }));
+    // (A busy machine takes its time for them.)
+    const Duration passed = Clock::now() - begun;
+    if (passed < Scheduler::lateness_half_life)
+        CHECK(scheduler.lateness() > late / 2);
+    // And it is forgotten.
+    const Time then = Clock::now() + milliseconds(1500);
+    bool is_then = false;
+    const Duration before = scheduler.lateness();
+    scheduler.at(then, [&is_then] { is_then = true; });
+    CHECK(harness::run_until(scheduler, [&] { return is_then; }));
+    CHECK(scheduler.lateness() < before);
+}
+
 TEST_CASE("scheduler: a timer's end cancels it, also in the middle of its own task") {
     Scheduler scheduler;
     bool destroyed_ran = false;

@@ -4,8 +4,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <functional>
 #include <thread>
 
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 using namespace synergy;
@@ -14,6 +17,21 @@ using harness::Network;
 using harness::Packet;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+
+namespace {
+
+/// Runs before an option is set, as whatever else has the processor then.
+std::function<void(int fd, int option, int value)> comes_between;
+
+} // namespace
+
+/// libc's, but for that.
+extern "C" int setsockopt(int fd, int level, int option, const void *value,
+                          socklen_t length) noexcept {
+    if (comes_between && level == IPPROTO_IPV6 && length == sizeof(int))
+        comes_between(fd, option, *static_cast<const int *>(value));
+    return static_cast<int>(syscall(SYS_setsockopt, fd, level, option, value, length));
+}
 
 TEST_CASE("tcp punch: a peer that calls while it is heard is connected at once" *
           doctest::skip(geteuid() != 0)) {
@@ -184,6 +202,65 @@ TEST_CASE(
               EXPECT_IN_CHILD(bench.too_high.empty());
               return "";
           }) == "");
+}
+
+TEST_CASE("tcp punch: what is answered after another SYN has gone is not one that goes too far" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              bench.network.lets_pass = [](const Packet &packet) { return packet.is_from_here; };
+              EXPECT_IN_CHILD(punch.open() == 0);
+              const Socket caller = bench.network.call_from_there(AF_INET6);
+              // Until the kernel's first timer has run out.
+              bench.scheduler.at(Clock::now() + milliseconds(900),
+                                 [] { std::this_thread::sleep_for(milliseconds(160)); });
+              EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(3); }));
+              const auto syns = bench.network.syns();
+              EXPECT_IN_CHILD(syns[1].hop_limit == 64 && syns[2].hop_limit == 3);
+              EXPECT_IN_CHILD(bench.run_until_heard());
+              bench.network.lets_pass = [](const Packet &) { return true; };
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              EXPECT_IN_CHILD(Bench::numbers_of(bench.own_syns()).size() == 1);
+              EXPECT_IN_CHILD(bench.too_high.empty());
+              return "";
+          }) == "");
+}
+
+TEST_CASE(
+    "tcp punch: a SYN that leaves just when the hop limit is lifted is none that goes too far" *
+    doctest::skip(geteuid() != 0)) {
+    const std::string late = "the thread was kept from running: the SYN has left before";
+    const auto look = [&late]() -> std::string {
+        Bench bench;
+        bench.round_trip = milliseconds(20);
+        bench.serve(Network::here(AF_INET6));
+        TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+        EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_heard());
+        EXPECT_IN_CHILD(bench.run_until([] { return Bench::is_deaf(); }));
+        const Socket caller = bench.network.call_from_there(AF_INET6);
+        comes_between = [](int fd, int option, int value) {
+            tcp_info info{};
+            socklen_t length = sizeof info;
+            while (option == IPV6_MINHOPCOUNT && value == 0 &&
+                   getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+                   info.tcpi_state == TCP_SYN_SENT && info.tcpi_total_retrans == 0)
+                std::this_thread::yield();
+        };
+        EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
+        comes_between = nullptr;
+        if (bench.network.syns()[1].hop_limit == 3)
+            return late;
+        EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+        EXPECT_IN_CHILD(Bench::numbers_of(bench.own_syns()).size() == 1);
+        EXPECT_IN_CHILD(bench.too_high.empty());
+        return "";
+    };
+    std::string result = late;
+    for (int tries = 0; tries < 5 && result == late; tries++)
+        result = harness::in_child(look);
+    CHECK(result == "");
 }
 
 TEST_CASE("tcp punch: another listener's punch goes on with what it is given, and its number" *
