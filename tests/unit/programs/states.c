@@ -163,8 +163,9 @@ static int get_option(int fd) {
     return result;
 }
 
-/* What is sent is there at once: when an acknowledgement comes for which Nagle's algorithm (RFC 896)
- * waits depends on how long a run takes. (A socket that is connected to itself waits for its own.) */
+/* What is sent is there at once: when an acknowledgement comes for which Nagle's algorithm (RFC
+ * 896) waits depends on how long a run takes. (A socket that is connected to itself waits for its
+ * own.) */
 static void be_prompt(int fd) {
     static const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
