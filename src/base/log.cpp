@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <unordered_set>
@@ -94,7 +95,18 @@ int write_line(int fd, std::string_view line) {
     if (poll(&room, 1, 0) != 1 || room.revents != POLLOUT)
         return 0;
     // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
-    return ::write(fd, line.data(), std::min<std::size_t>(line.size(), PIPE_BUF)) < 0 ? errno : 0;
+    const std::size_t size = std::min<std::size_t>(line.size(), PIPE_BUF);
+    struct stat status {};
+    if (fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode)) {
+        // Another writer may have taken it since, and the pipe may be the server's, which waits.
+        const iovec all{.iov_base = const_cast<char *>(line.data()), .iov_len = size};
+        const ssize_t written = pwritev2(fd, &all, 1, -1, RWF_NOWAIT);
+        if (written >= 0 || errno == EAGAIN)
+            return 0;
+        if (errno != EOPNOTSUPP && errno != ENOSYS) // an older kernel's pipes
+            return errno;
+    }
+    return ::write(fd, line.data(), size) < 0 ? errno : 0;
 }
 
 int write_and_close(int fd, std::string_view line) {

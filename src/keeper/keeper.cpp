@@ -300,11 +300,13 @@ void Keeper::settings_changed() {
 bool Keeper::locate(ServerSocket &socket) const {
     if (socket.cookie == requests_.passed())
         return true;
-    if (!socket.punches_itself() && socket.is_ready()) {
-        const auto life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
-        if (life != SocketDiag::Life::unknown)
-            return life == SocketDiag::Life::lives;
-    }
+    auto life = SocketDiag::Life::unknown;
+    if (!socket.is_ready() && socket.transport == Transport::tcp)
+        life = socket_diag_.life_until_it_listens(socket.local, socket.cookie);
+    else if (!socket.punches_itself() && socket.is_ready())
+        life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
+    if (life != SocketDiag::Life::unknown)
+        return life == SocketDiag::Life::lives;
     return processes_.locate(socket);
 }
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "base/scheduler.h"
 #include "base/socket.h"
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <unordered_set>
 #include <vector>
@@ -28,6 +30,10 @@ class SocketDiag {
     /// Whether the listener (TCP, SCTP) or the bound socket (UDP) with this cookie (SO_COOKIE) at
     /// this local address still lives, whoever has it.
     [[nodiscard]] Life life(Transport transport, const Endpoint &local, std::uint64_t cookie);
+
+    /// Whether the TCP socket with this cookie is bound still, whoever has it, and listens or may
+    /// yet; what was so a few milliseconds ago is taken to be. `unknown` before Linux 6.8.
+    [[nodiscard]] Life life_until_it_listens(const Endpoint &local, std::uint64_t cookie);
 
     struct Listener {
         std::uint64_t cookie = 0;
@@ -83,11 +89,20 @@ class SocketDiag {
         std::optional<Listener> socket;
         bool is_known = false; ///< the kernel has said so, or that there is none
     };
+    struct BoundOnes {
+        std::unordered_set<std::uint64_t> cookies;
+        Time at{};
+    };
+    /// nullptr where the kernel can't say.
+    [[nodiscard]] const BoundOnes *look_for_bound_ones(int family);
+    [[nodiscard]] bool tells_of_bound_ones();
     [[nodiscard]] Found look_for(Transport transport, const Endpoint &local, std::uint64_t cookie);
     [[nodiscard]] Reply ask(const void *question, std::size_t size, std::uint32_t sequence);
 
     Socket netlink_;
     std::uint32_t sequence_ = 0;
+    std::optional<bool> tells_of_bound_ones_; ///< once it was tried
+    std::map<int, BoundOnes> bound_ones_;     ///< by family, at the last look
 };
 
 } // namespace synergy

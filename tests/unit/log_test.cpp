@@ -5,10 +5,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
 #include <sstream>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <thread>
 #include <unistd.h>
@@ -235,6 +238,53 @@ TEST_CASE("log: a line longer than a pipe's room blocks nobody either") {
         log::error("{}", peers);
         log::error("{}", peers);
         return {};
+    });
+    CHECK(result == "");
+}
+
+TEST_CASE(
+    "log: a pipe that somebody else keeps full blocks nobody, also where poll() has seen room") {
+    constexpr auto rest = std::chrono::milliseconds(20);
+    constexpr int moments_of_room = 100;
+    auto result = harness::in_child([&]() -> std::string {
+        int pipe_ends[2];
+        EXPECT_IN_CHILD(pipe2(pipe_ends, O_CLOEXEC) == 0);
+        EXPECT_IN_CHILD(dup2(pipe_ends[1], STDERR_FILENO) == STDERR_FILENO); // which waits
+        // The other writer has a description of its own.
+        const int other = ::open(("/proc/self/fd/" + std::to_string(pipe_ends[1])).c_str(),
+                                 O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        std::vector<char> page(4096, 'x');
+        const auto fill = [&] {
+            while (::write(other, page.data(), page.size()) > 0)
+                ;
+        };
+        fill();
+        std::atomic<bool> is_over = false;
+        std::thread other_writer([&] {
+            for (int moment = 0; moment < moments_of_room; moment++) {
+                static_cast<void>(!::read(pipe_ends[0], page.data(), page.size()));
+                fill();
+                std::this_thread::sleep_for(rest); // for as long as who has to wait would wait
+            }
+            is_over = true;
+        });
+        // (Not where it is another process's turn.)
+        const auto times_asleep = [] {
+            rusage usage{};
+            getrusage(RUSAGE_THREAD, &usage);
+            return usage.ru_nvcsw;
+        };
+        std::size_t waits = 0;
+        alarm(20);
+        while (!is_over) {
+            const auto before = std::chrono::steady_clock::now();
+            const long asleep = times_asleep();
+            log::warn("anything");
+            waits +=
+                std::chrono::steady_clock::now() - before > rest / 2 && times_asleep() != asleep;
+        }
+        other_writer.join();
+        return waits == 0 ? "" : std::to_string(waits) + " lines waited";
     });
     CHECK(result == "");
 }

@@ -61,6 +61,30 @@ TEST_CASE("socket diag: a listener lives until its last duplicate is closed") {
     }
 }
 
+TEST_CASE("socket diag: a TCP socket lives from bind() on, as long as it may listen") {
+    constexpr std::uint64_t nobodys_cookie = 1ULL << 60; // they are counted
+    SocketDiag diag;
+    for (const Endpoint &at : addresses) {
+        CAPTURE(at.text());
+        Socket socket = Socket::open(at.family(), SOCK_STREAM);
+        REQUIRE(::bind(socket.fd(), at.data(), at.length()) == 0);
+        const Endpoint local = socket.local();
+        const std::uint64_t cookie = cookie_of(socket);
+        const Life life = diag.life_until_it_listens(local, cookie);
+        if (life == Life::unknown) {
+            MESSAGE("this kernel (before 6.8) does not tell of sockets that are bound and no more");
+            return;
+        }
+        CHECK(life == Life::lives);
+        CHECK(diag.life_until_it_listens(local, nobodys_cookie) == Life::gone);
+        REQUIRE(::listen(socket.fd(), 4) == 0);
+        CHECK(diag.life_until_it_listens(local, cookie) == Life::lives);
+        socket.reset();
+        CHECK(harness::wait_until(
+            [&] { return diag.life_until_it_listens(local, cookie) == Life::gone; }));
+    }
+}
+
 TEST_CASE("socket diag: a bound UDP socket lives until it is closed, connected or not") {
     SocketDiag diag;
     for (const Endpoint &at : addresses) {

@@ -391,7 +391,7 @@ def test_arguments_that_nobody_would_write(seed):
     assert len(bare.stdout.splitlines()) == 25000
 
 
-@pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4)), (64, 2500, NOWHERE),
+@pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4, 15, 43, 87)), (64, 2500, NOWHERE),
                                                 (22, 3400, "127.0.0.1:5555")])
 def test_sockets_that_become_something_else(seed, steps, peers):
     """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
@@ -449,6 +449,38 @@ def test_the_thread_sanitizer_does_not_take_the_keepers_start_for_a_fork():
     environment = preloaded_environment(before=sanitizers_library("libtsan.so"))
     result = run("/usr/bin/python3", "-c", THREADS_AROUND_A_LISTENER, environment=environment)
     assert result.stdout == "joined\n", result.stderr
+
+
+A_CHILD_BINDS_AND_ENDS = """
+import os, socket
+listener, other = (socket.create_server(("::", 0), family=socket.AF_INET6) for _ in range(2))
+print(flush=True)
+input()
+address = listener.getsockname()
+listener.close()
+child = os.fork()
+if child == 0:
+    bound = socket.socket(socket.AF_INET6)
+    bound.bind(address)
+    os._exit(0)
+os.waitpid(child, 0)
+socket.socket(socket.AF_INET6).bind(address)
+print("bound")
+"""
+
+
+def test_a_port_is_free_when_a_child_that_has_bound_it_has_ended():
+    """It was about to listen where a listener was closed before, so it was punched for at once. The
+    keeper, which has given its rights up, can't see in /proc what root's processes have."""
+    server = subprocess.Popen([sys.executable, "-c", A_CHILD_BINDS_AND_ENDS], text=True,
+                              env=preloaded_environment(), stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server.stdout.readline()
+    (keeper,) = keepers_of(server.pid)
+    if os.geteuid() == 0:
+        assert wait_until(lambda: "Seccomp:\t2" in Path(f"/proc/{keeper}/status").read_text())
+    output, errors = server.communicate("\n", timeout=20)
+    assert output == "bound\n", errors
 
 
 WAYS_TO_SERVE = ["fork", "unseen-fork", "daemon", "exec", "fork-exec", "far-exec", "chroot", "nobody",

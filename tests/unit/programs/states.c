@@ -142,6 +142,8 @@ static int set_option(int fd) {
         value = 0;
     if (options[which].name == IP_TTL && options[which].level == IPPROTO_IP)
         value = 64;
+    if (options[which].name == TCP_NODELAY && options[which].level == IPPROTO_TCP)
+        value = 1;
     if (options[which].name == IPV6_UNICAST_HOPS || options[which].name == TCP_SYNCNT)
         value = 7;
     if (options[which].name == IPV6_MINHOPCOUNT && options[which].level == IPPROTO_IPV6)
@@ -161,6 +163,14 @@ static int get_option(int fd) {
     return result;
 }
 
+/* What is sent is there at once: when an acknowledgement comes for which Nagle's algorithm (RFC
+ * 896) waits depends on how long a run takes. (A socket that is connected to itself waits for its
+ * own.) */
+static void be_prompt(int fd) {
+    static const int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
 static int opened(int number) {
     static const int kinds[][2] = {{AF_INET, SOCK_STREAM},  {AF_INET6, SOCK_STREAM},
                                    {AF_INET6, SOCK_STREAM}, {AF_INET, SOCK_DGRAM},
@@ -169,6 +179,7 @@ static int opened(int number) {
     int fd = socket(kind[0], kind[1] | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return fd;
+    be_prompt(fd);
     if (fd != number) {
         dup2(fd, number);
         close(fd);
