@@ -101,9 +101,9 @@ struct HoleRecord {
     /// A router has said of a punch that it died there. Looked at for SCTP alone: what keeps that
     /// in, here or on the way, says nothing to who sends.
     bool is_answered = false;
-    int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
-    int error = 0;            ///< the errno with which the latest punch failed
-    std::string cause{};      ///< of that, in words
+    int refused_at = 0;  ///< the hop limit for which a reset or a prohibition came back last
+    int error = 0;       ///< the errno with which the latest punch failed
+    std::string cause{}; ///< of that, in words
 };
 
 /// A punch that changes hands, by its socket.
