@@ -50,7 +50,7 @@ class Feeler {
     static void take_back(Knock &knock, const Endpoint &to);
     /// The same for SCTP.
     [[nodiscard]] bool begin_at_own(Knock &knock, const Endpoint &to);
-    void look_whether_connected(Knock &knock);
+    void look_whether_own_answers(Knock &knock);
 
     Scheduler &scheduler_;
     SocketDiag &socket_diag_;

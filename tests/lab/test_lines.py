@@ -1182,6 +1182,15 @@ def test_check_input_of_a_port(stand, check, family):
         assert check(stand, peer_text(family), hops=2, ports=port + 1)[0] == []
 
 
+@FAMILIES
+@pytest.mark.parametrize("words, cause", (
+    (["DROP"], "no SYN leaves this host: a firewall on it lets none out (OUTPUT)"),
+    (["REJECT", "--reject-with", "tcp-reset"], "a firewall on this host refuses the SYN (OUTPUT)")))
+def test_check_output(stand, check, family, words, cause):
+    with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", *words):
+        assert check(stand, peer_text(family), hops=2)[0] == [f"{peer_text(family)}: can't punch: {cause}"]
+
+
 def test_check_files_that_are_passed_over(stand, check):
     home = SCRATCH / "home-of-files"
     place = home / ".config/synergy"
