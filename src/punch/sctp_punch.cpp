@@ -157,7 +157,8 @@ void SctpPunch::tell_of(int error) {
 
 /// It takes the place of the one before. 0 or an errno.
 int SctpPunch::send_init(Socket socket, const Endpoint &own, bool is_answer) {
-    if (socket_)
+    // (Later it may be that of an INIT which the kernel has sent again, with its own hop limit.)
+    if (socket_ && Clock::now() < punched_ + kernels_own)
         tell_of(error_told());
     if (!is_answer)
         next_hop_limit();
