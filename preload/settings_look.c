@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/auxv.h>
 #include <unistd.h>
 
@@ -40,17 +41,22 @@ static const char *variable(char **environment, const char *name) {
     return NULL;
 }
 
+/* Also in small letters, which is a mistake that the keeper names. */
+static int is_ours(const char *entry) {
+    return strncasecmp(entry, "SYNERGY_", 8) == 0;
+}
+
 static int is_kept(const char *entry) {
     static const char *const names[] = {"HOME",        "PATH",        "TZ", "LANG",
                                         "RES_OPTIONS", "LOCALDOMAIN", NULL};
-    static const char *const beginnings[] = {"SYNERGY_", "XDG_", "LC_", NULL};
+    static const char *const beginnings[] = {"XDG_", "LC_", NULL};
     for (const char *const *name = names; *name; name++)
         if (value_of(entry, *name))
             return 1;
     for (const char *const *beginning = beginnings; *beginning; beginning++)
         if (strncmp(entry, *beginning, strlen(*beginning)) == 0)
             return 1;
-    return 0;
+    return is_ours(entry);
 }
 
 /* By value: servers wipe their environment, and write their titles over it. */
@@ -103,7 +109,7 @@ static int has_config_file(char **environment, int is_hidden_too) {
 
 static int has_variables(char **environment) {
     for (; environment && *environment; environment++)
-        if (strncmp(*environment, "SYNERGY_", 8) == 0)
+        if (is_ours(*environment))
             return 1;
     return 0;
 }

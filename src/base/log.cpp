@@ -89,7 +89,8 @@ class Spare {
 Spare spare;
 
 /// A line must not wait for whoever reads it. (SIGPIPE and SIGXFSZ are the process's to ignore.)
-/// 0, or the errno of a file that takes nothing more.
+/// 0, or the errno of a file that takes nothing more. (One with room for a part takes that, and
+/// says nothing.)
 int write_line(int fd, std::string_view line) {
     pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
     if (poll(&room, 1, 0) != 1 || room.revents != POLLOUT)
@@ -106,7 +107,10 @@ int write_line(int fd, std::string_view line) {
         if (errno != EOPNOTSUPP && errno != ENOSYS) // an older kernel's pipes
             return errno;
     }
-    return ::write(fd, line.data(), size) < 0 ? errno : 0;
+    const ssize_t written = ::write(fd, line.data(), size);
+    if (written < 0)
+        return errno;
+    return static_cast<std::size_t>(written) == size ? 0 : ENOSPC;
 }
 
 int write_and_close(int fd, std::string_view line) {

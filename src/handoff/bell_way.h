@@ -53,6 +53,8 @@ class BellWay {
   public:
     /// A firewall that lets nothing pass is not silent for a moment only.
     static constexpr Duration silence_time = std::chrono::seconds(2);
+    /// SCTP's INIT is repeated after 3 s (RFC 9260 16, RTO.Initial is 1 s; Linux has 3 s).
+    static constexpr Duration sctp_silence_time = std::chrono::seconds(4);
     static constexpr Duration between_looks = std::chrono::milliseconds(200);
 
     /// `is_ours`: whether the listener with this cookie is the server's. `is_ringing`: whether the

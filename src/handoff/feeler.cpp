@@ -7,6 +7,8 @@
 #include <fstream>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <poll.h>
+#include <utility>
 
 namespace synergy {
 
@@ -51,7 +53,10 @@ void Feeler::feel(const ServerSocket &listener) {
 }
 
 void Feeler::feel_again(const ServerSocket &listener) {
-    begin_later(knock_for(listener));
+    Knock &knock = knock_for(listener);
+    // (Where SCTP gets through to others at once, it is a matter of the server's port.)
+    if (listener.transport != Transport::sctp || !begin(knock))
+        begin_later(knock);
 }
 
 void Feeler::begin_later(Knock &knock) {
@@ -64,8 +69,11 @@ void Feeler::begin_later(Knock &knock) {
 bool Feeler::begin(Knock &knock) {
     const ServerSocket &listener = knock.listener;
     const Endpoint to = bell_address(listener).unmapped();
-    if (listener.transport != Transport::tcp || !listener.listens || !is_own_address(to) ||
-        !starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)) || !knock_at(knock, to))
+    if (!listener.accepts() || !listener.listens || !is_own_address(to))
+        return false;
+    if (listener.transport == Transport::sctp)
+        return begin_at_own(knock, to);
+    if (!starts_lower(listener, to, Socket::open(to.family(), SOCK_STREAM)) || !knock_at(knock, to))
         return false;
     knock.without_room = Clock::now();
     look_whether_answered(knock);
@@ -121,6 +129,44 @@ void Feeler::take_back(Knock &knock, const Endpoint &to) {
     knock.socket = Socket::open(to.family(), SOCK_STREAM);
     if (knock.socket && ::bind(knock.socket.fd(), from.data(), from.length()) == 0)
         static_cast<void>(::connect(knock.socket.fd(), to.data(), to.length()));
+}
+
+bool Feeler::begin_at_own(Knock &knock, const Endpoint &to) {
+    const Endpoint any_port = to.with_port(0);
+    knock.own = Socket::open(to.family(), SOCK_STREAM, IPPROTO_SCTP);
+    knock.socket = Socket::open(to.family(), SOCK_STREAM, IPPROTO_SCTP);
+    if (!knock.own || ::bind(knock.own.fd(), any_port.data(), any_port.length()) != 0 ||
+        ::listen(knock.own.fd(), SOMAXCONN) != 0)
+        return false;
+    const Endpoint there = knock.own.local();
+    if (::connect(knock.socket.fd(), there.data(), there.length()) != 0 && errno != EINPROGRESS)
+        return false;
+    knock.socket.reset_when_closed();
+    knock.without_room = Clock::now();
+    look_whether_own_answers(knock);
+    return true;
+}
+
+void Feeler::look_whether_own_answers(Knock &knock) {
+    const Time now = Clock::now();
+    // (An ABORT, as where somebody else has filled the queue, has come through as well; what a
+    // firewall refuses with is not felt.)
+    pollfd felt{.fd = knock.socket.fd(), .events = 0, .revents = 0};
+    const bool is_answered = !knock.socket.remote().empty() || ::poll(&felt, 1, 0) > 0;
+    if (!is_answered && now - knock.without_room < BellWay::silence_time) {
+        knock.timer.set(now + BellWay::between_looks,
+                        [this, &knock] { look_whether_own_answers(knock); });
+        return;
+    }
+    knock.socket.reset();
+    knock.own.reset();
+    const bool was_silent = std::exchange(knock.was_silent, !is_answered);
+    if (!is_answered) {
+        begin_later(knock);
+        felt_(knock.listener, filtered);
+    } else if (was_silent) {
+        felt_(knock.listener, nullptr);
+    }
 }
 
 void Feeler::listens_again(std::uint64_t before, std::uint64_t now) {

@@ -17,7 +17,9 @@ class Feeler {
         : scheduler_(scheduler), socket_diag_(socket_diag), way_(way), felt_(std::move(felt)) {}
 
     /// By half a connection, of which the server learns nothing; once for each listener, and until
-    /// one comes through if none does. `listener` is there until it is withdrawn.
+    /// one comes through if none does. `listener` is there until it is withdrawn. (SCTP has no half
+    /// connection that shows: by a whole one to a listener of our own at the same address, to which
+    /// a rule for the server's port does not apply.)
     void feel(const ServerSocket &listener);
     /// None has come through, as others have found out.
     void feel_again(const ServerSocket &listener);
@@ -32,7 +34,9 @@ class Feeler {
         Knock(Scheduler &scheduler, const ServerSocket &at) : listener(at), timer(scheduler) {}
         const ServerSocket &listener;
         Socket socket;
-        Time without_room{}; ///< as an offer's
+        Socket own;              ///< SCTP: the listener that stands for the server's
+        bool was_silent = false; ///< SCTP: it was not reached
+        Time without_room{};     ///< as an offer's
         Timer timer;
     };
 
@@ -44,6 +48,9 @@ class Feeler {
     [[nodiscard]] bool knock_at(Knock &knock, const Endpoint &to);
     void look_whether_answered(Knock &knock);
     static void take_back(Knock &knock, const Endpoint &to);
+    /// The same for SCTP.
+    [[nodiscard]] bool begin_at_own(Knock &knock, const Endpoint &to);
+    void look_whether_own_answers(Knock &knock);
 
     Scheduler &scheduler_;
     SocketDiag &socket_diag_;

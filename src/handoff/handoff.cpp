@@ -344,6 +344,11 @@ void Handoff::look(Id id) {
             give_up(offer.listener, filtered);
             return;
         }
+    } else if (transport == Transport::sctp && offer.doorbell.remote().empty()) {
+        if (now - offer.without_room >= BellWay::sctp_silence_time) {
+            give_up(offer.listener, filtered);
+            return;
+        }
     } else if (is_accepted) {
         // A look that comes late says nothing: it comes before what has arrived meanwhile is read.
         const Duration since = now - std::exchange(offer.looked, now);

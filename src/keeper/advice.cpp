@@ -6,6 +6,7 @@
 #include "hops/route.h"
 #include "punch/failure.h"
 
+#include <algorithm>
 #include <unordered_set>
 #include <utility>
 
@@ -136,6 +137,20 @@ void Advice::begin_silence(KeptSocket &server, int family) const {
                            });
 }
 
+/// What keeps SCTP in shows by nothing but this: routers that say of a datagram that it died there
+/// say so of no INIT.
+std::string Advice::sctp_kept_in(const KeptSocket &server) const {
+    const auto &[peer, first] = *server.punches.begin();
+    const Hole &hole = first->hole();
+    const Endpoint router = hop_finder_.dies_at(peer, hole.source(settings_), hole.hops.best);
+    if (server.socket.transport != Transport::sctp || router.empty() ||
+        std::any_of(server.punches.begin(), server.punches.end(),
+                    [](const auto &entry) { return entry.second->record().is_answered; }))
+        return {};
+    return ", nor one of this side the SCTP that leaves (" + router.address_text() +
+           " has said of UDP that it died there, and of no INIT)";
+}
+
 void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const {
     if (server.is_reached || server.punches.empty())
         return;
@@ -152,13 +167,14 @@ void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> 
     log::info(
         "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
         "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
-        "here and meets none there; no firewall on this host drops what comes in{}; and those on "
+        "here and meets none there; no firewall on this host drops what comes in{}{}; and those on "
         "the way take simultaneous open. `synergy test` at both ends tells which",
         server.socket.text(), silence_time / seconds(1), own, peer.unmapped().text(),
         server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops),
         is_felt ? " (one has kept out " + std::to_string(*kept_out_now - *kept_out) +
                       " packets meanwhile)"
-                : "");
+                : "",
+        sctp_kept_in(server));
 }
 
 void Advice::nobody(const ServerSocket &socket) {

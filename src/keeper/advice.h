@@ -35,6 +35,7 @@ class Advice {
     bool object_to_address(const Hole &hole, const Endpoint &own);
     static void say_other_addresses(const Hole &hole, const Endpoint &own);
     void begin_silence(KeptSocket &server, int family) const;
+    [[nodiscard]] std::string sctp_kept_in(const KeptSocket &server) const;
     void say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const;
 
     HopFinder &hop_finder_;

@@ -156,8 +156,12 @@ int keep(std::string_view cause) {
         // Of a file without a single setting nobody expects anything.
         const bool may_gain =
             settings.follows_file && (!settings.is_file_blank || settings.has_peer_directory);
-        if (cause != SYNERGY_KEEPER_ASKED && !settings.has_peers() && !may_gain)
+        if (cause != SYNERGY_KEEPER_ASKED && !settings.has_peers() && !may_gain) {
+            if (settings.problems.empty())
+                log::info("no peers are set, in SYNERGY_PEERS or in a config file: nothing is "
+                          "punched");
             return refuse(ENOENT);
+        }
         if (const rlim_t most = descriptors_to_be_had(); most < fewest_descriptors) {
             log::error("nothing is punched: the limit of open files is {}, and {} are the fewest "
                        "that will do (RLIMIT_NOFILE; LimitNOFILE= in a systemd unit)",

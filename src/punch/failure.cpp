@@ -60,8 +60,8 @@ int route_error(const Endpoint &local, const Endpoint &peer, Transport transport
     return error != 0 ? error : flow_error(peer, local, protocol_of(transport)).value_or(0);
 }
 
-bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
-    const Socket socket = Socket::open(peer.family(), SOCK_STREAM, IPPROTO_TCP);
+bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport) {
+    const Socket socket = Socket::open(peer.family(), SOCK_STREAM, protocol_of(transport));
     const Endpoint from = source.with_port(0);
     socket.reset_when_closed();
     if (peer.family() == AF_INET6)
@@ -73,7 +73,11 @@ bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer) {
     // What comes from this host has come by now, or as soon as this processor has a moment.
     pollfd came{.fd = socket.fd(), .events = POLLOUT, .revents = 0};
     constexpr int moment_ms = 1;
-    return ::poll(&came, 1, moment_ms) > 0 && socket.get(SOL_SOCKET, SO_ERROR, 0) == ECONNREFUSED;
+    const bool is_felt = ::poll(&came, 1, moment_ms) > 0;
+    const int error = socket.get(SOL_SOCKET, SO_ERROR, 0);
+    if (transport == Transport::sctp) // which tells of an ICMP error only who asks
+        return error == ECONNREFUSED || error == EACCES;
+    return is_felt && error == ECONNREFUSED;
 }
 
 std::string local_setting_cause(const Settings &settings, int family) {

@@ -19,9 +19,10 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings,
                          bool was_tried);
 
-/// Whether this host's own firewall answers by a reset what TCP sends from there to the peer: one
-/// comes back at once for a SYN that dies on the first router.
-bool is_reset_by_this_host(const Endpoint &source, const Endpoint &peer);
+/// Whether this host's own firewall refuses what begins a connection from there to the peer: it
+/// does so at once, and also where that dies on the first router. (TCP: by a reset. SCTP: by what
+/// is no Time Exceeded.)
+bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport);
 
 /// Where the first router on the way there is not to be found on the link; empty: it is. Before a
 /// packet was sent there nothing is known, and for a second after.

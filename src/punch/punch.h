@@ -98,9 +98,12 @@ struct HoleRecord {
     unsigned connections = 0;
     unsigned handed_over = 0; ///< of them, to the server's accept()
     int hop_limit = 0;        ///< of the latest punch
-    int refused_at = 0;       ///< the hop limit for which a reset or a prohibition came back last
-    int error = 0;            ///< the errno with which the latest punch failed
-    std::string cause{};      ///< of that, in words
+    /// A router has said of a punch that it died there. Looked at for SCTP alone: what keeps that
+    /// in, here or on the way, says nothing to who sends.
+    bool is_answered = false;
+    int refused_at = 0;  ///< the hop limit for which a reset or a prohibition came back last
+    int error = 0;       ///< the errno with which the latest punch failed
+    std::string cause{}; ///< of that, in words
 };
 
 /// A punch that changes hands, by its socket.
@@ -164,6 +167,7 @@ class Punch {
     /// The same where that says nothing of the hop limit.
     void has_come_in();
     void refused(const IcmpError &how);
+    void answered() { record_.is_answered = true; }
     /// A system call has failed. The log says once why.
     void failed_here(int error);
     /// The same of another cause.

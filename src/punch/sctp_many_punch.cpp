@@ -220,7 +220,8 @@ void SctpManyPunch::await_peer() {
             timer_.set(now + rest, [this] { await_peer(); });
             return;
         }
-        get_option(fd_, SOL_SOCKET, SO_ERROR); // the punch's, and not the server's
+        if (get_option(fd_, SOL_SOCKET, SO_ERROR) != 0) // the punch's, and not the server's
+            answered();
         take_back();
     }
     punch();

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
+#include "punch/sctp_error.h"
 #include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
@@ -126,19 +127,39 @@ bool SctpPunch::look_for_a_call() {
     return has_called;
 }
 
-/// Whether a firewall of this host's own refuses the INIT: that has said so by now. SCTP goes on
-/// all the same, and keeps it as an error that is told and not felt; an ABORT of the peer's is
-/// felt. (EHOSTUNREACH may be what the punch dies with, where the way is short.)
-bool SctpPunch::is_refused_here() const {
+/// What the last INIT has met, if it was told of and not felt: an ABORT of the peer's is felt.
+int SctpPunch::error_told() const {
     pollfd felt{.fd = socket_.fd(), .events = 0, .revents = 0};
-    if (::poll(&felt, 1, 0) != 0)
+    return ::poll(&felt, 1, 0) == 0 ? socket_.get(SOL_SOCKET, SO_ERROR, 0) : 0;
+}
+
+/// Whether a firewall of this host's own refuses the INIT: that has said so by now. Somebody else's
+/// refusal may be there as well, or comes later.
+bool SctpPunch::is_refused_here() {
+    const int error = error_told();
+    if (error == 0)
         return false;
-    const int error = socket_.get(SOL_SOCKET, SO_ERROR, 0);
-    return error == EACCES || error == ECONNREFUSED;
+    const Duration after = Clock::now() - punched_;
+    if (sctp::is_by_this_host(error, hole_, after,
+                              context_.owner.find_dying_hop(hole_, hop_limit())))
+        return true;
+    tell_of(error);
+    return false;
+}
+
+/// An error that has come from beyond this host.
+void SctpPunch::tell_of(int error) {
+    if (error != 0)
+        answered();
+    if (const auto refusal = sctp::refusal_of(error); refusal && !is_answer_)
+        refused(*refusal);
 }
 
 /// It takes the place of the one before. 0 or an errno.
 int SctpPunch::send_init(Socket socket, const Endpoint &own, bool is_answer) {
+    // (Later it may be that of an INIT which the kernel has sent again, with its own hop limit.)
+    if (socket_ && Clock::now() < punched_ + kernels_own)
+        tell_of(error_told());
     if (!is_answer)
         next_hop_limit();
     set_hop_limit(socket, is_v4_,

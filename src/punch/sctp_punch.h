@@ -29,7 +29,9 @@ class SctpPunch final : public Punch {
     [[nodiscard]] bool has_answered() const;
     void hear(bool is_to_hear) const;
     bool look_for_a_call();
-    [[nodiscard]] bool is_refused_here() const;
+    [[nodiscard]] int error_told() const;
+    [[nodiscard]] bool is_refused_here();
+    void tell_of(int error);
     int send_init(Socket socket, const Endpoint &own, bool is_answer);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();

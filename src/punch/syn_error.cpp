@@ -47,7 +47,7 @@ bool is_by_this_host(const IcmpError &answer, const Hole &hole) {
         return route_error(local, hole.peer, Transport::tcp) != 0;
     if (is_own_address(hole.peer))
         return false; // it is the peer who refuses
-    return answer.from.empty() ? is_reset_by_this_host(local, hole.peer)
+    return answer.from.empty() ? is_refused_by_this_host(local, hole.peer, Transport::tcp)
                                : is_own_address(answer.from);
 }
 

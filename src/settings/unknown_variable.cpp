@@ -24,6 +24,11 @@ std::size_t distance(std::string_view one, std::string_view other) {
     return row.back();
 }
 
+/// Of ASCII, whatever the locale.
+char upper(char letter) {
+    return letter >= 'a' && letter <= 'z' ? static_cast<char>(letter - 'a' + 'A') : letter;
+}
+
 } // namespace
 
 std::optional<Problem> unknown_variable(std::string_view entry,
@@ -32,8 +37,11 @@ std::optional<Problem> unknown_variable(std::string_view entry,
     constexpr std::size_t near = 3;
     // (What has no more than that is like anything.)
     constexpr std::size_t shortest = ours.size() + near;
-    const std::string_view name = entry.substr(0, entry.find('='));
-    if (!name.starts_with(ours) || known.contains(name))
+    const std::string_view written = entry.substr(0, entry.find('='));
+    std::string name(written);
+    for (char &letter : name)
+        letter = upper(letter);
+    if (!name.starts_with(ours) || known.contains(written))
         return std::nullopt;
     std::string_view nearest;
     std::string all;
@@ -44,8 +52,12 @@ std::optional<Problem> unknown_variable(std::string_view entry,
                 nearest = each;
         }
     const std::size_t far = distance(name, nearest);
-    const bool is_near = far <= (name.size() > shortest ? near : 1);
-    return Problem{"environment", std::string(name), is_near ? std::string(nearest) : all};
+    // Written otherwise than in capitals it may be another program's.
+    const bool is_surely_ours = written.starts_with(ours);
+    const bool is_near = far <= (is_surely_ours && name.size() > shortest ? near : 1);
+    if (!is_near && !is_surely_ours)
+        return std::nullopt;
+    return Problem{"environment", std::string(written), is_near ? std::string(nearest) : all};
 }
 
 } // namespace synergy

@@ -51,6 +51,21 @@ void check_file(const Settings &settings, Findings &findings) {
         findings.right("settings: " + settings.file);
 }
 
+/// What is not looked at without a word: a link to nothing is no file, and a file of peers is known
+/// by its name.
+std::string passed_over(const std::string &file) {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    if (fs::is_symlink(file, error) && !fs::exists(file, error))
+        return file + " is a link to what is not there";
+    for (const fs::directory_entry &entry :
+         fs::directory_iterator(fs::path(file).parent_path() / "peers.d", error))
+        if (entry.path().extension() != ".toml" &&
+            !entry.path().filename().string().starts_with('.'))
+            return entry.path().string() + " is passed over: its name does not end in .toml";
+    return {};
+}
+
 void check_settings(const Settings &settings, Findings &findings) {
     for (const Problem &problem : settings.problems)
         findings.wrong(problem.line());
@@ -65,9 +80,13 @@ void check_settings(const Settings &settings, Findings &findings) {
     // (What is wrong may be the peers.)
     if (!settings.has_peers() && settings.problems.empty()) {
         std::string places;
-        for (const std::string &file : config_places(own_variable))
+        std::string more;
+        for (const std::string &file : config_places(own_variable)) {
             places.append(places.empty() ? " or in " : ", ").append(file);
-        findings.wrong("no peers are set, in SYNERGY_PEERS" + places);
+            if (const std::string why = passed_over(file); !why.empty())
+                more.append(". ").append(why);
+        }
+        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + more);
     }
 }
 

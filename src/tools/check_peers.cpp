@@ -4,7 +4,9 @@
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "hops/route.h"
+#include "punch/beside.h"
 #include "punch/failure.h"
+#include "punch/syn_socket.h"
 #include "settings/host_names.h"
 
 #include <algorithm>
@@ -14,6 +16,10 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
 
 namespace synergy {
 
@@ -28,6 +34,8 @@ struct Way {
     std::unique_ptr<PathProbe> probe{};
     std::optional<Path> path{};
     Endpoint source{};
+    Socket syn{}; ///< SYN_SENT, with a hop limit that opens nothing
+    Time begun{};
 };
 
 constexpr std::size_t ports_shown = 100; ///< bytes
@@ -132,6 +140,43 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     return true;
 }
 
+/// By a SYN that dies on the first router: whether TCP leaves this host.
+void begin_syn(Way &way, const Settings &settings) {
+    const Endpoint to = way.peer.with_port(way.port);
+    const Endpoint from = way.source.with_port(0);
+    if (way.source.empty() || settings.concerned_ports(Transport::tcp).empty())
+        return;
+    way.syn = Socket::open(to.family(), SOCK_STREAM, IPPROTO_TCP);
+    set_hop_limit(way.syn, to.family() == AF_INET, hop_limit_min);
+    way.begun = Clock::now();
+    if (::bind(way.syn.fd(), from.data(), from.length()) != 0 ||
+        (::connect(way.syn.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS))
+        way.syn.reset();
+}
+
+/// What keeps TCP in; empty: nothing, as far as it shows. Where nothing has come back, the kernel
+/// tells of its repetitions, after 1 and 3 s, whether they left: one may meet a queue that is full.
+std::string syn_objection(const Way &way, const Settings &settings) {
+    constexpr unsigned surely = 2;
+    constexpr Duration longest = std::chrono::seconds(4);
+    constexpr int between_looks_ms = 50;
+    while (way.syn && Clock::now() < way.begun + longest) {
+        pollfd came{.fd = way.syn.fd(), .events = POLLOUT, .revents = 0};
+        ::poll(&came, 1, between_looks_ms);
+        const int error = way.syn.get(SOL_SOCKET, SO_ERROR, 0);
+        const tcp_info info = info_of(way.syn);
+        if (error == ECONNREFUSED || error == EACCES)
+            return "a firewall on this host refuses the SYN (OUTPUT)";
+        if (error != 0 || info.tcpi_state != state_syn_sent)
+            return {}; // a router has had it
+        if (info.tcpi_retransmits > 0 && has_left(info))
+            return {};
+        if (info.tcpi_retransmits >= surely)
+            return silent_cause(way.source, way.peer.with_port(way.port), settings, true);
+    }
+    return {};
+}
+
 void check_hops(const Way &way, const Settings &settings, Findings &findings) {
     const Path &path = *way.path;
     const std::string who = text_of(way) + ": ";
@@ -151,6 +196,10 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
         findings.wrong(who +
                        "a firewall on this host lets no UDP out, so the path can't be measured "
                        "(OUTPUT)");
+    if (const std::string kept_in = syn_objection(way, settings); !kept_in.empty()) {
+        findings.wrong(who + "can't punch: " + kept_in);
+        return;
+    }
     if (way.hops.is_automatic() && !choice.is_found && !path.is_kept_in) {
         findings.wrong(who + "hop limit " + std::to_string(hops) + ": " + choice.reason +
                        ". Where nobody gets in, set one that crosses the last firewall of this "
@@ -193,6 +242,8 @@ void check_peers(const Settings &settings, Findings &findings) {
                                                             way.path = path;
                                                             open--;
                                                         });
+        for (std::size_t i = begin; i < end; i++)
+            begin_syn(ways[i], settings);
         while (open > 0)
             scheduler.run_once(std::chrono::seconds(1));
         for (std::size_t i = begin; i < end; i++)

@@ -53,6 +53,17 @@ std::string who(const Hop &hop, const Names &names) {
     return found == names.end() ? address : address + " " + found->second;
 }
 
+/// To so many characters (of UTF-8, which are begun by all bytes but 10xxxxxx; each has one column
+/// here).
+void cut_to(std::string &line, int columns) {
+    int seen = 0;
+    for (std::size_t i = 0; i < line.size(); i++)
+        if ((static_cast<unsigned char>(line[i]) & 0xc0) != 0x80 && seen++ == columns) {
+            line.resize(i);
+            return;
+        }
+}
+
 class Picture {
   public:
     Picture(const Path &path, const HopChoice *choice, const Names &names, const Style &style)
@@ -138,7 +149,9 @@ class Picture {
         return static_cast<double>(hop.round_trip.count()) / 1000;
     }
 
-    void add(const std::string &line, const char *look) {
+    void add(std::string line, const char *look) {
+        if (choice_ == nullptr) // it will be drawn over
+            cut_to(line, style_.columns);
         const bool is_plain = !style_.color || *look == '\0';
         lines_.push_back(is_plain ? line : look + line + plain);
     }

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <unistd.h>
 #include <utility>
 
 namespace synergy {
@@ -82,7 +83,10 @@ class Picture {
             draw_keeper(keeper);
         const Json &others = status["without_keeper"];
         if (others.empty() && status["keepers"].empty())
-            add("no process has the library: see synergy run --help");
+            add(geteuid() == 0
+                    ? "no process has the library: see synergy run --help"
+                    : "no process of this user's has the library (root sees those of all "
+                      "users): see synergy run --help");
         if (!others.empty())
             add("the library and no keeper, since no socket of theirs has a peer:", bold);
         for (const Json &process : others)

@@ -199,7 +199,7 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
         std::reverse(ours.begin(), ours.end()); // the order that this overload of parse() wants
         app.parse(std::move(ours));
     } catch (const CLI::ParseError &error) {
-        return app.exit(error) == 0 ? 0 : exit_refused;
+        return app.exit(error) == 0 ? written(0) : exit_refused;
     }
     if (probe_command->parsed())
         return written(run_probe(probe));

@@ -128,8 +128,10 @@ def route(stand, family, *words):
 
 @FAMILIES
 @pytest.mark.parametrize("profile, does", (("reset", "refuses"), ("prohibited", "prohibits")))
-@pytest.mark.parametrize("transport", ("tcp", "udp"))
+@pytest.mark.parametrize("transport", ("tcp", "udp", "sctp"))
 def test_too_high(stand, profile, does, family, transport):
+    if transport == "sctp":
+        sctp.skip_if_missing()
     firewall.set_profile(stand.path, profile)
     run = Run(stand, ANY[family], family, transport, hops=5)
     run.says(f"warning: {PEER[family]}: punches with hop limit 5 go too far: {FWB[family]} {does} "
@@ -485,6 +487,20 @@ def test_output_for_datagrams(stand, family):
 
 
 @FAMILIES
+def test_output_for_sctp(paths, family):
+    """In IPv4 the kernel tells a prohibition by the same errno as a punch's end: it is known by the time
+    that the error takes."""
+    sctp.skip_if_missing()
+    how = {6: "icmp6-adm-prohibited", 4: "icmp-admin-prohibited"}[family]
+    for stand in stand_on(paths.get("sctp-output")):
+        with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "sctp", "-j", "REJECT",
+                  "--reject-with", how):
+            run = Run(stand, ANY[family], family, "sctp")
+            run.says(f"warning: {run.way}: can't punch: a firewall on this host lets it not out "
+                     "(OUTPUT)")
+
+
+@FAMILIES
 def test_proxy_that_takes_connections(stand, family):
     """On this host, or on the way: who answers the punch is not the peer."""
     to_proxy = [iptables(family), "-w", "-t", "nat", "%s", "OUTPUT", "-o", "to-fwa", "-p", "tcp", "-d",
@@ -754,6 +770,16 @@ def test_file_that_is_a_pipe(stand):
 def test_unknown_variable_alone(stand):
     run = Run(stand, peers=None, hops=None, peer=shown(PEER[6], 5555))
     run.says("error: environment: 'SYNERGY_PEER': expected SYNERGY_PEERS")
+    small = Run(stand, peers=None, hops=None, environment={"synergy_peers": shown(PEER[6], 5555)})
+    small.says("error: environment: 'synergy_peers': expected SYNERGY_PEERS")
+
+
+def test_no_peers(stand):
+    """Where somebody wants to know, and not where a setting is for other programs."""
+    silent, curious = (Run(stand, peers=None, hops=2, log=level) for level in ("warn", "info"))
+    curious.says("info: no peers are set, in SYNERGY_PEERS or in a config file: nothing is punched")
+    silent.listens()
+    silent.says()
 
 
 @pytest.mark.parametrize("make, reason", (
@@ -972,6 +998,19 @@ def test_input_is_felt_before_anybody_calls(stand, family, how):
         assert "accepted" not in run.program.stdout() + run.program.stderr()
 
 
+@FAMILIES
+def test_port_that_is_shut_for_sctp_on_the_loopback(stand, family):
+    """Felt by the first bell alone; the peer is refused, and the next ones are not let in."""
+    sctp.skip_if_missing()
+    run = Run(stand, ANY[family], family, "sctp")
+    run.listens()
+    with rule(stand, "A", family, "INPUT", "-i", "lo", "-p", "sctp", "--dport", run.port, "-j", "DROP"):
+        with pytest.raises((OSError, EOFError, AssertionError)):
+            run.server.talk(stand, run.server, run.program, run.source_port, run.port, 10)
+        run.says(f"error: {run.listener}: nothing is punched any more: no connection from this host "
+                 "reaches it: does a firewall forbid the loopback interface?")
+
+
 # What is right
 
 
@@ -998,7 +1037,8 @@ def described():
 
 @pytest.fixture(name="check")
 def checked(schema):
-    def check(stand, *arguments, user="nobody", wrap=(), is_document_wanted=False, **settings):
+    def check(stand, *arguments, user="nobody", wrap=(), is_document_wanted=False,
+              environment=None, **settings):
         """What is wrong, and what is not; the document for programs has the same."""
         as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] \
             if user != "root" and has_other_users() else []
@@ -1009,7 +1049,7 @@ def checked(schema):
                 return subprocess.run(
                     [*as_user, *wrap, STAGE / "src/synergy", "check", *options, *arguments],
                     capture_output=True, text=True, timeout=30, check=False,
-                    env={**ENVIRONMENT, **variables})
+                    env={**ENVIRONMENT, **variables, **(environment or {})})
         result = run()
         print(result.stdout, result.stderr)
         lines = result.stdout.splitlines()
@@ -1142,6 +1182,31 @@ def test_check_input_of_a_port(stand, check, family):
         assert check(stand, peer_text(family), hops=2, ports=port + 1)[0] == []
 
 
+@FAMILIES
+@pytest.mark.parametrize("words, cause", (
+    (["DROP"], "no SYN leaves this host: a firewall on it lets none out (OUTPUT)"),
+    (["REJECT", "--reject-with", "tcp-reset"], "a firewall on this host refuses the SYN (OUTPUT)")))
+def test_check_output(stand, check, family, words, cause):
+    with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "tcp", "--syn", "-j", *words):
+        assert check(stand, peer_text(family), hops=2)[0] == [f"{peer_text(family)}: can't punch: {cause}"]
+
+
+def test_check_files_that_are_passed_over(stand, check):
+    home = SCRATCH / "home-of-files"
+    place = home / ".config/synergy"
+    (place / "peers.d").mkdir(parents=True)
+    (place / "peers.d/laptop").write_text("peers = []\n", encoding="ascii")
+
+    def said():
+        (line,) = check(stand, environment={"HOME": home})[0]
+        return line
+    none_set = f"no peers are set, in SYNERGY_PEERS or in {place}/synergy.toml, "
+    passed_over = f". {place}/peers.d/laptop is passed over: its name does not end in .toml"
+    assert said().startswith(none_set) and said().endswith(passed_over)
+    (place / "synergy.toml").symlink_to("/nowhere")
+    assert said().endswith(f". {place}/synergy.toml is a link to what is not there")
+
+
 @pytest.mark.other_users
 def test_check_settings(stand, check):
     peers = peer_text(6)
@@ -1265,20 +1330,23 @@ def test_what_is_over_is_said_where_the_cause_was(stand, family):
         names.restore()
 
 
+@pytest.mark.parametrize("transport", ("tcp", "sctp"))
 @FAMILIES
 @pytest.mark.parametrize("how, line", (
     ("down", "nothing is punched: the loopback interface is down"),
     ("shut", "nothing is punched any more: no connection from this host reaches it: does a firewall "
      "forbid the loopback interface?")), ids=("down", "shut"))
-def test_loopback_that_passes_later(stand, family, how, line):
+def test_loopback_that_passes_later(stand, family, how, line, transport):
     """Found at listen(), by bells or before any rings, and looked at again."""
+    if transport == "sctp":
+        sctp.skip_if_missing()
     with contextlib.ExitStack() as shut:
         if how == "down":
             run_in(stand, "A", "ip", "link", "set", "lo", "down")
             shut.callback(run_in, stand, "A", "ip", "link", "set", "lo", "up")
         else:
-            shut.enter_context(rule(stand, "A", family, "INPUT", "-i", "lo", "-p", "tcp", "-j", "DROP"))
-        run = Run(stand, ANY[family], family)
+            shut.enter_context(rule(stand, "A", family, "INPUT", "-i", "lo", "-p", transport, "-j", "DROP"))
+        run = Run(stand, ANY[family], family, transport)
         run.program.wait_for(re.escape(line))
     line = f"{run.listener}: {line}"
     run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(line)}$")
@@ -1511,6 +1579,27 @@ def test_silence(background, family):
         "there; no firewall on this host drops what comes in; and those on the way take simultaneous "
         "open. `synergy test` at both ends tells which").replace("comes\\ in;", f"comes\\ in{kept_out};"),
         line), line
+
+
+def sctp_silence(stand):
+    """Where a firewall of this host's lets SCTP out, and where it silently does not."""
+    if not sctp.is_there():
+        return {}
+    runs = {"out": Run(stand, "::", 6, "sctp", log="info"),
+            "dropped": Run(stand, "0.0.0.0", 4, "sctp", log="info")}
+    with rule(stand, "A", 4, "OUTPUT", "-o", "to-fwa", "-p", "sctp", "-j", "DROP"):
+        for run in runs.values():
+            run.program.wait_for("nobody has come in", 100)
+    return {how: run.lines()[-1] for how, run in runs.items()}
+
+
+@pytest.mark.background("nobody-by-sctp", sctp_silence)
+def test_silence_of_sctp(background):
+    sctp.skip_if_missing()
+    lines = background.result()
+    kept_in = (", nor one of this side the SCTP that leaves (192.0.2.6 has said of UDP that it died there, "
+               "and of no INIT); and those on the way")
+    assert kept_in in lines["dropped"] and "SCTP that leaves" not in lines["out"], lines
 
 
 @contextlib.contextmanager

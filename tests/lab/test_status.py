@@ -277,7 +277,8 @@ def test_process_without_a_keeper(stand, status):
 
 def test_nothing_there(stand):
     result = synergy(stand, "status", user="nobody")
-    assert result.stdout == "no process has the library: see synergy run --help\n"
+    assert result.stdout == "no process of this user's has the library (root sees those of all users): " \
+                            "see synergy run --help\n"
 
 
 def test_a_thousand_holes(stand, status):

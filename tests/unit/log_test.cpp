@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
@@ -52,6 +53,27 @@ int path_of(int fd) {
 }
 
 } // namespace
+
+TEST_CASE("log: a line of which a file takes a part is said whole elsewhere") {
+    TemporaryFile full;
+    TemporaryFile other;
+    const std::string before(1000, '.');
+    std::ofstream(full.path) << before;
+    auto result = harness::in_child([&]() -> std::string {
+        signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit{.rlim_cur = before.size() + 10, .rlim_max = before.size() + 10};
+        setrlimit(RLIMIT_FSIZE, &limit);
+        if (!make_stderr(other.path, O_WRONLY | O_APPEND))
+            return "no stderr";
+        log::configure({.level = LogLevel::info, .where = full.path});
+        log::warn("what is to be known");
+        return "";
+    });
+    CHECK(result == "");
+    CHECK(other.content() == "synergy: warning: " + full.path +
+                                 " can't be written: No space left on device; what belongs there "
+                                 "comes here\nsynergy: warning: what is to be known\n");
+}
 
 TEST_CASE("log: lines are appended to the file, which is not held open") {
     TemporaryFile file;

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 using namespace synergy;
 
 namespace {
@@ -86,4 +88,17 @@ hop limit 3 (a guess)
     silent.on_link = true;
     const HopChoice neighbour{.hops = 1, .is_found = false, .reason = "a neighbour"};
     CHECK(drawn(silent, &neighbour, {}, {}) == "to 2001:db8::5\n\nhop limit 1 (a neighbour)\n");
+}
+
+TEST_CASE("path picture: what is drawn over is no wider than the terminal, in UTF-8 as well") {
+    Path far = path();
+    far.hops[3].answer = HopAnswer::none;
+    for (const bool unicode : {false, true})
+        for (const std::string &line :
+             path_picture(far, nullptr, {}, {.color = false, .unicode = unicode, .columns = 40})) {
+            const auto begins = [](char byte) {
+                return (static_cast<unsigned char>(byte) & 0xc0) != 0x80;
+            };
+            CHECK(std::count_if(line.begin(), line.end(), begins) <= 40);
+        }
 }

@@ -1144,6 +1144,10 @@ TEST_CASE("variables that nobody knows are named, with the nearest that there is
     CHECK(unknown({"SYNERGY_HOP=2", "SYNERGY_LOGS=x"}) ==
           "environment: 'SYNERGY_HOP': expected SYNERGY_HOPS\n"
           "environment: 'SYNERGY_LOGS': expected SYNERGY_LOG\n");
+    // Also in small letters, unless it may be another program's.
+    CHECK(unknown({"synergy_peers=x", "Synergy_Hop=2", "synergy_home=/x", "synergy=1"}) ==
+          "environment: 'synergy_peers': expected SYNERGY_PEERS\n"
+          "environment: 'Synergy_Hop': expected SYNERGY_HOPS\n");
     CHECK(unknown({"SYNERGY_FROBNICATE=1"})
               .starts_with("environment: 'SYNERGY_FROBNICATE': expected one of SYNERGY_CONFIG, "
                            "SYNERGY_HOPS, "));

@@ -512,7 +512,8 @@ def test_probe_of_this_host(synergy):
             assert (document["peer"], document["source"]) == ("::1", "::1")
 
 
-@pytest.mark.parametrize("words", ("check 127.0.0.1:5", "status", "probe 127.0.0.1"))
+@pytest.mark.parametrize("words", ("check 127.0.0.1:5", "status", "probe 127.0.0.1", "--help",
+                                   "probe --help", "--version"))
 @pytest.mark.parametrize("to", (">/dev/full", ">&-"))
 def test_output_that_is_lost_is_no_success(synergy, words, to):
     """On a full disk, and where there is no standard output at all."""

@@ -1,0 +1,32 @@
+#include "punch/sctp_error.h"
+
+#include "punch/failure.h"
+
+#include <cerrno>
+
+namespace synergy::sctp {
+
+bool is_by_this_host(int error, const Hole &hole, Duration after,
+                     const std::optional<Hop> &dies_at) {
+    // Nearer than that a router may be as fast as this host itself.
+    constexpr Duration far_away = std::chrono::milliseconds(1);
+    switch (error) {
+    case EACCES:
+    case ECONNREFUSED:
+        return is_refused_by_this_host(hole.server.local, hole.peer, Transport::sctp);
+    case EHOSTUNREACH:
+        return dies_at && dies_at->round_trip > far_away && after < dies_at->round_trip / 2;
+    default:
+        return false;
+    }
+}
+
+std::optional<IcmpError> refusal_of(int error) {
+    if (error == EACCES)
+        return IcmpError{.answer = HopAnswer::prohibited, .from = {}};
+    if (error == ECONNREFUSED)
+        return IcmpError{.answer = HopAnswer::refused, .from = {}};
+    return std::nullopt;
+}
+
+} // namespace synergy::sctp
