@@ -77,8 +77,27 @@ bool ParkedListeners::park(KeptSockets::node_type &listener) {
     if (!may_park(server, false))
         return false;
     parked_.insert(std::move(listener));
-    looking_.set(Clock::now() + between_looks, [this] { look(false); });
+    look_again_in(between_looks);
     return true;
+}
+
+void ParkedListeners::look_again_in(Duration delay) {
+    const Time due = Clock::now() + delay;
+    looking_.set(due, [this, due] {
+        owner_.serve_waiting();
+        was_late_since(due);
+        look(false);
+    });
+}
+
+/// Meanwhile the keeper was kept from running, and the server may have waited for its answer to
+/// listen again: none of that time counts.
+void ParkedListeners::was_late_since(Time due) {
+    const Time now = Clock::now();
+    for (auto &[cookie, server] : parked_)
+        for (Time *begin : {&server.parked_at, &server.in_use_at})
+            if (*begin < due)
+                *begin += now - due;
 }
 
 bool ParkedListeners::give_way(std::uint16_t port) {
@@ -173,12 +192,7 @@ void ParkedListeners::look(bool is_for_others) {
     for (const std::uint64_t cookie : gone)
         forget(cookie);
     if (!parked_.empty())
-        looking_.set(Clock::now() +
-                         (youngest < time_to_listen_again ? between_looks : between_late_looks),
-                     [this] {
-                         owner_.serve_waiting();
-                         look(false);
-                     });
+        look_again_in(youngest < time_to_listen_again ? between_looks : between_late_looks);
 }
 
 /// The port is everybody's; the next one may still have the keeper.

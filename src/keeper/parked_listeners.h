@@ -46,6 +46,8 @@ class ParkedListeners {
     [[nodiscard]] bool has_any_of(const Connections &connections) const;
     /// `is_for_others`: somebody wants the port for himself.
     void look(bool is_for_others);
+    void look_again_in(Duration delay);
+    void was_late_since(Time due);
     void only_remember(std::uint64_t cookie, KeptSocket &server);
     void forget(std::uint64_t cookie);
 

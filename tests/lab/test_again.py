@@ -3,6 +3,8 @@ that is open has always a punching socket in front of the listener, whose own an
 would close it for two minutes."""
 
 import itertools
+import os
+import signal
 import time
 
 import pytest
@@ -12,6 +14,7 @@ import firewall
 import sctp
 import servers
 from programs import Preload, fresh_peer_ports, fresh_port, script, wait_listening
+from test_killed import keepers
 from topology import PEER
 from trials import peers
 
@@ -72,6 +75,22 @@ def check(stand, mode, after_ms, transport, with_library=True):
     *itertools.product(("early", "late", "anew"), (0, 10, 100, 1000))])
 def test_listening_again(stand, mode, after_ms):
     check(stand, mode, after_ms, "tcp")
+
+
+def test_listening_again_while_the_keeper_does_not_run(stand):
+    """The server waits for its answer then, to listen again: longer than a server that has
+    something else to do is waited for. (Without the library nobody gets in: test_strict.)"""
+    source_ports = fresh_peer_ports(6)
+    _, port = again_server(stand, "anew", source_ports, "tcp", True)
+    (keeper,) = keepers(stand.path)
+    for source_port in source_ports:
+        try:
+            with clients.tcp_client(stand, 6, source_port, port, PATIENCE) as client:
+                client.receive_until("\n")  # the listener is closed by now
+                os.kill(keeper, signal.SIGSTOP)
+            time.sleep(0.07)
+        finally:
+            os.kill(keeper, signal.SIGCONT)
 
 
 @pytest.mark.complains
