@@ -143,23 +143,24 @@ bool SctpPunch::is_refused_here() {
     if (sctp::is_by_this_host(error, hole_, after,
                               context_.owner.find_dying_hop(hole_, hop_limit())))
         return true;
-    tell_of(error);
+    tell_of(error, true);
     return false;
 }
 
-/// An error that has come from beyond this host.
-void SctpPunch::tell_of(int error) {
+/// An error that has come from beyond this host, as far as is known.
+void SctpPunch::tell_of(int error, bool is_sure) {
     if (error != 0)
         answered();
-    if (const auto refusal = sctp::refusal_of(error); refusal && !is_answer_)
+    if (const auto refusal = sctp::refusal_of(error); refusal && is_sure && !is_answer_)
         refused(*refusal);
 }
 
 /// It takes the place of the one before. 0 or an errno.
 int SctpPunch::send_init(Socket socket, const Endpoint &own, bool is_answer) {
     // (Later it may be that of an INIT which the kernel has sent again, with its own hop limit.)
-    if (socket_ && Clock::now() < punched_ + kernels_own)
-        tell_of(error_told());
+    const int error = socket_ && Clock::now() < punched_ + kernels_own ? error_told() : 0;
+    // (One alone may be of a firewall on this host that was slow to say so, and has changed since.)
+    tell_of(error, error == std::exchange(told_last_, error));
     if (!is_answer)
         next_hop_limit();
     set_hop_limit(socket, is_v4_,

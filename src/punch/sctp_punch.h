@@ -31,7 +31,7 @@ class SctpPunch final : public Punch {
     bool look_for_a_call();
     [[nodiscard]] int error_told() const;
     [[nodiscard]] bool is_refused_here();
-    void tell_of(int error);
+    void tell_of(int error, bool is_sure);
     int send_init(Socket socket, const Endpoint &own, bool is_answer);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();
@@ -49,6 +49,7 @@ class SctpPunch final : public Punch {
     Endpoint own_;   ///< an address that its association has here, and the port
     Time punched_{}; ///< its INIT left then, or a little later
     unsigned failures_ = 0;
+    int told_last_ = 0;      ///< of the INIT before the last one: an errno
     bool is_answer_ = false; ///< what it has sent last goes all the way
     bool rests_ = false;     ///< an earlier association is still there
 };
