@@ -225,10 +225,19 @@ SocketDiag::Life SocketDiag::life_until_it_listens(const Endpoint &local, std::u
     const BoundOnes &before = bound_ones_[local.family()];
     if (Clock::now() - before.at < time_to_rely_on && before.cookies.contains(cookie))
         return Life::lives;
-    const BoundOnes *now = tells_of_bound_ones() ? look_for_bound_ones(local.family()) : nullptr;
-    if (now == nullptr)
+    if (!tells_of_bound_ones())
         return Life::unknown;
-    return now->cookies.contains(cookie) ? Life::lives : Life::gone;
+    // The kernel goes through those that listen, and then through those that are bound: it misses
+    // who begins to listen in between, once.
+    constexpr int looks = 2;
+    for (int look = 0; look < looks; look++) {
+        const BoundOnes *now = look_for_bound_ones(local.family());
+        if (now == nullptr)
+            return Life::unknown;
+        if (now->cookies.contains(cookie))
+            return Life::lives;
+    }
+    return Life::gone;
 }
 
 std::optional<SocketDiag::Listener> SocketDiag::find(Transport transport, const Endpoint &local,

@@ -4,9 +4,11 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace synergy;
@@ -83,6 +85,25 @@ TEST_CASE("socket diag: a TCP socket lives from bind() on, as long as it may lis
         CHECK(harness::wait_until(
             [&] { return diag.life_until_it_listens(local, cookie) == Life::gone; }));
     }
+}
+
+TEST_CASE("socket diag: a TCP socket lives also while it begins to listen") {
+    const Endpoint at = Endpoint::wildcard(AF_INET6, 0);
+    int lost = 0;
+    for (int i = 0; i < 300; i++) {
+        const Socket socket = Socket::open(at.family(), SOCK_STREAM);
+        REQUIRE(::bind(socket.fd(), at.data(), at.length()) == 0);
+        std::atomic<bool> listens{false};
+        std::thread server([&] {
+            std::this_thread::sleep_for(std::chrono::microseconds(i % 30 * 100));
+            listens = ::listen(socket.fd(), 4) == 0;
+        });
+        while (!listens) // (it is asked anew each time: nobody lives on what was so)
+            lost += SocketDiag().life_until_it_listens(socket.local(), cookie_of(socket)) ==
+                    Life::gone;
+        server.join();
+    }
+    CHECK(lost == 0);
 }
 
 TEST_CASE("socket diag: a bound UDP socket lives until it is closed, connected or not") {
