@@ -99,8 +99,8 @@ TEST_CASE("socket diag: a TCP socket lives also while it begins to listen") {
             listens = ::listen(socket.fd(), 4) == 0;
         });
         while (!listens) // (it is asked anew each time: nobody lives on what was so)
-            lost += SocketDiag().life_until_it_listens(socket.local(), cookie_of(socket)) ==
-                    Life::gone;
+            lost +=
+                SocketDiag().life_until_it_listens(socket.local(), cookie_of(socket)) == Life::gone;
         server.join();
     }
     CHECK(lost == 0);
