@@ -1,6 +1,5 @@
 #include "punch/failure.h"
 
-#include "base/socket.h"
 #include "hops/addresses.h"
 #include "hops/route.h"
 #include "punch/beside.h"
@@ -60,15 +59,22 @@ int route_error(const Endpoint &local, const Endpoint &peer, Transport transport
     return error != 0 ? error : flow_error(peer, local, protocol_of(transport)).value_or(0);
 }
 
-bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport) {
-    const Socket socket = Socket::open(peer.family(), SOCK_STREAM, protocol_of(transport));
+Socket begin_to_first_router(const Endpoint &source, const Endpoint &peer, Transport transport) {
+    Socket socket = Socket::open(peer.family(), SOCK_STREAM, protocol_of(transport));
     const Endpoint from = source.with_port(0);
     socket.reset_when_closed();
     if (peer.family() == AF_INET6)
         socket.set(IPPROTO_IPV6, IPV6_V6ONLY, 0);
     set_hop_limit(socket, peer.unmapped().family() == AF_INET, hop_limit_min);
-    if (!socket || ::bind(socket.fd(), from.data(), from.length()) != 0 ||
+    if (::bind(socket.fd(), from.data(), from.length()) != 0 ||
         (::connect(socket.fd(), peer.data(), peer.length()) != 0 && errno != EINPROGRESS))
+        return {};
+    return socket;
+}
+
+bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport) {
+    const Socket socket = begin_to_first_router(source, peer, transport);
+    if (!socket)
         return false;
     // What comes from this host has come by now, or as soon as this processor has a moment.
     pollfd came{.fd = socket.fd(), .events = POLLOUT, .revents = 0};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "base/socket.h"
 #include "settings/settings.h"
 
 #include <string>
@@ -18,6 +19,10 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
 /// was not even `tried`, by which a firewall would show.
 std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Settings &settings,
                          bool was_tried);
+
+/// What begins a connection from there to the peer, and dies on the first router. Empty where it
+/// can't be begun.
+Socket begin_to_first_router(const Endpoint &source, const Endpoint &peer, Transport transport);
 
 /// Whether this host's own firewall refuses what begins a connection from there to the peer: it
 /// does so at once, and also where that dies on the first router. (TCP: by a reset. SCTP: by what

@@ -4,7 +4,6 @@
 #include "hops/hop_choice.h"
 #include "hops/path_probe.h"
 #include "hops/route.h"
-#include "punch/beside.h"
 #include "punch/failure.h"
 #include "punch/syn_socket.h"
 #include "settings/host_names.h"
@@ -18,7 +17,6 @@
 #include <vector>
 
 #include <linux/tcp.h>
-#include <netinet/in.h>
 #include <poll.h>
 
 namespace synergy {
@@ -142,16 +140,10 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
 
 /// By a SYN that dies on the first router: whether TCP leaves this host.
 void begin_syn(Way &way, const Settings &settings) {
-    const Endpoint to = way.peer.with_port(way.port);
-    const Endpoint from = way.source.with_port(0);
     if (way.source.empty() || settings.concerned_ports(Transport::tcp).empty())
         return;
-    way.syn = Socket::open(to.family(), SOCK_STREAM, IPPROTO_TCP);
-    set_hop_limit(way.syn, to.family() == AF_INET, hop_limit_min);
     way.begun = Clock::now();
-    if (::bind(way.syn.fd(), from.data(), from.length()) != 0 ||
-        (::connect(way.syn.fd(), to.data(), to.length()) != 0 && errno != EINPROGRESS))
-        way.syn.reset();
+    way.syn = begin_to_first_router(way.source, way.peer.with_port(way.port), Transport::tcp);
 }
 
 /// What keeps TCP in; empty: nothing, as far as it shows. Where nothing has come back, the kernel

@@ -4,7 +4,6 @@ when the next one listens, and nobody's hole is closed by an answer that the fir
 
 import itertools
 import os
-import pathlib
 import signal
 import socket
 import time
@@ -17,6 +16,7 @@ import namespace
 import servers
 from programs import (Preload, fresh_peer_ports, fresh_port, is_listening, script, wait_listening,
                       wait_until)
+from test_killed import keepers
 from trials import peers
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -129,18 +129,6 @@ def test_other_settings_have_another_keeper(stand):
         wait_listening(program, "tcp", port)
 
 
-def keepers(stand):
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            if (entry / "comm").read_text(encoding="ascii") == "synergy-keeper\n" \
-                    and stand.path.owns(int(entry.name)):
-                found.append(int(entry.name))
-        except (OSError, ValueError):
-            pass
-    return found
-
-
 def can_bind(stand, port):
     """Who would have the port for himself."""
     with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6,
@@ -183,7 +171,7 @@ def test_the_port_is_free_soon(stand, end):
     program = stand.start("A", [servers.PYTHON, script("once_server.py"), port], preload=Preload(
         peers=peers(6, source_port, other), hops=stand.path.hops))
     wait_listening(program, "tcp", port)
-    (keeper,) = keepers(stand)
+    (keeper,) = keepers(stand.path)
     if end == "killed":
         os.kill(program.pid, signal.SIGKILL)
     else:
@@ -196,7 +184,7 @@ def test_the_port_is_free_soon(stand, end):
         os.kill(keeper, signal.SIGTERM)
     wait_until(lambda: can_bind(stand, port), 5, "the port")
     was_free = time.monotonic() - ended
-    wait_until(lambda: not keepers(stand), 5, "the keeper to end")
+    wait_until(lambda: not keepers(stand.path), 5, "the keeper to end")
     took = time.monotonic() - ended
     stand.say(f"free after {was_free:.3f} s, the keeper's end after {took:.3f} s")
     if end == "left":
