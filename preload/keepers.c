@@ -244,14 +244,19 @@ static int start_keeper_at(enum cause cause, uid_t owner, struct synergy_page *p
     return NO_KEEPER;
 }
 
+/* Whether a keeper that this process starts can be this user. */
+static int may_be_user(uid_t user) {
+    uid_t real, effective, saved;
+    return getresuid(&real, &effective, &saved) != 0 || effective == 0 || real == user ||
+           effective == user || saved == user;
+}
+
 /* A keeper that can't be the owner is this user's, who can say why nothing is punched: one
  * suffices. */
 static struct identity within_reach(const struct identity *identity) {
     struct identity reached = *identity;
-    uid_t real, effective, saved;
-    if (getresuid(&real, &effective, &saved) == 0 && effective != 0 && real != identity->owner &&
-        effective != identity->owner && saved != identity->owner)
-        reached.owner = effective;
+    if (!may_be_user(identity->owner))
+        reached.owner = geteuid();
     return reached;
 }
 
@@ -294,6 +299,13 @@ void obtain_free_keeper(void) {
     starting_end();
 }
 
+/* To the standby of a killed keeper, which is who it has to be: a server that has given its rights up
+ * can't start one that may bind beside its listeners. */
+static int is_left_to_standby(const struct synergy_page *page) {
+    uint32_t standby = __atomic_load_n(&page->standby, __ATOMIC_ACQUIRE);
+    return standby != 0 && !(standby & SYNERGY_HOLDER_DIED) && !may_be_user(page->user);
+}
+
 /* Keeps the standby of a killed keeper (src/keeper/standby.h) from taking its place, from now on.
  * False: it has taken it already. */
 static int forestall_standby(struct synergy_page *page) {
@@ -307,7 +319,7 @@ void replace_keeper(int keeper) {
     struct synergy_page *page = keeper_page(keeper);
     struct synergy_secret secret = page->secret;
     struct synergy_bell_mark bells = page->bells;
-    if (!starting_begin())
+    if (is_left_to_standby(page) || !starting_begin())
         return;
     /* Another thread may have been first. */
     int is_ours_to_do =

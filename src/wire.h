@@ -21,7 +21,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 6
+#define SYNERGY_WIRE_VERSION 7
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -239,6 +239,7 @@ struct synergy_page {
     /* The keeper's number (gettid(2)), and FUTEX_OWNER_DIED when it has ended. If it is killed the
      * kernel puts that here (set_robust_list(2)): that is felt without asking it. */
     uint32_t holder;
+    uint32_t standby; /* the same of the one that waits for that; 0: there is none */
     /* Seconds of CLOCK_MONOTONIC, told each second while there are datagram sockets: a clock of the
      * kernel's costs as much as all that is noted of a datagram. Never ahead. */
     uint32_t now;

@@ -31,15 +31,15 @@ std::uint8_t bits_within(unsigned byte, PortRange range) {
     return static_cast<std::uint8_t>(bits);
 }
 
-/// Has the kernel say in the page when this thread has ended, in whatever way. False where it
-/// can't.
-bool be_missed(synergy_page &page) {
+/// Has the kernel say in this word, which is to hold the thread's number, when the thread has ended,
+/// in whatever way. False where it can't. (One word for each thread, the last one.)
+bool be_missed(std::uint32_t &word) {
     static robust_list entry;
     static robust_list_head list;
     entry.next = &list.list;
     list.list.next = &entry;
     // Where the number stands, seen from its entry: nothing says that the two are near each other.
-    list.futex_offset = reinterpret_cast<char *>(&page.holder) - reinterpret_cast<char *>(&entry);
+    list.futex_offset = reinterpret_cast<char *>(&word) - reinterpret_cast<char *>(&entry);
     return syscall(SYS_set_robust_list, &list, sizeof list) == 0;
 }
 
@@ -72,7 +72,7 @@ Page::Page() : memory_(memfd_create("synergy", MFD_CLOEXEC | MFD_ALLOW_SEALING))
     page_ = static_cast<synergy_page *>(memory);
     page_->version = SYNERGY_WIRE_VERSION;
     page_->user = geteuid();
-    if (be_missed(*page_))
+    if (be_missed(page_->holder))
         __atomic_store_n(&page_->holder, static_cast<std::uint32_t>(gettid()), __ATOMIC_RELEASE);
     if (getrandom(page_->secret.bytes, sizeof page_->secret.bytes, 0) != sizeof page_->secret.bytes)
         fail("getrandom");
@@ -85,14 +85,22 @@ Page::~Page() {
     munmap(page_, sizeof *page_);
 }
 
+void Page::stand_by() {
+    if (be_missed(page_->standby))
+        __atomic_store_n(&page_->standby, static_cast<std::uint32_t>(gettid()), __ATOMIC_RELEASE);
+}
+
 bool Page::take_over() {
     // Its bells are gone with it.
     __atomic_store_n(&page_->ringing, 0, __ATOMIC_RELEASE);
     auto holder = SYNERGY_HOLDER_DIED;
-    return be_missed(*page_) && __atomic_load_n(&page_->over, __ATOMIC_ACQUIRE) == 0 &&
-           __atomic_compare_exchange_n(&page_->holder, &holder,
-                                       static_cast<std::uint32_t>(gettid()), false,
-                                       __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    const bool is_taken = be_missed(page_->holder) &&
+                          __atomic_load_n(&page_->over, __ATOMIC_ACQUIRE) == 0 &&
+                          __atomic_compare_exchange_n(&page_->holder, &holder,
+                                                      static_cast<std::uint32_t>(gettid()), false,
+                                                      __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&page_->standby, 0, __ATOMIC_RELEASE);
+    return is_taken;
 }
 
 void Page::show_ports(const Settings &settings) {

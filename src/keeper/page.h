@@ -21,8 +21,10 @@ class Page {
     /// To be mapped by others.
     [[nodiscard]] const Socket &memory() const { return memory_; }
 
-    /// In a copy of the process whose page it was, and which was killed: makes it this process's.
-    /// False where another keeper has taken its place already.
+    /// In a copy of the process whose page it is: says that this one waits to take it over.
+    void stand_by();
+    /// In such a copy, when that process has been killed: makes the page this process's. False
+    /// where another keeper has taken its place already.
     bool take_over();
 
     /// Says which local ports concern us.

@@ -42,7 +42,7 @@ void Standby::dismiss() {
     dismissal_.reset();
 }
 
-bool Standby::leave(std::vector<int> kept) {
+bool Standby::leave(std::vector<int> kept, const std::function<void()> &begun) {
     std::array<int, 2> ends{}, held{};
     const Socket original(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
     if (!original || pipe2(ends.data(), O_CLOEXEC) != 0)
@@ -56,8 +56,10 @@ bool Standby::leave(std::vector<int> kept) {
     // Buried by the kernel.
     signal(SIGCHLD, SIG_IGN);
     const pid_t copy = fork();
-    if (copy == 0)
+    if (copy == 0) {
+        begun();
         return sleep(original, dismissed, std::move(kept));
+    }
     if (copy < 0) {
         log::debug("nobody takes this keeper's place if it is killed: fork: {}",
                    strerrordesc_np(errno));

@@ -4,6 +4,7 @@
 
 #include "base/socket.h"
 
+#include <functional>
 #include <vector>
 
 namespace synergy {
@@ -19,8 +20,8 @@ class Standby {
     /// Makes a copy of this moment, in the place of the one that there was. It has none of the
     /// descriptors but `kept` and the standard ones, lest it keep anything of the server's alive.
     /// False, at once; and true, in the copy, once the process that it is a copy of has been
-    /// killed.
-    bool leave(std::vector<int> kept);
+    /// killed. `begun` is called in the copy.
+    bool leave(std::vector<int> kept, const std::function<void()> &begun);
 
   private:
     [[nodiscard]] static bool sleep(const Socket &original, const Socket &dismissal,

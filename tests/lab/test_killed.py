@@ -304,6 +304,15 @@ def start_waiting(stand, how, source_ports, user="nobody"):
     return port, program
 
 
+def call_from_its_own_host(stand, port):
+    """What the server does for it is what could notice that its keeper is gone."""
+    with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6,
+                               socket.SOCK_STREAM) as own:
+        own.connect(("::1", port))
+        own.sendall(b"hello\n")
+        assert own.recv(100)
+
+
 def is_said_once(said):
     return said.count("has been killed") == 1 == len(said.splitlines())
 
@@ -356,6 +365,27 @@ def test_killed_keeper_of_a_server_that_nobody_calls(stand):
             calls.caller.result()
         assert not show(stand.say, calls.calls, [moment], "nobody else")
     assert program.stderr().count("has been killed") == 2
+
+
+@pytest.mark.complains
+def test_killed_keeper_of_a_server_that_has_given_root_up(stand):
+    """The standby alone is who can bind beside the listener: its place is not taken by another one that
+    the server, which notices first, could start."""
+    source_ports = fresh_peer_ports(40)
+    port, program = start_waiting(stand, *WAITING["given-up"][:1], source_ports, "root")
+    standby = standby_of(stand)
+    (keeper,) = keepers(stand.path)
+    os.kill(standby, signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: not is_there(keeper), 2, "the keeper to end")
+    call_from_its_own_host(stand, port)
+    os.kill(standby, signal.SIGCONT)
+    wait_until(lambda: keepers(stand.path), 2, "another keeper")
+    time.sleep(GAP)
+    with Calls(stand, port, talk_line, source_ports) as calls:
+        calls.caller.result()
+    assert not show(stand.say, calls.calls, [], "after it")
+    assert is_said_once(program.stderr())
 
 
 @pytest.mark.complains
@@ -415,12 +445,7 @@ def killed_without_a_standby(stand):
     locked_out = call(stand, 0, talk_line, source_ports[0], port)
     assert "TimeoutError" in locked_out.end
     assert not keepers(stand.path)
-    # A client from the server's own host.
-    with namespace.open_socket(stand.path.namespace("A"), socket.AF_INET6,
-                               socket.SOCK_STREAM) as own:
-        own.connect(("::1", port))
-        own.sendall(b"hello\n")
-        assert own.recv(100)
+    call_from_its_own_host(stand, port)
     wait_until(lambda: keepers(stand.path), 2, "another keeper")
     time.sleep(GAP)
     for source_port in source_ports[1:]:

@@ -57,7 +57,7 @@ TEST_CASE("standby: what the keeper closes is closed, whenever its copy was made
               Standby standby;
               for (int i = 0; i < 10; i++) {
                   Lone lone;
-                  if (standby.leave({}))
+                  if (standby.leave({}, [] {}))
                       _exit(0);
                   EXPECT_IN_CHILD(lone.ends_at_once());
               }
