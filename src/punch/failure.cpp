@@ -4,11 +4,14 @@
 #include "hops/route.h"
 #include "punch/beside.h"
 
+#include <algorithm>
 #include <cstring>
 #include <netinet/in.h>
 #include <poll.h>
 
 namespace synergy {
+
+using std::chrono::milliseconds;
 
 namespace {
 
@@ -72,14 +75,17 @@ Socket begin_to_first_router(const Endpoint &source, const Endpoint &peer, Trans
     return socket;
 }
 
-bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport) {
+bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport,
+                             Duration lateness) {
     const Socket socket = begin_to_first_router(source, peer, transport);
     if (!socket)
         return false;
-    // What comes from this host has come by now, or as soon as this processor has a moment.
+    // What comes from this host has come by now, or as soon as this processor has a moment. (What
+    // comes from the first router ends the wait as well.)
     pollfd came{.fd = socket.fd(), .events = POLLOUT, .revents = 0};
-    constexpr int moment_ms = 1;
-    const bool is_felt = ::poll(&came, 1, moment_ms) > 0;
+    const auto moment = std::clamp<Duration>(2 * lateness, milliseconds(1), milliseconds(20));
+    const auto moment_ms = std::chrono::ceil<milliseconds>(moment).count();
+    const bool is_felt = ::poll(&came, 1, static_cast<int>(moment_ms)) > 0;
     const int error = socket.get(SOL_SOCKET, SO_ERROR, 0);
     if (transport == Transport::sctp) // which tells of an ICMP error only who asks
         return error == ECONNREFUSED || error == EACCES;

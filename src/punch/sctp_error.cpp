@@ -6,14 +6,15 @@
 
 namespace synergy::sctp {
 
-bool is_by_this_host(int error, const Hole &hole, Duration after,
-                     const std::optional<Hop> &dies_at) {
+bool is_by_this_host(int error, const Hole &hole, Duration after, const std::optional<Hop> &dies_at,
+                     Duration lateness) {
     // Nearer than that a router may be as fast as this host itself.
     constexpr Duration far_away = std::chrono::milliseconds(1);
     switch (error) {
     case EACCES:
     case ECONNREFUSED:
-        return is_refused_by_this_host(hole.server.local, hole.peer, Transport::sctp);
+        return is_refused_by_this_host(hole.server.local, hole.peer, Transport::sctp,
+                                       lateness);
     case EHOSTUNREACH:
         return dies_at && dies_at->round_trip > far_away && after < dies_at->round_trip / 2;
     default:

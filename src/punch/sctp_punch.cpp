@@ -141,7 +141,8 @@ bool SctpPunch::is_refused_here() {
         return false;
     const Duration after = Clock::now() - punched_;
     if (sctp::is_by_this_host(error, hole_, after,
-                              context_.owner.find_dying_hop(hole_, hop_limit())))
+                              context_.owner.find_dying_hop(hole_, hop_limit()),
+                              context_.scheduler.lateness()))
         return true;
     tell_of(error, true);
     return false;

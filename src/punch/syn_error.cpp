@@ -36,7 +36,7 @@ bool is_of_routing_table(const IcmpError &answer, bool is_v4) {
     return answer.answer == HopAnswer::prohibited && answer.from.empty() && are_senders_kept(is_v4);
 }
 
-bool is_by_this_host(const IcmpError &answer, const Hole &hole) {
+bool is_by_this_host(const IcmpError &answer, const Hole &hole, Duration lateness) {
     const Endpoint &local = hole.server.local;
     if (answer.answer == HopAnswer::unreachable)
         return answer.from.empty() ? !mute_gateway_cause(local, hole.peer).empty()
@@ -47,7 +47,7 @@ bool is_by_this_host(const IcmpError &answer, const Hole &hole) {
         return route_error(local, hole.peer, Transport::tcp) != 0;
     if (is_own_address(hole.peer))
         return false; // it is the peer who refuses
-    return answer.from.empty() ? is_refused_by_this_host(local, hole.peer, Transport::tcp)
+    return answer.from.empty() ? is_refused_by_this_host(local, hole.peer, Transport::tcp, lateness)
                                : is_own_address(answer.from);
 }
 

@@ -22,8 +22,8 @@ bool is_of_routing_table(const IcmpError &answer, bool is_v4);
 
 /// Whether it is this host's own firewall that refuses (OUTPUT), or its routing table, or whether
 /// its router does not answer it. A reset does not say whose it is: that takes a SYN that dies on
-/// the first router.
-bool is_by_this_host(const IcmpError &answer, const Hole &hole);
+/// the first router, and as long as `lateness` lets it take (failure.h).
+bool is_by_this_host(const IcmpError &answer, const Hole &hole, Duration lateness);
 
 /// Whether the SYNs that the kernel repeats by its timer leave this host. It counts what it has
 /// retransmitted apart from what it was to: where it sends none, a timer tells nothing of the

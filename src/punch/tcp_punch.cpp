@@ -474,8 +474,8 @@ void TcpPunch::failed(int error) {
         timed_out();
     else if (answer.answer != HopAnswer::none && answer.answer != HopAnswer::time_exceeded) {
         error_came();
-        if (!is_by_this_host(answer, hole_))
-            refused(answer);
+        if (!is_by_this_host(answer, hole_, context_.scheduler.lateness()))
+            refused_elsewhere(answer);
         else if (const int here = route_error(hole_.server.local, hole_.peer, Transport::tcp);
                  here != 0)
             failed_here(here);
@@ -488,12 +488,20 @@ void TcpPunch::failed(int error) {
     begin_again();
 }
 
+/// A reset does not say whose it is, and one that this host has sent may be looked into when it does
+/// so no more: the next one tells.
+void TcpPunch::refused_elsewhere(const IcmpError &answer) {
+    if (!answer.from.empty() || !has_failed() || std::exchange(is_reset_doubted_, true))
+        refused(answer);
+}
+
 /// One that comes late may be about a router by which the way does not lead any more.
 void TcpPunch::refused_here(const IcmpError &answer) {
     const bool is_sure = answer.answer != HopAnswer::unreachable || is_unreachable_here_;
     const std::string cause =
         silent_cause(hole_.server.local, hole_.peer, context_.settings, is_sure);
     is_unreachable_here_ = mute_gateway_cause(hole_.server.local, hole_.peer).empty();
+    is_reset_doubted_ = false;
     if (!cause.empty())
         failed_by(cause, EPERM);
 }

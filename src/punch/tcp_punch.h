@@ -47,6 +47,7 @@ class TcpPunch final : public Punch {
     void know_what_came(int error);
     void failed(int error);
     void timed_out();
+    void refused_elsewhere(const IcmpError &answer);
     void refused_here(const IcmpError &answer);
     void error_came();
     Duration end_punch();
@@ -73,6 +74,7 @@ class TcpPunch final : public Punch {
     bool was_connected_ = false; ///< since the last punch
     SynDepartures departures_;
     bool is_unreachable_here_ = false; ///< as the latest error said, and no router is why
+    bool is_reset_doubted_ = false;    ///< the last one, after this host's own
     bool is_ending_ = false;           ///< with its hole
     SynProbe probe_;                   ///< asks what has come unheard
     unsigned left_to_repeat_ = 0;      ///< so many calls were missed, and are not answered by ours
