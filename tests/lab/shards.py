@@ -39,6 +39,12 @@ def lateness(item):
     return (2 if in_background else 3) if quiet else 1 if in_background else 0
 
 
+def what_it_waits_for(item):
+    """Tests that wait for the same thing in the background fail together."""
+    in_background = item.get_closest_marker("background")
+    return in_background.args[0] if in_background else item.nodeid
+
+
 def known_seconds():
     """What the cases take that take longest."""
     lines = (HERE / "seconds.txt").read_text(encoding="ascii").splitlines()
@@ -101,7 +107,8 @@ class Alone:
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         failed = {report.nodeid for kind in ("failed", "error")
                   for report in reporter.stats.get(kind, ())}
-        if not self.config.option.second_try or not 0 < len(failed) <= SECOND_TRIES_MOST:
+        causes = {what_it_waits_for(item) for item in session.items if item.nodeid in failed}
+        if not self.config.option.second_try or not 0 < len(causes) <= SECOND_TRIES_MOST:
             return
         reporter.summary_failures()
         reporter.summary_errors()

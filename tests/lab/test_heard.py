@@ -10,9 +10,10 @@ import time
 import pytest
 
 import clients
+import firewall
 import sctp
 import servers
-from programs import (Preload, fresh_peer_ports, fresh_port, is_listening, script, slowness,
+from programs import (Preload, Stand, fresh_peer_ports, fresh_port, is_listening, script, slowness,
                       wait_listening, wait_until)
 from topology import SERVER
 from trials import at_once, peers
@@ -62,17 +63,24 @@ def called(stand, pool, when, hop_limit):
     return work
 
 
-def first_calls(stand):
+@pytest.fixture(name="first_calls", scope="module")
+def fixture_first_calls(paths, library):  # pylint: disable=unused-argument
     """By when and hop limit. The late ones leave time for the early ones, which come by one hop
     limit after the other."""
-    took = {}
-    with concurrent.futures.ThreadPoolExecutor((len(HOP_LIMITS) + 1) * CALLS) as pool:
-        late = {limit: called(stand, pool, LATE, limit) for limit in HOP_LIMITS}
-        for limit in HOP_LIMITS:
-            took[EARLY, limit] = sorted(
-                item.result() for item in called(stand, pool, EARLY, limit))
-        for limit, work in late.items():
-            took[LATE, limit] = sorted(item.result() for item in work)
+    path, took = paths.get("first-calls"), {}
+    firewall.set_profile(path, "strict")
+    stand = Stand(path)
+    try:
+        with concurrent.futures.ThreadPoolExecutor((len(HOP_LIMITS) + 1) * CALLS) as pool:
+            late = {limit: called(stand, pool, LATE, limit) for limit in HOP_LIMITS}
+            for limit in HOP_LIMITS:
+                took[EARLY, limit] = sorted(
+                    item.result() for item in called(stand, pool, EARLY, limit))
+            for limit, work in late.items():
+                took[LATE, limit] = sorted(item.result() for item in work)
+        assert stand.complaints() == [], "said though nothing is wrong"
+    finally:
+        stand.clear()
     return took
 
 
@@ -80,6 +88,7 @@ def call_by_mptcp(stand, port, moment, source_port):
     return call(stand, port, source_port, 64, moment, clients.MPTCP)
 
 
+@pytest.mark.quiet
 def test_first_call_of_a_client_with_mptcp(stand):
     """Linux's does not notice that a SYN of the server's has connected it: it has to be heard. All
     holes of a listener are deaf at the same moment, a second after it listens."""
@@ -109,11 +118,10 @@ def show(took, title):
 
 @pytest.mark.slow
 @pytest.mark.quiet
-@pytest.mark.background("first-calls", first_calls)
 @pytest.mark.parametrize("hop_limit", HOP_LIMITS)
 @pytest.mark.parametrize("when, share", ((EARLY, 0.90), (LATE, 0.985)), ids=("early", "late"))
-def test_first_call(background, when, share, hop_limit):
-    took = background.result()[when, hop_limit]
+def test_first_call(first_calls, when, share, hop_limit):
+    took = first_calls[when, hop_limit]
     show(took, f"{CALLS} first calls, {when[0]} to {when[1]} s after listen(), with hop limit "
          f"{hop_limit}")
     at_once = sum(time <= AT_ONCE for time in took)
