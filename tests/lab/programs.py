@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -16,6 +17,7 @@ import time
 import pytest
 
 import namespace
+import socket_list
 
 # The checkout may be unreadable for the user that a server runs as, so what was built is copied
 # to the lab's own /run. What programs write goes there as well.
@@ -205,7 +207,8 @@ def wait_until(condition, timeout, what, program=None):
         pause = min(pause * 1.5, 0.1)
 
 
-_LISTENING = {"tcp": "0A", "udp": "07"}
+# The protocol, and the state of a server's socket (TCP_LISTEN, TCP_CLOSE).
+_LISTENING = {"tcp": (socket.IPPROTO_TCP, 10), "udp": (socket.IPPROTO_UDP, 7)}
 
 
 def is_listening(path, node, transport, port):
@@ -215,14 +218,8 @@ def is_listening(path, node, transport, port):
             with open("/proc/thread-self/net/sctp/eps", encoding="ascii") as file:
                 # (Of one-to-many sockets it does not tell whether they listen yet.)
                 return any(line.split()[5] == str(port) for line in file.readlines()[1:])
-        for table in (transport, transport + "6"):
-            with open(f"/proc/thread-self/net/{table}", encoding="ascii") as file:
-                for line in file.readlines()[1:]:
-                    fields = line.split()
-                    if int(fields[1].rpartition(":")[2], 16) == port \
-                            and fields[3] == _LISTENING[transport]:
-                        return True
-    return False
+        return any(port in socket_list.local_ports(family, *_LISTENING[transport])
+                   for family in (socket.AF_INET6, socket.AF_INET))
 
 
 def slowness():
