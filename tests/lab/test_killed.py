@@ -455,7 +455,8 @@ def killed_without_a_standby(stand):
     # Each further call would make the firewall remember for longer.
     forget_soon(stand, source_ports[0], forgets)
     time.sleep(forgets + 0.5)
-    again = call(stand, 0, talk_line, source_ports[0], port, 30)
+    # (Its own repetitions come 1, 3, 7, 15 and 31 s after its first SYN.)
+    again = call(stand, 0, talk_line, source_ports[0], port, 40)
     stand.say(f"in again {again.took:.1f} s after the firewall has forgotten")
     assert not again.end
     assert is_said_once(program.stderr())
