@@ -488,8 +488,8 @@ void TcpPunch::failed(int error) {
     begin_again();
 }
 
-/// A reset does not say whose it is, and one that this host has sent may be looked into when it does
-/// so no more: the next one tells.
+/// A reset does not say whose it is, and one that this host has sent may be looked into when it
+/// does so no more: the next one tells.
 void TcpPunch::refused_elsewhere(const IcmpError &answer) {
     if (!answer.from.empty() || !has_failed() || std::exchange(is_reset_doubted_, true))
         refused(answer);
