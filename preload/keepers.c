@@ -299,8 +299,8 @@ void obtain_free_keeper(void) {
     starting_end();
 }
 
-/* To the standby of a killed keeper, which is who it has to be: a server that has given its rights up
- * can't start one that may bind beside its listeners. */
+/* To the standby of a killed keeper, which is who it has to be: a server that has given its rights
+ * up can't start one that may bind beside its listeners. */
 static int is_left_to_standby(const struct synergy_page *page) {
     uint32_t standby = __atomic_load_n(&page->standby, __ATOMIC_ACQUIRE);
     return standby != 0 && !(standby & SYNERGY_HOLDER_DIED) && !may_be_user(page->user);

@@ -141,8 +141,8 @@ void Keeper::leave_standby() {
         return;
     leaving_standby_.set(Clock::now() + before_standby_, [this] {
         is_standby_due_ = false;
-        if (!registry_.is_empty() && standby_.leave({SYNERGY_STDERR_FD, page_.memory().fd()},
-                                                    [this] { page_.stand_by(); }))
+        if (!registry_.is_empty() &&
+            standby_.leave({SYNERGY_STDERR_FD, page_.memory().fd()}, [this] { page_.stand_by(); }))
             go_on_in_its_place();
     });
 }

@@ -31,8 +31,8 @@ std::uint8_t bits_within(unsigned byte, PortRange range) {
     return static_cast<std::uint8_t>(bits);
 }
 
-/// Has the kernel say in this word, which is to hold the thread's number, when the thread has ended,
-/// in whatever way. False where it can't. (One word for each thread, the last one.)
+/// Has the kernel say in this word, which is to hold the thread's number, when the thread has
+/// ended, in whatever way. False where it can't. (One word for each thread, the last one.)
 bool be_missed(std::uint32_t &word) {
     static robust_list entry;
     static robust_list_head list;
@@ -94,11 +94,10 @@ bool Page::take_over() {
     // Its bells are gone with it.
     __atomic_store_n(&page_->ringing, 0, __ATOMIC_RELEASE);
     auto holder = SYNERGY_HOLDER_DIED;
-    const bool is_taken = be_missed(page_->holder) &&
-                          __atomic_load_n(&page_->over, __ATOMIC_ACQUIRE) == 0 &&
-                          __atomic_compare_exchange_n(&page_->holder, &holder,
-                                                      static_cast<std::uint32_t>(gettid()), false,
-                                                      __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    const bool is_taken =
+        be_missed(page_->holder) && __atomic_load_n(&page_->over, __ATOMIC_ACQUIRE) == 0 &&
+        __atomic_compare_exchange_n(&page_->holder, &holder, static_cast<std::uint32_t>(gettid()),
+                                    false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     __atomic_store_n(&page_->standby, 0, __ATOMIC_RELEASE);
     return is_taken;
 }

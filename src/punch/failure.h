@@ -27,8 +27,8 @@ Socket begin_to_first_router(const Endpoint &source, const Endpoint &peer, Trans
 
 /// Whether this host's own firewall refuses what begins a connection from there to the peer: it
 /// does so at once, and also where that dies on the first router. (TCP: by a reset. SCTP: by what
-/// is no Time Exceeded.) `lateness`: how late this process's thread is of late, and so, perhaps, the
-/// kernel's that brings the refusal.
+/// is no Time Exceeded.) `lateness`: how late this process's thread is of late, and so, perhaps,
+/// the kernel's that brings the refusal.
 bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport,
                              Duration lateness);
 

@@ -13,8 +13,7 @@ bool is_by_this_host(int error, const Hole &hole, Duration after, const std::opt
     switch (error) {
     case EACCES:
     case ECONNREFUSED:
-        return is_refused_by_this_host(hole.server.local, hole.peer, Transport::sctp,
-                                       lateness);
+        return is_refused_by_this_host(hole.server.local, hole.peer, Transport::sctp, lateness);
     case EHOSTUNREACH:
         return dies_at && dies_at->round_trip > far_away && after < dies_at->round_trip / 2;
     default:
