@@ -113,7 +113,8 @@ enum synergy_kind {
     SYNERGY_EXECUTED_WITHOUT,
     /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, and has
      * SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its SO_REUSEPORT is not
-     * the server's but ours. For the keeper's own user and root; needs no secret. */
+     * the server's but ours; whether its SO_REUSEADDR is, `flags` tell. For the keeper's own user
+     * and root; needs no secret. */
     SYNERGY_BIND,
     /* The next process has bound a port whose server has ended a moment ago (a shell's loop starts
      * one after the other): the keeper becomes this one's, with the holes that it has kept, and
@@ -216,7 +217,8 @@ struct synergy_answer {
      * connection over, GIVE_WAY: nothing has ended, FETCH, MEET: unknown). */
     int32_t result;
     uint32_t mark; /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
-    /* The same: what the server itself has set, as in a request's flags, as far as it is known. */
+    /* The same, and BIND: what the server itself has set, as in a request's flags, as far as it is
+     * known. */
     uint32_t flags;
     union synergy_endpoint
         peer; /* FETCH: whose connection it is. A v4-mapped one where the listener is AF_INET6 */
