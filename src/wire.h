@@ -21,7 +21,7 @@ extern "C" {
 
 /* Goes up with every change of what is in this file: a shim and a keeper of two releases refuse
  * each other. */
-#define SYNERGY_WIRE_VERSION 6
+#define SYNERGY_WIRE_VERSION 7
 
 /* At the same place for a 32-bit program, whose keeper may be a 64-bit one. */
 typedef uint64_t synergy_u64 __attribute__((aligned(8)));
@@ -256,6 +256,8 @@ struct synergy_page {
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
      * is to ring. */
     uint32_t is_deaf;
+    /* How many filters the library has seen the server's processes set. */
+    uint32_t filters;
     int32_t leaving; /* the process of the server's that has called exit(3) last; 0: none */
     int32_t silent;  /* the process of the server whose stderr is /dev/null now; 0: none */
     /* Goes up when a process of the server's has no descriptor left for a connection, or for
