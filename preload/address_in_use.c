@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
+unsigned options_that_get_by(int fd, const struct sockaddr *address, socklen_t length) {
     struct synergy_request request = {.kind = SYNERGY_BIND};
     socklen_t size = length < sizeof request.peer ? length : sizeof request.peer;
     if (size < sizeof request.peer.v4 || readable_bytes(address, size) < size)
@@ -24,13 +24,32 @@ int is_taken(int fd, const struct sockaddr *address, socklen_t length) {
     int family = request.peer.any.sa_family;
     if ((family != AF_INET && (family != AF_INET6 || size < sizeof request.peer.v6)) ||
         length > sizeof(struct sockaddr_storage) || port == 0 || !settings_mean_port(port) ||
-        option_of(fd, SO_REUSEPORT) != 1 || option_of(fd, SO_DOMAIN) != family || port_of(fd) != 0)
+        option_of(fd, SO_REUSEPORT) != 1 || option_of(fd, SO_DOMAIN) != family)
         return 0;
     enum transport transport = transport_of(fd);
     struct synergy_answer answer = {0};
     request.flags = transport;
-    return transport != NEITHER && ask_who_has_port(transport, port, &request, fd, &answer) == 0 &&
-           answer.result == EADDRINUSE;
+    if (transport == NEITHER || ask_who_has_port(transport, port, &request, fd, &answer) != 0 ||
+        answer.result != EADDRINUSE)
+        return 0;
+    return HIDDEN_REUSEPORT |
+           (answer.flags & SYNERGY_LETS_OTHERS_IN || option_of(fd, SO_REUSEADDR) != 1
+                ? 0
+                : HIDDEN_REUSEADDR);
+}
+
+int bind_without(unsigned options, int fd, const struct sockaddr *address, socklen_t length) {
+    if (options & HIDDEN_REUSEADDR)
+        set_option(fd, SO_REUSEADDR, 0);
+    if (options & HIDDEN_REUSEPORT)
+        set_option(fd, SO_REUSEPORT, 0);
+    int result = libc.bind(fd, address, length), error = errno;
+    if (options & HIDDEN_REUSEADDR)
+        set_option(fd, SO_REUSEADDR, 1);
+    if (options & HIDDEN_REUSEPORT)
+        set_option(fd, SO_REUSEPORT, 1);
+    errno = error;
+    return result;
 }
 
 /* Whether the address would be free for one that lets others have it too: then no listener is

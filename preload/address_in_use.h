@@ -6,9 +6,13 @@
 
 #include <sys/socket.h>
 
-/* bind() is about to be called. Whether it is to find the address in use, though the kernel, who
- * takes our SO_REUSEPORT for the server's, would say otherwise. */
-int is_taken(int fd, const struct sockaddr *address, socklen_t length);
+/* bind() is about to be called. Which of the socket's options (enum hidden_option) would have the
+ * kernel, who takes our SO_REUSEPORT for the server's, let it in beside a socket of the server's
+ * that shares its address with nobody. */
+unsigned options_that_get_by(int fd, const struct sockaddr *address, socklen_t length);
+
+/* bind() without these: what the kernel says then it says without us. Sets errno as bind() does. */
+int bind_without(unsigned options, int fd, const struct sockaddr *address, socklen_t length);
 
 /* bind() found its address in use: what the last call says, after those that stood in the way for
  * us have gone. Sets errno as bind() does. */

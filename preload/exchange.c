@@ -33,6 +33,12 @@ void be_patient(int connection) {
     wait_no_longer_than(&patience, SO_RCVTIMEO_OLD, connection);
 }
 
+void wait_for_answer(int connection, unsigned milliseconds) {
+    const struct patience patience = {.seconds = milliseconds / 1000,
+                                      .micros = (long)(milliseconds % 1000) * 1000};
+    wait_no_longer_than(&patience, SO_RCVTIMEO_OLD, connection);
+}
+
 int connect_to(const struct synergy_address *address, enum whose whose, struct owner *owner) {
     /* A keeper's queue has room for hundreds: one that is full is no keeper's, or of no use now.
      * (The least that there is; O_NONBLOCK would have to be taken back.) */

@@ -19,8 +19,11 @@ struct owner {
  * nobody else's connections to be had. */
 int is_trusted(const struct owner *keeper, uid_t owner);
 
-/* No answer is waited for any longer than this. */
+/* No answer is waited for any longer than two seconds. */
 void be_patient(int connection);
+
+/* Nor than so many milliseconds. */
+void wait_for_answer(int connection, unsigned milliseconds);
 
 /* What is known of an address. A name that is made of a socket's cookie or port can be foretold: a
  * stranger may have it, and let those wait that connect there. */

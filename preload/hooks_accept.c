@@ -154,13 +154,13 @@ __attribute__((cold, noinline)) static int comes_soon(int listener, int *patienc
 /* What accept() has got: the caller is given that, or a punched connection in its place; where
  * nobody was there, accept() is called again. If somebody was waiting before, a caller that has
  * called poll() or its like may know it: a listener that blocks would keep it until somebody else
- * comes, so after a while it is told, as of a connection that has gone. Not at once, and no other
- * caller: many servers end at any error. */
+ * comes, so after a while, two seconds in all, it is told, as of a connection that has gone. Not at
+ * once, and no other caller: many servers end at any error. */
 __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       const struct accepting *call,
                                                       struct sockaddr *address, int got,
                                                       int was_anybody_waiting) {
-    int patience_ms = 2000, is_ended = 0;
+    int patience_ms = 1800, is_ended = 0;
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
         tell_if_starved(call->listener);
     while (got >= 0) {

@@ -218,6 +218,13 @@ static void *pointer_in(const void *word) {
     return pointer;
 }
 
+/* (`is_own`: not of a child by vfork, which has its parent's memory.) */
+static void has_set_filter(int is_own, const void *program) {
+    if (is_own)
+        filter_is_set(program);
+    tell_filter_is_known();
+}
+
 #define PRCTL(name)                                                                                \
     int name(int option, ...) {                                                                    \
         unsigned long words[4];                                                                    \
@@ -226,12 +233,13 @@ static void *pointer_in(const void *word) {
         for (int i = 0; i < 4; i++)                                                                \
             words[i] = va_arg(list, unsigned long);                                                \
         va_end(list);                                                                              \
-        int is_own = option == PR_SET_SECCOMP && is_filter_own();                                  \
+        int sets = option == PR_SET_SECCOMP, is_own = sets && is_filter_own();                     \
         if (!libc.name)                                                                            \
             find_libc_calls();                                                                     \
         int result = libc.name(option, words[0], words[1], words[2], words[3]);                    \
-        if (is_own && result == 0)                                                                 \
-            filter_is_set(words[0] == SECCOMP_MODE_FILTER ? pointer_in(&words[1]) : NULL);         \
+        if (sets && result == 0)                                                                   \
+            has_set_filter(is_own,                                                                 \
+                           words[0] == SECCOMP_MODE_FILTER ? pointer_in(&words[1]) : NULL);        \
         return result;                                                                             \
     }
 PRCTL(prctl)
@@ -243,8 +251,8 @@ __attribute__((cold, noinline)) static long set_filter(unsigned long operation, 
     int is_own = sets && is_filter_own();
     long result = libc.syscall(SYS_seccomp, operation, flags, program);
     /* (A number may be that of a thread to which the filter could not be given.) */
-    if (is_own && (result == 0 || (result > 0 && (flags & SECCOMP_FILTER_FLAG_NEW_LISTENER))))
-        filter_is_set(operation == SECCOMP_SET_MODE_FILTER ? program : NULL);
+    if (sets && (result == 0 || (result > 0 && (flags & SECCOMP_FILTER_FLAG_NEW_LISTENER))))
+        has_set_filter(is_own, operation == SECCOMP_SET_MODE_FILTER ? program : NULL);
     return result;
 }
 

@@ -37,14 +37,11 @@ int listen(int fd, int backlog) {
 int bind(int fd, const struct sockaddr *address, socklen_t length) {
     if (!concerns_us())
         return libc.bind(fd, address, length);
-    int is_in_use = 0;
-    ASIDE(socket_may_be_disconnected(fd); is_in_use = is_taken(fd, address, length));
-    if (is_in_use) {
-        errno = EADDRINUSE;
-        return -1;
-    }
-    int result = libc.bind(fd, address, length);
-    if (result != 0 && errno == EADDRINUSE && may_ask()) {
+    unsigned getting_by = 0;
+    ASIDE(socket_may_be_disconnected(fd); getting_by = options_that_get_by(fd, address, length));
+    int result =
+        getting_by ? bind_without(getting_by, fd, address, length) : libc.bind(fd, address, length);
+    if (result != 0 && errno == EADDRINUSE && !getting_by && may_ask()) {
         struct aside aside = aside_begin();
         result = bind_again(fd, address, length);
         aside.error = result == 0 ? aside.error : errno;

@@ -66,11 +66,30 @@ static int exchange(const struct synergy_page *page, struct synergy_request *req
     return error;
 }
 
-static int fetch(const struct synergy_page *page, struct synergy_request *request, int *bell,
-                 struct synergy_answer *answer, int *received) {
+/* How long accept() waits for what a bell stands for. The keeper was at work a moment ago, or the
+ * bell would not have rung, and an event loop waits with it: so this is short. One that rings again
+ * after that was late, and is waited for longer. In milliseconds. */
+enum { FIRST_PATIENCE = 200, LAST_PATIENCE = 2000, BY_NAME = KEEPERS };
+static uint32_t waited_in_vain[KEEPERS + 1];
+
+static unsigned patience_with(int keeper) {
+    unsigned longer = 2 * __atomic_load_n(&waited_in_vain[keeper], __ATOMIC_RELAXED);
+    return longer < FIRST_PATIENCE  ? FIRST_PATIENCE
+           : longer > LAST_PATIENCE ? LAST_PATIENCE
+                                    : longer;
+}
+
+static void note_patience(int keeper, unsigned patience, int error) {
+    __atomic_store_n(&waited_in_vain[keeper], error == ETIMEDOUT ? patience : 0, __ATOMIC_RELAXED);
+}
+
+static int fetch(const struct synergy_page *page, unsigned patience,
+                 struct synergy_request *request, int *bell, struct synergy_answer *answer,
+                 int *received) {
     int connection = connect_to_keeper(page, request);
     if (connection < 0)
         return errno;
+    wait_for_answer(connection, patience);
     int error = send_request(connection, request, *bell);
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
@@ -85,9 +104,12 @@ int fetch_from(const struct synergy_address *name, uid_t owner, struct synergy_r
     int connection = connect_to(name, PERHAPS_STRANGERS, &found);
     if (connection < 0)
         return errno;
+    unsigned patience = patience_with(BY_NAME);
+    wait_for_answer(connection, patience);
     int error = is_trusted(&found, owner) ? send_request(connection, request, *bell) : ECONNREFUSED;
     if (error == 0)
         error = receive_fetched(connection, bell, answer, received);
+    note_patience(BY_NAME, patience, error);
     kernel(SYS_close, connection);
     return error;
 }
@@ -101,34 +123,38 @@ static int is_gone(const struct synergy_page *page, int32_t asked, int error) {
 }
 
 /* A keeper that did not answer is left alone for a while, or until it rings another bell: one that
- * was stopped must not hold up each call of the server's. In seconds of CLOCK_MONOTONIC. */
+ * was stopped must not hold up each call of the server's. In seconds of CLOCK_MONOTONIC. One that
+ * was not waited for long is left alone by accept(), and asked by others. */
 enum { REST = 10 };
-static uint32_t rests_until[KEEPERS], rung_before[KEEPERS];
+static struct rest {
+    uint32_t until, rung; /* how many bells had rung before */
+} from_asking[KEEPERS], from_fetching[KEEPERS];
 
 static uint32_t bells_rung(int keeper) {
     return __atomic_load_n(&keeper_page(keeper)->rung, __ATOMIC_ACQUIRE);
 }
 
-static int rests(int keeper) {
-    return seconds_now() < __atomic_load_n(&rests_until[keeper], __ATOMIC_RELAXED) &&
-           bells_rung(keeper) == __atomic_load_n(&rung_before[keeper], __ATOMIC_RELAXED);
+static int rests(const struct rest *rest, int keeper) {
+    return seconds_now() < __atomic_load_n(&rest->until, __ATOMIC_RELAXED) &&
+           bells_rung(keeper) == __atomic_load_n(&rest->rung, __ATOMIC_RELAXED);
 }
 
 /* The error, as it was. */
-static int noted(int keeper, int error) {
+static int noted(struct rest *rest, int keeper, int error) {
     if (error == ETIMEDOUT) {
-        __atomic_store_n(&rung_before[keeper], bells_rung(keeper), __ATOMIC_RELAXED);
-        __atomic_store_n(&rests_until[keeper], seconds_now() + REST, __ATOMIC_RELAXED);
+        __atomic_store_n(&rest->rung, bells_rung(keeper), __ATOMIC_RELAXED);
+        __atomic_store_n(&rest->until, seconds_now() + REST, __ATOMIC_RELAXED);
     }
     return error;
 }
 
 static int exchange_unless_resting(int keeper, struct synergy_request *request, int pass,
                                    struct synergy_answer *answer, int *kept) {
-    if (rests(keeper))
+    if (rests(&from_asking[keeper], keeper))
         return ETIMEDOUT;
     note_stderr();
-    return noted(keeper, exchange(keeper_page(keeper), request, pass, answer, kept));
+    return noted(&from_asking[keeper], keeper,
+                 exchange(keeper_page(keeper), request, pass, answer, kept));
 }
 
 static int ask(int keeper, struct synergy_request *request, int pass, struct synergy_answer *answer,
@@ -174,6 +200,7 @@ int tell_keeper(int keeper, int connection, struct synergy_request *request) {
 
 struct fetching {
     const struct synergy_page *page;
+    unsigned patience;
     struct synergy_request *request;
     int *bell;
     struct synergy_answer *answer;
@@ -183,21 +210,22 @@ struct fetching {
 
 static void fetch_aside(void *argument) {
     struct fetching *fetching = argument;
-    fetching->error = fetch(fetching->page, fetching->request, fetching->bell, fetching->answer,
-                            fetching->received);
+    fetching->error = fetch(fetching->page, fetching->patience, fetching->request, fetching->bell,
+                            fetching->answer, fetching->received);
 }
 
 /* NOLINTNEXTLINE(readability-non-const-parameter): it is what fetch_aside() changes */
 int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
                       struct synergy_answer *answer, int *received) {
     struct fetching fetching = {.page = keeper_page(keeper),
+                                .patience = patience_with(keeper),
                                 .request = request,
                                 .bell = bell,
                                 .answer = answer,
                                 .received = received};
     int32_t asked = fetching.page->keeper.process;
     *received = -1;
-    if (rests(keeper))
+    if (rests(&from_asking[keeper], keeper) || rests(&from_fetching[keeper], keeper))
         return ETIMEDOUT;
     fetch_aside(&fetching);
     /* The bell has taken the last number. */
@@ -207,7 +235,8 @@ int fetch_from_keeper(int keeper, struct synergy_request *request, int *bell,
     }
     if (is_gone(fetching.page, asked, fetching.error))
         replace_keeper(keeper);
-    return noted(keeper, fetching.error);
+    note_patience(keeper, fetching.patience, fetching.error);
+    return noted(&from_fetching[keeper], keeper, fetching.error);
 }
 
 void keepers_hear_of(pid_t child) {

@@ -76,6 +76,14 @@ static inline void tell_starved(int keeper) {
     __atomic_add_fetch(&keeper_page(keeper)->starved, 1, __ATOMIC_RELEASE);
 }
 
+/* A system call filter that this process has set is known of: each of them the keepers see in
+ * /proc.
+ */
+static inline void tell_filter_is_known(void) {
+    for (int i = 0; i < KEEPERS && keeper_page(i); i++)
+        __atomic_add_fetch(&keeper_page(i)->filters, 1, __ATOMIC_RELEASE);
+}
+
 /* Where this process's stderr is /dev/null, as daemons leave it, the keepers are to say elsewhere
  * what they have to say. */
 void note_stderr(void);

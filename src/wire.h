@@ -113,7 +113,8 @@ enum synergy_kind {
     SYNERGY_EXECUTED_WITHOUT,
     /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, and has
      * SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its SO_REUSEPORT is not
-     * the server's but ours. For the keeper's own user and root; needs no secret. */
+     * the server's but ours; whether its SO_REUSEADDR is, `flags` tell. For the keeper's own user
+     * and root; needs no secret. */
     SYNERGY_BIND,
     /* The next process has bound a port whose server has ended a moment ago (a shell's loop starts
      * one after the other): the keeper becomes this one's, with the holes that it has kept, and
@@ -216,7 +217,8 @@ struct synergy_answer {
      * connection over, GIVE_WAY: nothing has ended, FETCH, MEET: unknown). */
     int32_t result;
     uint32_t mark; /* OPEN, OPEN_TOWARD, MEET: enum synergy_mark */
-    /* The same: what the server itself has set, as in a request's flags, as far as it is known. */
+    /* The same, and BIND: what the server itself has set, as in a request's flags, as far as it is
+     * known. */
     uint32_t flags;
     union synergy_endpoint
         peer; /* FETCH: whose connection it is. A v4-mapped one where the listener is AF_INET6 */
@@ -255,6 +257,8 @@ struct synergy_page {
     /* A process of the server's accepts under a filter that forbids it to ask for anything: no bell
      * is to ring. */
     uint32_t is_deaf;
+    /* How many filters the library has seen the server's processes set. */
+    uint32_t filters;
     int32_t leaving; /* the process of the server's that has called exit(3) last; 0: none */
     int32_t silent;  /* the process of the server whose stderr is /dev/null now; 0: none */
     /* Goes up when a process of the server's has no descriptor left for a connection, or for

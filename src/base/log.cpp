@@ -88,6 +88,21 @@ class Spare {
 
 Spare spare;
 
+/// A terminal may be the server's, which waits where a line is longer than its room: poll() tells
+/// of a buffer's length at the least (TTYB_ALIGN_MASK, drivers/tty/tty_buffer.c). What finds none
+/// is lost. 0 or an errno.
+int write_to_terminal(int fd, std::string_view line) {
+    constexpr std::size_t piece = 240;
+    pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
+    while (!line.empty() && poll(&room, 1, 0) == 1 && room.revents == POLLOUT) {
+        const ssize_t written = ::write(fd, line.data(), std::min(line.size(), piece));
+        if (written < 0)
+            return errno == EAGAIN ? 0 : errno;
+        line.remove_prefix(static_cast<std::size_t>(written));
+    }
+    return 0;
+}
+
 /// A line must not wait for whoever reads it. (SIGPIPE and SIGXFSZ are the process's to ignore.)
 /// 0, or the errno of a file that takes nothing more. (One with room for a part takes that, and
 /// says nothing.)
@@ -107,6 +122,8 @@ int write_line(int fd, std::string_view line) {
         if (errno != EOPNOTSUPP && errno != ENOSYS) // an older kernel's pipes
             return errno;
     }
+    if (S_ISCHR(status.st_mode) && isatty(fd) != 0)
+        return write_to_terminal(fd, line.substr(0, size));
     const ssize_t written = ::write(fd, line.data(), size);
     if (written < 0)
         return errno;

@@ -22,6 +22,9 @@ namespace {
 
 constexpr const char *confined = "the server accepts under a system call filter of its own, which "
                                  "forbids it to fetch a connection";
+constexpr const char *unseen_filter =
+    "the server accepts under a system call filter that was set without libc: it may be ended for "
+    "fetching a connection";
 constexpr const char *not_intercepted =
     "connections were accepted by a call that can't be intercepted (io_uring, or a program that "
     "doesn't use libc, or one without the library)";
@@ -258,6 +261,11 @@ void Handoff::ring(Id id) {
     offer.is_waiting = is_to_wait(id) || is_full(offer.listener);
     if (offer.is_waiting) {
         ring_again(id, until_there_is_room);
+        return;
+    }
+    // (One that is just being set is known in a moment.)
+    if (owner_.has_unseen_filter(offer.listener)) {
+        obstructed(id, unseen_filter);
         return;
     }
     switch (const Rung rung = connect_doorbell(offer)) {

@@ -39,6 +39,9 @@ class Handoff {
         /// How many of them have ended, and whether one has since there were so many.
         std::function<unsigned()> ends;
         std::function<bool(unsigned ends)> has_one_ended_since;
+        /// Whether one that may accept there has set a system call filter unseen, which may end it
+        /// for asking.
+        std::function<bool(const ServerSocket &listener)> has_unseen_filter;
     };
     Handoff(Scheduler &scheduler, synergy_page &page, SocketDiag &socket_diag, Owner owner)
         : scheduler_(scheduler), page_(page), bells_(page), socket_diag_(socket_diag),

@@ -53,11 +53,15 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                 .activity = [this] { return processes_.activity(); },
                 .ends = [this] { return processes_.ends(); },
                 .has_one_ended_since =
-                    [this](unsigned ends) { return processes_.has_one_ended_since(ends); }}),
+                    [this](unsigned ends) { return processes_.has_one_ended_since(ends); },
+                .has_unseen_filter =
+                    [this](const ServerSocket &listener) {
+                        return processes_.has_unseen_filter(listener);
+                    }}),
       registry_(scheduler_, settings, learned_file, handoff_, traffic_, socket_diag_, *this),
       control_(scheduler_, page_->secret,
                [this](const Call &call) { return requests_.answer(call); }),
-      processes_(scheduler_,
+      processes_(scheduler_, *page_,
                  [this] {
                      process_has_ended();
                      look_for_the_end();
@@ -176,8 +180,7 @@ void Keeper::take_over(const Keeper &killed) {
         return control_.claim(socket.cookie) == 0;
     });
     requests_.take_over(killed.requests_);
-    for (const pid_t process : killed.processes_.all())
-        processes_.add(process);
+    processes_.take_over(killed.processes_);
     // The others that there are speak up when they call.
     processes_.may_be_more();
     before_standby_ = before_further_standby;

@@ -37,10 +37,25 @@ void Processes::add(pid_t process, pid_t parent) {
         is_any_unwatched_ = true;
         return;
     }
-    const auto before = watched_.find(parent);
-    auto closed =
-        before != watched_.end() ? before->second.closed : std::unordered_set<std::uint64_t>();
-    watched_.emplace(process, Process{std::move(pidfd), std::move(closed)});
+    if (const auto before = watched_.find(parent); before != watched_.end()) {
+        const Process &known = before->second;
+        watched_.emplace(
+            process, Process{std::move(pidfd), known.closed, known.filters, known.filters_seen});
+        return;
+    }
+    // (Seen first: what is set in between counts as one that was there.)
+    const std::uint32_t seen = filters_seen();
+    watched_.emplace(process, Process{std::move(pidfd), {}, call_filters_of(process), seen});
+}
+
+void Processes::take_over(const Processes &killed) {
+    for (const pid_t process : killed.all()) {
+        add(process);
+        if (const auto found = watched_.find(process); found != watched_.end()) {
+            found->second.filters = killed.watched_.at(process).filters;
+            found->second.filters_seen = killed.watched_.at(process).filters_seen;
+        }
+    }
 }
 
 bool Processes::has_ended(const Process &process) {
@@ -97,6 +112,31 @@ Activity Processes::activity() const {
     for (const auto &entry : watched_)
         most = std::max(most, activity_of(entry.first));
     return most;
+}
+
+bool Processes::has_unseen_filter(pid_t process, const Process &known) const {
+    const auto now = known.filters ? call_filters_of(process) : std::nullopt;
+    return now && now->program == known.filters->program &&
+           now->count - known.filters->count >
+               static_cast<int>(filters_seen() - known.filters_seen);
+}
+
+bool Processes::has_unseen_filter(const ServerSocket &listener) {
+    constexpr std::size_t most = 8;
+    const std::size_t count = std::min(watched_.size(), most);
+    if (next_looked_at_ >= watched_.size())
+        next_looked_at_ = 0;
+    auto each = std::next(watched_.begin(), static_cast<std::ptrdiff_t>(next_looked_at_));
+    next_looked_at_ += count;
+    for (std::size_t i = 0; i < count; i++) {
+        const auto &[process, known] = *each;
+        if (has_unseen_filter(process, known) &&
+            find_descriptor(process, listener.inode, listener.fd).value_or(0) >= 0)
+            return true;
+        if (++each == watched_.end())
+            each = watched_.begin();
+    }
+    return false;
 }
 
 } // namespace synergy

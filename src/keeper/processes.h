@@ -3,7 +3,9 @@
 
 #include "base/scheduler.h"
 #include "server/activity.h"
+#include "server/call_filters.h"
 #include "server/server_socket.h"
+#include "wire.h"
 
 #include <functional>
 #include <optional>
@@ -16,8 +18,8 @@ namespace synergy {
 class Processes {
   public:
     /// `ended` is called whenever one of them has ended.
-    Processes(Scheduler &scheduler, std::function<void()> ended)
-        : scheduler_(scheduler), ended_(std::move(ended)) {}
+    Processes(Scheduler &scheduler, const synergy_page &page, std::function<void()> ended)
+        : scheduler_(scheduler), page_(page), ended_(std::move(ended)) {}
     ~Processes();
     Processes(const Processes &) = delete;
     Processes &operator=(const Processes &) = delete;
@@ -26,6 +28,9 @@ class Processes {
     /// (One that can't be watched, as when no descriptor is left, is
     /// taken to live for ever: then sockets alone tell that all is over.)
     void add(pid_t process, pid_t parent = 0);
+
+    /// Those that a killed keeper has known, as it knew them.
+    void take_over(const Processes &killed);
 
     /// There are some that are not known: sockets alone tell that all is over.
     void may_be_more() { is_any_unwatched_ = true; }
@@ -55,20 +60,34 @@ class Processes {
     /// reported.
     [[nodiscard]] Activity activity() const;
 
+    /// Whether one that may have the listener has set a system call filter that the library does
+    /// not know of: by an instruction of its own. (Those that accept are alike: of many some are
+    /// looked at, others the next time.)
+    [[nodiscard]] bool has_unseen_filter(const ServerSocket &listener);
+
   private:
     Scheduler &scheduler_;
+    const synergy_page &page_;
     const std::function<void()> ended_;
     struct Process {
         Socket pidfd;
         std::unordered_set<std::uint64_t> closed; ///< sockets, by cookie
+        /// When it, or the first of its parents that is known, spoke: it could, then.
+        std::optional<CallFilters> filters;
+        std::uint32_t filters_seen; ///< of all processes, by then
     };
 
     static bool has_ended(const Process &process);
+    [[nodiscard]] std::uint32_t filters_seen() const {
+        return __atomic_load_n(&page_.filters, __ATOMIC_ACQUIRE);
+    }
+    [[nodiscard]] bool has_unseen_filter(pid_t process, const Process &known) const;
 
     std::unordered_map<pid_t, Process> watched_;
     bool is_any_unwatched_ = false;
     pid_t last_ended_ = 0;
     unsigned ends_ = 0;
+    std::size_t next_looked_at_ = 0;
 };
 
 } // namespace synergy

@@ -519,13 +519,15 @@ void Registry::look_from_time_to_time() {
     });
 }
 
-bool Registry::is_taken(Transport transport, const Endpoint &address, bool takes_v4) {
-    return std::any_of(servers_.begin(), servers_.end(), [&](auto &entry) {
+const ServerSocket *Registry::in_the_way(Transport transport, const Endpoint &address,
+                                         bool takes_v4) {
+    const auto found = std::find_if(servers_.begin(), servers_.end(), [&](auto &entry) {
         ServerSocket &socket = entry.second.socket;
         return !socket.is_shared && socket.transport == transport &&
                socket.local.port() == address.port() &&
                overlap(socket.local, socket.takes_v4, address, takes_v4) && owner_.locate(socket);
     });
+    return found == servers_.end() ? nullptr : &found->second.socket;
 }
 
 void Registry::end_holes(std::uint64_t cookie) {

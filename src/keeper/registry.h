@@ -61,8 +61,10 @@ class Registry : private HoleOwner {
     void end_holes(std::uint64_t cookie);
     /// Some can be, again.
     void open_holes(std::uint64_t cookie);
-    /// Whether a socket of the server's that is not to be shared is in the way of another one.
-    [[nodiscard]] bool is_taken(Transport transport, const Endpoint &address, bool takes_v4);
+    /// The socket of the server's that is not to be shared and in the way of another one; nullptr:
+    /// there is none.
+    [[nodiscard]] const ServerSocket *in_the_way(Transport transport, const Endpoint &address,
+                                                 bool takes_v4);
     /// No more of this socket.
     void forget(std::uint64_t cookie);
     /// Ends the holes of sockets that the server no longer has, but for those that wait for the

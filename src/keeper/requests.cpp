@@ -358,10 +358,14 @@ void Requests::bind(const Call &call, Reply &reply) {
     const int fd = call.passed.fd();
     const bool takes_v4 =
         address.family() == AF_INET6 && get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
-    if (transport < all_transports.size() && !address.empty() &&
-        get_option(fd, SOL_SOCKET, bind_to_interface) == 0 &&
-        registry_.is_taken(all_transports[transport], address, takes_v4))
+    if (transport >= all_transports.size() || address.empty() ||
+        get_option(fd, SOL_SOCKET, bind_to_interface) != 0)
+        return;
+    if (const ServerSocket *socket =
+            registry_.in_the_way(all_transports[transport], address, takes_v4)) {
         reply.answer.result = EADDRINUSE;
+        reply.answer.flags = flags_of(*socket);
+    }
 }
 
 bool Requests::is_kept_for(const Call &call) const {

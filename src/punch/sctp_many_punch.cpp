@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
+#include "punch/sctp_error.h"
 #include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
@@ -152,12 +153,30 @@ bool SctpManyPunch::has_answered() const {
     return sctp::get(fd_, SCTP_GET_ASSOC_STATS, statistics) && statistics.sas_ictrlchunks > 0;
 }
 
+/// Whether a firewall of this host's own refuses the INIT: that has said so by now.
+bool SctpManyPunch::is_refused_here() {
+    const int error = get_option(fd_, SOL_SOCKET, SO_ERROR);
+    const Duration after = Clock::now() - begun_;
+    if (error == 0)
+        return false;
+    if (sctp::is_by_this_host(error, hole_, after,
+                              context_.owner.find_dying_hop(hole_, hop_limit())))
+        return true;
+    answered();
+    return false;
+}
+
 int SctpManyPunch::punch() {
     association_ = 0;
     if (!context_.owner.check_alive(hole_.server))
         return EBADF;
     begun_ = Clock::now();
+    static_cast<void>(get_option(fd_, SOL_SOCKET, SO_ERROR)); // of something earlier
     int error = begin(false);
+    if (error == 0 && is_refused_here()) {
+        take_back();
+        error = EPERM;
+    }
     // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
     // open for an INIT of ours, which is no punch any more, and is answered.
     const bool is_answer = error == 0 && Clock::now() >= begun_ + sctp::unusual && has_answered();

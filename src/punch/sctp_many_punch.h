@@ -21,6 +21,7 @@ class SctpManyPunch final : public Punch {
   private:
     int punch();
     [[nodiscard]] int begin(bool is_answer);
+    [[nodiscard]] bool is_refused_here();
     [[nodiscard]] bool has_answered() const;
     void take_back();
     void await_peer_from(Time now);

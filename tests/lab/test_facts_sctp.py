@@ -20,6 +20,8 @@ from topology import PEER, SERVER
 
 families = pytest.mark.parametrize("family", (6, 4))
 
+IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
+
 # The kernel sends an INIT again after this time; its timer may be late by an eighth.
 REPETITION_MS = 2000
 
@@ -155,6 +157,26 @@ def test_error_does_not_hurt(stand, family):
         assert hole.puncher.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         assert hole.puncher.connect_ex(hole.peer) == errno.EALREADY
         assert hole.peer_talks()
+
+
+@families
+def test_a_prohibition_is_told_by_an_errno_alone(stand, family):
+    """In IPv4 by that of a punch's end (icmp_err_convert[]). For SCTP the kernel puts nothing in the
+    error queue (IP_RECVERR), where type, code and sender would be."""
+    too_far = 5
+    firewall.set_profile(stand.path, "prohibited")
+    for hop_limit, told in ((None, errno.EHOSTUNREACH),
+                            (too_far, errno.EACCES if family == 6 else errno.EHOSTUNREACH)):
+        for asks in (False, True):
+            with Hole(stand, family) as hole:
+                if asks:
+                    hole.puncher.setsockopt(*{6: (socket.IPPROTO_IPV6, IPV6_RECVERR),
+                                              4: (socket.IPPROTO_IP, IP_RECVERR)}[family], 1)
+                hole.punch(hop_limit)
+                time.sleep(ERROR_HAS_COME)
+                with pytest.raises(BlockingIOError):
+                    hole.puncher.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
+                assert hole.puncher.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == told
 
 
 @families

@@ -487,15 +487,17 @@ def test_output_for_datagrams(stand, family):
 
 
 @FAMILIES
-def test_output_for_sctp(paths, family):
+@pytest.mark.parametrize("kind", ("one-to-one", "one-to-many"))
+def test_output_for_sctp(paths, kind, family):
     """In IPv4 the kernel tells a prohibition by the same errno as a punch's end: it is known by the time
     that the error takes."""
     sctp.skip_if_missing()
+    server = [PYTHON, script("sctp_server.py"), ANY[family]]
     how = {6: "icmp6-adm-prohibited", 4: "icmp-admin-prohibited"}[family]
     for stand in stand_on(paths.get("sctp-output")):
         with rule(stand, "A", family, "OUTPUT", "-o", "to-fwa", "-p", "sctp", "-j", "REJECT",
                   "--reject-with", how):
-            run = Run(stand, ANY[family], family, "sctp")
+            run = Run(stand, ANY[family], family, "sctp", command=server, arguments=[kind])
             run.says(f"warning: {run.way}: can't punch: a firewall on this host lets it not out "
                      "(OUTPUT)")
 

@@ -122,7 +122,8 @@ class Bench {
                               std::this_thread::sleep_for(ring_takes.load());
                               return ends.load();
                           },
-                      .has_one_ended_since = [this](unsigned then) { return ends != then; }}};
+                      .has_one_ended_since = [this](unsigned then) { return ends != then; },
+                      .has_unseen_filter = [](const ServerSocket &) { return false; }}};
     std::thread thread_;
 };
 
@@ -406,7 +407,8 @@ std::string obstacle_of(const Socket &listener) {
                      .in_reach = {},
                      .activity = {},
                      .ends = {},
-                     .has_one_ended_since = {}});
+                     .has_one_ended_since = {},
+                     .has_unseen_filter = [](const ServerSocket &) { return false; }});
     const char *obstacle = handoff.obstacle(*describe(listener.fd()));
     return obstacle == nullptr ? "" : obstacle;
 }

@@ -12,8 +12,10 @@
 #include <fcntl.h>
 #include <fstream>
 #include <sstream>
+#include <string_view>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <thread>
 #include <unistd.h>
 
@@ -262,6 +264,30 @@ TEST_CASE("log: a line longer than a pipe's room blocks nobody either") {
         return {};
     });
     CHECK(result == "");
+}
+
+TEST_CASE("log: a terminal that nobody reads, or that is stopped, blocks nobody") {
+    for (const bool is_stopped : {false, true}) {
+        CAPTURE(is_stopped);
+        auto result = harness::in_child([is_stopped]() -> std::string {
+            const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+            EXPECT_IN_CHILD(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+            const int end = ::open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+            EXPECT_IN_CHILD(dup2(end, STDERR_FILENO) == STDERR_FILENO); // which waits
+            log::configure({});
+            alarm(10);
+            log::error("seen");
+            char seen[40] = {};
+            EXPECT_IN_CHILD(::read(terminal, seen, sizeof seen) > 0);
+            EXPECT_IN_CHILD(std::string_view(seen) == "synergy: error: seen\r\n");
+            if (is_stopped)
+                EXPECT_IN_CHILD(tcflow(end, TCOOFF) == 0); // as by Ctrl-S
+            for (int i = 0; i < 1000; i++)
+                log::error("{}", std::string(1500, 'x'));
+            return {};
+        });
+        CHECK(result == "");
+    }
 }
 
 TEST_CASE(

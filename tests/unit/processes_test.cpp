@@ -11,7 +11,8 @@ using namespace synergy;
 TEST_CASE("processes: one that has ended is not at rest before that has been reported") {
     Scheduler scheduler;
     int reported = 0;
-    Processes processes(scheduler, [&reported] { reported++; });
+    const synergy_page page{};
+    Processes processes(scheduler, page, [&reported] { reported++; });
     const pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0)

@@ -102,7 +102,8 @@ struct Bench : RegistryOwner {
                      .in_reach = [](std::uint64_t) {},
                      .activity = {},
                      .ends = [] { return 0U; },
-                     .has_one_ended_since = [](unsigned) { return false; }}};
+                     .has_one_ended_since = [](unsigned) { return false; },
+                     .has_unseen_filter = [](const ServerSocket &) { return false; }}};
     Traffic traffic{*page};
     Settings settings;
     std::vector<std::uint64_t> all_dropped;

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -512,6 +513,59 @@ def test_a_server_in_a_sandbox_is_punched_for(unit, user, deaf_peer, tmp_path):
 
 
 FILTERS = {"privilege separation": PRIVSEP, "chrony": CHRONY, "loop": LOOP, "wide": WIDE}
+UNSEEN = "set without libc"
+
+
+def refuses(peer, port):
+    """It is told, in time: its connection can't be handed over."""
+    with pytest.raises(ConnectionError):
+        with peer.call(port, 3) as client:
+            client.recv(1)
+            raise ConnectionResetError
+
+
+@pytest.mark.parametrize("name, action", [("loop", "kill"), ("loop", "trap"), ("loop", "errno"), ("wide", "kill")])
+def test_a_filter_that_a_server_gives_itself_unseen_does_not_end_it(name, action, deaf_peer, tmp_path):
+    """By an instruction of its own, after listen(): the library can't know what it forbids, and the
+    keeper sees in /proc that there is one."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(FILTERS[name])
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting("tcp", f"unseen-only-{action}:{allowed}", environment=environment) as server:
+        refuses(deaf_peer, server.port)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            mine = client.getsockname()[1]
+            assert client.recv(100).decode().strip() == f"127.0.0.1 {mine}"
+        status, errors = server.end()
+    assert status == 0
+    assert errors.count(UNSEEN) == 1, errors
+
+
+STARTS_ONE_THAT_CONFINES_ITSELF = """
+import os, select, socket, sys
+listener = socket.create_server(("", 0))
+mine, its = os.pipe()
+if os.fork() == 0:
+    os.dup2(its, 1)
+    os.execve(sys.argv[1], ["wait", "tcp", sys.argv[2]], {})
+os.read(mine, 10)
+print(listener.getsockname()[1], flush=True)
+while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+    client, address = listener.accept()
+    with client:
+        client.sendall(f"{address[0]} {address[1]}".encode())
+"""
+
+
+def test_a_filter_of_a_program_that_a_server_starts_is_its_own(deaf_peer, tmp_path):
+    """The keeper sees its filter, and may not see that it has no descriptor of the listener."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(LOOP)
+    environment = preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn")
+    with Waiting("-c", STARTS_ONE_THAT_CONFINES_ITSELF, str(PROGRAMS / "wait"), f"unseen-only-kill:{allowed}",
+                 program=sys.executable, environment=environment) as server:
+        assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
+        assert server.end() == (0, "")
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])

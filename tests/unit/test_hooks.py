@@ -392,7 +392,7 @@ def test_arguments_that_nobody_would_write(seed):
 
 
 @pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4, 15, 43, 87)), (64, 2500, NOWHERE),
-                                                (22, 3400, "127.0.0.1:5555")])
+                                                (22, 3400, "127.0.0.1:5555"), (198, 2000, "127.0.0.1:5555")])
 def test_sockets_that_become_something_else(seed, steps, peers):
     """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
     order: what comes of each call, and what the sockets say of themselves, is as without."""
@@ -402,6 +402,51 @@ def test_sockets_that_become_something_else(seed, steps, peers):
     assert preloaded.returncode == bare.returncode == 0, preloaded.stderr
     assert preloaded.stdout.splitlines() == bare.stdout.splitlines()
     assert len(bare.stdout.splitlines()) >= steps
+
+
+BINDS_BESIDE = """
+import errno, socket
+def says(call):
+    try: return call() or "done"
+    except OSError as error: return errno.errorcode[error.errno]
+def stream(*options):
+    sock = socket.socket()
+    for option in options:
+        sock.setsockopt(socket.SOL_SOCKET, option, 1)
+    return sock
+def options(sock):
+    return [sock.getsockopt(socket.SOL_SOCKET, option) for option in (shares, lets_others_in)]
+shares, lets_others_in = socket.SO_REUSEPORT, socket.SO_REUSEADDR
+listener = stream(lets_others_in)
+listener.bind(("", 0))
+listener.listen()
+port = listener.getsockname()[1]
+gone = stream()
+gone.bind(("127.0.0.1", 0))
+nobody = gone.getsockname()
+gone.close()
+for blocks in True, False:
+    refused = stream(shares, lets_others_in)
+    refused.setblocking(blocks)
+    refused.connect_ex(nobody)
+    print(refused.getsockname()[1] != 0, says(lambda: refused.connect(nobody)),
+          says(lambda: refused.bind(("127.0.0.1", port))), options(refused))
+bound = stream(shares)
+bound.bind(("127.0.0.1", 0))
+print(says(lambda: bound.bind(("127.0.0.1", port))), options(bound))
+print(says(lambda: stream(shares).bind(("192.0.2.1", port))))
+print(says(lambda: stream(shares).bind(("", port))))
+"""
+
+
+def test_bind_beside_a_listener_says_what_the_kernel_does():
+    """A socket whose connect() was refused still has the name that it had, and may be bound again;
+    of one that is bound, or of an address that is not here, the kernel says another thing first."""
+    bare, preloaded = (run(sys.executable, "-c", BINDS_BESIDE, environment=environment) for environment
+                       in (plain_environment(), preloaded_environment("198.51.100.5:5555")))
+    assert preloaded.stdout == bare.stdout, preloaded.stderr
+    assert bare.stdout.splitlines() == [*["True ECONNREFUSED EADDRINUSE [1, 1]"] * 2, "EINVAL [1, 0]",
+                                        "EADDRNOTAVAIL", "EADDRINUSE"]
 
 
 def test_a_server_that_forbids_itself_any_one_system_call_is_not_ended_for_it():

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -342,7 +343,7 @@ def said_where_poll_saw_somebody(sent, at):
             server.process.send_signal(sent)
         server.process.stdin.write("x")
         server.process.stdin.flush()
-        assert select.select([server.process.stdout], [], [], 5)[0]
+        assert select.select([server.process.stdout], [], [], 3)[0]
         return server.process.stdout.readline().strip()
 
 
@@ -351,22 +352,65 @@ def said_where_nobody_looked():
     with rung_by_a_stopped_keeper("when-told") as server:
         server.process.stdin.write("x")
         server.process.stdin.flush()
-        is_said = select.select([server.process.stdout], [], [], 4.5)[0]
+        is_said = select.select([server.process.stdout], [], [], 2.5)[0]
         return server.process.stdout.readline().strip() if is_said else "nothing"
 
 
 def test_a_stopped_keeper_and_accept():
     """A listener that blocks must not make a server wait where poll() has told of somebody; but who
     waits in accept() alone may end at any error, and would have waited without us, too. A handler
-    that was set with SA_RESTART does not end the call: neither while the keeper is waited for, two
-    seconds, nor in those in which the bell may ring again."""
+    that was set with SA_RESTART does not end the call: neither while the keeper is waited for, nor
+    in the time, two seconds with that, in which the bell may ring again."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         polled = [pool.submit(said_where_poll_saw_somebody, sent, at)
-                  for sent, at in ((signal.SIGUSR1, (0.3, 2.6)), (signal.SIGUSR2, (0.3,)),
-                                   (signal.SIGUSR2, (2.6,)))]
+                  for sent, at in ((signal.SIGUSR1, (0.1, 0.8)), (signal.SIGUSR2, (0.1,)),
+                                   (signal.SIGUSR2, (0.8,)))]
         waited = pool.submit(said_where_nobody_looked)
         assert [each.result() for each in polled] == ["ECONNABORTED", "EINTR", "EINTR"]
         assert waited.result() == "nothing"
+
+
+EVENT_LOOP = """
+import select, socket, sys, time
+listener = socket.create_server(("", 0))
+listener.setblocking(False)
+print(listener.getsockname()[1], flush=True)
+while select.select([listener], [], []):
+    print("readable", flush=True)
+    sys.stdin.readline()
+    begin = time.monotonic()
+    try:
+        said = listener.accept()[1][1]
+    except BlockingIOError:
+        said = "nobody"
+    print(said, time.monotonic() - begin, flush=True)
+"""
+
+
+def test_a_stopped_keeper_hardly_holds_an_event_loop_up(deaf_peer):
+    """Its bell is accepted when it can't say what that stands for; and rings again when it can."""
+    with Waiting("-c", EVENT_LOOP, program=sys.executable,
+                 environment=preloaded_environment(deaf_peer.text())) as server:
+        (keeper,) = server.keepers()
+
+        def accepted():
+            assert server.process.stdout.readline() == "readable\n"
+            server.process.stdin.write("\n")
+            server.process.stdin.flush()
+            said, took = server.process.stdout.readline().split()
+            return said, float(took)
+        with deaf_peer.call(server.port):
+            assert wait_until(lambda: select.select([server.process.stdout], [], [], 0)[0])
+            os.kill(keeper, signal.SIGSTOP)
+            try:
+                said, took = accepted()
+            finally:
+                os.kill(keeper, signal.SIGCONT)
+            assert said == "nobody" and took < 1
+            while said == "nobody":
+                said, _ = accepted()
+            assert int(said) == deaf_peer.port
+        server.process.kill()
 
 
 def test_a_keeper_that_is_out_of_reach_is_not_taken_for_dead(deaf_peer):

@@ -210,11 +210,11 @@ static void go(const char *way, const char *program, const char *transport, int 
         *fd = moved_to_a_connections_number(*fd);
     } else if (strcmp(way, "vfork-first") == 0) {
         poll_in_child(*fd);
-    } else if (strncmp(way, "only-", 5) == 0) {
-        allow_only(strchr(way, ':') + 1, strncmp(way, "only-kill:", 10) == 0 ? SCMP_ACT_KILL_PROCESS
-                                         : strncmp(way, "only-trap:", 10) == 0
-                                             ? SCMP_ACT_TRAP
-                                             : SCMP_ACT_ERRNO(EPERM));
+    } else if (strncmp(way, "only-", 5) == 0 || strncmp(way, "unseen-only-", 12) == 0) {
+        uint32_t otherwise = strstr(way, "only-kill:")   ? SCMP_ACT_KILL_PROCESS
+                             : strstr(way, "only-trap:") ? SCMP_ACT_TRAP
+                                                         : SCMP_ACT_ERRNO(EPERM);
+        (*way == 'o' ? allow_only : allow_only_unseen)(strchr(way, ':') + 1, otherwise);
     } else if (strchr(way, '/')) {
         char how[32];
         snprintf(how, sizeof how, "%.*s", (int)(strchr(way, '/') - way), way);
