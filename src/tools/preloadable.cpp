@@ -148,6 +148,12 @@ std::optional<std::string> why_not_passed_on(const std::vector<std::string> &com
     const auto end = std::find_if(command.begin() + 1, command.end(), [](const std::string &word) {
         return word == "--" || (!word.starts_with('-') && word.find('=') == std::string::npos);
     });
+    // `synergy run` stands there already.
+    const auto is_synergy = [](const std::string &word) {
+        return std::filesystem::path(word).filename() == "synergy";
+    };
+    if (std::any_of(command.begin() + 1, command.end(), is_synergy))
+        return std::nullopt;
     const auto &words = starter->words;
     if (!words.empty() &&
         std::find_first_of(command.begin() + 1, end, words.begin(), words.end()) == end)

@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -73,7 +74,10 @@ bool check_settings(const RunOptions &options) {
             places.append(&file == &files.back() ? " and " : ", ").append(file);
         if (!settings.hidden_file.empty())
             places.append("; this user may not look for ").append(settings.hidden_file);
-        refuse("no peers: looked in " + places);
+        const auto is_peer = [](const std::string &word) { return word.starts_with("--peer"); };
+        if (std::any_of(options.command.begin(), options.command.end(), is_peer))
+            places += "; --peer belongs before COMMAND";
+        refuse("no peers: looked in " + places + sudo_hint());
         return false;
     }
     return true;
