@@ -1387,6 +1387,21 @@ def test_check_few_descriptors(stand):
 
 
 @pytest.mark.other_users
+@pytest.mark.needs("sudo")
+def test_check_behind_sudo(stand, check):
+    """sudo itself has rights of its own and hands no library on; what counts is what it starts that has."""
+    sudo = ["--", "sudo", "-n"]
+    wrong, _ = check(stand, *sudo, "cat", peers=peer_text(6), hops=2)
+    assert wrong == ["sudo gives what it starts another environment, without LD_PRELOAD: put `synergy "
+                     "run` behind it, as in `sudo ... synergy run --peer P -- COMMAND`"]
+    behind = [*sudo, STAGE / "src/synergy", "run", "--peer", peer_text(6)]
+    wrong, right = check(stand, *behind, "--", "cat", peers=peer_text(6), hops=2)
+    assert wrong == [] and f"{shutil.which('cat')} can be preloaded" in right
+    wrong, _ = check(stand, *behind, "--", "no-such-command", peers=peer_text(6), hops=2)
+    assert wrong == ["there is no command no-such-command"]
+
+
+@pytest.mark.other_users
 def test_check_program_with_rights_of_its_own(stand, check):
     """File capabilities (capabilities(7)): the dynamic linker is told by AT_SECURE, and for whom it is
     not, the library is there."""
