@@ -14,6 +14,10 @@ namespace synergy {
 constexpr rlim_t spared_by_punches = 16;
 constexpr rlim_t spared_by_all = 8;
 
+/// With fewer, holes are opened of which nobody can be handed over (measured, with one hole), and
+/// commands don't see what there is.
+constexpr rlim_t fewest_descriptors = 24;
+
 /// To be asked of one that has just been made.
 inline bool is_one_of_the_last(const Socket &socket, rlim_t spared) {
     rlimit limit{};

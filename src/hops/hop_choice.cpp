@@ -86,6 +86,10 @@ HopChoice is_stopped(const Path &path, const Hop &end) {
 /// The far end is silent.
 HopChoice falls_silent(const Path &path) {
     const int last = path.last_answer();
+    if (last == 0 && path.is_without_descriptor)
+        return guess("no descriptor is left to measure the way with (RLIMIT_NOFILE)");
+    if (const std::string cause = unheard_cause(path); !cause.empty())
+        return guess(cause);
     if (last == 0)
         return guess("no router answers");
     if (last < crosses_one)
@@ -167,6 +171,18 @@ std::string dies_too_soon(const Path &path, int hops) {
 }
 
 } // namespace
+
+std::string unheard_cause(const Path &path) {
+    // (The first router's may come as they went, whatever becomes of the others'.)
+    if (path.last_answer() < crosses_one && path.from_elsewhere > 0)
+        return "routers' answers don't get in: they come by another interface than the way there "
+               "has, and this host drops what does (net.ipv4.conf.*.rp_filter is 1: 2 lets it in)";
+    if (path.last_answer() == 0 && path.kept_out > 0)
+        return "routers' answers don't get in: a firewall on this host has kept out " +
+               std::to_string(path.kept_out) + (path.kept_out == 1 ? " packet" : " packets") +
+               " meanwhile (INPUT)";
+    return {};
+}
 
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {
     const std::string punches = "punches with hop limit " + std::to_string(hops);

@@ -45,6 +45,10 @@ bool is_refused(const Path &path, int hops);
 /// What speaks for a higher one, though the path can't say that it is needed.
 std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds);
 
+/// Why no router's answer gets in, as far as this host shows; empty: it is not this host that keeps
+/// them out.
+std::string unheard_cause(const Path &path);
+
 /// "punches with hop limit 5 go too far: 2001:db8:f::1 prohibits them"
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer);
 

@@ -235,7 +235,7 @@ void HopFinder::checked(Way &way, int hops, const Path &path) {
             way.path = path;
         }
         if (now == nullptr)
-            say_foreign_source(way);
+            say_unheard(way, path);
         // Who refuses was named when the whole path was looked into: one hop alone does not tell
         // where he stands.
         if (!is_no_router)
@@ -288,6 +288,14 @@ void HopFinder::say_objection(Way &way, int hops, const Path &path) const {
         log::warn_once(way.peer.address_text() + ": " + objection);
 }
 
+void HopFinder::say_unheard(const Way &way, const Path &path) {
+    const std::string cause = unheard_cause(path);
+    if (cause.empty())
+        say_foreign_source(way);
+    else
+        log::warn_once(way.peer.address_text() + ": " + cause);
+}
+
 bool HopFinder::say_foreign_source(const Way &way) {
     const std::string text = foreign_source(way.peer, way.source);
     if (!text.empty())
@@ -302,7 +310,7 @@ void HopFinder::say_guess(Way &way, const Path &path) const {
     if (choice.is_found || path.error != 0 || path.on_link || path.is_kept_in ||
         path.peer.is_loopback())
         return;
-    if (path.last_answer() == 0 && say_foreign_source(way))
+    if (path.last_answer() == 0 && unheard_cause(path).empty() && say_foreign_source(way))
         return;
     way.said_guess = way.peer.address_text() + ": hop limit " +
                      std::to_string(within(way, HopRange::only(choice.hops)).best) + ": " +

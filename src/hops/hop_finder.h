@@ -100,6 +100,7 @@ class HopFinder {
     void look_into(Way &way, int hops);
     void say_objection(Way &way, int hops, const Path &path) const;
     void say_guess(Way &way, const Path &path) const;
+    static void say_unheard(const Way &way, const Path &path);
     static bool say_foreign_source(const Way &way);
     [[nodiscard]] HopRange within(const Way &way, HopRange hops) const;
 

@@ -49,7 +49,22 @@ bool forwards_v6() {
 
 } // namespace
 
-std::optional<std::uint64_t> packets_kept_out(int family) {
+KeptOut::KeptOut(int family) : family_(family), before_(count(family)) {}
+
+std::uint64_t KeptOut::by_firewall() const {
+    const auto now = count(family_).by_firewall;
+    return now && before_.by_firewall && *now > *before_.by_firewall
+               ? static_cast<std::uint64_t>(*now - *before_.by_firewall)
+               : 0;
+}
+
+std::uint64_t KeptOut::from_elsewhere() const {
+    return static_cast<std::uint64_t>(
+        std::max<std::int64_t>(count(family_).from_elsewhere - before_.from_elsewhere, 0));
+}
+
+KeptOut::Count KeptOut::count(int family) {
+    constexpr const char *from_elsewhere = "IPReversePathFilter";
     Counters all;
     if (family == AF_INET6) {
         all = v6_counters();
@@ -58,18 +73,19 @@ std::optional<std::uint64_t> packets_kept_out(int family) {
         add_table("/proc/self/net/netstat", "IpExt:", all);
         add_table("/proc/self/net/netstat", "TcpExt:", all);
     }
+    Count found{.by_firewall = {}, .from_elsewhere = all[from_elsewhere]};
     constexpr int forwarding = 1; // RFC 4293, ipForwarding
     if (!all.contains("InReceives") ||
         (family == AF_INET6 ? forwards_v6() : all["Forwarding"] == forwarding))
-        return std::nullopt;
+        return found;
     // (Those to groups, and broadcasts, may have been given to somebody or not.)
     std::int64_t rest = all["InReceives"] + all["ReasmOKs"];
-    for (const char *name :
-         {"InDelivers", "InMcastPkts", "InBcastPkts", "ReasmReqds", "InHdrErrors", "InTooBigErrors",
-          "InAddrErrors", "InNoRoutes", "InUnknownProtos", "InTruncatedPkts", "InDiscards",
-          "IPReversePathFilter"})
+    for (const char *name : {"InDelivers", "InMcastPkts", "InBcastPkts", "ReasmReqds",
+                             "InHdrErrors", "InTooBigErrors", "InAddrErrors", "InNoRoutes",
+                             "InUnknownProtos", "InTruncatedPkts", "InDiscards", from_elsewhere})
         rest -= all[name];
-    return static_cast<std::uint64_t>(std::max<std::int64_t>(rest, 0));
+    found.by_firewall = rest;
+    return found;
 }
 
 } // namespace synergy

@@ -36,13 +36,17 @@ struct Hop {
 };
 
 struct Path {
-    Endpoint peer;                ///< port 0
-    Endpoint source;              ///< the address that probes left from, port 0
-    bool on_link = false;         ///< no router lies between, says the routing table
-    int error = 0;                ///< errno where nothing could be sent
-    bool is_kept_in = false;      ///< a firewall of this host lets probes not out
-    bool is_without_port = false; ///< this host had no port left for them
-    std::vector<Hop> hops;        ///< of hop limits 1, 2, ... as far as something answered
+    Endpoint peer;                      ///< port 0
+    Endpoint source;                    ///< the address that probes left from, port 0
+    bool on_link = false;               ///< no router lies between, says the routing table
+    int error = 0;                      ///< errno where nothing could be sent
+    bool is_kept_in = false;            ///< a firewall of this host lets probes not out
+    bool is_without_port = false;       ///< this host had no port left for them
+    bool is_without_descriptor = false; ///< nor this process a descriptor, for some of them
+    // Where next to nothing was heard, what was kept out meanwhile: see KeptOut.
+    std::uint64_t kept_out = 0;       ///< packets
+    std::uint64_t from_elsewhere = 0; ///< packets
+    std::vector<Hop> hops;            ///< of hop limits 1, 2, ... as far as something answered
 
     /// The lowest hop limit with which something other than a router's time exceeded came back:
     /// from the peer, or from what stands in its way. Nullptr: silence.

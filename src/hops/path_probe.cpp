@@ -58,8 +58,11 @@ PathProbe::PathProbe(Scheduler &scheduler, const Endpoint &peer, const Endpoint 
       done_(std::move(done)), per_hop_(std::move(per_hop)), only_(only), timer_(scheduler) {
     path_.peer = peer.unmapped().with_port(0);
     path_.source = source_;
-    if (const std::optional<Route> route = route_to(path_.peer, source_))
+    if (const std::optional<Route> route = route_to(path_.peer, source_)) {
         path_.on_link = route->on_link;
+        if (path_.source.empty()) // the kernel's choice, known before anything answers
+            path_.source = route->source;
+    }
     for (int limit = 1; limit <= (path_.on_link ? 1 : std::max(hops_max, only)); limit++)
         path_.hops.emplace_back().limit = limit;
     timer_.set(Clock::now(), [this] { begin_round(); });
@@ -77,6 +80,9 @@ void PathProbe::begin_round() {
     last_before_ = last;
     if (round_ > rounds)
         return finish();
+    // Where next to nothing was heard in the first round, what answers the others may be kept out.
+    if (last < enough_answers && round_ > 1 && !kept_out_)
+        kept_out_.emplace(path_.peer.family());
     int beyond = round_ == rounds ? 0 : asked_beyond;
     if (round_ == rounds ? sees_further : last < enough_answers)
         beyond = hops_max;
@@ -126,6 +132,7 @@ void PathProbe::send(int limit, Transport by) {
         error == EACCES || (error == EADDRNOTAVAIL && by == Transport::udp))
         path_.error = error;
     path_.is_without_port |= error == EAGAIN;
+    path_.is_without_descriptor |= error == EMFILE || error == ENFILE;
     path_.is_kept_in |= error == EPERM;
     // (One that was sent on loopback may be answered by now.)
     const std::uint32_t events = EPOLLERR | (by == Transport::tcp ? EPOLLOUT : EPOLLIN);
@@ -245,6 +252,10 @@ void PathProbe::finish() {
     for (const Probe &probe : probes_)
         scheduler_.unwatch(probe.socket.fd());
     probes_.clear();
+    if (kept_out_) {
+        path_.kept_out = kept_out_->by_firewall();
+        path_.from_elsewhere = kept_out_->from_elsewhere();
+    }
     const Hop *end = path_.end();
     path_.hops.resize(static_cast<std::size_t>(end != nullptr ? end->limit : path_.last_answer()));
     // Nothing of this object is touched after the call.

@@ -4,11 +4,13 @@
 
 #include "base/scheduler.h"
 #include "base/socket.h"
+#include "hops/kept_out.h"
 #include "hops/path.h"
 
 #include <deque>
 #include <functional>
 #include <list>
+#include <optional>
 
 namespace synergy {
 
@@ -70,6 +72,7 @@ class PathProbe {
     Probes probes_;
     std::deque<std::pair<int, Transport>> to_send_; ///< hop limits
     int round_ = 0;
+    std::optional<KeptOut> kept_out_; ///< from when on that is counted
     int last_before_ = 0; ///< the last hop limit that had been answered when the round began
     Timer timer_;
 };

@@ -2,7 +2,6 @@
 
 #include "base/log.h"
 #include "hops/addresses.h"
-#include "hops/kept_out.h"
 #include "hops/route.h"
 #include "punch/failure.h"
 
@@ -131,10 +130,9 @@ void Advice::say_other_addresses(const Hole &hole, const Endpoint &own) {
 
 void Advice::begin_silence(KeptSocket &server, int family) const {
     if (log::is_on(LogLevel::info))
-        server.silence.set(Clock::now() + silence_time,
-                           [this, &server, kept_out = packets_kept_out(family)] {
-                               say_silence(server, kept_out);
-                           });
+        server.silence.set(
+            Clock::now() + silence_time,
+            [this, &server, kept_out = KeptOut(family)] { say_silence(server, kept_out); });
 }
 
 /// What keeps SCTP in shows by nothing but this: routers that say of a datagram that it died there
@@ -151,7 +149,7 @@ std::string Advice::sctp_kept_in(const KeptSocket &server) const {
            " has said of UDP that it died there, and of no INIT)";
 }
 
-void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const {
+void Advice::say_silence(const KeptSocket &server, const KeptOut &kept_out) const {
     if (server.is_reached || server.punches.empty())
         return;
     // Each hole has the same to be compared.
@@ -162,8 +160,7 @@ void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> 
                                 ? route->source.with_port(server.socket.local.port()).text()
                                 : server.socket.local.text();
     // What others send that is dropped counts as well.
-    const auto kept_out_now = packets_kept_out(family_of(peer));
-    const bool is_felt = kept_out && kept_out_now && *kept_out_now > *kept_out;
+    const std::uint64_t count = kept_out.by_firewall();
     log::info(
         "{}: nobody has come in for {} s. To be compared with the other side: the peer calls "
         "{}, from {}{}; neither side has a NAT; the hop limit ({}) crosses the last firewall "
@@ -171,9 +168,7 @@ void Advice::say_silence(const KeptSocket &server, std::optional<std::uint64_t> 
         "the way take simultaneous open. `synergy test` at both ends tells which",
         server.socket.text(), silence_time / seconds(1), own, peer.unmapped().text(),
         server.punches.size() > 1 ? " or another one that is set" : "", text_of(hole.hops),
-        is_felt ? " (one has kept out " + std::to_string(*kept_out_now - *kept_out) +
-                      " packets meanwhile)"
-                : "",
+        count > 0 ? " (one has kept out " + std::to_string(count) + " packets meanwhile)" : "",
         sctp_kept_in(server));
 }
 

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "hops/hop_finder.h"
+#include "hops/kept_out.h"
 #include "keeper/kept_socket.h"
 
-#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -36,7 +36,7 @@ class Advice {
     static void say_other_addresses(const Hole &hole, const Endpoint &own);
     void begin_silence(KeptSocket &server, int family) const;
     [[nodiscard]] std::string sctp_kept_in(const KeptSocket &server) const;
-    void say_silence(const KeptSocket &server, std::optional<std::uint64_t> kept_out) const;
+    void say_silence(const KeptSocket &server, const KeptOut &kept_out) const;
 
     HopFinder &hop_finder_;
     const Settings &settings_;

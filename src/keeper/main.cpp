@@ -1,5 +1,6 @@
 // synergy-keeper: what the shim starts for a server that has peers (wire.h says with what).
 #include "base/abstract_socket.h"
+#include "base/last_descriptors.h"
 #include "base/log.h"
 #include "base/survival.h"
 #include "hops/learned_hops.h"
@@ -106,9 +107,6 @@ void configure_log(const Settings &settings, pid_t server) {
     for (const Problem &problem : settings.problems)
         log::error("{}", problem.line());
 }
-
-/// With fewer, holes are opened of which nobody can be handed over (measured, with one hole).
-constexpr rlim_t fewest_descriptors = 24;
 
 /// As many as can be had, since reset_resources().
 rlim_t descriptors_to_be_had() {

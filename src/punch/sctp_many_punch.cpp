@@ -160,7 +160,8 @@ bool SctpManyPunch::is_refused_here() {
     if (error == 0)
         return false;
     if (sctp::is_by_this_host(error, hole_, after,
-                              context_.owner.find_dying_hop(hole_, hop_limit())))
+                              context_.owner.find_dying_hop(hole_, hop_limit()),
+                              context_.scheduler.lateness()))
         return true;
     answered();
     return false;

@@ -247,12 +247,14 @@ Settings load_settings(const Environment &environment, const char *const *all) {
     try {
         std::map<std::string, std::string> variables;
         std::set<std::string, std::less<>> asked;
-        const Environment noted = [&](const char *name) {
+        const Environment noted = [&](const char *name) -> const char * {
             asked.insert(name);
             const char *text = environment(name);
-            if (text != nullptr)
-                variables[name] = text;
-            return text;
+            if (text == nullptr)
+                return text;
+            const bool is_ours = std::string_view(name).starts_with("SYNERGY_");
+            return variables.try_emplace(name, is_ours ? trimmed(text) : text)
+                .first->second.c_str();
         };
         const char *named = noted("SYNERGY_CONFIG");
         const bool is_named = named != nullptr && *named != '\0';

@@ -1,6 +1,7 @@
 #include "settings/settings_file.h"
 
 #include "base/ownership.h"
+#include "settings/settings_text.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -99,6 +100,13 @@ int read_whole(int descriptor, std::string &content) {
     }
 }
 
+/// As some editors save what they call Unicode: with its mark of order, or with a zero in each
+/// letter.
+bool is_utf16(std::string_view content) {
+    return content.starts_with("\xff\xfe") || content.starts_with("\xfe\xff") ||
+           content.find('\0') != std::string_view::npos;
+}
+
 int read_file(const std::string &path, std::string &content) {
     // Not blocking, since opening a pipe would otherwise stop the server until somebody writes.
     const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
@@ -110,7 +118,9 @@ int read_file(const std::string &path, std::string &content) {
     // A pipe gives its content to one reader only, and every process of the server wants it.
     if (S_ISFIFO(status.st_mode))
         return ESPIPE;
-    return read_whole(file.number(), content);
+    if (const int error = read_whole(file.number(), content); error != 0)
+        return error;
+    return is_utf16(content) ? EILSEQ : 0;
 }
 
 /// The text of a config file, to show the parts that are wrong.
@@ -253,7 +263,7 @@ class Reader {
     [[nodiscard]] Written written(const toml::node &node) const {
         const std::string place = source_.place(node.source().begin);
         if (const auto *text = node.as_string())
-            return {place, text->get()};
+            return {place, std::string(trimmed(text->get()))};
         if (const auto *number = node.as_integer())
             return {place, std::to_string(number->get())};
         return {place, source_.text(node.source()), false};
@@ -317,6 +327,30 @@ bool lacks_quotes(std::string_view line) {
                        [](char c) { return c == ':' || (c >= 'a' && c <= 'z'); });
 }
 
+/// Whether there is an odd number of quotation marks, but for those that are escaped.
+bool leaves_quote_open(std::string_view line) {
+    bool is_open = false;
+    for (std::size_t at = 0; at < line.size(); at++) {
+        if (line[at] == '\\')
+            at++;
+        else if (line[at] == '"')
+            is_open = !is_open;
+    }
+    return is_open;
+}
+
+/// What is to be said after "valid TOML": what the parser says, but for what nobody would
+/// understand.
+std::string mistake_in(const std::string &line, const toml::parse_error &error) {
+    if (is_typographic(line))
+        return std::string(", with ") + expected::plain;
+    if (lacks_quotes(line))
+        return ", in which text stands in quotation marks";
+    if (leaves_quote_open(line))
+        return ", in which a quotation mark closes what another one opens";
+    return ": " + std::string(error.description());
+}
+
 /// Parses a file and has a Reader take what is in it. Whether it can be relied upon.
 template <typename Read>
 bool parse(const std::string &path, const std::string &content, std::vector<Problem> &problems,
@@ -333,9 +367,7 @@ bool parse(const std::string &path, const std::string &content, std::vector<Prob
         return reader.is_sound();
     } catch (const toml::parse_error &error) {
         const toml::source_position &at = error.source().begin;
-        return refuse(at, lacks_quotes(source.line(at))
-                              ? ", in which text stands in quotation marks"
-                              : ": " + std::string(error.description()));
+        return refuse(at, mistake_in(source.line(at), error));
     } catch (const ParserGaveUp &) {
         return refuse({line_given_up(content), 1}, "");
     }
@@ -349,7 +381,9 @@ constexpr const char *a_file_of_roots =
 
 std::string a_readable_file(int error) {
     return std::string("a file that can be read: ") +
-           (error == ESPIPE ? "it is a pipe" : strerrordesc_np(error));
+           (error == ESPIPE   ? "it is a pipe"
+            : error == EILSEQ ? "it is not text in UTF-8, but in UTF-16, as it seems"
+                              : strerrordesc_np(error));
 }
 
 } // namespace

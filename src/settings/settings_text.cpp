@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <net/if.h>
+#include <strings.h>
 
 #include <charconv>
 
@@ -29,8 +30,6 @@ constexpr Expected no_network = "the address of one host: a hole is for one addr
 constexpr Expected a_comma = "a comma or a space between peers";
 constexpr Expected no_quotes = "no quotation marks: they are for a shell, and here are taken for a "
                                "part of the text";
-constexpr Expected plain = "plain '-', quotes and spaces: one here only looks like it (as word "
-                           "processors and web pages have them)";
 constexpr Expected a_scope = "after '%' a network interface of this host";
 constexpr Expected no_scope = "no '%' but after a link-local address (fe80::)";
 constexpr Expected a_link =
@@ -40,6 +39,8 @@ constexpr Expected in_utf8 = "text in UTF-8";
 constexpr Expected no_loopback = "an address that peers can reach: who is at it is this host alone";
 constexpr Expected anybodys_file =
     "a path that is the same for every process, stderr or syslog: the server's own is none";
+constexpr Expected no_place =
+    "stderr, syslog or a path (./ before the name of a file that is called so)";
 constexpr Expected one_a_family = "one IPv6 and one IPv4 address at most";
 
 /// A decimal number, and nothing else, within the bounds.
@@ -90,15 +91,6 @@ Expected parse_v6(std::string_view text, Endpoint &address) {
     // Firewalls and sockets know a v4-mapped address as the IPv4 address that it is.
     address = Endpoint::from(reinterpret_cast<const sockaddr *>(&in6), sizeof(in6)).unmapped();
     return nullptr;
-}
-
-/// Dashes, quotation marks, spaces and full-width letters that are none to a computer, in UTF-8.
-bool is_typographic(std::string_view text) {
-    constexpr std::string_view kinds[] = {"\xe2\x80",     "\xe2\x88\x92", "\xc2\xa0",
-                                          "\xef\xbb\xbf", "\xef\xbc",     "\xef\xbd"};
-    return std::any_of(std::begin(kinds), std::end(kinds), [text](std::string_view kind) {
-        return text.find(kind) != std::string_view::npos;
-    });
 }
 
 bool is_all_of(std::string_view text, std::string_view characters) {
@@ -161,6 +153,17 @@ bool may_be_name(std::string_view text) {
            std::all_of(text.begin(), text.end(), part_of_name);
 }
 
+/// What nobody calls a file, and elsewhere stands for where a log goes: also the two that are known
+/// here, in other letters.
+bool is_name_of_a_place(std::string_view text) {
+    constexpr const char *names[] = {"stdout",  "stderr", "syslog", "journal", "journald",
+                                     "console", "none",   "null",   "off",     "-"};
+    return text != "stderr" && text != "syslog" &&
+           std::any_of(std::begin(names), std::end(names), [text](const char *name) {
+               return ::strcasecmp(std::string(text).c_str(), name) == 0;
+           });
+}
+
 Expected parse_name(std::string_view text, std::string &name) {
     std::string_view rest = text.ends_with('.') ? text.substr(0, text.size() - 1) : text;
     if (rest.size() > name_max)
@@ -179,6 +182,21 @@ Expected parse_name(std::string_view text, std::string &name) {
 }
 
 } // namespace
+
+bool is_typographic(std::string_view text) {
+    constexpr std::string_view kinds[] = {"\xe2\x80",     "\xe2\x88\x92", "\xc2\xa0",
+                                          "\xef\xbb\xbf", "\xef\xbc",     "\xef\xbd"};
+    return std::any_of(std::begin(kinds), std::end(kinds), [text](std::string_view kind) {
+        return text.find(kind) != std::string_view::npos;
+    });
+}
+
+std::string_view trimmed(std::string_view text) {
+    const std::size_t begin = text.find_first_not_of(white_space);
+    if (begin == std::string_view::npos)
+        return {};
+    return text.substr(begin, text.find_last_not_of(white_space) - begin + 1);
+}
 
 Expected check_host(const Endpoint &address) {
     const bool is_broadcast = address.address_text() == "255.255.255.255";
@@ -306,6 +324,8 @@ Expected parse_log(std::string_view text, LogLevel &level) {
 Expected parse_log_file(std::string_view text, std::string &path) {
     if (text.empty() || text.find('\0') != std::string_view::npos)
         return a_log_file;
+    if (is_name_of_a_place(text))
+        return no_place;
     // What is meant is the server's, and the keeper who writes there has others by these names.
     for (const std::string_view own : {"/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"})
         if (text == own)

@@ -30,7 +30,19 @@ constexpr Expected some_seconds = "whole seconds from 1 to 3600";
 constexpr Expected a_protocol = "tcp, udp or sctp";
 constexpr Expected a_level = "debug, info, warn, error or off";
 constexpr Expected a_log_file = "a path, stderr or syslog";
+constexpr Expected plain = "plain '-', quotes and spaces: one here only looks like it (as word "
+                           "processors and web pages have them)";
 } // namespace expected
+
+constexpr std::string_view white_space = " \t\r\n\v\f";
+
+/// What a value is without the white space around it, which is never meant: a line's end as another
+/// system writes it (CR), a space that a shell or a unit's file has kept.
+std::string_view trimmed(std::string_view text);
+
+/// Whether there are dashes, quotation marks, spaces or full-width letters that are none to a
+/// computer, in UTF-8.
+bool is_typographic(std::string_view text);
 
 /// "[2001:db8::5]:5555-5560", "198.51.100.5:5555", "laptop.example.net:5555".
 Expected parse_peer(std::string_view text, Peer &peer);
@@ -48,7 +60,7 @@ Expected parse_log_file(std::string_view text, std::string &path);
 
 /// Calls use(entry) for each entry of a list: comma or white space between.
 template <typename Use> void for_each_entry(std::string_view text, Use use) {
-    constexpr std::string_view separators = ", \t\r\n\v\f";
+    constexpr std::string_view separators = ", \t\r\n\v\f"; // and white_space
     for (;;) {
         const std::size_t begin = text.find_first_not_of(separators);
         if (begin == std::string_view::npos)

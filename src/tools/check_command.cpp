@@ -86,7 +86,7 @@ void check_settings(const Settings &settings, Findings &findings) {
             if (const std::string why = passed_over(file); !why.empty())
                 more.append(". ").append(why);
         }
-        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + more);
+        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + sudo_hint() + more);
     }
 }
 
@@ -215,7 +215,8 @@ std::string why_no_command(const std::string &command) {
            " can't be executed: " + strerrordesc_np(S_ISDIR(status.st_mode) ? EISDIR : EACCES);
 }
 
-void check_command(const std::vector<std::string> &command, Findings &findings) {
+void check_command(const std::vector<std::string> &words, Findings &findings) {
+    const std::vector<std::string> command = preloaded_part(words);
     const std::string library = find_library();
     findings.wrong_if(library_objection(library));
     if (!library.empty() && find_keeper(library).empty())

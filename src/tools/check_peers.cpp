@@ -179,7 +179,8 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
             findings.wrong(who + "can't punch: " + mute);
             return;
         }
-    if (path.last_answer() == 0 && !path.is_kept_in && !path.is_without_port)
+    const std::string unheard = unheard_cause(path);
+    if (path.last_answer() == 0 && !path.is_kept_in && !path.is_without_port && unheard.empty())
         if (const std::string foreign = foreign_source(way.peer, way.source); !foreign.empty()) {
             findings.wrong(who + foreign);
             return;
@@ -196,6 +197,10 @@ void check_hops(const Way &way, const Settings &settings, Findings &findings) {
         findings.wrong(who + "hop limit " + std::to_string(hops) + ": " + choice.reason +
                        ". Where nobody gets in, set one that crosses the last firewall of this "
                        "side");
+        return;
+    }
+    if (!unheard.empty()) {
+        findings.wrong(who + unheard);
         return;
     }
     if (!way.hops.is_automatic()) {

@@ -1,6 +1,5 @@
 #include "tools/firewall_test.h"
 
-#include "hops/kept_out.h"
 #include "settings/peer_list.h"
 #include "wire.h"
 
@@ -79,11 +78,11 @@ bool FirewallTest::has_room_at(std::uint16_t port) {
 FirewallTest::FirewallTest(Scheduler &scheduler, Options options,
                            std::function<void(const std::string &)> say)
     : scheduler_(scheduler), options_(std::move(options)), say_(std::move(say)),
-      kept_out_before_(packets_kept_out(options_.peer.family()).value_or(0)), nonce_(random_text()),
-      idle_(options_.idle), no_traffic_(no_page_), means_{.scheduler = scheduler,
-                                                          .timers = timers_,
-                                                          .settings = settings_,
-                                                          .traffic = no_traffic_},
+      kept_out_(options_.peer.family()), nonce_(random_text()), idle_(options_.idle),
+      no_traffic_(no_page_), means_{.scheduler = scheduler,
+                                    .timers = timers_,
+                                    .settings = settings_,
+                                    .traffic = no_traffic_},
       sending_(scheduler), looking_(scheduler), waiting_(scheduler) {
     settings_.refresh = no_refresh;
     open_meeting(options_.port);
@@ -350,9 +349,7 @@ TestReport FirewallTest::report() const {
     report.seen_as = seen_as_;
     report.peer_seen_as = peer_seen_as_;
     report.peer_source = peer_source_;
-    report.kept_out =
-        std::max(packets_kept_out(options_.peer.family()).value_or(0), kept_out_before_) -
-        kept_out_before_;
+    report.kept_out = kept_out_.by_firewall();
     report.is_over = phase_ == Phase::over && peer_is_done_;
     for (const Trial &trial : trials_) {
         const auto row = std::find_if(report.rows.begin(), report.rows.end(),

@@ -6,6 +6,7 @@
 // every trial has a port of its own.
 #pragma once
 
+#include "hops/kept_out.h"
 #include "tools/test_report.h"
 
 #include <functional>
@@ -75,8 +76,8 @@ class FirewallTest {
     const std::function<void(const std::string &)> say_;
     std::vector<std::string> said_;
 
-    const std::uint64_t kept_out_before_; ///< by a firewall on this host
-    const std::string nonce_;             ///< this side's: the lower of the two leads
+    const KeptOut kept_out_;  ///< since the test began
+    const std::string nonce_; ///< this side's: the lower of the two leads
     std::string peer_nonce_;
     Phase phase_ = Phase::waiting;
     std::list<Meeting> meetings_;

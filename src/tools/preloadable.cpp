@@ -138,6 +138,17 @@ const std::vector<Starter> starters = {{"sudo", {}},
 
 } // namespace
 
+std::vector<std::string> preloaded_part(const std::vector<std::string> &command) {
+    const auto run = std::adjacent_find(
+        command.begin(), command.end(), [](const std::string &word, const std::string &next) {
+            return std::filesystem::path(word).filename() == "synergy" && next == "run";
+        });
+    if (run == command.end())
+        return command;
+    const auto dashes = std::find(run, command.end(), "--");
+    return {dashes == command.end() ? dashes : dashes + 1, command.end()};
+}
+
 std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command) {
     const std::string name = std::filesystem::path(command[0]).filename();
     const auto starter = std::find_if(starters.begin(), starters.end(),

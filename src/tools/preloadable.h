@@ -18,6 +18,10 @@ std::string find_command(const std::string &command);
 /// Why the library at this place (empty: at none) can't be preloaded into anything; empty: it can.
 std::string library_objection(const std::string &library);
 
+/// What of a command's words is preloaded in the end: where it runs `synergy run` itself, behind
+/// sudo say, that is what stands behind that. Empty: it can't be told.
+std::vector<std::string> preloaded_part(const std::vector<std::string> &command);
+
 /// Why what a command starts is started without the library: sudo and its like leave LD_PRELOAD
 /// out. Nothing: no reason is known.
 std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command);

@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -73,7 +74,10 @@ bool check_settings(const RunOptions &options) {
             places.append(&file == &files.back() ? " and " : ", ").append(file);
         if (!settings.hidden_file.empty())
             places.append("; this user may not look for ").append(settings.hidden_file);
-        refuse("no peers: looked in " + places);
+        const auto is_peer = [](const std::string &word) { return word.starts_with("--peer"); };
+        if (std::any_of(options.command.begin(), options.command.end(), is_peer))
+            places += "; --peer belongs before COMMAND";
+        refuse("no peers: looked in " + places + sudo_hint());
         return false;
     }
     return true;
@@ -85,6 +89,17 @@ void preload(const std::string &library) {
     if (others != nullptr && *others != '\0')
         value.append(":").append(others);
     ::setenv("LD_PRELOAD", value.c_str(), 1);
+}
+
+std::optional<std::string> command_objection(const std::vector<std::string> &words,
+                                             const std::string &library) {
+    const std::vector<std::string> command = preloaded_part(words);
+    if (command.empty())
+        return std::nullopt;
+    if (std::optional<std::string> reason = why_not_passed_on(command))
+        return reason;
+    const std::string file = find_command(command[0]);
+    return file.empty() ? std::nullopt : why_not_preloadable(file, library);
 }
 
 int execute(const std::vector<std::string> &command) {
@@ -108,11 +123,8 @@ int run_program(const RunOptions &options) {
     const std::string library = find_library();
     if (const std::string objection = library_objection(library); !objection.empty())
         return refuse(objection);
-    if (const std::optional<std::string> reason = why_not_passed_on(options.command))
+    if (const std::optional<std::string> reason = command_objection(options.command, library))
         return refuse(*reason);
-    if (const std::string file = find_command(options.command[0]); !file.empty())
-        if (const std::optional<std::string> reason = why_not_preloadable(file, library))
-            return refuse(*reason);
     preload(library);
     return execute(options.command);
 }

@@ -1,5 +1,6 @@
 // The command line of `synergy`: all of it in one file, since it is read by templates that keep the
 // compiler busy for longer than what the commands do.
+#include "base/last_descriptors.h"
 #include "tools/check_command.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
@@ -62,11 +63,7 @@ constexpr const char *test_help = R"(Both sides run it, each with the other's ad
 They find each other through both firewalls by UDP, then try UDP, TCP and SCTP in both
 directions, TCP with both sides calling, and after how long an idle hole is forgotten.
 At both ends twelve ports are used, from the given one on (61680), and 61699.
-With --json, standard output is one object: peer, source, port, hop_limit, router (where
-punches die, or null), seen_as and peer_seen_as (the addresses that each side sees of the
-other), complete (false: the peer went away), trials (transport, idle_s, both_call,
-peer_calls, this_side_calls: passes, timed out, refused, prohibited, can't be tried,
-pending), findings (in words).
+The document of --json is described by test.schema.json, which is installed.
 Exit status: 0 something passes, 1 nothing does, 2 not tried.)";
 
 int refuse(const std::string &reason) {
@@ -165,6 +162,51 @@ void hold_standard_descriptors() {
             static_cast<void>(::open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
 
+/// The first word of these that is one too many: CLI11 knows which are, and not their order.
+std::vector<std::string>::const_iterator first_unexpected(const std::vector<std::string> &arguments,
+                                                          const CLI::App &app) {
+    const std::vector<std::string> rest = app.remaining(true);
+    return std::find_if(arguments.begin(), arguments.end(), [&](const std::string &word) {
+        return std::find(rest.begin(), rest.end(), word) != rest.end();
+    });
+}
+
+/// In the words of everything else that is refused.
+int refuse_unexpected(const std::vector<std::string> &arguments, const CLI::App &app) {
+    const auto word = first_unexpected(arguments, app);
+    if (word == arguments.end())
+        return refuse("too many words: see synergy --help");
+    const auto given = app.get_subcommands();
+    const std::string command = given.empty() ? "" : given[0]->get_name();
+    std::string expected;
+    if (command.empty())
+        for (const CLI::App *each : app.get_subcommands([](const CLI::App *) { return true; }))
+            expected.append(expected.empty() ? "a command first: " : ", ").append(each->get_name());
+    else if (word < std::find(arguments.begin(), arguments.end(), command))
+        expected = "the command first: synergy " + command;
+    else if (word->starts_with('-'))
+        expected = "another option: see synergy " + command + " --help";
+    else if (command == "check")
+        expected = "`--` before COMMAND";
+    else
+        expected = "nothing more: see synergy " + command + " --help";
+    return refuse("'" + *word + "': expected " + expected);
+}
+
+/// Who looks needs some, and takes as many as there may be.
+bool has_descriptors() {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return true;
+    limit.rlim_cur = limit.rlim_max = std::max(limit.rlim_max, fewest_descriptors);
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0) // root may have more than the limit was
+        return true;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    refuse("the limit of open files is " + std::to_string(limit.rlim_max) + ", and " +
+           std::to_string(fewest_descriptors) + " are the fewest that will do (ulimit -n)");
+    return false;
+}
+
 } // namespace
 
 } // namespace synergy
@@ -196,11 +238,15 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     const auto dashes = std::find(arguments.begin(), arguments.end(), "--");
     std::vector<std::string> ours(arguments.begin(), dashes);
     try {
-        std::reverse(ours.begin(), ours.end()); // the order that this overload of parse() wants
-        app.parse(std::move(ours));
+        // (In the order that this overload of parse() wants.)
+        app.parse(std::vector<std::string>(ours.rbegin(), ours.rend()));
+    } catch (const CLI::ExtrasError &) {
+        return refuse_unexpected(ours, app);
     } catch (const CLI::ParseError &error) {
         return app.exit(error) == 0 ? written(0) : exit_refused;
     }
+    if (!app.get_subcommands().empty() && !run_command->parsed() && !has_descriptors())
+        return exit_refused;
     if (probe_command->parsed())
         return written(run_probe(probe));
     if (check_command->parsed()) {
@@ -220,6 +266,9 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     // A command given without "--" before it may hold one itself.
     const auto rest = options.command.empty() && dashes != arguments.end() ? dashes + 1 : dashes;
     options.command.insert(options.command.end(), rest, arguments.end());
+    if (!options.command.empty() && options.command[0].starts_with('-'))
+        return refuse("'" + options.command[0] +
+                      "': expected COMMAND after `--`, and options before it");
     if (options.command.empty())
         return refuse(
             "no command: synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...");

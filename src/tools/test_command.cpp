@@ -37,6 +37,9 @@ Path measure(Scheduler &scheduler, const Endpoint &peer, const Endpoint &source)
 std::string describe(const Path &path, int hops, const Endpoint &router) {
     if (path.on_link)
         return "the peer is on the same link: there is no firewall to pass but the two hosts' own";
+    if (const std::string unheard = unheard_cause(path); !unheard.empty())
+        return fmt::format("from {}: {}: punches go {} hops by guess", path.source.address_text(),
+                           unheard, hops);
     if (path.last_answer() == 0)
         return fmt::format(
             "from {}: no router answers; either none does on this way, or a firewall "

@@ -24,7 +24,7 @@ PACKAGES = {
     "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
     "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
     "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",
-    "tc": "iproute2", "sctp_darn": "lksctp-tools", "traceroute": "traceroute",
+    "tc": "iproute2", "sudo": "sudo", "sctp_darn": "lksctp-tools", "traceroute": "traceroute",
     "apache2": "apache2", "slapd": "slapd", "squid": "squid", "varnishd": "varnish",
     "kamailio": "kamailio", "postfix": "postfix", "haproxy": "haproxy",
     "dovecot": "dovecot-imapd", "exim4": "exim4-daemon-light", "iperf3": "iperf3",

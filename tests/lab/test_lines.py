@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -502,6 +503,73 @@ def test_output_for_sctp(paths, kind, family):
                      "(OUTPUT)")
 
 
+UNCOUNTED = re.compile(r"kept out \d+ packets?")
+
+
+def uncounted(lines):
+    """How many packets are kept out is a matter of routers and of rounds."""
+    return [UNCOUNTED.sub("kept out N packets", line) for line in lines]
+
+
+@FAMILIES
+@pytest.mark.parametrize("hops", (2, "auto"))
+def test_input_that_lets_no_answer_in(stand, check, family, hops):
+    """What routers answer is felt to be missing, and this host's own kernel counts what it has dropped."""
+    cause = ("routers' answers don't get in: a firewall on this host has kept out N packets meanwhile "
+             "(INPUT)")
+    if hops == "auto":
+        cause = (f"hop limit 3: {cause}: a guess. Where nobody gets in, set one that crosses the last "
+                 "firewall of this side")
+    with rule(stand, "A", family, "INPUT", "-i", "to-fwa", "-j", "DROP"):
+        run = Run(stand, ANY[family], family, hops=hops)
+        run.program.wait_for("has kept out")
+        assert uncounted(run.lines()) == [f"synergy: warning: {PEER[family]}: {cause}"]
+        assert uncounted(check(stand, peer_text(family), hops=hops)[0]) == [
+            f"{peer_text(family)}: {cause}"]
+
+
+@contextlib.contextmanager
+def answers_by_another_way(stand):
+    """What leaves by the one interface is answered by the other."""
+    own, router = "198.18.0.11", "198.18.0.1"
+    back = ["ip", "route", "%s", "198.18.0.0/28", "via", stand.path.addresses("fwa")[1][1][4]]
+    there = ["ip", "route", "%s", "192.0.2.0/24", "via", FIRST_ROUTER[4]]  # to who answers
+    run_in(stand, "A", "ip", "link", "add", "second", "type", "veth", "peer", "name", "to-A2",
+           "netns", stand.path.namespace("fwa"))
+    try:
+        for node, end, address in ("A", "second", own), ("fwa", "to-A2", router):
+            run_in(stand, node, "ip", "link", "set", end, "up")
+            run_in(stand, node, "ip", "address", "add", f"{address}/28", "dev", end)
+        run_in(stand, "r1", *[word.replace("%s", "add") for word in back])
+        run_in(stand, "A", *[word.replace("%s", "add") for word in there])
+        yield own
+    finally:
+        run_in(stand, "A", "ip", "link", "del", "second")
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run_in(stand, "r1", *[word.replace("%s", "del") for word in back])
+            run_in(stand, "A", *[word.replace("%s", "del") for word in there])
+
+
+@pytest.mark.parametrize("hops", (2, "auto"))
+def test_answers_by_another_interface(stand, check, hops):
+    """Strict about where packets come from, this host drops what a peer would send it as well. (Where it
+    is not, the peer gets in.)"""
+    cause = ("routers' answers don't get in: they come by another interface than the way there has, and "
+             "this host drops what does (net.ipv4.conf.*.rp_filter is 1: 2 lets it in)")
+    if hops == "auto":
+        cause = (f"hop limit 3: {cause}: a guess. Where nobody gets in, set one that crosses the last "
+                 "firewall of this side")
+    with answers_by_another_way(stand) as own:
+        namespace.sysctl(stand.path.namespace("A"), {"net/ipv4/conf/second/rp_filter": "1"})
+        run = Run(stand, "0.0.0.0", 4, hops=hops, local=own)
+        run.says(f"warning: {PEER[4]}: {cause}")
+        assert check(stand, peer_text(4), hops=hops, local=own)[0] == [f"{peer_text(4)}: {cause}"]
+        namespace.sysctl(stand.path.namespace("A"), {"net/ipv4/conf/second/rp_filter": "2"})
+        loose = Run(stand, "0.0.0.0", 4, hops=2, local=own, log="info")
+        loose.program.wait_for("punches with hop limit 2 die at")
+        assert not any("warning" in line for line in loose.lines())
+
+
 @FAMILIES
 def test_proxy_that_takes_connections(stand, family):
     """On this host, or on the way: who answers the punch is not the peer."""
@@ -655,7 +723,7 @@ def test_unknown_variable(stand, name, nearest):
      "(fe80::)"),
     (dict(peers="[2001:db8:b::5]:0"),
      "SYNERGY_PEERS: '[2001:db8:b::5]:0': expected a port from 1 to 65535, or a range as 5000-5010"),
-    (dict(peers=" , "), "SYNERGY_PEERS: ' , ': expected at least one peer, or nothing"),
+    (dict(peers=" , "), "SYNERGY_PEERS: ',': expected at least one peer, or nothing"),
     (dict(local="::1"),
      "SYNERGY_LOCAL: '::1': expected an address that peers can reach: who is at it is this host alone"),
     (dict(log_file="/dev/stdout"),
@@ -664,7 +732,9 @@ def test_unknown_variable(stand, name, nearest):
     (dict(peers="garbage"),
      "SYNERGY_PEERS: 'garbage': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 "
      "or laptop.example.net:5555"),
-    (dict(hops="2 "), "SYNERGY_HOPS: '2 ': expected a hop limit from 1 to 254, or auto"),
+    (dict(log_file="stdout"),
+     "SYNERGY_LOG_FILE: 'stdout': expected stderr, syslog or a path (./ before the name of a file that "
+     "is called so)"),
     (dict(hops="auto,3"), "SYNERGY_HOPS: 'auto,3': expected a hop limit from 1 to 254, or auto"),
     (dict(hops="300"), "SYNERGY_HOPS: '300': expected a hop limit from 1 to 254, or auto"),
     (dict(local="[2001:db8:a::11]:4444"),
@@ -683,6 +753,14 @@ def test_unknown_variable(stand, name, nearest):
 def test_mistaken_setting(stand, settings, line):
     run = Run(stand, "::", **settings)
     run.says(f"error: {line}")
+
+
+def test_line_ends_of_another_system(stand):
+    """As a file of variables has them that was written there: they are no part of any value."""
+    run = Run(stand, "::", hops="2\r", log="info\r", refresh="13 ", log_file="stderr\r")
+    run.program.wait_for("opens, hop limit 2")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 10)
+    assert [line for line in run.lines() if " info: " not in line] == []
 
 
 @pytest.mark.other_users
@@ -749,8 +827,8 @@ def test_name_that_stands_for_this_host(stand, address):
                  "for it, and it is tried again every 13 s")
         names.set(laptop=[PEER[6]])
         unknown = Run(stand, "::", peers="nobody.example.net:5555")
-        unknown.program.wait_for("nobody.example.net does not resolve: .*; nothing is punched for it")
-        assert len(unknown.lines()) == 1
+        unknown.says("warning: nobody.example.net does not resolve: Temporary failure in name "
+                     "resolution; nothing is punched for it, and it is tried again every 13 s")
     finally:
         names.restore()
 
@@ -797,6 +875,32 @@ def test_log_file_that_cannot_be_written(stand, make, reason):
              f"warning: {PEER[6]}: punches with hop limit 1 die at the first router, "
              f"{FIRST_ROUTER[6]}, and open no firewall but one on this host: 2 is the least that "
              "crosses it")
+
+
+@pytest.mark.other_users
+def test_file_that_cannot_be_read(stand):
+    file = written("of-root.toml", "peers = []\n", 0o600)
+    run = Run(stand, peers=None, hops=None, config=file)
+    run.says(f"error: SYNERGY_CONFIG: '{file}': expected a file that can be read: Permission denied")
+
+
+def test_file_with_an_unknown_key(stand):
+    file = written("unknown-key.toml", f'peer = ["{shown(PEER[6], 5555)}"]\n')
+    run = Run(stand, peers=None, hops=None, config=file, log="info")
+    run.program.wait_for("expected one of the keys")
+    assert run.lines()[0] == (
+        f"synergy: error: {file}:1:1: 'peer': expected one of the keys peers, hops, hops_min, hops_max, "
+        "local, refresh, log, log_file, listen")
+
+
+@pytest.mark.parametrize("encoding", ("utf-16", "utf-16-le", "utf-16-be"))
+def test_file_of_another_encoding(stand, encoding):
+    """As editors of another system save it."""
+    file = written("utf16.toml", "")
+    file.write_bytes(f'peers = ["{shown(PEER[6], 5555)}"]\n'.encode(encoding))
+    run = Run(stand, peers=None, hops=None, config=file)
+    run.says(f"error: SYNERGY_CONFIG: '{file}': expected a file that can be read: it is not text in "
+             "UTF-8, but in UTF-16, as it seems")
 
 
 @pytest.mark.other_users
@@ -916,6 +1020,16 @@ def test_no_file_may_be_written(stand):
     run.program.wait_for("RLIMIT_FSIZE")
     run.says("error: nothing is punched: no page can be shared, by the limit on the size of files "
              "(RLIMIT_FSIZE, LimitFSIZE=): File too large")
+
+
+def test_no_keeper(stand):
+    """A library that was copied somewhere alone."""
+    place = SCRATCH / "alone"
+    place.mkdir(mode=0o755, exist_ok=True)
+    shutil.copy(STAGE / "preload/libsynergy.so", place)
+    run = Run(stand, "::", environment={"LD_PRELOAD": place / "libsynergy.so"})
+    run.says("error: nothing is punched: synergy-keeper can't be started (not beside libsynergy.so): No "
+             "such file or directory")
 
 
 def test_no_process_is_left(stand):
@@ -1257,6 +1371,61 @@ def test_check_sandbox(stand, check):
                      wrap=[PYTHON, script("awkward_server.py"), "without-unix"])
     assert wrong == ["Unix sockets are forbidden here (AF_UNIX is missing from "
                      "RestrictAddressFamilies= of a systemd unit?)"]
+
+
+@pytest.mark.other_users
+def test_check_few_descriptors(stand):
+    """Before anything is said that is not so for want of them."""
+    for command in "check", "probe", "status", "test":
+        with namespace.inside(stand.path.namespace("A")):
+            done = subprocess.run(
+                ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "prlimit",
+                 "--nofile=8:8", STAGE / "src/synergy", command,
+                 *([] if command == "status" else [peer_text(6)])],
+                capture_output=True, text=True, timeout=30, check=False, env=ENVIRONMENT)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == ("synergy: the limit of open files is 8, and 24 are the fewest that will "
+                               "do (ulimit -n)\n")
+
+
+@pytest.mark.other_users
+@pytest.mark.needs("sudo")
+def test_check_behind_sudo(stand, check):
+    """sudo itself has rights of its own and hands no library on; what counts is what it starts that has."""
+    sudo = ["--", "sudo", "-n"]
+    wrong, _ = check(stand, *sudo, "cat", peers=peer_text(6), hops=2)
+    assert wrong == ["sudo gives what it starts another environment, without LD_PRELOAD: put `synergy "
+                     "run` behind it, as in `sudo ... synergy run --peer P -- COMMAND`"]
+    behind = [*sudo, STAGE / "src/synergy", "run", "--peer", peer_text(6)]
+    wrong, right = check(stand, *behind, "--", "cat", peers=peer_text(6), hops=2)
+    assert wrong == [] and f"{shutil.which('cat')} can be preloaded" in right
+    wrong, _ = check(stand, *behind, "--", "no-such-command", peers=peer_text(6), hops=2)
+    assert wrong == ["there is no command no-such-command"]
+
+
+@pytest.mark.other_users
+def test_check_program_with_rights_of_its_own(stand, check):
+    """File capabilities (capabilities(7)): the dynamic linker is told by AT_SECURE, and for whom it is
+    not, the library is there."""
+    program = SCRATCH / "cat-with-rights"
+    shutil.copy(shutil.which("cat"), program)
+    program.chmod(0o755)
+    net_bind_service, effective, revision_2 = 1 << 10, 1, 0x02000000
+    preloaded = {**ENVIRONMENT, "LD_PRELOAD": STAGE / "preload/libsynergy.so"}
+
+    def maps(user):
+        with namespace.inside(stand.path.namespace("A")):
+            return subprocess.run(
+                ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", program,
+                 "/proc/self/maps"], capture_output=True, text=True, check=True, timeout=10,
+                env=preloaded).stdout
+    plain = check(stand, "--", program, peers=peer_text(6), hops=2)
+    assert plain[0] == [] and "libsynergy.so" in maps(65534)
+    os.setxattr(program, "security.capability",
+                struct.pack("<IIIII", revision_2 | effective, net_bind_service, 0, 0, 0))
+    assert "libsynergy.so" not in maps(65534)
+    assert check(stand, "--", program, peers=peer_text(6), hops=2)[0] == [
+        f"{program} is given capabilities by its file: the dynamic linker ignores LD_PRELOAD for it"]
 
 
 def test_check_names(stand, check):

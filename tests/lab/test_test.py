@@ -11,10 +11,12 @@ import subprocess
 import threading
 import time
 
+import jsonschema
 import pytest
 
 import firewall
 import namespace
+from conftest import stand_on
 from names import Names
 from programs import ENVIRONMENT, STAGE, wait_until
 from topology import PEER, SERVER
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("library")
 
 UNPRIVILEGED = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 ADDRESS = {"A": SERVER, "B": PEER}
+SCHEMA = json.loads((pathlib.Path(__file__).parents[2] / "src/tools/test.schema.json").read_text(
+    encoding="ascii"))
 COMPLETE = "both sides hear each other: testing, for "
 
 
@@ -59,7 +63,9 @@ class Side:
         for reader in self.readers:
             reader.join()
         print(self.out)
-        return json.loads(self.out)
+        document = json.loads(self.out)
+        jsonschema.validate(document, SCHEMA)
+        return document
 
     def stop(self):
         self.process.kill()
@@ -327,6 +333,23 @@ def test_interrupted(ends):
     assert not result["complete"]
     assert trial(result, "udp") == ("passes", "passes")
     assert trial(result, "udp", 30) == ("pending", "pending") and result["findings"] == []
+
+
+@pytest.mark.parametrize("family", (6, 4))
+def test_no_router_answers(paths, family):
+    """By a guess it is tried all the same, from the address that the kernel chooses."""
+    for stand in stand_on(paths.get("mute", silent=("fwa", "r1", "r2", "fwb"))):
+        a = Side(stand.path, "A", PEER[family])
+        b = Side(stand.path, "B", SERVER[family])
+        try:
+            for side, own in ((a, SERVER[family]), (b, PEER[family])):
+                side.says(f"from {own}: no router answers; either none does on this way, or a firewall "
+                          "on this side lets nothing out: punches go 3 hops by guess")
+            for result in a.result(), b.result():
+                assert result["complete"] and trial(result, "tcp") == ("passes", "passes")
+        finally:
+            a.stop()
+            b.stop()
 
 
 @pytest.mark.parametrize("peer", ("::1", "127.0.0.1", SERVER[6], f"[{SERVER[6]}]:61680"))

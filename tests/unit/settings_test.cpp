@@ -428,6 +428,53 @@ TEST_CASE("a log file of the server's own is none of the keeper's") {
     CHECK(load({{"SYNERGY_LOG_FILE", "/dev/tty1"}}).log_file == "/dev/tty1");
 }
 
+TEST_CASE("what elsewhere is a name of where a log goes is no file") {
+    for (const std::string text : {"stdout", "journal", "Stderr", "SYSLOG", "none", "-"}) {
+        const Settings settings = load({{"SYNERGY_PEERS", good_peer}, {"SYNERGY_LOG_FILE", text}});
+        CHECK(lines(settings.problems) ==
+              "SYNERGY_LOG_FILE: '" + text +
+                  "': expected stderr, syslog or a path (./ before the name of a file that is "
+                  "called so)\n");
+        CHECK(settings.log_file == "stderr");
+        CHECK(load({{"SYNERGY_LOG_FILE", "./" + text}}).log_file ==
+              std::filesystem::current_path() / "." / text);
+    }
+    CHECK(load({{"SYNERGY_LOG_FILE", "log"}}).log_file == std::filesystem::current_path() / "log");
+}
+
+TEST_CASE("white space around a value is none of it") {
+    for (const std::string around : {" ", "\r", "\t", "\n", " \r\n"}) {
+        const auto put = [&](const std::string &text) { return around + text + around; };
+        const Settings settings = load({{"SYNERGY_PEERS", put(good_peer)},
+                                        {"SYNERGY_HOPS", put("4")},
+                                        {"SYNERGY_HOPS_MIN", put("2")},
+                                        {"SYNERGY_HOPS_MAX", put("6")},
+                                        {"SYNERGY_PORTS", put("4444")},
+                                        {"SYNERGY_LOCAL", put("2001:db8::11")},
+                                        {"SYNERGY_REFRESH", put("5")},
+                                        {"SYNERGY_LOG", put("info")},
+                                        {"SYNERGY_LOG_FILE", put("syslog")},
+                                        {"SYNERGY_CONFIG", put("/dev/null")}});
+        CHECK(lines(settings.problems) == "");
+        CHECK(targets(settings, Transport::tcp, 4444) == "[2001:db8::5]:5555/4");
+        CHECK(concerned(settings, Transport::tcp) == "4444");
+        CHECK(settings.hop_bounds == HopBounds{2, 6});
+        CHECK(settings.local_for(AF_INET6).address_text() == "2001:db8::11");
+        CHECK(settings.refresh == std::chrono::seconds(5));
+        CHECK(settings.log == LogLevel::info);
+        CHECK(settings.log_file == "syslog");
+        // Nothing but that is nothing, in all of them.
+        CHECK(lines(load({{"SYNERGY_PEERS", around}, {"SYNERGY_HOPS", around}}).problems) == "");
+    }
+    const Settings file = load_file("hops = '4 '\nlog = ' info\t'\n[[listen]]\nport = ' 5-6 '\n"
+                                    "protocol = 'tcp '\npeers = ' 192.0.2.1:1 '\n");
+    CHECK(lines(file.problems) == "");
+    CHECK(targets(file, Transport::tcp, 5) == "192.0.2.1:1/4");
+    // Within a value it is no other than before.
+    CHECK(lines(load({{"SYNERGY_HOPS", "1 2"}}).problems) ==
+          "SYNERGY_HOPS: '1 2': expected a hop limit from 1 to 254, or auto\n");
+}
+
 TEST_CASE("a log file is the same wherever the keeper goes") {
     CHECK(load({{"SYNERGY_LOG_FILE", "a/b.log"}}).log_file ==
           std::filesystem::current_path() / "a/b.log");
@@ -456,7 +503,6 @@ TEST_CASE("what would punch elsewhere or otherwise than meant stops all punching
         {"SYNERGY_HOPS", "0", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS", "255", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS", "-1", "a hop limit from 1 to 254, or auto"},
-        {"SYNERGY_HOPS", "3 ", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS", "Auto", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS", "99999999999", "a hop limit from 1 to 254, or auto"},
         {"SYNERGY_HOPS_MIN", "0", "a hop limit from 1 to 254"},
@@ -466,7 +512,7 @@ TEST_CASE("what would punch elsewhere or otherwise than meant stops all punching
         {"SYNERGY_PORTS", "0", "a port from 1 to 65535, or a range as 5000-5010"},
         {"SYNERGY_PORTS", "http", "a port from 1 to 65535, or a range as 5000-5010"},
         {"SYNERGY_PORTS", "6-5", "a range whose first port is not above its last"},
-        {"SYNERGY_PORTS", " , ", "at least one port"},
+        {"SYNERGY_PORTS", ",", "at least one port"},
         {"SYNERGY_LOCAL", "host", "an address without port, as 2001:db8::11 or 198.51.100.11"},
         {"SYNERGY_LOCAL", "[::2]:5", "an address without port, as 2001:db8::11 or 198.51.100.11"},
         {"SYNERGY_LOCAL", "192.0.2.1:5",
@@ -712,13 +758,31 @@ TEST_CASE("mistakes in the file are named by line and column") {
 }
 
 TEST_CASE("a file that is no TOML stops all punching") {
-    for (const char *content : {"hops == 3", "hops = 3\nhops = 4", "peers = [", "\xff\xfe", "="}) {
+    for (const char *content : {"hops == 3", "hops = 3\nhops = 4", "peers = [", "\xff", "="}) {
         const Settings settings = load_file(content, {{"SYNERGY_PEERS", good_peer}});
         REQUIRE(settings.problems.size() == 1);
         CHECK(settings.problems[0].place.starts_with("FILE:"));
         CHECK(settings.problems[0].expected.starts_with("valid TOML: "));
         CHECK(settings.rules.empty());
     }
+    using namespace std::string_literals;
+    for (const std::string &content : {"\xff\xfep\0"s, "\xfe\xff\0p"s, "p\0e\0"s}) {
+        const Settings settings = load_file(content, {{"SYNERGY_PEERS", good_peer}});
+        REQUIRE(settings.problems.size() == 1);
+        CHECK(settings.problems[0].place == "SYNERGY_CONFIG");
+        CHECK(settings.problems[0].expected == "a file that can be read: it is not text in UTF-8, "
+                                               "but in UTF-16, as it seems");
+        CHECK(settings.rules.empty());
+    }
+    CHECK(load_file("peers = [\"192.0.2.1:1]\n")
+              .problems.at(0)
+              .line()
+              .ends_with(": 'peers = [\"192.0.2.1:1]': expected valid TOML, in which a quotation "
+                         "mark closes what another one opens"));
+    CHECK(load_file("peers = [\xe2\x80\x9c"
+                    "192.0.2.1:1\xe2\x80\x9d]\n")
+              .problems.at(0)
+              .expected.starts_with("valid TOML, with plain '-', quotes and spaces"));
     for (const std::string content : {"peers = [[2001:db8::5]:5555]", "peers = 198.51.100.5:5555",
                                       "hops = auto", "SYNERGY_PEERS=[2001:db8::5]:5555"}) {
         const Settings settings = load_file(content + "\n");

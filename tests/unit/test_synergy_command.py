@@ -109,12 +109,32 @@ def test_help(synergy):
 def test_usage_errors(synergy):
     assert refused(synergy(), "synergy: nothing to do: see synergy --help\n")
     assert refused(
-        synergy("walk"), "synergy: The following argument was not expected: walk\n"
+        synergy("walk"),
+        "synergy: 'walk': expected a command first: run, probe, check, status, test\n"
     )
     assert refused(synergy("run", "--peer", PEER), f"synergy: no command: {USAGE}\n")
     assert refused(synergy("run", "--peer", PEER, "--"), f"synergy: no command: {USAGE}\n")
     assert refused(synergy("run", "--pear", PEER), "synergy: no such option: --pear\n")
     assert refused(synergy("run", "--peer"), "synergy: --peer: 1 required P missing\n")
+
+
+@pytest.mark.parametrize("words, line", (
+    (("--peer", PEER, "run", "true"),
+     "'--peer': expected the command first: synergy run"),
+    (("help",), "'help': expected a command first: run, probe, check, status, test"),
+    (("check", PEER, "ncat", "-l", "4444"), "'ncat': expected `--` before COMMAND"),
+    (("check", "--peer", PEER), "'--peer': expected another option: see synergy check --help"),
+    (("probe", "2001:db8::5", "5555"), "'5555': expected nothing more: see synergy probe --help"),
+    (("status", "now"), "'now': expected nothing more: see synergy status --help"),
+    (("run", "--", "--peer", PEER, "true"),
+     "'--peer': expected COMMAND after `--`, and options before it")))
+def test_words_in_another_order(synergy, words, line):
+    assert refused(synergy(*words), f"synergy: {line}\n")
+
+
+def test_option_behind_the_command(synergy):
+    result = synergy("run", "true", "--peer", PEER)
+    assert result.stderr.endswith("synergy.toml; --peer belongs before COMMAND\n")
 
 
 def test_the_command_gets_library_and_settings(synergy):
@@ -277,6 +297,36 @@ def test_starters_that_leave_the_library_out(synergy, words, starter):
     assert refused(result, f"synergy: {passed_on(starter)}\n")
 
 
+@pytest.fixture(name="sudo")
+def real_sudo(synergy):
+    """Behind which a command of this user's runs without being asked for a password."""
+    if shutil.which("sudo") is None:
+        pytest.skip("sudo missing: apt-get install sudo")
+    if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("sudo asks this user for a password")
+    return lambda *words, **variables: synergy("-n", *words, program=shutil.which("sudo"), **variables)
+
+
+def test_behind_sudo(sudo, synergy):
+    """Which hands nothing of ours on that is set before it; what stands behind it counts."""
+    given = sudo("env", LD_PRELOAD=str(LIBRARY), SYNERGY_PEERS=PEER).stdout
+    assert "LD_PRELOAD=" not in given and "SYNERGY_" not in given and "SUDO_COMMAND=" in given
+    for words in ((SYNERGY, "run", "--", "true"), (SYNERGY, "check")):
+        lost = sudo(*words, SYNERGY_PEERS=PEER)
+        assert re.search(r"(?m)no peers.* sudo leaves SYNERGY_ variables out: set them behind it$",
+                         lost.stdout + lost.stderr), lost
+        assert lost.returncode != 0
+    right = sudo("env", f"SYNERGY_PEERS={PEER}", SYNERGY, "run", "--", "printenv", "LD_PRELOAD",
+                 "SYNERGY_PEERS")
+    assert (right.returncode, right.stdout) == (0, f"{LIBRARY}\n{PEER}\n")
+    right = sudo(SYNERGY, "run", "--peer", PEER, "--", "printenv", "LD_PRELOAD")
+    assert (right.returncode, right.stdout) == (0, f"{LIBRARY}\n")
+    # Who has done as he was told is not told again.
+    again = synergy("run", "--peer", PEER, "--", "sudo", "-n", SYNERGY, "run", "--peer", PEER, "--",
+                    "printenv", "LD_PRELOAD")
+    assert (again.returncode, again.stdout) == (0, f"{LIBRARY}\n")
+
+
 @pytest.mark.parametrize("words", ("env printenv LD_PRELOAD", "env -u A B=1 printenv LD_PRELOAD",
                                    "env -- printenv LD_PRELOAD", "env printenv LD_PRELOAD -i",
                                    "nice -n 1 printenv LD_PRELOAD"))
@@ -356,6 +406,18 @@ def test_files_that_end_too_early(synergy, tmp_path):
         # What becomes of it is the kernel's and the shell's affair, no reason to refuse it.
         result = synergy("run", "--peer", PEER, "--", short)
         assert not result.stderr.startswith(f"synergy: {short} is "), length
+
+
+def test_32_bit(synergy, compiler, tmp_path):
+    """A real one, dynamically linked."""
+    program = tmp_path / "small"
+    made = subprocess.run([compiler, "-m32", "-x", "c", "-o", program, "-"], text=True, check=False,
+                          input="int main(void) { return 0; }", capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("no 32-bit programs here: apt-get install gcc-multilib")
+    line = f"{program} is built for another architecture than {LIBRARY}\n"
+    assert refused(synergy("run", "--peer", PEER, "--", program), f"synergy: {line}")
+    assert f"wrong: {line}" in synergy("check", PEER, "--", program).stdout
 
 
 def test_another_architecture(synergy, tmp_path):
