@@ -58,7 +58,7 @@ PathProbe::PathProbe(Scheduler &scheduler, const Endpoint &peer, const Endpoint 
       done_(std::move(done)), per_hop_(std::move(per_hop)), only_(only), timer_(scheduler) {
     path_.peer = peer.unmapped().with_port(0);
     path_.source = source_;
-    if (const std::optional<Route> route = route_to(path_.peer, source_))
+    if (const auto route = route_whatever_source(path_.peer, source_))
         path_.on_link = route->on_link;
     for (int limit = 1; limit <= (path_.on_link ? 1 : std::max(hops_max, only)); limit++)
         path_.hops.emplace_back().limit = limit;
