@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cmath>
 #include <ctime>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -20,6 +19,17 @@ constexpr Duration between_looks = std::chrono::milliseconds(20);
 
 /// Where many timers are due, whoever asks meanwhile is heard after this long.
 constexpr Duration slice = std::chrono::milliseconds(3);
+
+/// What is left of a lateness after that time: the half for each half-life, and straight in
+/// between. (By exp2() the keeper, for which a server's listen() waits, would have to load the
+/// mathematical library.)
+Duration faded(Duration lateness, Duration after) {
+    constexpr std::int64_t most = 62;
+    const std::int64_t halvings = std::min(after / Scheduler::lateness_half_life, most);
+    const std::chrono::duration<double> rest = after % Scheduler::lateness_half_life;
+    const double left = 1 - rest / Scheduler::lateness_half_life / 2;
+    return std::chrono::duration_cast<Duration>(lateness * left) / (std::int64_t{1} << halvings);
+}
 
 } // namespace
 
@@ -138,9 +148,7 @@ void Scheduler::run_timers() {
 
 /// By the clock, since the timers of many holes run in one moment, and then none for seconds.
 void Scheduler::was_late(Duration late, Time now) {
-    const double half_lives = std::chrono::duration<double>(now - late_at_) / lateness_half_life;
-    lateness_ =
-        std::max(late, std::chrono::duration_cast<Duration>(lateness_ * std::exp2(-half_lives)));
+    lateness_ = std::max(late, faded(lateness_, now - late_at_));
     late_at_ = now;
 }
 

@@ -34,18 +34,33 @@ bool is_loopback_up() {
     return ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0 || (request.ifr_flags & IFF_UP) != 0;
 }
 
-Endpoint bell_address(const ServerSocket &listener) {
+namespace {
+
+struct Loopback {
+    Endpoint first;
+    Endpoint otherwise; ///< if this host has not the first; empty: none
+};
+
+/// By which a listener at the wildcard address is reached.
+Loopback loopback_for(const ServerSocket &listener) {
     const Endpoint &local = listener.local;
-    if (!local.is_wildcard())
-        return local;
     const Endpoint v4 = Endpoint::loopback(AF_INET, local.port());
     if (local.family() == AF_INET)
-        return v4;
+        return {.first = v4, .otherwise = {}};
     if (local.is_v4_mapped())
-        return v4.mapped();
-    const Endpoint v6 = Endpoint::loopback(AF_INET6, local.port());
+        return {.first = v4.mapped(), .otherwise = {}};
     // Containers often have no IPv6 on their loopback interface.
-    return !listener.takes_v4 || is_own_address(v6) ? v6 : v4.mapped();
+    return {.first = Endpoint::loopback(AF_INET6, local.port()),
+            .otherwise = listener.takes_v4 ? v4.mapped() : Endpoint()};
+}
+
+} // namespace
+
+Endpoint bell_address(const ServerSocket &listener) {
+    if (!listener.local.is_wildcard())
+        return listener.local;
+    const auto [first, otherwise] = loopback_for(listener);
+    return otherwise.empty() || is_own_address(first) ? first : otherwise;
 }
 
 unsigned interface_of(const Endpoint &to) {
@@ -73,8 +88,8 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
     return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
 }
 
-const char *BellWay::obstacle(const ServerSocket &listener) {
-    if (const char *why = hearing_obstacle(listener))
+const Obstacle *BellWay::obstacle(const ServerSocket &listener) {
+    if (const Obstacle *why = hearing_obstacle(listener))
         return why;
     return reserve_ports(listener.transport);
 }
@@ -82,7 +97,7 @@ const char *BellWay::obstacle(const ServerSocket &listener) {
 /// Any user could take all ports that bells come from, and leave peers connected to nobody. Beside
 /// these a bell can be bound whatever happens; the keepers of one user share them. Why there are
 /// none; or nullptr.
-const char *BellWay::reserve_ports(Transport transport) {
+const Obstacle *BellWay::reserve_ports(Transport transport) {
     constexpr std::size_t enough = 2;
     constexpr unsigned tried_anyway = 16;
     std::vector<Socket> &reserved = reserved_[transport];
@@ -100,19 +115,23 @@ const char *BellWay::reserve_ports(Transport transport) {
         if (::bind(socket.fd(), at.data(), at.length()) == 0)
             reserved.push_back(std::move(socket));
         else if (errno != EADDRINUSE)
-            return errno == EACCES || errno == EPERM ? forbidden_ports : nullptr;
+            return errno == EACCES || errno == EPERM ? &forbidden_ports : nullptr;
         if (!reserved.empty() && i >= tried_anyway)
             break;
     }
-    return reserved.empty() ? without_port : nullptr;
+    return reserved.empty() ? &without_port : nullptr;
 }
 
-const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
+const Obstacle *BellWay::hearing_obstacle(const ServerSocket &listener) const {
     if (!is_loopback_up())
-        return loopback_is_down;
-    const Endpoint to = bell_address(listener);
-    if (listener.local.is_wildcard() && !is_own_address(to))
-        return without_loopback_address;
+        return &loopback_is_down;
+    Endpoint to = listener.local;
+    if (to.is_wildcard()) {
+        const auto [first, otherwise] = loopback_for(listener);
+        to = is_own_address(first) ? first : otherwise;
+        if (to.empty() || (to == otherwise && !is_own_address(to)))
+            return &without_loopback_address;
+    }
     Heard heard{};
     for (int i = 0; i < ports_tried(listener); i++) {
         heard = would_hear(listener, to.with_port(bell_port(static_cast<unsigned>(i))), to);
@@ -125,7 +144,7 @@ const char *BellWay::hearing_obstacle(const ServerSocket &listener) const {
     // Before listen() nobody hears it, wherever it is bound to.
     if (heard == Heard::by_nobody && !listener.listens && !listener.has_device)
         return nullptr;
-    return heard == Heard::by_nobody ? bound_to_device : anothers;
+    return heard == Heard::by_nobody ? &bound_to_device : &anothers;
 }
 
 /// To a port that is free; empty and errno.

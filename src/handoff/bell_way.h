@@ -23,23 +23,29 @@ Endpoint bell_address(const ServerSocket &listener);
 /// though it goes the way of the loopback interface.
 unsigned interface_of(const Endpoint &to);
 
-inline constexpr const char *loopback_is_down = "the loopback interface is down";
-inline constexpr const char *without_loopback_address =
-    "this host has no loopback address of its family";
-inline constexpr const char *bound_to_device =
-    "no connection of this host's own reaches this listener, "
-    "as where it is bound to a device";
-inline constexpr const char *anothers = "this host's own connections to its address reach another "
-                                        "program's listener";
+/// What keeps every bell from a listener, as the kernel tells before one rings.
+struct Obstacle {
+    const char *text;
+    bool may_pass = false; ///< while the listener stays as it is
+};
+inline constexpr Obstacle loopback_is_down{.text = "the loopback interface is down",
+                                           .may_pass = true};
+inline constexpr Obstacle without_loopback_address{
+    .text = "this host has no loopback address of its family", .may_pass = true};
+inline constexpr Obstacle bound_to_device{
+    .text = "no connection of this host's own reaches this listener, "
+            "as where it is bound to a device"};
+inline constexpr Obstacle anothers{
+    .text = "this host's own connections to its address reach another program's listener"};
 inline constexpr const char *filtered =
     "no connection from this host reaches it: does a firewall forbid "
     "the loopback interface?";
-inline constexpr const char *without_port =
-    "another user holds all ports that bells come from, 61700 to 63747";
+inline constexpr Obstacle without_port{
+    .text = "another user holds all ports that bells come from, 61700 to 63747"};
 static_assert(SYNERGY_FIRST_BELL_PORT == 61700 && SYNERGY_BELL_PORTS == 63748 - 61700);
-inline constexpr const char *forbidden_ports =
-    "the server's sandbox lets nothing have the ports that bells come from, 61700 to 63747 "
-    "(SocketBindAllow= of a systemd unit, Landlock)";
+inline constexpr Obstacle forbidden_ports{
+    .text = "the server's sandbox lets nothing have the ports that bells come from, 61700 to 63747 "
+            "(SocketBindAllow= of a systemd unit, Landlock)"};
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
 
@@ -66,15 +72,15 @@ class BellWay {
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
-    [[nodiscard]] const char *obstacle(const ServerSocket &listener);
+    [[nodiscard]] const Obstacle *obstacle(const ServerSocket &listener);
     /// `to`: its bell_address(), of either name.
     [[nodiscard]] Bell bell_for(const ServerSocket &listener, const Endpoint &to);
 
   private:
     [[nodiscard]] Heard would_hear(const ServerSocket &listener, const Endpoint &from,
                                    const Endpoint &to) const;
-    [[nodiscard]] const char *hearing_obstacle(const ServerSocket &listener) const;
-    [[nodiscard]] const char *reserve_ports(Transport transport);
+    [[nodiscard]] const Obstacle *hearing_obstacle(const ServerSocket &listener) const;
+    [[nodiscard]] const Obstacle *reserve_ports(Transport transport);
     [[nodiscard]] Socket bound_bell(const ServerSocket &listener, const Endpoint &to);
 
     SocketDiag &socket_diag_;

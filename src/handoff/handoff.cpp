@@ -278,7 +278,7 @@ void Handoff::ring(Id id) {
     case Rung::heard_by_others:
     case Rung::heard_by_nobody:
         if (is_there(offer.listener))
-            obstructed(id, rung == Rung::heard_by_others ? anothers : bound_to_device);
+            obstructed(id, (rung == Rung::heard_by_others ? anothers : bound_to_device).text);
         else // gone or shut down, and we will be told
             ring_again(id, milliseconds(10));
     }
@@ -487,7 +487,7 @@ std::optional<Handoff::Fetched> Handoff::fetch(const Socket &accepted, bool is_b
         return std::nullopt;
     const char *what = copy_inherited_options(accepted.fd(), offer.connection.fd());
     if (what == nullptr)
-        what = inimitable(accepted.fd(), accepted.fd());
+        what = inimitable(accepted.fd(), option_memory_of(accepted.fd()));
     if (what != nullptr)
         give_up(listener, not_to_be_given(what));
     if (what != nullptr || !check_imitable(listener))

@@ -53,7 +53,7 @@ class Handoff {
 
     /// What keeps every bell from the listener, as far as the kernel tells; nullptr: nothing.
     /// Nothing is sent.
-    [[nodiscard]] const char *obstacle(const ServerSocket &listener) {
+    [[nodiscard]] const Obstacle *obstacle(const ServerSocket &listener) {
         return way_.obstacle(listener);
     }
     /// Why nothing can be handed over to the listener, if that was found out later; or nullptr.

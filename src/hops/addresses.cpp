@@ -105,6 +105,14 @@ std::string interface_of(const Endpoint &own, const std::vector<OwnAddress> &all
     return {};
 }
 
+/// What goes from this host to an address of its own leaves from there mostly (not where that is a
+/// further one of its network's, in IPv4). Nothing is sent.
+bool is_own_source(const Endpoint &address) {
+    const Socket probe = Socket::open(address.family(), SOCK_DGRAM);
+    return ::connect(probe.fd(), address.data(), address.length()) == 0 &&
+           probe.local().same_address(address);
+}
+
 } // namespace
 
 bool is_private(const Endpoint &any) {
@@ -137,12 +145,14 @@ bool is_same_site(const Endpoint &one, const Endpoint &other) {
 }
 
 bool is_own_address(const Endpoint &address) {
+    if (is_own_source(address.unmapped().with_port(0)))
+        return true;
     const Socket probe = Socket::open(address.family(), SOCK_DGRAM);
     const Endpoint any = address.with_port(0);
     if (probe && ::bind(probe.fd(), any.data(), any.length()) != 0 && errno == EADDRNOTAVAIL)
         return false;
     // With net.ipv4.ip_nonlocal_bind whatever there is can be bound to.
-    const auto route = address.is_wildcard() ? std::nullopt : route_to(any, {});
+    const auto route = address.is_wildcard() ? std::nullopt : route_whatever_source(any, {});
     return !route || route->is_local;
 }
 

@@ -193,7 +193,7 @@ Endpoint public_source(const Endpoint &peer) {
     return socket.local().with_port(0);
 }
 
-std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
+std::optional<Route> route_whatever_source(const Endpoint &to, const Endpoint &from) {
     const Endpoint peer = to.unmapped();
     const Endpoint source = from.is_wildcard() ? Endpoint() : from.unmapped();
     if (peer.empty() || (!source.empty() && source.family() != peer.family()))
@@ -201,8 +201,15 @@ std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
     std::optional<Route> route = ask(Question(peer, source, 0));
     if (route && !source.empty())
         route->source = source;
-    // What rtnetlink(7) names is the address for who has no preference; punches have one.
-    else if (route && !route->is_local && peer.family() == AF_INET6)
+    return route;
+}
+
+/// What rtnetlink(7) names is the address for who has no preference; punches have one.
+std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
+    const Endpoint peer = to.unmapped();
+    std::optional<Route> route = route_whatever_source(peer, from);
+    if (route && !route->is_local && peer.family() == AF_INET6 &&
+        (from.empty() || from.is_wildcard()))
         if (const Endpoint chosen = public_source(peer); !chosen.empty())
             route->source = chosen;
     return route;

@@ -20,6 +20,8 @@ struct Route {
 /// Asks the kernel without sending anything. `source` may be empty: the kernel's choice, as
 /// punches have it made, a public address before a temporary one. Nothing where there is no route.
 std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
+/// The same at half the price, for who does not ask for the source: that may be another one.
+std::optional<Route> route_whatever_source(const Endpoint &peer, const Endpoint &source);
 
 /// What the routing table has for a flow, with its rules by protocol and port (ip-rule(8)): the
 /// errno that sending fails with, or 0. Ports of 0 are none. Nothing where the kernel does not say.

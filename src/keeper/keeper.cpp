@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/survival.h"
+#include "hops/learned_hops.h"
 #include "keeper/confinement.h"
 
 #include <algorithm>
@@ -209,6 +210,8 @@ bool Keeper::become_ready_for(uid_t owner) {
 }
 
 void Keeper::give_up_rights() const {
+    if (!learned_file_.empty()) // it is confined to what is there
+        static_cast<void>(make_place_for(learned_file_));
     const auto can_punch = [this] { return registry_.can_give_options(); };
     for (const std::string &missing :
          confine(written_, registry_.holds_duplicates(), can_punch, suits_any_user_))

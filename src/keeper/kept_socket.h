@@ -1,6 +1,7 @@
 // A socket of the server's that has holes, and the holes.
 #pragma once
 
+#include "handoff/bell_way.h"
 #include "punch/udp_punch.h"
 #include "server/reach.h"
 
@@ -20,17 +21,17 @@ struct KeptSocket {
 
     ServerSocket socket;
     Socket duplicate;
-    bool is_full = false;           ///< of peers; the log says so
-    bool is_reached = false;        ///< a peer has come in
-    Timer advising;                 ///< what else there is to say
-    Timer silence;                  ///< nobody has come in
-    Timer loopback;                 ///< of a peer on this host, too
-    const char *obstacle = nullptr; ///< what keeps bells from it; the log says so
-    Timer trying;                   ///< whether it has passed
-    std::vector<Target> declared;   ///< by the settings
-    std::vector<Target> on_link;    ///< of them, not punched; the log says so
-    std::vector<Target> asked;      ///< by synergy_to()
-    ErrorsAside aside;              ///< of its punches
+    bool is_full = false;               ///< of peers; the log says so
+    bool is_reached = false;            ///< a peer has come in
+    Timer advising;                     ///< what else there is to say
+    Timer silence;                      ///< nobody has come in
+    Timer loopback;                     ///< of a peer on this host, too
+    const Obstacle *obstacle = nullptr; ///< what keeps bells from it; the log says so
+    Timer trying;                       ///< whether it has passed
+    std::vector<Target> declared;       ///< by the settings
+    std::vector<Target> on_link;        ///< of them, not punched; the log says so
+    std::vector<Target> asked;          ///< by synergy_to()
+    ErrorsAside aside;                  ///< of its punches
     Punches punches;
     /// Of peers that are none any more, for as long as firewalls may hold their holes.
     Punches ending;

@@ -169,8 +169,6 @@ int keep(std::string_view cause) {
         const int directory = chdir("/");
         static_cast<void>(directory);
         const std::string learned_file = learned_hops_file(variable);
-        if (geteuid() == 0 && !learned_file.empty()) // it is confined to what is there
-            static_cast<void>(make_place_for(learned_file));
         Page page;
         Keeper keeper(page, settings, learned_file, written_places(settings, learned_file));
         keeper.answer_start(std::move(start), starter->pid, cause == SYNERGY_KEEPER_EARLY,

@@ -2,8 +2,10 @@
 
 #include "server/server_socket.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -20,15 +22,24 @@ namespace {
     throw std::system_error(errno, std::generic_category(), what);
 }
 
-/// Which bits of a byte stand for the ports of the range.
-std::uint8_t bits_within(unsigned byte, PortRange range) {
-    const unsigned first = byte * 8;
-    unsigned bits = 0xff;
-    if (range.first > first)
-        bits &= 0xffU << (range.first - first);
-    if (range.last < first + 7)
-        bits &= 0xffU >> (first + 7 - range.last);
-    return static_cast<std::uint8_t>(bits);
+using Bits = std::array<std::uint8_t, sizeof synergy_page::ports[0]>; ///< one for each port
+
+Bits bits_of(const std::vector<PortRange> &ranges) {
+    Bits bits{};
+    for (const PortRange &range : ranges) {
+        const unsigned first = range.first / 8;
+        const unsigned last = range.last / 8;
+        const unsigned from = 0xffU << range.first % 8;
+        const unsigned until = 0xffU >> (7 - range.last % 8);
+        if (first == last) {
+            bits.at(first) |= static_cast<std::uint8_t>(from & until);
+            continue;
+        }
+        bits.at(first) |= static_cast<std::uint8_t>(from);
+        std::fill(bits.begin() + first + 1, bits.begin() + last, 0xff);
+        bits.at(last) |= static_cast<std::uint8_t>(until);
+    }
+    return bits;
 }
 
 /// Has the kernel say in this word, which is to hold the thread's number, when the thread has
@@ -108,17 +119,13 @@ void Page::show_ports(const Settings &settings) {
                   all_transports[SYNERGY_UDP] == Transport::udp &&
                   all_transports[SYNERGY_SCTP] == Transport::sctp);
     for (std::size_t i = 0; i < all_transports.size(); i++) {
-        const std::vector<PortRange> ranges = settings.concerned_ports(all_transports[i]);
-        auto range = ranges.begin();
-        for (unsigned byte = 0; byte < sizeof page_->ports[i]; byte++) {
-            while (range != ranges.end() && range->last < byte * 8)
-                ++range;
-            std::uint8_t bits = 0;
-            for (auto each = range; each != ranges.end() && each->first <= byte * 8 + 7; ++each)
-                bits |= bits_within(byte, *each);
-            if (__atomic_load_n(&page_->ports[i][byte], __ATOMIC_RELAXED) != bits)
-                __atomic_store_n(&page_->ports[i][byte], bits, __ATOMIC_RELEASE);
-        }
+        const Bits bits = bits_of(settings.concerned_ports(all_transports[i]));
+        // (Nobody else writes there.)
+        if (std::memcmp(page_->ports[i], bits.data(), bits.size()) == 0)
+            continue;
+        for (std::size_t byte = 0; byte < bits.size(); byte++)
+            if (__atomic_load_n(&page_->ports[i][byte], __ATOMIC_RELAXED) != bits.at(byte))
+                __atomic_store_n(&page_->ports[i][byte], bits.at(byte), __ATOMIC_RELEASE);
     }
     __atomic_store_n(&page_->any_udp_port, settings.has_peers_on_any_port(Transport::udp) ? 1 : 0,
                      __ATOMIC_RELEASE);

@@ -156,7 +156,7 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
 }
 
 int Registry::open(const ServerSocket &socket, const Target &target, Socket duplicate,
-                   const char *obstacle) {
+                   const Obstacle *obstacle) {
     if (reachable(socket, target.peer).empty())
         return ENOENT;
     KeptSocket &server = server_for(socket, std::move(duplicate));
@@ -172,16 +172,16 @@ bool Registry::can_be_rung_at(KeptSocket &server) {
 }
 
 /// What may pass is looked at again.
-void Registry::find_obstacle(KeptSocket &server, const char *obstacle) {
+void Registry::find_obstacle(KeptSocket &server, const Obstacle *obstacle) {
     constexpr Duration between_tries = seconds(1);
     const ServerSocket &socket = server.socket;
-    const char *before = std::exchange(server.obstacle, obstacle);
+    const Obstacle *before = std::exchange(server.obstacle, obstacle);
     if (before != nullptr && before != obstacle)
-        log::over(socket.not_punched(before));
+        log::over(socket.not_punched(before->text));
     if (obstacle == nullptr)
         return;
     if (socket.is_ready())
-        log::once(LogLevel::error, socket.not_punched(obstacle));
+        log::once(LogLevel::error, socket.not_punched(obstacle->text));
     server.trying.set(Clock::now() + between_tries, [this, &server] {
         if (!has(server.socket.cookie))
             return;
@@ -237,7 +237,7 @@ void Registry::declare(KeptSocket &server) {
             return true;
         if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
             looked_up = hole.peer;
-            route = route_to(hole.peer, hole.source(context_.settings));
+            route = route_whatever_source(hole.peer, hole.source(context_.settings));
         }
         if (!route || !route->on_link || hole.peer.is_loopback())
             return false;
@@ -310,7 +310,7 @@ bool Registry::may_have_peers(const ServerSocket &socket) const {
            settings.may_gain(socket.transport, socket.local.port());
 }
 
-int Registry::open_all(const ServerSocket &socket, Socket duplicate, const char *obstacle) {
+int Registry::open_all(const ServerSocket &socket, Socket duplicate, const Obstacle *obstacle) {
     const bool may_gain = context_.settings.may_gain(socket.transport, socket.local.port());
     const std::vector<Target> expected = expected_.of(socket.cookie);
     // (A listen() that fails may be tried again.)
@@ -561,55 +561,6 @@ void Registry::handed_over(std::uint64_t cookie, const Endpoint &peer) {
             punch->second->handed_over();
             return;
         }
-}
-
-std::string Registry::why_unpunched(const KeptSocket &server, const Target &target) const {
-    if (const char *why = handoff_.why_out_of_reach(server.socket.cookie))
-        return why;
-    if (server.obstacle != nullptr)
-        return server.obstacle;
-    if (reachable(server.socket, target.peer).empty())
-        return "this socket can't reach a peer of that address family";
-    if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
-        return "the peer is on the same link, with no router between";
-    return target.hops.is_automatic() ? "the hop limit is being measured" : "";
-}
-
-std::vector<Registry::SocketStatus> Registry::status() const {
-    std::vector<SocketStatus> all;
-    for (const auto &entry : servers_) {
-        const KeptSocket &server = entry.second;
-        SocketStatus &status =
-            all.emplace_back(SocketStatus{.socket = server.socket, .holes = {}, .unpunched = {}});
-        // The ports of a range share the way.
-        Endpoint looked_up, source;
-        for (const auto &[peer, punch] : server.punches) {
-            const Hole &hole = punch->hole();
-            if (looked_up.empty() || !looked_up.same_address(peer)) {
-                looked_up = peer;
-                const auto route = route_to(peer.unmapped(), hole.source(context_.settings));
-                source = route ? route->source : Endpoint{};
-            }
-            status.holes.push_back(
-                {.hole = hole,
-                 .record = punch->record(),
-                 .source = source,
-                 .router = hop_finder_.dies_at(peer, hole.source(context_.settings),
-                                               punch->record().hop_limit),
-                 .is_refused = hop_finder_.is_refused(peer, hole.source(context_.settings),
-                                                      punch->record().hop_limit),
-                 .is_in_use = punch->is_in_use()});
-        }
-        const auto targets =
-            context_.settings.targets_for(server.socket.transport, server.socket.local.port());
-        for (const Target &target : targets) {
-            const Endpoint peer = reachable(server.socket, target.peer);
-            if (peer.empty() || !server.punches.contains(peer))
-                status.unpunched.push_back(
-                    {.peer = target.peer, .reason = why_unpunched(server, target)});
-        }
-    }
-    return all;
 }
 
 std::vector<std::uint64_t> Registry::closed_ones() {

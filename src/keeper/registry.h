@@ -6,6 +6,7 @@
 #include "keeper/advice.h"
 #include "keeper/expected_peers.h"
 #include "keeper/hole_begins.h"
+#include "keeper/hole_status.h"
 #include "keeper/kept_socket.h"
 #include "keeper/parked_listeners.h"
 #include "keeper/registry_owner.h"
@@ -41,9 +42,9 @@ class Registry : private HoleOwner {
     /// hole.
     /// Where an `obstacle` keeps bells from it, not before that has passed.
     int open(const ServerSocket &socket, const Target &target, Socket duplicate,
-             const char *obstacle = nullptr);
+             const Obstacle *obstacle = nullptr);
     /// The same for all peers of the settings and those that are expected. 0, or ENOENT.
-    int open_all(const ServerSocket &socket, Socket duplicate, const char *obstacle = nullptr);
+    int open_all(const ServerSocket &socket, Socket duplicate, const Obstacle *obstacle = nullptr);
     /// Whether the settings, or synergy_to(), have peers for the socket or may come to have some.
     [[nodiscard]] bool may_have_peers(const ServerSocket &socket) const;
     /// The socket may listen later: `target` is for open() then. 0, or ENOSPC.
@@ -92,26 +93,10 @@ class Registry : private HoleOwner {
     /// A connection of this peer's has come out of the listener's accept().
     void handed_over(std::uint64_t cookie, const Endpoint &peer);
 
-    /// A peer that is declared and has no hole.
-    struct Unpunched {
-        Endpoint peer;
-        std::string reason; ///< in words, a clause without full stop
-    };
-    struct HoleStatus {
-        const Hole &hole;
-        const HoleRecord &record;
-        Endpoint source;         ///< port 0; empty: there is no route
-        Endpoint router;         ///< where punches die; empty: not known
-        bool is_refused = false; ///< by somebody on the path, says the path
-        bool is_in_use = false;
-    };
-    struct SocketStatus {
-        const ServerSocket &socket;
-        std::vector<HoleStatus> holes;
-        std::vector<Unpunched> unpunched;
-    };
     /// What there is at this moment: what it refers to may go with the next event.
-    [[nodiscard]] std::vector<SocketStatus> status() const;
+    [[nodiscard]] std::vector<SocketStatus> status() const {
+        return status_of(servers_, context_.settings, hop_finder_, handoff_);
+    }
 
   private:
     bool check_alive(const ServerSocket &socket) override;
@@ -128,7 +113,7 @@ class Registry : private HoleOwner {
     static void end_hole(KeptSocket &server, KeptSocket::Punches::node_type punch);
     static void forget_ended(KeptSocket &server);
     bool can_be_rung_at(KeptSocket &server);
-    void find_obstacle(KeptSocket &server, const char *obstacle);
+    void find_obstacle(KeptSocket &server, const Obstacle *obstacle);
     void open_holes(KeptSocket &server);
     void advise(KeptSocket &server);
     void settings_changed();
@@ -136,7 +121,6 @@ class Registry : private HoleOwner {
     int open_asked(KeptSocket &server, const Target &target);
     int open_hole(KeptSocket &server, const Target &target, bool is_to_punch = true);
     [[nodiscard]] std::unique_ptr<Punch> make_punch(KeptSocket &server, Hole hole) const;
-    [[nodiscard]] std::string why_unpunched(const KeptSocket &server, const Target &target) const;
     void hops_found(const Endpoint &peer);
     void forget_ways();
     void look_from_time_to_time();

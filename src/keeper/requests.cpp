@@ -225,51 +225,66 @@ bool Requests::is_for_others(const ServerSocket &socket) const {
     });
 }
 
+/// Nothing that is made beside it can be what its own connections would be.
+void Requests::refuse_inimitable(const ServerSocket &socket) {
+    // One that does not listen yet may be given something else before it does.
+    if (!socket.is_ready())
+        registry_.forget(socket.cookie);
+    else if (registry_.has(socket.cookie))
+        handoff_.check_imitable(socket);
+    else
+        log::error("{}", socket.not_punched(not_to_be_given(socket.not_to_be_given)));
+}
+
+/// No bell gets to it.
+void Requests::refuse_obstructed(const ServerSocket &socket, const Obstacle &obstacle) {
+    // Who says that it listens waits for no answer: it may be closed again by now.
+    if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local, socket.cookie) ==
+                                 SocketDiag::Life::gone) {
+        registry_.has_listened(socket.cookie);
+        registry_.closed(socket.cookie);
+        return;
+    }
+    if (socket.is_ready())
+        log::once(LogLevel::error, socket.not_punched(obstacle.text));
+    registry_.forget(socket.cookie);
+}
+
+/// For sockets beside it; or else `duplicate` is what punches leave from. 0, or an errno.
+int Requests::make_room(const ServerSocket &socket, const Socket &passed, Socket &duplicate) const {
+    // Known once, it shares its port with us, and no more tells by itself that there was room.
+    const ServerSocket *known = registry_.find(socket.cookie);
+    if (socket.has_room_beside || (known != nullptr && known->has_room_beside)) {
+        passed.set(SOL_SOCKET, SO_REUSEPORT, 1);
+    } else if (socket.punches_itself()) {
+        duplicate = Socket(fcntl(passed.fd(), F_DUPFD_CLOEXEC, 0));
+        if (!duplicate)
+            return errno;
+    }
+    return 0;
+}
+
 int Requests::open_described(const ServerSocket &socket, const Call &call,
                              const std::optional<Target> &target) {
     if (!target && is_for_others(socket))
         return ENOENT;
     const bool is_punched = target || has_declared(registry_.settings(), socket);
     if (is_punched && socket.not_to_be_given != nullptr) {
-        // One that does not listen yet may be given something else before it does.
-        if (!socket.is_ready())
-            registry_.forget(socket.cookie);
-        else if (registry_.has(socket.cookie))
-            handoff_.check_imitable(socket);
-        else
-            log::error("{}", socket.not_punched(not_to_be_given(socket.not_to_be_given)));
+        refuse_inimitable(socket);
         return ENOENT;
     }
-    const char *obstacle = is_punched && socket.accepts() ? handoff_.obstacle(socket) : nullptr;
-    const bool may_pass = obstacle == loopback_is_down || obstacle == without_loopback_address;
-    if (obstacle != nullptr && !may_pass) {
-        // Who says that it listens waits for no answer: it may be closed again by now.
-        if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local, socket.cookie) ==
-                                     SocketDiag::Life::gone) {
-            registry_.has_listened(socket.cookie);
-            registry_.closed(socket.cookie);
-            return ENOENT;
-        }
-        if (socket.is_ready())
-            log::once(LogLevel::error, socket.not_punched(obstacle));
-        registry_.forget(socket.cookie);
+    const Obstacle *obstacle = is_punched && socket.accepts() ? handoff_.obstacle(socket) : nullptr;
+    if (obstacle != nullptr && !obstacle->may_pass) {
+        refuse_obstructed(socket, *obstacle);
         return ENOENT;
     }
     // Another user's is refused, and said, once it listens; till then its name must not be taken:
     // it is free again only some time after.
     if (socket.accepts() && !socket.is_ready() && socket.owner != geteuid())
         return ENOENT;
-    // Known once, it shares its port with us, and no more tells by itself that there was room.
-    const ServerSocket *known = registry_.find(socket.cookie);
     Socket duplicate;
-    if (socket.has_room_beside || (known != nullptr && known->has_room_beside)) {
-        constexpr int on = 1;
-        ::setsockopt(call.passed.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    } else if (socket.punches_itself()) {
-        duplicate = Socket(fcntl(call.passed.fd(), F_DUPFD_CLOEXEC, 0));
-        if (!duplicate)
-            return errno;
-    }
+    if (const int error = make_room(socket, call.passed, duplicate); error != 0)
+        return error;
     const bool is_new = !registry_.has(socket.cookie);
     // (A name that was claimed and released is another's to be found by for a moment longer.)
     if (is_new && (target || registry_.may_have_peers(socket)))
@@ -281,11 +296,10 @@ int Requests::open_described(const ServerSocket &socket, const Call &call,
     if (const ServerSocket *kept = registry_.find(socket.cookie);
         is_new && kept != nullptr && (!kept->is_shared || kept->transport == Transport::tcp))
         control_.claim_port(socket.cookie, static_cast<int>(socket.transport), socket.local.port());
-    if (registry_.has(socket.cookie)) {
+    if (registry_.has(socket.cookie))
         owner_.opened();
-    } else {
+    else
         control_.release(socket.cookie);
-    }
     return result;
 }
 

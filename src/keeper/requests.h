@@ -48,6 +48,10 @@ class Requests {
     void open_toward(const Call &call, Reply &reply);
     [[nodiscard]] std::optional<ServerSocket> describe_passed(const Call &call);
     [[nodiscard]] bool is_for_others(const ServerSocket &socket) const;
+    void refuse_inimitable(const ServerSocket &socket);
+    void refuse_obstructed(const ServerSocket &socket, const Obstacle &obstacle);
+    [[nodiscard]] int make_room(const ServerSocket &socket, const Socket &passed,
+                                Socket &duplicate) const;
     /// `target`: nobody else.
     [[nodiscard]] int open_described(const ServerSocket &socket, const Call &call,
                                      const std::optional<Target> &target);

@@ -33,7 +33,7 @@ Json address(const Endpoint &endpoint) {
 }
 
 /// What a connection that came through the hole does now.
-const char *state_in_use(const Registry::HoleStatus &status, SocketDiag &socket_diag) {
+const char *state_in_use(const HoleStatus &status, SocketDiag &socket_diag) {
     const Hole &hole = status.hole;
     if (hole.server.transport != Transport::tcp)
         return "connected";
@@ -47,7 +47,7 @@ const char *state_in_use(const Registry::HoleStatus &status, SocketDiag &socket_
     return found->rests ? "resting" : "connected";
 }
 
-const char *state_of(const Registry::HoleStatus &status, Time heard, SocketDiag &socket_diag) {
+const char *state_of(const HoleStatus &status, Time heard, SocketDiag &socket_diag) {
     const HoleRecord &record = status.record;
     const Time now = Clock::now();
     if (status.is_in_use && record.connections > 0)
@@ -64,8 +64,7 @@ const char *state_of(const Registry::HoleStatus &status, Time heard, SocketDiag 
     return heard == Time{} && now - record.first_punched >= long_without_sign ? "silent" : "open";
 }
 
-Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
-               const Traffic &traffic) {
+Json hole_json(const HoleStatus &status, SocketDiag &socket_diag, const Traffic &traffic) {
     const Hole &hole = status.hole;
     const HoleRecord &record = status.record;
     Time heard = record.heard;
@@ -91,19 +90,19 @@ Json hole_json(const Registry::HoleStatus &status, SocketDiag &socket_diag,
 
 } // namespace
 
-std::string status_document(const std::vector<Registry::SocketStatus> &sockets,
+std::string status_document(const std::vector<SocketStatus> &sockets,
                             const std::vector<pid_t> &processes, SocketDiag &socket_diag,
                             const Traffic &traffic) {
     Json document = {{"pid", getpid()}, {"user", geteuid()}, {"processes", processes}};
     Json &all = document["sockets"] = Json::array();
-    for (const Registry::SocketStatus &status : sockets) {
+    for (const SocketStatus &status : sockets) {
         Json json = {{"protocol", name(status.socket.transport)},
                      {"local", status.socket.local.text()},
                      {"holes", Json::array()},
                      {"without_hole", Json::array()}};
-        for (const Registry::HoleStatus &hole : status.holes)
+        for (const HoleStatus &hole : status.holes)
             json["holes"].push_back(hole_json(hole, socket_diag, traffic));
-        for (const Registry::Unpunched &unpunched : status.unpunched)
+        for (const Unpunched &unpunched : status.unpunched)
             json["without_hole"].push_back(
                 {{"peer", unpunched.peer.text()}, {"reason", unpunched.reason}});
         all.push_back(std::move(json));

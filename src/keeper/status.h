@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/socket.h"
-#include "keeper/registry.h"
+#include "keeper/hole_status.h"
 #include "server/socket_diag.h"
 #include "server/traffic.h"
 
@@ -12,7 +12,7 @@
 namespace synergy {
 
 /// As src/tools/status.schema.json describes it, one element of its `keepers`.
-std::string status_document(const std::vector<Registry::SocketStatus> &sockets,
+std::string status_document(const std::vector<SocketStatus> &sockets,
                             const std::vector<pid_t> &processes, SocketDiag &socket_diag,
                             const Traffic &traffic);
 

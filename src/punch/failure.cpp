@@ -23,7 +23,7 @@ const char *family_name(const Endpoint &peer) {
 std::string route_command(const Endpoint &source, const Endpoint &peer, Transport transport) {
     std::string command = std::string("ip ") + (peer.unmapped().family() == AF_INET ? "-4" : "-6") +
                           " route get " + peer.unmapped().address_text();
-    if (!route_to(peer, source))
+    if (!route_whatever_source(peer, source))
         return command;
     command.append(" ipproto ").append(name(transport));
     if (source.port() != 0)
@@ -168,7 +168,7 @@ std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Set
 }
 
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer) {
-    const auto route = route_to(peer, source);
+    const auto route = route_whatever_source(peer, source);
     if (!route || !is_gateway_mute(*route))
         return {};
     return "the router " + route->gateway.address_text() + " does not answer this host (ip neigh)";

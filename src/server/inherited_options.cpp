@@ -5,6 +5,7 @@
 #include "wire.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <linux/sctp.h>
 #include <linux/tcp.h>
@@ -80,40 +81,48 @@ bool give(const OptionValue &value, int to) {
     return ::setsockopt(to, value.level, value.name, value.bytes.data(), value.length) == 0;
 }
 
-/// The sizes before what locks them: setting a size locks it. Before Linux 5.14 nothing tells
-/// whether one is locked (-1).
-void add_buffers(int from, int other, bool is_listener, std::vector<OptionValue> &found) {
-    const int locks = get_option(from, SOL_SOCKET, so_buf_lock, -1);
-    for (const Buffer &buffer : buffers) {
-        const int size = get_option(from, SOL_SOCKET, buffer.name);
-        const bool is_locked = locks >= 0 && (locks & buffer.lock) != 0;
-        const bool is_another = size != get_option(other, SOL_SOCKET, buffer.name);
+BufferSizes buffers_of(int fd) {
+    BufferSizes found{.locks = get_option(fd, SOL_SOCKET, so_buf_lock, -1)};
+    for (std::size_t i = 0; i < buffers.size(); i++)
+        found.sizes.at(i) = get_option(fd, SOL_SOCKET, buffers.at(i).name);
+    return found;
+}
+
+/// The sizes before what locks them: setting a size locks it.
+void add_buffers(const BufferSizes &from, const BufferSizes &other, bool is_listener,
+                 std::vector<OptionValue> &found) {
+    for (std::size_t i = 0; i < buffers.size(); i++) {
+        const Buffer &buffer = buffers.at(i);
+        const int size = from.sizes.at(i);
+        const bool is_locked = from.locks >= 0 && (from.locks & buffer.lock) != 0;
+        const bool is_another = size != other.sizes.at(i);
         if (is_listener ? is_locked || is_another : is_locked && is_another)
             found.push_back(buffer_value(buffer.name, buffer.text, size));
     }
-    if (locks >= 0 && (!found.empty() || locks != get_option(other, SOL_SOCKET, so_buf_lock)))
-        found.push_back(buffer_value(so_buf_lock, "SO_BUF_LOCK", locks));
+    if (from.locks >= 0 && (!found.empty() || from.locks != std::max(other.locks, 0)))
+        found.push_back(buffer_value(so_buf_lock, "SO_BUF_LOCK", from.locks));
 }
 
 } // namespace
 
-std::vector<std::optional<OptionValue>> all_options(int fd) {
-    std::vector<std::optional<OptionValue>> values;
-    values.reserve(handed_down.size());
+HandedDown handed_down_by(int fd, When when) {
+    HandedDown found;
+    if (when != When::afterwards)
+        found.buffers = buffers_of(fd);
+    found.values.reserve(handed_down.size());
     for (const HandedDownOption &option : handed_down)
-        values.push_back(read(fd, option));
-    return values;
+        found.values.push_back(is_of(when, option.kind != OptionKind::late) ? read(fd, option)
+                                                                            : std::nullopt);
+    return found;
 }
 
-std::vector<OptionValue> chosen_options(int listener, int fresh,
-                                        const std::vector<std::optional<OptionValue>> &values,
-                                        When when) {
+std::vector<OptionValue> chosen_options(int listener, const HandedDown &fresh, When when) {
     std::vector<OptionValue> chosen;
     if (when != When::afterwards)
-        add_buffers(listener, fresh, true, chosen);
+        add_buffers(buffers_of(listener), fresh.buffers, true, chosen);
     for (std::size_t i = 0; i < handed_down.size(); i++)
-        if (values[i] && is_of(when, handed_down[i].kind != OptionKind::late))
-            if (auto wanted = read(listener, handed_down[i]); wanted && *wanted != *values[i])
+        if (fresh.values[i] && is_of(when, handed_down[i].kind != OptionKind::late))
+            if (auto wanted = read(listener, handed_down[i]); wanted && *wanted != *fresh.values[i])
                 chosen.push_back(*wanted);
     return chosen;
 }
@@ -173,7 +182,7 @@ bool is_decided_by_route(const HandedDownOption &option, const OptionValue &pres
 const char *copy_inherited_options(int from, int to) {
     const char *missing = nullptr;
     std::vector<OptionValue> wanted_buffers;
-    add_buffers(from, to, false, wanted_buffers);
+    add_buffers(buffers_of(from), buffers_of(to), false, wanted_buffers);
     missing = give_options(wanted_buffers, to, When::ever);
     // Read only now what is to be given, since one may change another.
     for (const HandedDownOption &option : handed_down) {

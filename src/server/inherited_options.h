@@ -23,14 +23,25 @@ struct OptionValue {
     bool operator==(const OptionValue &) const = default;
 };
 
-/// All of a socket's options that a listener hands down; nullopt for what such a socket has not.
-std::vector<std::optional<OptionValue>> all_options(int fd);
-/// Which of them: those that count from the first packet on, the others, or all.
+/// Which options: those that count from the first packet on, the others, or all.
 enum class When : std::uint8_t { before_connecting, afterwards, ever };
-/// Those of a listener's that differ from a new socket's, which are `values`.
-std::vector<OptionValue> chosen_options(int listener, int fresh,
-                                        const std::vector<std::optional<OptionValue>> &values,
-                                        When when);
+
+/// The sizes of a socket's buffers, and which of them it was told (SO_BUF_LOCK; -1: before Linux
+/// 5.14 nothing tells).
+struct BufferSizes {
+    std::array<int, 2> sizes{};
+    int locks = -1;
+};
+
+/// What a socket has of all that a listener hands down.
+struct HandedDown {
+    /// As in handed_down.h; nullopt for what such a socket has not, or what is not asked for.
+    std::vector<std::optional<OptionValue>> values;
+    BufferSizes buffers;
+};
+HandedDown handed_down_by(int fd, When when);
+/// Those of a listener's that differ from a new socket's, which has `fresh`.
+std::vector<OptionValue> chosen_options(int listener, const HandedDown &fresh, When when);
 
 /// Gives them to a socket. The name of the first that could not be given, for want of a right
 /// mostly; nullptr where all could.

@@ -66,10 +66,10 @@ std::string not_to_be_given(const char *what) {
            what;
 }
 
-const char *inimitable(int fd, int other) {
+const char *inimitable(int fd, std::uint32_t option_memory) {
     if (has_filter(fd))
         return a_filter;
-    if (option_memory_of(fd) != option_memory_of(other))
+    if (option_memory_of(fd) != option_memory)
         return keys_or_headers;
     if (has_header_options(fd))
         return header_options;

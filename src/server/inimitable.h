@@ -7,8 +7,8 @@
 namespace synergy {
 
 /// What a listener, or a connection that it accepted, has that another socket, which was given its
-/// options, has not, as text for the log; nullptr: nothing.
-const char *inimitable(int fd, int other);
+/// options and whose take this memory, has not, as text for the log; nullptr: nothing.
+const char *inimitable(int fd, std::uint32_t option_memory);
 /// The sentence about it.
 std::string not_to_be_given(const char *what);
 /// The memory that a socket's options take (SK_MEMINFO_OPTMEM): the kernel counts what it keeps of

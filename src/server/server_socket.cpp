@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/stat.h>
+#include <tuple>
 #include <unistd.h>
 
 namespace synergy {
@@ -17,38 +18,65 @@ namespace {
 
 constexpr int protocol_mptcp = 262; // IPPROTO_MPTCP, RFC 8684 in Linux; not in every libc's headers
 
-/// A new socket's options, which only the system's settings change: a hundred questions that a
-/// listen() need not wait for each time.
-const std::vector<std::optional<OptionValue>> &options_of_new(int family, int protocol, int fresh) {
-    struct Known {
-        Time read_at;
-        std::vector<std::optional<OptionValue>> values;
-    };
-    static std::map<std::pair<int, int>, Known> known;
-    Known &kind = known[{family, protocol}];
-    const Time now = Clock::now();
-    if (kind.values.empty() || now - kind.read_at > std::chrono::seconds(10))
-        kind = {.read_at = now, .values = all_options(fresh)};
-    return kind.values;
+/// A socket that has been given nothing yet.
+struct NewSocket {
+    Time read_at{};
+    HandedDown options;
+    std::uint32_t option_memory = 0;
+};
+
+Socket fresh_like(const ServerSocket &socket) {
+    return Socket::open(socket.local.family(), SOCK_STREAM, protocol_of(socket.transport));
 }
 
-/// Whether all of it can be given is tried on a new socket.
-void add_choices(ServerSocket &socket, int protocol, const std::vector<OptionValue> &keys,
-                 When when) {
-    const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
+/// What a new one of its kind has, which only the system's settings change: a hundred questions
+/// that a listen() need not wait for each time. nullptr: there is none to be had.
+const NewSocket *new_socket_like(const ServerSocket &socket, When when) {
+    constexpr Duration known_for = std::chrono::seconds(10);
+    static std::map<std::tuple<int, Transport, When>, NewSocket> known;
+    NewSocket &kind = known[{socket.local.family(), socket.transport, when}];
+    const Time now = Clock::now();
+    if (!kind.options.values.empty() && now - kind.read_at <= known_for)
+        return &kind;
+    const Socket fresh = fresh_like(socket);
     if (!fresh)
+        return nullptr;
+    kind = {.read_at = now,
+            .options = handed_down_by(fresh.fd(), when),
+            .option_memory = option_memory_of(fresh.fd())};
+    return &kind;
+}
+
+/// Adds what it has been given. Whether a connection can be given that, too, is tried on a new
+/// socket.
+void add_choices(ServerSocket &socket, int fd, When when,
+                 const std::vector<OptionValue> &keys = {}) {
+    const NewSocket *like = new_socket_like(socket, when);
+    if (like == nullptr)
         return;
-    socket.chosen = chosen_options(
-        socket.fd, fresh.fd(), options_of_new(socket.local.family(), protocol, fresh.fd()), when);
-    socket.chosen.insert(socket.chosen.end(), keys.begin(), keys.end());
-    const char *missing = give_options(socket.chosen, fresh.fd(), When::ever);
-    const char *more = inimitable(socket.fd, fresh.fd());
-    socket.not_to_be_given = more != nullptr ? more : missing;
-    socket.option_memory = option_memory_of(fresh.fd());
+    std::vector<OptionValue> found = chosen_options(fd, like->options, when);
+    found.insert(found.end(), keys.begin(), keys.end());
+    const char *missing = nullptr;
+    std::uint32_t option_memory = like->option_memory;
+    if (!found.empty()) {
+        const Socket fresh = fresh_like(socket);
+        if (!fresh)
+            return;
+        missing = give_options(found, fresh.fd(), When::ever);
+        option_memory = option_memory_of(fresh.fd());
+    }
+    socket.chosen.insert(socket.chosen.end(), found.begin(), found.end());
+    // (Of the others none takes memory.)
+    if (when != When::afterwards) {
+        socket.not_to_be_given = inimitable(fd, option_memory);
+        socket.option_memory = option_memory;
+    }
+    if (socket.not_to_be_given == nullptr)
+        socket.not_to_be_given = missing;
 }
 
 void add_sctp_choices(ServerSocket &socket, When when) {
-    add_choices(socket, IPPROTO_SCTP, {}, when);
+    add_choices(socket, socket.fd, when);
     sctp_initmsg init{};
     sctp::get(socket.fd, SCTP_INITMSG, init);
     socket.streams_out = init.sinit_num_ostreams;
@@ -135,24 +163,14 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     if (prepared != nullptr)
         take_choices(socket, *prepared);
     else if (socket.transport == Transport::tcp)
-        add_choices(socket, IPPROTO_TCP, keys, when);
+        add_choices(socket, fd, when, keys);
     else if (socket.transport == Transport::sctp && !socket.one_to_many)
         add_sctp_choices(socket, when);
     return socket;
 }
 
 void add_later_options(ServerSocket &socket, int fd) {
-    const int protocol = protocol_of(socket.transport);
-    const Socket fresh = Socket::open(socket.local.family(), SOCK_STREAM, protocol);
-    if (!fresh)
-        return;
-    const auto later =
-        chosen_options(fd, fresh.fd(), options_of_new(socket.local.family(), protocol, fresh.fd()),
-                       When::afterwards);
-    socket.chosen.insert(socket.chosen.end(), later.begin(), later.end());
-    if (const char *missing = give_options(later, fresh.fd(), When::ever);
-        socket.not_to_be_given == nullptr)
-        socket.not_to_be_given = missing;
+    add_choices(socket, fd, When::afterwards);
 }
 
 } // namespace synergy

@@ -55,6 +55,9 @@ TEST_CASE("addresses: what speaks against a hole") {
 
 TEST_CASE("addresses: this host's own") {
     CHECK(is_own_address(address("127.0.0.1")));
+    CHECK(is_own_address(address("127.0.0.1").mapped()));
+    // What is sent there leaves from another one of the network's.
+    CHECK(is_own_address(address("127.0.0.2")));
     CHECK_FALSE(is_own_address(address("192.0.2.77")));
     CHECK(other_addresses(address("192.0.2.77"), address("203.0.113.5")).empty());
     CHECK(foreign_source(address("203.0.113.5"), address("192.0.2.77")) == "");

@@ -59,10 +59,10 @@ class Bench {
         in_thread([this, cookie] { handoff_.withdraw(cookie); });
     }
     std::string obstacle(const Socket &listener) {
-        std::promise<const char *> answer;
+        std::promise<const Obstacle *> answer;
         in_thread([&] { answer.set_value(handoff_.obstacle(*describe(listener.fd()))); });
-        const char *why = answer.get_future().get();
-        return why == nullptr ? "" : why;
+        const Obstacle *why = answer.get_future().get();
+        return why == nullptr ? "" : why->text;
     }
     std::optional<Handoff::Fetched> fetch(const Socket &accepted, bool is_blocking) {
         std::promise<std::optional<Handoff::Fetched>> answer;
@@ -409,8 +409,8 @@ std::string obstacle_of(const Socket &listener) {
                      .ends = {},
                      .has_one_ended_since = {},
                      .has_unseen_filter = [](const ServerSocket &) { return false; }});
-    const char *obstacle = handoff.obstacle(*describe(listener.fd()));
-    return obstacle == nullptr ? "" : obstacle;
+    const Obstacle *obstacle = handoff.obstacle(*describe(listener.fd()));
+    return obstacle == nullptr ? "" : obstacle->text;
 }
 
 /// Offers a connection at the listener: whether it comes out; if not, the peer must have been reset

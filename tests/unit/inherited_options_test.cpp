@@ -224,7 +224,7 @@ std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setti
     pair.refused = punched ? copy_inherited_options(bell->accepted.fd(), punched->accepted.fd())
                            : described->not_to_be_given;
     if (pair.refused == nullptr)
-        pair.refused = inimitable(bell->accepted.fd(), bell->client.fd());
+        pair.refused = inimitable(bell->accepted.fd(), option_memory_of(bell->client.fd()));
     if (pair.refused != nullptr)
         return pair;
     pair.ordinary = options_of(plain->accepted.fd());

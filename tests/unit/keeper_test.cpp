@@ -313,7 +313,7 @@ TEST_CASE("keeper: a file without a single setting is no settings") {
 }
 
 TEST_CASE("keeper: the page tells what the shim needs to know") {
-    Kept kept({some_peer, hops, "SYNERGY_PORTS=1 7-9 4444,65535"});
+    Kept kept({some_peer, hops, "SYNERGY_PORTS=1 7-9 4444,5000-5030,65535"});
     REQUIRE(kept.started.answer.result == 0);
     CHECK(kept.started.answer.version == SYNERGY_WIRE_VERSION);
     REQUIRE(kept.page);
@@ -324,7 +324,9 @@ TEST_CASE("keeper: the page tells what the shim needs to know") {
     CHECK(kept.page->network == network_of(kept.start.fd()));
     CHECK(kept.page->ringing == 0);
     CHECK(kept.page->any_udp_port == 0);
-    const std::set<unsigned> concerned{1, 7, 8, 9, 4444, 65535};
+    std::set<unsigned> concerned{1, 7, 8, 9, 4444, 65535};
+    for (unsigned port = 5000; port <= 5030; port++)
+        concerned.insert(port);
     for (const auto &ports : kept.page->ports)
         for (unsigned port = 0; port < 65536; port++)
             if (synergy_bit(ports, static_cast<std::uint16_t>(port)) !=

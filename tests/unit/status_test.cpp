@@ -33,7 +33,7 @@ Json described(const HoleRecord &record, Transport transport = Transport::tcp,
     server.transport = transport;
     server.local = v6("2001:db8::11", 4444);
     const Hole hole{.server = server, .peer = v6("2001:db8:1::5", 5555), .hops = HopRange::only(3)};
-    std::vector<Registry::SocketStatus> sockets;
+    std::vector<SocketStatus> sockets;
     sockets.push_back({.socket = server, .holes = {}, .unpunched = {}});
     sockets[0].holes.push_back({.hole = hole,
                                 .record = record,

@@ -339,7 +339,9 @@ def test_where_root_remembers_hop_limits_is_there_before_the_keeper_is_confined(
     os.chown(tmp_path, owner, owner)
     environment = preloaded_environment(deaf_peer.text(), HOME=str(tmp_path))
     with Waiting("tcp", environment=environment) as server:
-        assert server.keepers()
+        (keeper,) = server.keepers()
+        is_confined = lambda: "Seccomp:\t2" in Path(f"/proc/{keeper}/status").read_text()
+        assert wait_until(is_confined, 5)
         assert (tmp_path / ".local/state/synergy").is_dir() == (owner == 0)
         assert any(tmp_path.iterdir()) == (owner == 0)
 

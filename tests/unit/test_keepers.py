@@ -47,6 +47,52 @@ def test_the_keeper_has_nothing_of_the_servers(deaf_peer):
         assert "LD_PRELOAD" not in Path(f"/proc/{keeper}/environ").read_text()
 
 
+LISTENS = """
+import socket
+kept = []
+for _ in range(6):
+    kept.append(socket.socket())
+    kept[-1].bind(("", 0))
+    kept[-1].listen()
+"""
+
+
+def calls_before_each_answer(trace):
+    """The keeper's, from a request that a socket comes along with to what it answers."""
+    server, is_asked, counts = None, False, []
+    for line in trace.read_text().splitlines():
+        process, call = line.split(maxsplit=1)
+        server = server or process
+        if process == server:
+            continue
+        if call.startswith(("recvmsg(", "<... recvmsg")) and "SCM_RIGHTS" in call:
+            counts.append([])
+            is_asked = True
+        elif is_asked and call.startswith("sendmsg(") and "msg_name=NULL" in call:
+            is_asked = False
+        elif is_asked and not call.startswith("<..."):
+            counts[-1].append(call.split("(")[0])
+    return counts
+
+
+def test_few_system_calls_are_made_while_a_listen_waits(deaf_peer, tmp_path):
+    """Time depends on what else runs, their number does not."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace")
+    trace = tmp_path / "calls"
+    environment = preloaded_environment(deaf_peer.text())
+    library = environment.pop("LD_PRELOAD")
+    traced = run("strace", "-f", "-o", trace, "-E", f"LD_PRELOAD={library}", "/usr/bin/python3", "-c",
+                 LISTENS, environment=environment)
+    assert traced.returncode == 0, traced.stderr
+    first, *further = calls_before_each_answer(trace)
+    assert len(further) == 5
+    assert all("connect" in each for each in (first, *further))  # the punch is one of them
+    # What a new socket has is asked as well, of the options that the punch needs.
+    assert len(first) <= 130, first
+    assert max(len(each) for each in further) <= 80, further
+
+
 def test_the_keeper_of_a_real_time_server_is_an_ordinary_process_in_a_moment(deaf_peer):
     def be_real_time():
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
