@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 
 int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden, is_probing_forbidden,
-    is_looking_forbidden, is_handling_forbidden;
+    is_looking_forbidden, is_handling_forbidden, is_hanging_up_forbidden;
 
 #if defined __x86_64__ && !defined __ILP32__
 #define NATIVE AUDIT_ARCH_X86_64
@@ -68,6 +68,11 @@ static const struct attempt looking[] = {
     {SYS_socket, {AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG, 0, 0, 0}},
     {SYS_sendto, {SOME_FD, 1, 1, MSG_NOSIGNAL, 1, 1}},
     {SYS_recvfrom, {SOME_FD, 1, 1, MSG_DONTWAIT, 0, 0}},
+};
+
+/* What lets nothing more come from a keeper that is late (keeper_client.c). */
+static const struct attempt hanging_up[] = {
+    {SYS_shutdown, {SOME_FD, SHUT_RDWR, 0, 0, 0, 0}},
 };
 
 /* What is called within ASIDE(), by aside_begin() itself first of all. Where there is a socket call
@@ -263,6 +268,7 @@ static int lets_pass(const struct sock_fprog *program, const struct attempt *att
 void filter_is_set(const void *program) {
     FORBID_UNLESS(probing, SECCOMP_RET_ERRNO, is_probing_forbidden);
     FORBID_UNLESS(handling, SECCOMP_RET_ERRNO, is_handling_forbidden);
+    FORBID_UNLESS(hanging_up, SECCOMP_RET_ALLOW, is_hanging_up_forbidden);
     FORBID_UNLESS(asking, SECCOMP_RET_ERRNO, is_asking_forbidden);
     FORBID_UNLESS(fetching, SECCOMP_RET_ALLOW, is_asking_forbidden);
     FORBID_UNLESS(telling, SECCOMP_RET_ERRNO, is_telling_forbidden);

@@ -11,7 +11,7 @@
 #include "own.h"
 
 OWN extern int is_beginning_forbidden, is_asking_forbidden, is_telling_forbidden,
-    is_probing_forbidden, is_looking_forbidden, is_handling_forbidden;
+    is_probing_forbidden, is_looking_forbidden, is_handling_forbidden, is_hanging_up_forbidden;
 
 /* Whether we may make the system calls of the exchange with a keeper, and of what goes with it. */
 static inline int may_ask(void) {
@@ -36,6 +36,11 @@ static inline int may_probe(void) {
 /* Whether the kernel may be asked about sockets (other_end.h). */
 static inline int may_look(void) {
     return may_ask() && __atomic_load_n(&is_looking_forbidden, __ATOMIC_RELAXED) == 0;
+}
+
+/* Whether we may end an exchange with a keeper before its answer is there. */
+static inline int may_hang_up(void) {
+    return __atomic_load_n(&is_hanging_up_forbidden, __ATOMIC_RELAXED) == 0;
 }
 
 /* Whether we may ask how a signal is handled. */

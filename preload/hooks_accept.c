@@ -160,7 +160,7 @@ __attribute__((cold, noinline)) static int for_caller(enum which which,
                                                       const struct accepting *call,
                                                       struct sockaddr *address, int got,
                                                       int was_anybody_waiting) {
-    int patience_ms = 1800, is_ended = 0;
+    int patience_ms = 1700, is_ended = 0;
     if (got < 0 && (errno == EMFILE || errno == ENFILE))
         tell_if_starved(call->listener);
     while (got >= 0) {

@@ -8,6 +8,7 @@
 #include "process.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -69,18 +70,34 @@ static int exchange(const struct synergy_page *page, struct synergy_request *req
 /* How long accept() waits for what a bell stands for. The keeper was at work a moment ago, or the
  * bell would not have rung, and an event loop waits with it: so this is short. One that rings again
  * after that was late, and is waited for longer. In milliseconds. */
-enum { FIRST_PATIENCE = 200, LAST_PATIENCE = 2000, BY_NAME = KEEPERS };
+enum { FIRST_PATIENCE = 300, LAST_PATIENCE = 2000, BY_NAME = KEEPERS };
 static uint32_t waited_in_vain[KEEPERS + 1];
 
 static unsigned patience_with(int keeper) {
     unsigned longer = 2 * __atomic_load_n(&waited_in_vain[keeper], __ATOMIC_RELAXED);
-    return longer < FIRST_PATIENCE  ? FIRST_PATIENCE
-           : longer > LAST_PATIENCE ? LAST_PATIENCE
-                                    : longer;
+    return longer > LAST_PATIENCE || !may_hang_up() ? LAST_PATIENCE
+           : longer < FIRST_PATIENCE                ? FIRST_PATIENCE
+                                                    : longer;
 }
 
 static void note_patience(int keeper, unsigned patience, int error) {
     __atomic_store_n(&waited_in_vain[keeper], error == ETIMEDOUT ? patience : 0, __ATOMIC_RELAXED);
+}
+
+/* What comes late would be lost: so nothing can come, from the moment on in which it is not waited
+ * for any longer. (What was there before is received all the same.) */
+static int fetch_by(int connection, unsigned patience, struct synergy_request *request, int *bell,
+                    struct synergy_answer *answer, int *received) {
+    wait_for_answer(connection, patience);
+    int error = send_request(connection, request, *bell);
+    if (error == 0)
+        error = receive_fetched(connection, bell, answer, received);
+    if (error == ETIMEDOUT && may_hang_up()) {
+        kernel(SYS_shutdown, connection, SHUT_RDWR);
+        error = receive_fetched(connection, bell, answer, received);
+        error = error == EPIPE ? ETIMEDOUT : error;
+    }
+    return error;
 }
 
 static int fetch(const struct synergy_page *page, unsigned patience,
@@ -89,10 +106,7 @@ static int fetch(const struct synergy_page *page, unsigned patience,
     int connection = connect_to_keeper(page, request);
     if (connection < 0)
         return errno;
-    wait_for_answer(connection, patience);
-    int error = send_request(connection, request, *bell);
-    if (error == 0)
-        error = receive_fetched(connection, bell, answer, received);
+    int error = fetch_by(connection, patience, request, bell, answer, received);
     kernel(SYS_close, connection);
     return error;
 }
@@ -105,10 +119,9 @@ int fetch_from(const struct synergy_address *name, uid_t owner, struct synergy_r
     if (connection < 0)
         return errno;
     unsigned patience = patience_with(BY_NAME);
-    wait_for_answer(connection, patience);
-    int error = is_trusted(&found, owner) ? send_request(connection, request, *bell) : ECONNREFUSED;
-    if (error == 0)
-        error = receive_fetched(connection, bell, answer, received);
+    int error = is_trusted(&found, owner)
+                    ? fetch_by(connection, patience, request, bell, answer, received)
+                    : ECONNREFUSED;
     note_patience(BY_NAME, patience, error);
     kernel(SYS_close, connection);
     return error;

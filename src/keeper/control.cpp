@@ -385,8 +385,12 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
             message.passed.reset();
     }
     if (request.kind != SYNERGY_HERE && request.kind != SYNERGY_EXECUTED_WITHOUT &&
-        request.kind != SYNERGY_LISTENS)
-        tell(caller.connection, reply.answer, reply.hand_over ? reply.hand_over.fd() : reply.show);
+        request.kind != SYNERGY_LISTENS) {
+        const bool is_told = tell(caller.connection, reply.answer,
+                                  reply.hand_over ? reply.hand_over.fd() : reply.show);
+        if (reply.handed_over)
+            reply.handed_over(is_told, std::move(reply.hand_over));
+    }
     // Whoever is told next that it is closed waits until this is done, and the duplicate is gone.
     if (reply.afterwards)
         reply.afterwards(message.passed);

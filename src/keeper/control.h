@@ -31,7 +31,9 @@ class Control {
     };
     struct Reply {
         synergy_answer answer{};
-        Socket hand_over{};    ///< goes along
+        Socket hand_over{}; ///< goes along
+        /// Is told whether it has; if not, it comes back.
+        std::function<void(bool is_gone, Socket hand_over)> handed_over{};
         int show = -1;         ///< the same, of a descriptor that stays ours
         bool is_proof = false; ///< what was passed along is the server's
         bool goes_on = false;  ///< who asks will say more by the same connection

@@ -359,7 +359,15 @@ void Requests::fetch(const Call &call, Reply &reply) {
         reply.answer.result = ECONNABORTED;
         return;
     }
-    registry_.handed_over(fetched->listener, fetched->peer);
+    // (Who has waited too long for it takes nothing more, and the bell rings again.)
+    reply.handed_over = [this, cookie = fetched->listener,
+                         peer = fetched->peer](bool is_gone, Socket connection) {
+        const ServerSocket *listener = registry_.find(cookie);
+        if (is_gone)
+            registry_.handed_over(cookie, peer);
+        else if (listener != nullptr)
+            handoff_.offer(std::move(connection), peer, *listener);
+    };
     reply.is_proof = true;
     reply.answer.peer = wire_endpoint(fetched->peer);
     reply.hand_over = std::move(fetched->connection);

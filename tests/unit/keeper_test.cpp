@@ -399,6 +399,31 @@ TEST_CASE("keeper: the first punch has left when OPEN is answered, and the conne
     CHECK(kept.ask(fetch, bell.fd()).answer.result == ENOENT);
 }
 
+TEST_CASE("keeper: a connection that who asked for it takes no more rings again") {
+    const Socket peer = harness::listening_tcp(Endpoint::loopback(AF_INET, 0));
+    Kept kept({"SYNERGY_PEERS=" + peer.local().text(), hops});
+    Socket listener = any_listener();
+    REQUIRE(kept.open(listener) == 0);
+    const Socket theirs(::accept(peer.fd(), nullptr, nullptr));
+    REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    Socket bell(::accept(listener.fd(), nullptr, nullptr));
+    synergy_request fetch = kept.request(SYNERGY_FETCH);
+    {
+        const Socket late = connected(kept.page->keeper);
+        REQUIRE(::shutdown(late.fd(), SHUT_RD) == 0);
+        REQUIRE(send_to(late, &fetch, sizeof fetch, {bell.fd()}));
+        REQUIRE(harness::is_readable(listener.fd(), seconds(5)));
+    }
+    CHECK(kept.page->ringing == 1);
+    bell = Socket(::accept(listener.fd(), nullptr, nullptr));
+    Answered fetched = kept.ask(fetch, bell.fd());
+    CHECK(fetched.answer.result == 0);
+    REQUIRE(fetched.received);
+    CHECK(fetched.received.remote() == peer.local());
+    CHECK(::send(theirs.fd(), "x", 1, MSG_NOSIGNAL) == 1);
+    CHECK(harness::is_readable(fetched.received.fd(), seconds(1)));
+}
+
 TEST_CASE("keeper: requests also come by the connection that it was started with") {
     DeafPeer peer;
     Kept kept({peer.variable(), hops});
