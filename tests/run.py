@@ -5,6 +5,7 @@ to a file and is read while it runs: what has been done, what has failed. A case
 and was not heard of has failed, whatever the process says.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -78,6 +79,10 @@ class Test:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True)
+        # What is late in these is not to be that for what runs beside them. As far as one may.
+        if self.is_doctest:
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, self.process.pid, -5)
 
     def kill(self):
         if self.process and self.process.poll() is None:

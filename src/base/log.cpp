@@ -95,7 +95,10 @@ int write_to_terminal(int fd, std::string_view line) {
     constexpr std::size_t piece = 240;
     pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
     while (!line.empty() && poll(&room, 1, 0) == 1 && room.revents == POLLOUT) {
-        const ssize_t written = ::write(fd, line.data(), std::min(line.size(), piece));
+        // A line's end becomes two, for which there must be room left by what goes before (OPOST).
+        const std::size_t end = std::min(line.find('\n'), line.size());
+        const std::size_t size = end == 0 ? 1 : std::min(end, piece);
+        const ssize_t written = ::write(fd, line.data(), size);
         if (written < 0)
             return errno == EAGAIN ? 0 : errno;
         line.remove_prefix(static_cast<std::size_t>(written));

@@ -34,7 +34,7 @@ constexpr Duration time_to_end = seconds(90);
 constexpr Duration time_to_execute = milliseconds(200);
 
 /// What can wait does so for as long: the server's listen(), and the first punch.
-constexpr Duration first_punch_time = milliseconds(50);
+constexpr Duration first_punch_time = milliseconds(200);
 
 /// What is to be known by who takes a killed keeper's place: a copy of the process knows it, and a
 /// fork is not to be in the way of the first calls, nor be made for each of a row of sockets. One

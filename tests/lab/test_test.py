@@ -25,8 +25,7 @@ pytestmark = pytest.mark.usefixtures("library")
 
 UNPRIVILEGED = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 ADDRESS = {"A": SERVER, "B": PEER}
-SCHEMA = json.loads((pathlib.Path(__file__).parents[2] / "src/tools/test.schema.json").read_text(
-    encoding="ascii"))
+SCHEMA = pathlib.Path(__file__).parents[2] / "src/tools/test.schema.json"
 COMPLETE = "both sides hear each other: testing, for "
 
 
@@ -64,7 +63,7 @@ class Side:
             reader.join()
         print(self.out)
         document = json.loads(self.out)
-        jsonschema.validate(document, SCHEMA)
+        jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="ascii")))
         return document
 
     def stop(self):

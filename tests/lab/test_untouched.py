@@ -57,7 +57,7 @@ def traced(stand, name, port, preload, what):
         time.sleep(0.1)
         with open(f"/proc/{server.pid}/task/{server.pid}/children", encoding="ascii") as children:
             os.kill(int(children.read()), signal.SIGKILL)
-    server.wait_exit()
+    server.wait_exit(30)  # strace's, which waits for the keeper
     server.stop()
     with open(trace, encoding="utf-8") as file:
         # The last call of a server that is killed has no result. The time is not always asked of

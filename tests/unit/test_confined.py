@@ -505,7 +505,7 @@ def test_a_server_in_a_sandbox_is_punched_for(unit, user, deaf_peer, tmp_path):
         with Waiting("tcp", environment=environment, runner=runner, program=f"{place}/wait") as server:
             assert server.port
             assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
-            time.sleep(0.2)  # it has confined itself by then
+            time.sleep(0.4)  # it has confined itself by then
             assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
             server.process.stdin.write("c")
             server.process.stdin.flush()
