@@ -20,12 +20,12 @@ from topology import PEER, SERVER
 
 pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.complains]
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 def shown(first):
     """The indented block of README that has this line, without what was typed."""
-    blocks = re.findall(r"(?m)(?:^    .*\n(?:\n(?=    ))?)+", README)
+    blocks = re.findall(r"(?m)(?:^    .*\n(?:\n(?=    ))?)+", README.read_text(encoding="utf-8"))
     (block,) = [block for block in map(textwrap.dedent, blocks) if first in block]
     return [line for line in block.splitlines() if not line.startswith("$ ")]
 
