@@ -153,15 +153,13 @@ bool SctpManyPunch::has_answered() const {
     return sctp::get(fd_, SCTP_GET_ASSOC_STATS, statistics) && statistics.sas_ictrlchunks > 0;
 }
 
-/// Whether a firewall of this host's own refuses the INIT: that has said so by now.
+/// Whether a firewall of this host's own refuses the INIT: that has said so by now. (The socket is
+/// that of all peers, and what a router says may be of another one's INIT, that left before.)
 bool SctpManyPunch::is_refused_here() {
     const int error = get_option(fd_, SOL_SOCKET, SO_ERROR);
-    const Duration after = Clock::now() - begun_;
     if (error == 0)
         return false;
-    if (sctp::is_by_this_host(error, hole_, after,
-                              context_.owner.find_dying_hop(hole_, hop_limit()),
-                              context_.scheduler.lateness()))
+    if (sctp::is_by_this_host(error, hole_, {}, std::nullopt, context_.scheduler.lateness()))
         return true;
     answered();
     return false;

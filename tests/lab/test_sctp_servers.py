@@ -103,6 +103,7 @@ def holes(stand):
                                for family in (6, 4)], 15)
 
 
+@pytest.mark.quiet
 @pytest.mark.background("holes", holes)
 @pytest.mark.parametrize("family", (6, 4))
 @kinds
