@@ -125,8 +125,9 @@ TEST_CASE("tcp punch: a peer that called a deaf socket is waited for where its n
               const Time called = Clock::now();
               EXPECT_IN_CHILD(
                   bench.run_until([&] { return !bench.delivered.empty(); }, milliseconds(1400)));
-              // (Three times that before each SYN it has to be deaf: too long, on a busy machine.)
-              if (bench.scheduler.lateness() > milliseconds(40))
+              // (A busy machine: it is deaf for longer, and a SYN that is not met goes all the
+              // way.)
+              if (bench.scheduler.lateness() > 2 * Guard::least_lead)
                   return "";
               EXPECT_IN_CHILD(Clock::now() - called > milliseconds(900));
               // No SYN of ours has reached the peer.
