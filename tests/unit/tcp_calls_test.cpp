@@ -314,6 +314,8 @@ TEST_CASE("tcp punch: another listener's punch goes on with what it is given, an
                       EXPECT_IN_CHILD(bench.delivered.size() == 1 &&
                                       bench.delivered[0].cookie == 77);
                       EXPECT_IN_CHILD(cookie_of(bench.delivered[0].connection.fd()) == cookie);
+                      if (bench.scheduler.lateness() > 2 * Guard::least_lead)
+                          return ""; // a busy machine: a socket that it was late for is lost
                       const auto syns = bench.own_syns();
                       for (const Packet &packet : syns)
                           EXPECT_IN_CHILD(packet.hop_limit == (packet.is_syn() ? 3 : 64));
