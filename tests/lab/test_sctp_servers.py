@@ -125,6 +125,7 @@ def without_errors(stand):
     return watch_holes(stand, [("one-to-one", 6)], 20)
 
 
+@pytest.mark.complains  # of what keeps the errors out
 @pytest.mark.background("without-errors", without_errors)
 def test_hole_stays_open_without_errors(background):
     """Routers need not report what dies there: nothing tells then when the INIT has left."""
