@@ -58,8 +58,7 @@ PathProbe::PathProbe(Scheduler &scheduler, const Endpoint &peer, const Endpoint 
       done_(std::move(done)), per_hop_(std::move(per_hop)), only_(only), timer_(scheduler) {
     path_.peer = peer.unmapped().with_port(0);
     path_.source = source_;
-    if (const auto route = source_.empty() ? route_to(path_.peer, source_)
-                                           : route_whatever_source(path_.peer, source_)) {
+    if (const auto route = route_to(path_.peer, source_)) {
         path_.on_link = route->on_link;
         if (path_.source.empty()) // the kernel's choice, known before anything answers
             path_.source = route->source;
