@@ -70,7 +70,7 @@ void Guard::left(Time now) {
         next_ = error_has_come();
     } else {
         step_ = Step::hearing;
-        next_ = retransmission_ - longest_lead;
+        next_ = look_at_lead(now);
     }
 }
 
@@ -151,7 +151,7 @@ void Guard::peer_was_heard(Time now) {
 }
 
 void Guard::expect_lateness(Duration lateness) {
-    lead_ = std::clamp(3 * lateness, least_lead, longest_lead);
+    lead_ = std::clamp(3 * lateness, least_lead, longest_first_lead);
 }
 
 void Guard::error_came(Time now) {
@@ -172,16 +172,12 @@ void Guard::tick(Time now, SynTimer timer) {
         left(now);
         return;
     }
-    if (step_ == Step::error_due && now >= error_has_come()) {
+    if (step_ == Step::error_due && now >= error_has_come())
         step_ = Step::hearing;
-        next_ = retransmission_ - longest_lead;
-    }
-    if (step_ == Step::hearing && now >= retransmission_ - longest_lead) {
-        // By now it is known best how late the thread may be.
-        if (now < retransmission_ - lead_now()) {
-            next_ = retransmission_ - lead_now();
+    if (step_ == Step::hearing) {
+        next_ = look_at_lead(now);
+        if (now < next_)
             return;
-        }
         step_ = Step::awaiting;
         not_before_ = now;
         deadline_ = next_after(std::max(now, retransmission_), seen_ + 1);
@@ -192,6 +188,16 @@ void Guard::tick(Time now, SynTimer timer) {
         not_before_ = now;
         next_ = next_look(now);
     }
+}
+
+/// When the lead begins, for a SYN that nobody waits for yet; or when to ask that again, since how
+/// late the thread may be is known the better the nearer the SYN is.
+Time Guard::look_at_lead(Time now) const {
+    const Time begin = retransmission_ - lead_now();
+    for (const Duration longest : {longest_first_lead, longest_lead})
+        if (now < retransmission_ - longest && (seen_ == 0 || longest == longest_lead))
+            return std::min(begin, retransmission_ - longest);
+    return begin;
 }
 
 /// For a SYN that is about to leave.

@@ -54,6 +54,9 @@ class Guard {
     /// believed above, that is more the first time, too.
     static constexpr Duration least_lead = std::chrono::milliseconds(4);
     static constexpr Duration longest_lead = std::chrono::milliseconds(400);
+    /// The first time it is what the thread has been late by before, for a SYN that slips out is
+    /// worse than a call that is answered when it comes again.
+    static constexpr Duration longest_first_lead = std::chrono::milliseconds(800);
 
     /// RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been made [...] the sender
     /// SHOULD set RTO <- 1 second". So the peer's client, too, sends its SYN again after a second.
@@ -175,7 +178,10 @@ class Guard {
     [[nodiscard]] Time error_has_come() const;
     [[nodiscard]] Time next_look(Time now) const;
     [[nodiscard]] Time next_after(Time syn, unsigned retransmits);
-    [[nodiscard]] Duration lead_now() const { return seen_ == 0 ? std::max(lead, lead_) : lead_; }
+    [[nodiscard]] Duration lead_now() const {
+        return seen_ == 0 ? std::max(lead, lead_) : std::min(lead_, longest_lead);
+    }
+    [[nodiscard]] Time look_at_lead(Time now) const;
 
     Duration window_;
     Duration least_window_{}; ///< an error has come as late as that

@@ -4,6 +4,7 @@ retransmissions by the kernel and their renewals."""
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -247,7 +248,7 @@ def test_no_packet_beyond_whatever_changes(background):
 
 
 LISTENERS, BETWEEN_LISTENERS = 8, 0.37  # seconds
-STOPPED, GOES_ON = 0.1, 0.01
+STOPPED, GOES_ON = (100, 500), 0.03  # milliseconds, seconds
 # A row of listeners, each with holes in their first second.
 ROW = """
 import socket, sys, time
@@ -262,25 +263,29 @@ time.sleep(60)
 """
 
 
-def watch_late(stand):
-    """The same with a keeper that runs for a moment each tenth of a second."""
+def watch_late(stopped, stand):
+    """The same with a keeper that runs for a moment each `stopped` milliseconds."""
     path, ports = stand.path, [fresh_port() for _ in range(LISTENERS)]
     first, *_, last = fresh_peer_ports(PEERS)
     with capture.Capture(path, "fwa", "r1") as before, capture.Capture(path, "r1", "r2") as behind:
         stand.start("A", [servers.PYTHON, "-c", ROW, BETWEEN_LISTENERS, *ports],
                     preload=Preload(peers=peers(6, first, last), hops=path.hops))
         (keeper,) = wait_until(lambda: keepers(path), PATIENCE, "the keeper")
-        end = time.monotonic() + LISTENERS * BETWEEN_LISTENERS + 2
+        end = time.monotonic() + LISTENERS * (BETWEEN_LISTENERS + stopped / 1000) + 2
         while time.monotonic() < end:
             os.kill(keeper, signal.SIGSTOP)
-            time.sleep(STOPPED)
+            time.sleep(stopped / 1000)
             os.kill(keeper, signal.SIGCONT)
             time.sleep(GOES_ON)
     return [(of_server(before.packets, port), of_server(behind.packets, port)) for port in ports]
 
 
-@pytest.mark.background("late", watch_late)
-def test_no_packet_beyond_of_a_keeper_that_is_late(background):
+@pytest.mark.parametrize("stopped", [
+    pytest.param(stopped, marks=pytest.mark.background(
+        f"late-{stopped}", functools.partial(watch_late, stopped)))
+    for stopped in STOPPED])
+def test_no_packet_beyond_of_a_keeper_that_is_late(background, stopped):
+    print(f"stopped for {stopped} ms, again and again")
     for punches, far in background.result():
         assert far == []
         assert {packet.hop_limit for packet in punches} == {1}

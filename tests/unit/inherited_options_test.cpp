@@ -83,15 +83,20 @@ bool counts_at_first(int level, int name) {
             (name == SO_RCVBUF || name == SO_RCVBUFFORCE || name == SO_RCVLOWAT));
 }
 
+/// As bytes, or what error the question is.
 std::string value_of(int fd, int level, int name) {
     char bytes[64]{};
     socklen_t length = sizeof bytes;
     if (getsockopt(fd, level, name, bytes, &length) != 0)
         return std::string("error ") + std::to_string(errno);
+    return {bytes, length};
+}
+
+std::string digits_of(const std::string &value) {
     std::string text;
-    for (socklen_t i = 0; i < length; i++) {
+    for (const char byte : value) {
         char digits[4];
-        std::snprintf(digits, sizeof digits, "%02x ", static_cast<unsigned char>(bytes[i]));
+        std::snprintf(digits, sizeof digits, "%02x ", static_cast<unsigned char>(byte));
         text += digits;
     }
     return text;
@@ -115,14 +120,28 @@ std::vector<std::string> values_for(int level, int name) {
     return values;
 }
 
-using Options = std::map<std::pair<int, int>, std::string>; ///< by level and name
+using Name = std::pair<int, int>; ///< level and name
 
-Options options_of(int fd) {
-    Options options;
+/// That a TCP socket of one family or the other has at all.
+std::vector<Name> known_names() {
+    const Socket v4 = Socket::open(AF_INET, SOCK_STREAM), v6 = Socket::open(AF_INET6, SOCK_STREAM);
+    const std::string unknown = "error " + std::to_string(ENOPROTOOPT);
+    std::vector<Name> names;
     for (const int level : levels)
         for (int name = 1; name < end_of(level); name++)
-            if (!is_own_affair(level, name))
-                options[{level, name}] = value_of(fd, level, name);
+            if (!is_own_affair(level, name) && (value_of(v4.fd(), level, name) != unknown ||
+                                                value_of(v6.fd(), level, name) != unknown))
+                names.emplace_back(level, name);
+    return names;
+}
+
+using Options = std::vector<std::pair<Name, std::string>>; ///< as in known_names()
+
+Options options_of(int fd) {
+    static const std::vector<Name> names = known_names();
+    Options options;
+    for (const Name &each : names)
+        options.emplace_back(each, value_of(fd, each.first, each.second));
     return options;
 }
 
@@ -203,14 +222,25 @@ struct Pair {
     const char *refused = nullptr; ///< why nothing is punched
 };
 
-/// nullopt where the listener can't be given it, or hears nobody then.
-std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setting *setting) {
+/// The kernel has taken one value of an option for another that was tried before: both are 1, say.
+bool was_tried(const Socket &listener, const Setting &setting, std::set<std::string> &tried) {
+    const std::string taken = value_of(listener.fd(), setting.level, setting.name);
+    return !taken.starts_with("error") && !tried.insert(taken).second;
+}
+
+/// nullopt where the listener can't be given it, hears nobody then, or was given the same before.
+std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setting *setting,
+                                    std::set<std::string> &tried) {
     const Socket listener = bound_listener(kind);
-    if (moment == Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
+    const auto is_no_case = [&] {
+        return setting != nullptr &&
+               (!setting->is_made_on(listener) || was_tried(listener, *setting, tried));
+    };
+    if (moment == Moment::before_listen && is_no_case())
         return std::nullopt;
     REQUIRE(::listen(listener.fd(), 4) == 0);
     auto described = describe(listener.fd());
-    if (moment != Moment::before_listen && setting != nullptr && !setting->is_made_on(listener))
+    if (moment != Moment::before_listen && is_no_case())
         return std::nullopt;
     if (moment == Moment::after_listen)
         described = describe(listener.fd());
@@ -236,13 +266,14 @@ std::optional<Pair> two_connections(const Kind &kind, Moment moment, const Setti
 /// only where the setting changes it.
 std::string difference(const Pair &pair, const Pair &unset) {
     std::ostringstream text;
-    for (const auto &[which, value] : pair.ordinary) {
-        const std::string &other = pair.punched.at(which);
-        const bool is_another_way = unset.ordinary.at(which) != unset.punched.at(which) &&
-                                    value == unset.ordinary.at(which);
+    for (std::size_t i = 0; i < pair.ordinary.size(); i++) {
+        const auto &[which, value] = pair.ordinary[i];
+        const std::string &other = pair.punched[i].second;
+        const bool is_another_way =
+            unset.ordinary[i] != unset.punched[i] && value == unset.ordinary[i].second;
         if (value != other && !is_another_way)
-            text << which.first << "/" << which.second << ": " << value << "but punched " << other
-                 << "; ";
+            text << which.first << "/" << which.second << ": " << digits_of(value) << "but punched "
+                 << digits_of(other) << "; ";
     }
     return text.str();
 }
@@ -253,11 +284,12 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
     std::map<std::string, std::set<std::pair<int, int>>> refused; ///< by what is said of them
     int compared = 0;
     for (const Kind &kind : kinds) {
-        const auto unset = two_connections(kind, Moment::before_listen, nullptr);
+        std::set<std::string> none;
+        const auto unset = two_connections(kind, Moment::before_listen, nullptr, none);
         REQUIRE(unset);
-        for (const auto &entry : unset->ordinary) {
-            const int level = entry.first.first, name = entry.first.second;
-            const bool is_alike = entry.second == unset->punched.at(entry.first);
+        for (std::size_t i = 0; i < unset->ordinary.size(); i++) {
+            const auto [level, name] = unset->ordinary[i].first;
+            const bool is_alike = unset->ordinary[i] == unset->punched[i];
             // (On the loopback interface the segment follows the window.)
             const bool may_differ =
                 makes_room(level, name) || (level == IPPROTO_TCP && name == TCP_MAXSEG);
@@ -272,9 +304,10 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
                         is_for_checkpoints(level, name) ||
                         (moment == Moment::unseen && counts_at_first(level, name)))
                         continue;
+                    std::set<std::string> tried;
                     for (const std::string &value : values_for(level, name)) {
                         const Setting setting{level, name, value};
-                        const auto pair = two_connections(kind, moment, &setting);
+                        const auto pair = two_connections(kind, moment, &setting, tried);
                         if (!pair)
                             continue;
                         if (pair->refused != nullptr) {
@@ -307,7 +340,7 @@ TEST_CASE("inherited options: whatever a listener is given, a punched connection
             CHECK((names.contains(each) && why.find(names.at(each)) != std::string::npos));
         }
     MESSAGE(compared << " compared");
-    CHECK(compared > 3000);
+    CHECK(compared > 2000);
 }
 
 namespace {
