@@ -115,6 +115,7 @@ std::string in_child(const std::function<std::string()> &body) {
         give_up("fork");
     if (child == 0) {
         ::close(ends[0]);
+        setpgid(0, 0);
         alarm(60);
         std::string result;
         try {
@@ -127,13 +128,15 @@ std::string in_child(const std::function<std::string()> &body) {
         _exit(written && result.empty() ? 0 : 1);
     }
     ::close(ends[1]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    // Its own children may have been left, with the pipe, where it gave up.
+    kill(-child, SIGKILL);
     std::string text;
     char buffer[512];
     for (ssize_t got; (got = ::read(ends[0], buffer, sizeof buffer)) > 0;)
         text.append(buffer, static_cast<std::size_t>(got));
     ::close(ends[0]);
-    int status = 0;
-    waitpid(child, &status, 0);
     if (WIFSIGNALED(status))
         return std::string("child ended by ") + strsignal(WTERMSIG(status));
     return text.empty() && WEXITSTATUS(status) != 0 ? "child failed" : text;

@@ -1,7 +1,7 @@
 """What a server has lost or taken from itself, and whom else there is on its machine: root, descriptors,
 system calls; children with the memory of their parent, and strangers.
 
-Run as test_hooks.py is, whose helpers these are.
+Run as preloaded.py says.
 """
 
 import concurrent.futures
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from test_hooks import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, DeafPeer, Waiting, deaf_peer,
-                        keepers_of, plain_environment, preloaded_environment, run,
-                        same_with_and_without, wait_until)
+from preloaded import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, DeafPeer, Waiting, deaf_peer,
+                       keepers_of, plain_environment, preloaded_environment, run,
+                       same_with_and_without, wait_until)
 
 
 def resident(process):

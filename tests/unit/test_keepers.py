@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from test_hooks import (deaf_peer, DeafPeer, KEEPER, keepers_of, LIBRARY, ONLY_ROOT, plain_environment,
-                        preloaded_environment, PROGRAMS, run, same_with_and_without,
-                        wait_until, Waiting)
+from preloaded import (deaf_peer, DeafPeer, KEEPER, keepers_of, LIBRARY, ONLY_ROOT, plain_environment,
+                       preloaded_environment, PROGRAMS, run, same_with_and_without,
+                       wait_until, Waiting)
 
 
 def test_a_missing_keeper_is_said_once_and_changes_nothing(tmp_path):

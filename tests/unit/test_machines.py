@@ -1,6 +1,6 @@
 """The library as other machines and other C libraries load it, and as it checks itself.
 
-Run as test_hooks.py is, whose helpers these are.
+Run as preloaded.py says.
 """
 
 import json
@@ -13,9 +13,9 @@ import subprocess
 
 import pytest
 
-from test_hooks import (BUILD, KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, Waiting, deaf_peer,
-                        exported, intercepted, keepers_of, plain_environment,
-                        preloaded_environment, run, wait_until)
+from preloaded import (BUILD, KEEPER, LIBRARY, PROGRAMS, REPOSITORY, SOURCES, Waiting, deaf_peer,
+                       exported, intercepted, keepers_of, plain_environment,
+                       preloaded_environment, run, wait_until)
 
 
 def options_of_the_shim():

@@ -1,5 +1,5 @@
 /* What the programs of the hook tests share. Each prints what it finds, line by line, and ends with
- * 0 if it came to its end; test_hooks.py compares the lines with and without the library. */
+ * 0 if it came to its end; test_results.py compares the lines with and without the library. */
 #pragma once
 
 #include <arpa/inet.h>
