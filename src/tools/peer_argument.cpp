@@ -38,10 +38,12 @@ Endpoint resolve(const std::string &host, int flags, std::string &error, int fam
 }
 
 /// As in SYNERGY_PEERS, or without a port (0), or a host name, which `host` then is.
-Endpoint parse_peer(const std::string &text, std::string &host, std::string &error) {
+Endpoint parse_peer(const std::string &text, std::string &host, bool &is_range,
+                    std::string &error) {
     std::vector<Problem> problems;
     if (const std::vector<Peer> peers = parse_peers(text, "PEER", problems); peers.size() == 1) {
         const Peer &peer = peers[0];
+        is_range = peer.first_port != peer.last_port;
         host = peer.host;
         return (peer.host.empty() ? peer.address : resolve(peer.host, AI_ADDRCONFIG, error))
             .with_port(peer.first_port);
@@ -75,7 +77,7 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
     PathEnds ends;
     std::string error;
     std::string host;
-    ends.peer = parse_peer(peer, host, error);
+    ends.peer = parse_peer(peer, host, ends.has_port_range, error);
     if (ends.peer.empty())
         return refused("PEER", peer, "an address or host name, as [2001:db8::5]:5555: " + error);
     // (Also where this host has none of that family itself, and AI_ADDRCONFIG leaves it out.)

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
 SYNERGY = BUILD / "src" / "synergy"
 LISTENDEMO = BUILD / "src" / "listendemo"
+KEEPER = BUILD / "src" / "synergy-keeper"
 LIBRARY = BUILD / "preload" / "libsynergy.so"
 
 PEER = "[2001:db8::5]:5555"
@@ -291,7 +292,11 @@ def passed_on(starter):
 @pytest.mark.parametrize("words, starter", (
     ("sudo -u nobody true", "sudo"), ("/usr/bin/ssh host true", "ssh"), ("env -i A=1 true", "env"),
     ("env A=1 - true", "env"), ("su - nobody -c true", "su"), ("docker run image true", "docker"),
-    ("systemd-run --user true", "systemd-run")))
+    ("systemd-run --user true", "systemd-run"), ("nice -n 5 sudo true", "sudo"),
+    ("env A=1 sudo true", "sudo"), ("timeout -s KILL 5 sudo true", "sudo"),
+    ("nohup env -i true", "env"), ("setpriv --reset-env true", "setpriv"),
+    ("setpriv --reuid nobody -- ssh host true", "ssh"),
+    ("ip netns exec there nice /usr/bin/sudo true", "sudo")))
 def test_starters_that_leave_the_library_out(synergy, words, starter):
     result = synergy("run", "--peer", PEER, "--", *words.split())
     assert refused(result, f"synergy: {passed_on(starter)}\n")
@@ -329,7 +334,9 @@ def test_behind_sudo(sudo, synergy):
 
 @pytest.mark.parametrize("words", ("env printenv LD_PRELOAD", "env -u A B=1 printenv LD_PRELOAD",
                                    "env -- printenv LD_PRELOAD", "env printenv LD_PRELOAD -i",
-                                   "nice -n 1 printenv LD_PRELOAD"))
+                                   "nice -n 1 printenv LD_PRELOAD",
+                                   "timeout 5 env printenv LD_PRELOAD sudo",
+                                   "setpriv --no-new-privs printenv LD_PRELOAD"))
 def test_starters_that_pass_the_library_on(synergy, words):
     result = synergy("run", "--peer", PEER, "--", *words.split())
     assert f"{LIBRARY}\n" in result.stdout
@@ -381,6 +388,8 @@ def test_check_of_a_command(synergy, static_program):
         ("sudo", "wrong: there is no command sudo" if shutil.which("sudo") is None
          else f"wrong: {passed_on('sudo')}"),
         ("env -i true", f"wrong: {passed_on('env')}"),
+        (f"nice -n 5 {static_program}", f"wrong: {static_program} {STATIC}"),
+        (f"nice -n 5 {shutil.which('true')}", f"ok: {shutil.which('true')} can be preloaded"),
         ("no-such-command", "wrong: there is no command no-such-command"),
         (shutil.which("true"), f"ok: {shutil.which('true')} can be preloaded"),
     ):
@@ -461,13 +470,15 @@ def test_set_user_id_of_the_system(synergy):
     assert refused(synergy("run", "--peer", PEER, "--", "passwd"), message)
 
 
-def tree_of(directory, library=Path("preload")):
-    """A copy of the program, and of the library where one is wanted."""
+def tree_of(directory, library=Path("preload"), keeper=KEEPER):
+    """A copy of the program, and of library and keeper where they are wanted."""
     (directory / "src").mkdir(parents=True)
     shutil.copy(SYNERGY, directory / "src" / "synergy")
     if library is not None:
         (directory / library).mkdir(parents=True)
         shutil.copy(LIBRARY, directory / library / "libsynergy.so")
+    if keeper is not None:
+        shutil.copy(keeper, directory / "src" / "synergy-keeper")
     return directory / "src" / "synergy"
 
 
@@ -499,6 +510,20 @@ def test_where_the_library_is(synergy, tmp_path):
     assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
 
 
+def test_without_the_keeper(synergy, tmp_path):
+    """Which does all the work: what is started without it would be a server that nobody reaches."""
+    program = tree_of(tmp_path, keeper=None)
+    line = f"synergy-keeper is neither beside {tmp_path}/preload/libsynergy.so nor installed"
+    checked = synergy("check", PEER, "--", "true", program=program)
+    if line not in checked.stdout and synergy("run", "--peer", PEER, "--", "true",
+                                              program=program).returncode == 0:
+        pytest.skip("a keeper is installed on this machine")
+    assert f"wrong: {line}" in checked.stdout.splitlines()
+    assert checked.returncode == 1
+    assert refused(synergy("run", "--peer", PEER, "--", "echo", "started", program=program),
+                   f"synergy: {line}\n")
+
+
 def test_probe_help(synergy):
     result = synergy("probe", "--help")
     assert result.returncode == 0
@@ -527,6 +552,13 @@ def test_probe_usage_errors(synergy):
         synergy("probe", "::1", SYNERGY_HOPS_MAX="many"),
         "synergy: SYNERGY_HOPS_MAX: 'many': expected a hop limit from 1 to 254\n",
     )
+
+
+def test_range_of_ports_that_would_be_cut_short(synergy):
+    assert refused(
+        synergy("test", "192.0.2.1:5555-5560"),
+        "synergy: PEER: '192.0.2.1:5555-5560': expected one port, from which on twelve are used at "
+        "both ends, or none\n")
 
 
 def test_who_looks_is_told_of_mistyped_settings_too(synergy):
