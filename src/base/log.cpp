@@ -54,8 +54,8 @@ bool has_room(int fd, bool may_wait) {
     return poll(&room, 1, may_wait ? for_ever : 0) == 1;
 }
 
-/// (SIGPIPE and SIGXFSZ are the process's to ignore.) 0, or the errno of what takes no more. What
-/// finds no room for now is lost where nobody may wait.
+/// (SIGPIPE and SIGXFSZ are the process's to ignore.) 0, or the errno of what takes no more. A pipe
+/// that nobody reads is nobody's loss; what finds no room for now is lost where nobody may wait.
 int write_all(int fd, std::string_view text, bool may_wait) {
     while (!text.empty()) {
         if (!may_wait && !has_room(fd, may_wait))
@@ -64,7 +64,7 @@ int write_all(int fd, std::string_view text, bool may_wait) {
         if (written >= 0)
             text.remove_prefix(static_cast<std::size_t>(written));
         else if (errno != EINTR && (errno != EAGAIN || !has_room(fd, may_wait)))
-            return errno == EAGAIN ? 0 : errno;
+            return errno == EAGAIN || errno == EPIPE ? 0 : errno;
     }
     return 0;
 }
@@ -183,7 +183,6 @@ void to_stderr(const Line &line) {
         return;
     }
     const int fd = open_stderr(line, is_known ? &status : nullptr);
-    // A fifo that nobody reads is nobody's loss.
     const bool is_written = fd >= 0 ? write_and_close(fd, text, line.may_wait) == 0
                                     : S_ISFIFO(status.st_mode) && errno == ENXIO;
     if (!is_written)

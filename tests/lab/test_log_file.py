@@ -25,7 +25,7 @@ class Served:
     def __init__(self, stand, files, user):
         self.stand, self.port, self.source_ports = stand, fresh_port(), fresh_peer_ports(4)
         SCRATCH.mkdir(mode=0o755, exist_ok=True)
-        preload = Preload(peers=peers(6, self.source_ports), hops=stand.path.hops, log="debug",
+        preload = Preload(peers=peers(6, self.source_ports[0], self.source_ports[-1]), hops=stand.path.hops, log="debug",
                           log_file=files.log)
         self.program = stand.serve([PYTHON, script("tcp_server.py"), "::", self.port, "echo"], "tcp",
                                    self.port, preload=preload, user=user)
@@ -45,7 +45,7 @@ def hanging_files():
 
 
 @pytest.mark.parametrize("user", ("nobody", "root"))
-def test_who_calls_gets_in(stand, files, user):
+def test_who_calls_gets_in(files, stand, user):
     served = Served(stand, files, user)
     for source_port in served.source_ports[:3]:
         served.call(source_port)
@@ -56,7 +56,7 @@ def test_who_calls_gets_in(stand, files, user):
     served.call(served.source_ports[3])
 
 
-def test_port_is_free_when_the_server_has_ended(stand, files):
+def test_port_is_free_when_the_server_has_ended(files, stand):
     """Though its keeper is still in the midst of a line."""
     served = Served(stand, files, "nobody")
     served.call(served.source_ports[0])
@@ -74,7 +74,7 @@ def is_free(stand, port):
     return False
 
 
-def test_killed_keeper_is_followed(stand, files):
+def test_killed_keeper_is_followed(files, stand):
     """Who takes its place does not wait until it has written its line."""
     served = Served(stand, files, "nobody")
     killed, waiting = keepers(stand.path)[0], standby_of(stand)

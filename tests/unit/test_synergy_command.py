@@ -500,7 +500,11 @@ def test_where_the_library_is(synergy, tmp_path):
         result.stderr,
     )
     assert match
-    program = tree_of(tmp_path / "installed", Path(match.group(1)))
+    program = tree_of(tmp_path / "installed", Path(match.group(1)), keeper=None)
+    # As in a prefix that lies elsewhere now.
+    keeper = tmp_path / "installed" / "libexec" / "synergy-keeper"
+    keeper.parent.mkdir()
+    shutil.copy(KEEPER, keeper)
     result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", program=program)
     assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
     # Found by where the program is, not by how it was called.
