@@ -303,6 +303,9 @@ namespace {
 void say(LogLevel level, std::string text) {
     const int saved = errno;
     do_in_turn(line_of(level, std::move(text)), write_out);
+    // Who is warned may see what comes of it, and end, with whoever reads this.
+    if (level >= LogLevel::warn && destination().is_by_thread)
+        log_thread::catch_up();
     errno = saved;
 }
 

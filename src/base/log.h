@@ -22,7 +22,8 @@ struct Destination {
     /// which can't be opened, is the system's log.
     int stderr_path = -1;
     pid_t server = 0; ///< for whom the lines are; 0: this process
-    /// Who says a line does not wait for what takes it (base/log_thread.h).
+    /// Who says a line does not wait for what takes it, but for a moment where it is a warning
+    /// (base/log_thread.h).
     bool is_by_thread = false;
 };
 

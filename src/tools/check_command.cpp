@@ -86,7 +86,8 @@ void check_settings(const Settings &settings, Findings &findings) {
             if (const std::string why = passed_over(file); !why.empty())
                 more.append(". ").append(why);
         }
-        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + sudo_hint() + more);
+        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + hint_at_environment() +
+                       more);
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "tools/own_environment.h"
 
+#include <arpa/inet.h>
 #include <charconv>
 #include <cstdlib>
 #include <iostream>
@@ -20,6 +21,12 @@ namespace {
 /// The first address of a host, or with AI_NUMERICHOST of the address that `host` is; port 0.
 /// Empty, and `error` in words, if there is none.
 Endpoint resolve(const std::string &host, int flags, std::string &error, int family = AF_UNSPEC) {
+    // To getaddrinfo() "10.1" is 10.0.0.1 (inet_aton(3)), and to whoever wrote it a mistake.
+    in_addr number{};
+    if (inet_aton(host.c_str(), &number) != 0 && inet_pton(AF_INET, host.c_str(), &number) != 1) {
+        error = "four decimal numbers, as 198.51.100.5";
+        return {};
+    }
     addrinfo hints{};
     hints.ai_family = family;
     hints.ai_flags = flags;
@@ -50,6 +57,12 @@ Endpoint parse_peer(const std::string &text, std::string &host, bool &is_range,
     }
     if (const Endpoint bare = resolve(text, AI_NUMERICHOST, error); !bare.empty())
         return bare;
+    // (These have no port, which may be all that is missing; else what is wrong is known.)
+    if (text.find_first_of(", ") != std::string::npos || text.find('/') != std::string::npos) {
+        error = text.find('/') != std::string::npos && !problems.empty() ? problems[0].expected
+                                                                         : "one alone";
+        return {};
+    }
     host = text;
     std::uint16_t port = 0;
     if (text.starts_with('[') && text.ends_with(']')) {

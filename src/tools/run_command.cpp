@@ -77,7 +77,7 @@ bool check_settings(const RunOptions &options) {
         const auto is_peer = [](const std::string &word) { return word.starts_with("--peer"); };
         if (std::any_of(options.command.begin(), options.command.end(), is_peer))
             places += "; --peer belongs before COMMAND";
-        refuse("no peers: looked in " + places + sudo_hint());
+        refuse("no peers: looked in " + places + hint_at_environment());
         return false;
     }
     return true;

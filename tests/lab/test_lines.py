@@ -687,7 +687,8 @@ ALL_VARIABLES = ("one of SYNERGY_CONFIG, SYNERGY_HOPS, SYNERGY_HOPS_MAX, SYNERGY
 
 
 @pytest.mark.parametrize("name, nearest", (
-    ("PEER", "SYNERGY_PEERS"), ("HOP", "SYNERGY_HOPS"), ("LOGFILE", "SYNERGY_LOG_FILE"),
+    ("PEER", "SYNERGY_PEERS"), ("HOP", "SYNERGY_HOPS"), ("HOPLIMIT", "SYNERGY_HOPS"),
+    ("LOGLEVEL", "SYNERGY_LOG"), ("HOPMAX", "SYNERGY_HOPS_MAX"), ("LOGFILE", "SYNERGY_LOG_FILE"),
     ("DIR", ALL_VARIABLES), ("ANYTHING", ALL_VARIABLES)))
 def test_unknown_variable(stand, name, nearest):
     run = Run(stand, **{name.lower(): "2"})
@@ -1021,12 +1022,24 @@ def test_no_file_may_be_written(stand):
              "(RLIMIT_FSIZE, LimitFSIZE=): File too large")
 
 
-def test_no_keeper(stand):
-    """A library that was copied somewhere alone."""
+def lone_library():
     place = SCRATCH / "alone"
     place.mkdir(mode=0o755, exist_ok=True)
     shutil.copy(STAGE / "preload/libsynergy.so", place)
-    run = Run(stand, "::", environment={"LD_PRELOAD": place / "libsynergy.so"})
+    return {"LD_PRELOAD": place / "libsynergy.so"}
+
+
+@pytest.mark.parametrize("log", ("off", "off\r", " off "))
+def test_no_keeper_and_no_word(stand, log):
+    """What the library says by itself is off where the keeper's lines would be."""
+    run = Run(stand, "::", environment=lone_library(), log=log)
+    run.listens()
+    assert run.program.stderr() == ""
+
+
+def test_no_keeper(stand):
+    """A library that was copied somewhere alone."""
+    run = Run(stand, "::", environment=lone_library())
     run.says("error: nothing is punched: synergy-keeper can't be started (not beside libsynergy.so): No "
              "such file or directory")
 

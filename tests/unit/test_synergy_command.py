@@ -57,7 +57,7 @@ def kernel_has_sctp():
 
 @pytest.mark.skipif(kernel_has_sctp(), reason="this kernel has SCTP")
 def test_listendemo_says_that_the_kernel_has_no_sctp(synergy):
-    result = synergy("sctp", "::1", 4444, "2001:db8::5", 5555, 2, program=LISTENDEMO)
+    result = synergy("sctp", "::", 4444, "2001:db8::5", 5555, 2, program=LISTENDEMO)
     assert result.returncode == 1
     assert result.stderr == ("listendemo: this kernel has no SCTP; `modprobe sctp` loads it where "
                              "it is a module\n")
@@ -116,7 +116,7 @@ def test_usage_errors(synergy):
     assert refused(synergy("run", "--peer", PEER), f"synergy: no command: {USAGE}\n")
     assert refused(synergy("run", "--peer", PEER, "--"), f"synergy: no command: {USAGE}\n")
     assert refused(synergy("run", "--pear", PEER), "synergy: no such option: --pear\n")
-    assert refused(synergy("run", "--peer"), "synergy: --peer: 1 required P missing\n")
+    assert refused(synergy("run", "--peer"), "synergy: --peer: expected one value\n")
 
 
 @pytest.mark.parametrize("words, line", (
@@ -127,10 +127,71 @@ def test_usage_errors(synergy):
     (("check", "--peer", PEER), "'--peer': expected another option: see synergy check --help"),
     (("probe", "2001:db8::5", "5555"), "'5555': expected nothing more: see synergy probe --help"),
     (("status", "now"), "'now': expected nothing more: see synergy status --help"),
+    (("probe", "127.0.0.1", "--", "5555"), "'5555': expected nothing more: see synergy probe --help"),
+    (("status", "--", "now"), "'now': expected nothing more: see synergy status --help"),
+    (("test", "192.0.2.1", "--", "true"), "'true': expected nothing more: see synergy test --help"),
     (("run", "--", "--peer", PEER, "true"),
      "'--peer': expected COMMAND after `--`, and options before it")))
 def test_words_in_another_order(synergy, words, line):
     assert refused(synergy(*words), f"synergy: {line}\n")
+
+
+A_HOST = "an address or host name, as [2001:db8::5]:5555"
+
+
+@pytest.mark.parametrize("words, line", (
+    (("run", "--peer", "", "--", "true"), "--peer: '': expected a peer, as [2001:db8::5]:5555"),
+    (("run", "--peer", PEER, "--hops", "", "--", "true"),
+     "--hops: '': expected a hop limit from 1 to 254, or auto"),
+    (("run", "--peer", PEER, "--config", "", "--", "true"), "--config: '': expected a file"),
+    (("run", "--hops", "3", "--hops", "4", "--", "true"), "--hops: expected one value"),
+    (("run", "--peer", PEER, "--", ""), f"no command: {USAGE}"),
+    (("check", ""), "PEER: '': expected a peer, as [2001:db8::5]:5555"),
+    (("probe", ""), f"PEER: '': expected {A_HOST}"),
+    (("probe", "::1", "--from", ""), "--from: '': expected an address of this host, as 2001:db8::11"),
+    (("probe", "--from"), "--from: expected one value"),
+    (("probe", "10.1"), f"PEER: '10.1': expected {A_HOST}: four decimal numbers, as 198.51.100.5"),
+    (("probe", "2001:db8::5/64"), f"PEER: '2001:db8::5/64': expected {A_HOST}: the address of one "
+     "host: a hole is for one address, not a network"),
+    (("test", "192.0.2.1,192.0.2.2"), f"PEER: '192.0.2.1,192.0.2.2': expected {A_HOST}: one alone"),
+    (("test", f"{PEER} 192.0.2.2:5"), f"PEER: '{PEER} 192.0.2.2:5': expected {A_HOST}: one alone"),
+    (("test", "192.0.2.1", "--idle", "0"),
+     "--idle: '0': expected whole seconds from 1 to 3600"),
+    (("test", "192.0.2.1", "--idle", "10,x"),
+     "--idle: 'x': expected whole seconds from 1 to 3600"),
+    (("test", "192.0.2.1", "--idle", "1,2,3,4,5"), "--idle: expected 1 to 4 values")))
+def test_values_that_would_be_passed_over(synergy, words, line):
+    assert refused(synergy(*words), f"synergy: {line}\n")
+
+
+@pytest.mark.parametrize("place, value, expected", (
+    (0, "TCP", "tcp, udp or sctp"), (1, "localhost", "an IPv6 or IPv4 address, as 2001:db8::5 or "
+                                     "198.51.100.5"),
+    (1, "[::]", "an IPv6 or IPv4 address, as 2001:db8::5 or 198.51.100.5"),
+    (1, "::1", "an address that the peer can reach"),
+    (1, "127.0.0.2", "an address that the peer can reach"),
+    (1, "192.0.2.1", "an address of RADDR's family"),
+    (1, "fe80::1", "after a link-local address '%' and an interface, as fe80::5%eth0"),
+    (1, "::%none", "after a link-local address '%' and an interface, as fe80::5%eth0"),
+    (2, "0", "a port from 1 to 65535"), (2, "65536", "a port from 1 to 65535"),
+    (2, "0x15b", "a port from 1 to 65535"), (2, "+4444", "a port from 1 to 65535"),
+    (3, "", "an IPv6 or IPv4 address, as 2001:db8::5 or 198.51.100.5"),
+    (4, "5555-5560", "a port from 1 to 65535"), (5, "0", "a hop limit from 1 to 254, or auto"),
+    (5, "0x3", "a hop limit from 1 to 254, or auto"), (5, "-1", "a hop limit from 1 to 254, or auto"),
+    (5, "AUTO", "a hop limit from 1 to 254, or auto")))
+def test_listendemo_is_told_what_it_can_not_use(synergy, place, value, expected):
+    words = ["tcp", "::", "4444", "2001:db8::5", "5555", "3"]
+    words[place] = value
+    name = ("TRANSPORT", "LADDR", "LPORT", "RADDR", "RPORT", "HOPLIMIT")[place]
+    assert refused(synergy(*words, program=LISTENDEMO),
+                   f"listendemo: {name}: '{value}': expected {expected}\n")
+
+
+def test_listendemo_and_words_that_are_missing_or_too_many(synergy):
+    words = ["tcp", "::", "4444", "2001:db8::5", "5555", "3"]
+    assert refused(synergy(*words[:5], program=LISTENDEMO), "listendemo: HOPLIMIT is required\n")
+    assert refused(synergy(*words, "4", program=LISTENDEMO),
+                   "listendemo: '4': expected nothing more: see listendemo --help\n")
 
 
 def test_option_behind_the_command(synergy):
@@ -217,6 +278,14 @@ def test_no_peers(synergy, tmp_path):
         synergy("run", "--config", config, "--", "echo", "started"),
         f"synergy: no peers: looked in SYNERGY_PEERS (or --peer) and {config}\n",
     )
+
+
+@pytest.mark.parametrize("variables, hint", (
+    (dict(HOME="here"), "HOME is passed over: 'here' is no absolute path"),
+    (dict(XDG_CONFIG_HOME="./x"), "XDG_CONFIG_HOME is passed over: './x' is no absolute path")))
+def test_home_that_is_passed_over(synergy, variables, hint):
+    assert synergy("run", "--", "true", **variables).stderr.endswith(f"synergy.toml; {hint}\n")
+    assert f"synergy.toml; {hint}\n" in synergy("check", **variables).stdout
 
 
 def test_config_file(synergy, tmp_path):
