@@ -203,14 +203,15 @@ std::optional<std::string> why_not_preloadable(const std::string &file,
         return std::nullopt;
     if (read_header(library_stream, library_header) && !same_architecture(header, library_header))
         return program + " is built for another architecture than " + library;
-    if (!has_interpreter(stream, header))
-        return program +
-               " is statically linked: nothing can be preloaded into it. If it only starts "
-               "the server, `synergy run` belongs behind it";
+    std::string reason;
     if (is_go(stream, header))
-        return program + " is written in Go, whose programs make their system calls themselves: "
-                         "what is preloaded does not see them";
-    return std::nullopt;
+        reason = " is written in Go, whose programs make their system calls themselves: what is "
+                 "preloaded does not see them";
+    else if (!has_interpreter(stream, header))
+        reason = " is statically linked: nothing can be preloaded into it";
+    else
+        return std::nullopt;
+    return program + reason + ". If it only starts the server, `synergy run` belongs behind it";
 }
 
 /// The keeper that the library would start (preload/keeper_start.c); empty: there is none.

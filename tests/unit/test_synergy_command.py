@@ -349,8 +349,10 @@ def test_commands_that_cannot_be_started(synergy, tmp_path):
     assert synergy("run", "--peer", PEER, "--", lost).returncode == 127
 
 
-STATIC = ("is statically linked: nothing can be preloaded into it. If it only starts the server, "
-          "`synergy run` belongs behind it")
+BEHIND = ". If it only starts the server, `synergy run` belongs behind it"
+STATIC = f"is statically linked: nothing can be preloaded into it{BEHIND}"
+GO = ("is written in Go, whose programs make their system calls themselves: what is preloaded does "
+      f"not see them{BEHIND}")
 
 
 def passed_on(starter):
@@ -444,10 +446,24 @@ def test_dynamically_linked_go(synergy, compiler, tmp_path, owner, is_go):
     subprocess.run([compiler, "-x", "c", "-o", program, "-"], input=source, text=True, check=True)
     result = synergy("run", "--peer", PEER, "--", program)
     if is_go:
-        assert refused(result, f"synergy: {program} is written in Go, whose programs make their "
-                       "system calls themselves: what is preloaded does not see them\n")
+        assert refused(result, f"synergy: {program} {GO}\n")
     else:
         assert result.returncode == 7
+
+
+@pytest.mark.parametrize("is_dynamic", (False, True), ids=("static", "dynamic"))
+def test_real_go(synergy, tmp_path, is_dynamic):
+    if shutil.which("go") is None:
+        pytest.skip("go missing: apt-get install golang-go")
+    source, program = tmp_path / "main.go", tmp_path / "program"
+    source.write_text('package main\nimport "net"\nfunc main() { net.Listen("tcp", "127.0.0.1:0") }\n')
+    subprocess.run(["go", "build", "-o", program, source], check=True, timeout=120, env={
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "GO111MODULE": "off",
+        "CGO_ENABLED": str(int(is_dynamic))})
+    assert (b"/ld-linux" in program.read_bytes()) == is_dynamic
+    assert refused(synergy("run", "--peer", PEER, "--", program), f"synergy: {program} {GO}\n")
+    checked = synergy("check", PEER, "--", "nice", program)
+    assert f"wrong: {program} {GO}" in checked.stdout.splitlines()
 
 
 def test_check_of_a_command(synergy, static_program):
@@ -523,8 +539,10 @@ def test_set_user_id(synergy, tmp_path):
     ):
         os.chown(program, uid, gid)
         program.chmod(mode)
-        message = f"synergy: {program} is {reason}: the dynamic linker ignores LD_PRELOAD for it\n"
-        assert refused(synergy("run", "--peer", PEER, "--", program), message)
+        line = f"{program} is {reason}: the dynamic linker ignores LD_PRELOAD for it\n"
+        assert refused(synergy("run", "--peer", PEER, "--", program), f"synergy: {line}")
+        assert refused(synergy("run", "--peer", PEER, "--", "env", program), f"synergy: {line}")
+        assert f"wrong: {line}" in synergy("check", PEER, "--", program).stdout
     # To become who one is already is no reason to ignore anything.
     os.chown(program, 0, 0)
     program.chmod(0o6755)
