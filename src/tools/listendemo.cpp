@@ -205,12 +205,16 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     const std::map<std::string, Transport> transports{
         {"tcp", Transport::tcp}, {"udp", Transport::udp}, {"sctp", Transport::sctp}};
     std::string transport_name, local_address, local_port, remote_address, remote_port, hop_limit;
-    app.add_option("TRANSPORT", transport_name, "tcp, udp or sctp")->required();
-    app.add_option("LADDR", local_address, "address to listen on")->required();
-    app.add_option("LPORT", local_port, "port to listen on")->required();
-    app.add_option("RADDR", remote_address, "address that the peer comes from")->required();
-    app.add_option("RPORT", remote_port, "port that the peer comes from")->required();
-    app.add_option("HOPLIMIT", hop_limit, "1 to 254, or auto")->required();
+    app.add_option("TRANSPORT", transport_name, "tcp, udp or sctp")->type_name("")->required();
+    app.add_option("LADDR", local_address, "address to listen on")->type_name("")->required();
+    app.add_option("LPORT", local_port, "port to listen on")->type_name("")->required();
+    app.add_option("RADDR", remote_address, "address that the peer comes from")
+        ->type_name("")
+        ->required();
+    app.add_option("RPORT", remote_port, "port that the peer comes from")
+        ->type_name("")
+        ->required();
+    app.add_option("HOPLIMIT", hop_limit, "1 to 254, or auto")->type_name("")->required();
     app.failure_message([](const CLI::App *, const CLI::Error &error) {
         return std::string("listendemo: ") + error.what() + "\n";
     });

@@ -27,12 +27,18 @@ namespace {
 
 constexpr const char *run_usage = "synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...";
 
+constexpr const char *check_usage = "synergy check [--json] [PEER] [-- COMMAND...]";
+
 /// CLI11 knows nothing of COMMAND.
-class RunHelp : public CLI::Formatter {
+class Usage : public CLI::Formatter {
   public:
+    explicit Usage(const char *usage) : usage_(usage) {}
     std::string make_usage(const CLI::App *, std::string) const override {
-        return std::string("Usage: ") + run_usage + "\n";
+        return std::string("Usage: ") + usage_ + "\n";
     }
+
+  private:
+    const char *usage_;
 };
 
 constexpr const char *probe_help = R"(With --json, standard output is one object:
@@ -101,7 +107,7 @@ constexpr const char *a_hop_limit = "a hop limit from 1 to 254, or auto";
 
 CLI::App *add_run_command(CLI::App &app, RunOptions &options) {
     CLI::App *command = app.add_subcommand("run", "Run COMMAND so that peers can connect to it.");
-    command->formatter(std::make_shared<RunHelp>());
+    command->formatter(std::make_shared<Usage>(run_usage));
     command->prefix_command();
     command
         ->add_option("--peer", options.peers,
@@ -139,8 +145,8 @@ CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
 
 CLI::App *add_check_command(CLI::App &app, CheckOptions &options) {
     CLI::App *command = app.add_subcommand(
-        "check", "Say what would be punched by these settings, and what can't be and why. After "
-                 "`--`: for which COMMAND.");
+        "check", "Say what would be punched by these settings for COMMAND, and what can't be.");
+    command->formatter(std::make_shared<Usage>(check_usage));
     command->add_option("PEER", options.peer, "In place of SYNERGY_PEERS, as [2001:db8::5]:5555")
         ->type_name("")
         ->check(given(a_peer));
@@ -326,7 +332,6 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
         return refuse("'" + options.command[0] +
                       "': expected COMMAND after `--`, and options before it");
     if (options.command.empty() || options.command[0].empty())
-        return refuse(
-            "no command: synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...");
+        return refuse(std::string("no command: ") + run_usage);
     return run_program(options);
 }

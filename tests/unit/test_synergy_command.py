@@ -99,11 +99,13 @@ def test_help(synergy):
     result = synergy("--help")
     assert result.returncode == 0
     assert "run " in result.stdout
+    assert all(len(line) <= 112 for line in result.stdout.splitlines())
     result = synergy("run", "--help")
     assert result.returncode == 0
     assert f"Usage: {USAGE}\n" in result.stdout
     for option in "--peer P ", "--hops N ", "--config F ":
         assert option in result.stdout
+    assert "Usage: synergy check [--json] [PEER] [-- COMMAND...]\n" in synergy("check", "--help").stdout
     assert all(len(line) <= 100 for line in result.stdout.splitlines())
 
 
