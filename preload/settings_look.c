@@ -124,6 +124,16 @@ static uint16_t port_at(const char **text) {
     return (uint16_t)port;
 }
 
+/* As the keeper reads it: white space around a value is no part of it. */
+static const char white_space[] = " \t\n\v\f\r";
+
+static int is_value(const char *text, const char *value) {
+    size_t length = strlen(value);
+    text += strspn(text, white_space);
+    return strncmp(text, value, length) == 0 &&
+           text[length + strspn(text + length, white_space)] == 0;
+}
+
 /* "4444,5000-5010". What is not written like that may be anything: the keeper will say. */
 static int read_ranges(const char *text) {
     static const char separators[] = ", \t\n\v\f\r";
@@ -166,7 +176,7 @@ void look_for_settings(char **environment) {
     if (found) {
         const char *ports = variable(environment, "SYNERGY_PORTS"),
                    *log = variable(environment, "SYNERGY_LOG");
-        is_log_off = log && strcmp(log, "off") == 0;
+        is_log_off = log && is_value(log, "off");
         /* Files beside a config file may name further ports. */
         if (ports && !has_file && !variable(environment, "SYNERGY_CONFIG"))
             range_count = read_ranges(ports);

@@ -22,6 +22,13 @@ void close_all_but(std::vector<int> kept) {
     close_range(next, ~0U, 0);
 }
 
+bool take_descriptors(std::vector<int> kept) {
+    if (unshare(CLONE_FILES) != 0)
+        return false;
+    close_all_but(std::move(kept));
+    return true;
+}
+
 void close_apart(std::vector<Socket> sockets) {
     std::vector<int> numbers;
     numbers.reserve(sockets.size());
@@ -35,10 +42,7 @@ void close_apart(std::vector<Socket> sockets) {
                      closed = are_closed.get_future()]() mutable {
             // A descriptor table of its own holds them until the thread ends; and nothing else, as
             // that may be long.
-            const bool is_own = unshare(CLONE_FILES) == 0;
-            if (is_own)
-                close_all_but(std::move(numbers));
-            has_copies.set_value(is_own);
+            has_copies.set_value(take_descriptors(std::move(numbers)));
             closed.wait();
         }).detach();
     } catch (const std::system_error &) {

@@ -15,4 +15,8 @@ void close_apart(std::vector<Socket> sockets);
 /// In a descriptor table that is a copy: keeps nothing else alive but these and the standard ones.
 void close_all_but(std::vector<int> kept);
 
+/// For a thread: from now on it has a descriptor table of its own, with these and the standard
+/// ones. False: it goes on sharing the process's.
+bool take_descriptors(std::vector<int> kept);
+
 } // namespace synergy

@@ -3,13 +3,13 @@
 
 #include "base/log.h"
 
-#include <algorithm>
+#include "base/log_thread.h"
+
+#include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <cstring>
 #include <fcntl.h>
-#include <mutex>
 #include <poll.h>
 #include <string_view>
 #include <sys/prctl.h>
@@ -17,7 +17,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <unordered_set>
@@ -27,8 +26,8 @@ namespace synergy::log {
 
 namespace {
 
-// Written by configure() before there are other threads, but for `server`; never destroyed, since
-// threads that resolve names may log until the process has ended.
+// The log's thread reads what configure() has written before there was one. Never destroyed, since
+// it may be in the midst of a line when the process ends.
 Destination &destination() {
     static auto *chosen = new Destination;
     return *chosen;
@@ -39,110 +38,46 @@ std::function<bool()> &is_stderr_lost() {
     return *question;
 }
 
-pid_t server() {
-    const pid_t chosen = __atomic_load_n(&destination().server, __ATOMIC_RELAXED);
-    return chosen != 0 ? chosen : getpid();
-}
-
-/// What has been said once. Threads that resolve names log as well.
-struct Said {
-    std::mutex mutex;
-    std::unordered_set<std::string> lines;
+/// What is to be written, as it was when it was said.
+struct Line {
+    LogLevel level;
+    std::string text;
+    pid_t server;
+    bool is_stderr_lost;
+    bool may_wait; ///< for whoever takes it
+    std::chrono::system_clock::time_point when;
 };
 
-Said &said() {
-    static auto *all = new Said;
-    return *all;
-}
-
-bool is_first(const std::string &text) {
-    constexpr std::size_t most = 10000;
-    const std::lock_guard lock(said().mutex);
-    if (said().lines.size() >= most)
-        said().lines.clear();
-    return said().lines.insert(text).second;
-}
-
-/// Where no descriptor is left is what a line may have to say: one is held for it.
-class Spare {
-  public:
-    /// `open` gives a descriptor, or -1 and errno.
-    template <typename Open> int lend(Open open) {
-        int fd = open();
-        if (fd < 0 && (errno == EMFILE || errno == ENFILE) && held_ >= 0) {
-            ::close(std::exchange(held_, -1));
-            fd = open();
-        }
-        return fd;
-    }
-    void hold() {
-        if (held_ < 0)
-            held_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-    }
-
-    void forget() { held_ = -1; }
-
-  private:
-    int held_ = -1;
-};
-
-Spare spare;
-
-/// A terminal may be the server's, which waits where a line is longer than its room: poll() tells
-/// of a buffer's length at the least (TTYB_ALIGN_MASK, drivers/tty/tty_buffer.c). What finds none
-/// is lost. 0 or an errno.
-int write_to_terminal(int fd, std::string_view line) {
-    constexpr std::size_t piece = 240;
+bool has_room(int fd, bool may_wait) {
+    constexpr int for_ever = -1;
     pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
-    while (!line.empty() && poll(&room, 1, 0) == 1 && room.revents == POLLOUT) {
-        // A line's end becomes two, for which there must be room left by what goes before (OPOST).
-        const std::size_t end = std::min(line.find('\n'), line.size());
-        const std::size_t size = end == 0 ? 1 : std::min(end, piece);
-        const ssize_t written = ::write(fd, line.data(), size);
-        if (written < 0)
-            return errno == EAGAIN ? 0 : errno;
-        line.remove_prefix(static_cast<std::size_t>(written));
+    return poll(&room, 1, may_wait ? for_ever : 0) == 1;
+}
+
+/// (SIGPIPE and SIGXFSZ are the process's to ignore.) 0, or the errno of what takes no more. A pipe
+/// that nobody reads is nobody's loss; what finds no room for now is lost where nobody may wait.
+int write_all(int fd, std::string_view text, bool may_wait) {
+    while (!text.empty()) {
+        if (!may_wait && !has_room(fd, may_wait))
+            return 0;
+        const ssize_t written = ::write(fd, text.data(), text.size());
+        if (written >= 0)
+            text.remove_prefix(static_cast<std::size_t>(written));
+        else if (errno != EINTR && (errno != EAGAIN || !has_room(fd, may_wait)))
+            return errno == EAGAIN || errno == EPIPE ? 0 : errno;
     }
     return 0;
 }
 
-/// A line must not wait for whoever reads it. (SIGPIPE and SIGXFSZ are the process's to ignore.)
-/// 0, or the errno of a file that takes nothing more. (One with room for a part takes that, and
-/// says nothing.)
-int write_line(int fd, std::string_view line) {
-    pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
-    if (poll(&room, 1, 0) != 1 || room.revents != POLLOUT)
-        return 0;
-    // poll() tells of a pipe's room for this much, and no write of as much is torn (pipe(7)).
-    const std::size_t size = std::min<std::size_t>(line.size(), PIPE_BUF);
-    struct stat status {};
-    if (fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode)) {
-        // Another writer may have taken it since, and the pipe may be the server's, which waits.
-        const iovec all{.iov_base = const_cast<char *>(line.data()), .iov_len = size};
-        const ssize_t written = pwritev2(fd, &all, 1, -1, RWF_NOWAIT);
-        if (written >= 0 || errno == EAGAIN)
-            return 0;
-        if (errno != EOPNOTSUPP && errno != ENOSYS) // an older kernel's pipes
-            return errno;
-    }
-    if (S_ISCHR(status.st_mode) && isatty(fd) != 0)
-        return write_to_terminal(fd, line.substr(0, size));
-    const ssize_t written = ::write(fd, line.data(), size);
-    if (written < 0)
-        return errno;
-    return static_cast<std::size_t>(written) == size ? 0 : ENOSPC;
-}
-
-int write_and_close(int fd, std::string_view line) {
-    const int error = write_line(fd, line);
+int write_and_close(int fd, std::string_view text, bool may_wait) {
+    const int error = write_all(fd, text, may_wait);
     ::close(fd);
-    spare.hold();
     return error;
 }
 
-std::string timestamp() {
+std::string timestamp(std::chrono::system_clock::time_point when) {
     using namespace std::chrono;
-    auto now = floor<milliseconds>(system_clock::now());
+    auto now = floor<milliseconds>(when);
     auto day = floor<days>(now);
     year_month_day date(day);
     hh_mm_ss time(now - day);
@@ -179,20 +114,19 @@ int syslog_priority(LogLevel level) {
     }
 }
 
-// Not by syslog(3), which keeps its socket open and waits.
-void to_syslog(LogLevel level, std::string_view text) {
-    const int fd =
-        spare.lend([] { return ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); });
+// Not by syslog(3), which keeps its socket open.
+void to_syslog(const Line &line) {
+    const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return;
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::strcpy(address.sun_path, "/dev/log");
-    std::string line = fmt::format("<{}>synergy[{}]: {}", syslog_priority(level), server(), text);
+    const std::string text =
+        fmt::format("<{}>synergy[{}]: {}", syslog_priority(line.level), line.server, line.text);
     if (::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0)
-        ::send(fd, line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        static_cast<void>(write_all(fd, text, line.may_wait));
     ::close(fd);
-    spare.hold();
 }
 
 /// A daemon's, as most leave it when they go to the background.
@@ -205,13 +139,13 @@ bool is_null(const struct stat &status) {
 /// The server's own, for a moment: what it has from another user (by su, or by sudo in a pipe)
 /// can't be opened anew, nor anything without /proc. -1 where that may not be seen, or is another
 /// one by now. (`known`: what it is to be; nullptr: a terminal or a pipe.)
-int borrow_stderr(const struct stat *known) {
+int borrow_stderr(pid_t server, const struct stat *known) {
     // A sandbox's filter may kill who asks for another process's.
     if (prctl(PR_GET_SECCOMP) != 0) {
         errno = EACCES;
         return -1;
     }
-    const int process = static_cast<int>(::syscall(SYS_pidfd_open, server(), 0));
+    const int process = static_cast<int>(::syscall(SYS_pidfd_open, server, 0));
     const int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process, STDERR_FILENO, 0));
     const int error = errno;
     ::close(process);
@@ -225,71 +159,116 @@ int borrow_stderr(const struct stat *known) {
     return -1;
 }
 
-void to_stderr(LogLevel level, std::string_view text) {
-    const std::string line = fmt::format("synergy: {}: {}\n", name(level), text);
+/// Opened for one line. -1 and errno: it can't be.
+int open_stderr(const Line &line, const struct stat *known) {
+    // (The thread's own number.)
+    const std::string path = fmt::format("/proc/thread-self/fd/{}", destination().stderr_path);
+    constexpr int flags = O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    const int own = known != nullptr ? ::open(path.c_str(), flags) : -1;
+    if (known != nullptr && (own >= 0 || (errno != EACCES && errno != ENOENT)))
+        return own;
+    return borrow_stderr(line.server, known);
+}
+
+void to_stderr(const Line &line) {
+    const std::string text = fmt::format("synergy: {}: {}\n", name(line.level), line.text);
     const int path = destination().stderr_path;
-    if (is_stderr_lost() && is_stderr_lost()())
-        return to_syslog(level, text);
+    struct stat status {};
+    const bool is_known = path >= 0 && fstat(path, &status) == 0;
+    if (line.is_stderr_lost || (is_known && is_null(status)))
+        return to_syslog(line);
     if (path < 0) {
-        if (write_line(STDERR_FILENO, line) != 0)
-            to_syslog(level, text);
+        if (write_all(STDERR_FILENO, text, line.may_wait) != 0)
+            to_syslog(line);
         return;
     }
-    struct stat status {};
-    const bool is_known = fstat(path, &status) == 0;
-    if (is_known && is_null(status))
-        return to_syslog(level, text);
-    const int fd = spare.lend([path, is_known, &status] {
-        const int own = is_known ? ::open(fmt::format("/proc/self/fd/{}", path).c_str(),
-                                          O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
-                                 : -1;
-        if (is_known && (own >= 0 || (errno != EACCES && errno != ENOENT)))
-            return own;
-        return borrow_stderr(is_known ? &status : nullptr);
-    });
-    // A fifo that nobody reads is nobody's loss.
-    const bool is_written =
-        fd >= 0 ? write_and_close(fd, line) == 0 : S_ISFIFO(status.st_mode) && errno == ENXIO;
+    const int fd = open_stderr(line, is_known ? &status : nullptr);
+    const bool is_written = fd >= 0 ? write_and_close(fd, text, line.may_wait) == 0
+                                    : S_ISFIFO(status.st_mode) && errno == ENXIO;
     if (!is_written)
-        to_syslog(level, text);
+        to_syslog(line);
 }
 
-int open_file(const std::string &path) {
-    return spare.lend([&path] {
-        return ::open(path.c_str(),
-                      O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
-    });
+/// Once.
+void say_unwritable(Line line, int error) {
+    static std::atomic<bool> is_said = false;
+    if (is_said.exchange(true))
+        return;
+    line.level = LogLevel::warn;
+    line.text =
+        fmt::format("{} can't be written: {}; what belongs there comes here", destination().where,
+                    error == ENXIO ? "nobody reads it" : strerrordesc_np(error));
+    to_stderr(line);
 }
 
-void say_unwritable(const std::string &path, int error) {
-    if (is_first(path))
-        to_stderr(LogLevel::warn,
-                  fmt::format("{} can't be written: {}; what belongs there comes here", path,
-                              error == ENXIO ? "nobody reads it" : strerrordesc_np(error)));
-}
-
-void to_file(const std::string &path, LogLevel level, std::string_view text) {
-    const int fd = open_file(path);
+void to_file(const Line &line) {
+    const int fd = ::open(destination().where.c_str(),
+                          O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
     int error = errno;
     if (fd >= 0)
-        error = write_and_close(
-            fd, fmt::format("{} [{}] {}: {}\n", timestamp(), server(), name(level), text));
+        error = write_and_close(fd,
+                                fmt::format("{} [{}] {}: {}\n", timestamp(line.when), line.server,
+                                            name(line.level), line.text),
+                                line.may_wait);
     if (error == 0)
         return;
-    say_unwritable(path, error);
-    to_stderr(level, text);
+    say_unwritable(line, error);
+    to_stderr(line);
+}
+
+void write_out(const Line &line) {
+    const std::string &where = destination().where;
+    if (where == "syslog")
+        to_syslog(line);
+    else if (where == "stderr")
+        to_stderr(line);
+    else
+        to_file(line);
+}
+
+/// In its turn, by the log's thread if there is one; else at once, and nobody waits for it.
+void do_in_turn(Line line, void (*step)(const Line &)) {
+    if (!destination().is_by_thread)
+        return step(line);
+    const auto work = [line, step](std::size_t lost) {
+        step(line);
+        if (lost == 0)
+            return;
+        Line gap = line;
+        gap.level = LogLevel::warn;
+        gap.text = fmt::format("{} lines are lost here: what was said before them took too long to "
+                               "be written",
+                               lost);
+        write_out(gap);
+    };
+    if (log_thread::give(work))
+        return;
+    line.may_wait = false;
+    step(line);
+}
+
+Line line_of(LogLevel level, std::string text) {
+    const pid_t server = destination().server != 0 ? destination().server : getpid();
+    return {.level = level,
+            .text = std::move(text),
+            .server = server,
+            .is_stderr_lost = is_stderr_lost() && is_stderr_lost()(),
+            .may_wait = true,
+            .when = std::chrono::system_clock::now()};
 }
 
 } // namespace
 
 void configure(Destination chosen) {
     destination() = std::move(chosen);
-    spare.hold();
-    const std::string &where = destination().where;
-    if (destination().level == LogLevel::off || where == "syslog" || where == "stderr")
+    Destination &now = destination();
+    now.is_by_thread = now.is_by_thread && log_thread::prepare(now.stderr_path);
+    if (now.level == LogLevel::off || now.where == "syslog" || now.where == "stderr")
         return;
-    if (const int error = why_unwritable(where); error != 0)
-        say_unwritable(where, error);
+    do_in_turn(line_of(now.level, {}), [](const Line &line) {
+        if (const int error = why_unwritable(destination().where); error != 0)
+            say_unwritable(line, error);
+    });
 }
 
 int why_unwritable(const std::string &path) {
@@ -307,60 +286,61 @@ int why_unwritable(const std::string &path) {
 }
 
 void serve(pid_t server) {
-    __atomic_store_n(&destination().server, server, __ATOMIC_RELAXED);
+    destination().server = server;
 }
 
 void watch_stderr(std::function<bool()> is_lost) {
     is_stderr_lost() = std::move(is_lost);
 }
 
-void hold_no_descriptor() {
-    spare.forget();
-    spare.hold();
-}
-
 bool is_on(LogLevel level) {
     return level >= destination().level;
 }
 
-void once(LogLevel level, const std::string &text) {
-    if (is_on(level) && is_first(text))
-        line(level, "{}", fmt::make_format_args(text));
-}
-
 namespace {
 
-bool was_said(const std::string &text) {
-    const std::lock_guard lock(said().mutex);
-    return said().lines.erase(text) > 0;
+/// As it is said, at whatever level.
+void say(LogLevel level, std::string text) {
+    const int saved = errno;
+    do_in_turn(line_of(level, std::move(text)), write_out);
+    // Who is warned may see what comes of it, and end, with whoever reads this.
+    if (level >= LogLevel::warn && destination().is_by_thread)
+        log_thread::catch_up();
+    errno = saved;
 }
 
-void write(LogLevel level, const std::string &text) {
-    const int saved = errno;
-    const std::string &where = destination().where;
-    if (where == "syslog")
-        to_syslog(level, text);
-    else if (where == "stderr")
-        to_stderr(level, text);
-    else
-        to_file(where, level, text);
-    errno = saved;
+/// What has been said once.
+std::unordered_set<std::string> &said() {
+    static auto *lines = new std::unordered_set<std::string>;
+    return *lines;
+}
+
+bool is_first(const std::string &text) {
+    constexpr std::size_t most = 10000;
+    if (said().size() >= most)
+        said().clear();
+    return said().insert(text).second;
 }
 
 } // namespace
 
+void once(LogLevel level, const std::string &text) {
+    if (is_on(level) && is_first(text))
+        say(level, text);
+}
+
 void take_back(const std::string &text) {
-    static_cast<void>(was_said(text));
+    said().erase(text);
 }
 
 void over(const std::string &text) {
-    if (was_said(text))
-        write(LogLevel::info, "that is over: " + text);
+    if (said().erase(text) > 0)
+        say(LogLevel::info, "that is over: " + text);
 }
 
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
-    if (level >= destination().level)
-        write(level, fmt::vformat(format, arguments));
+    if (is_on(level))
+        say(level, fmt::vformat(format, arguments));
 }
 
 } // namespace synergy::log

@@ -1,6 +1,5 @@
-// What the keeper says, and where to. A line is composed without locks and leaves in one write,
-// through a descriptor that is opened for that line alone: neither files nor terminals are held
-// open.
+// What the keeper says, and where to. A line leaves through a descriptor that is opened for that
+// line alone: neither files nor terminals are held open.
 #pragma once
 
 #include "base/log_level.h"
@@ -19,21 +18,22 @@ struct Destination {
     LogLevel level = LogLevel::warn;
     std::string where = "stderr"; ///< a path, "stderr" or "syslog"
     /// Where "stderr" is: descriptor 2 of this process, or, if this is not -1, what an O_PATH
-    /// descriptor stands for: a terminal or a pipe is opened anew for each line, without waiting
-    /// for whoever reads it, and a socket, which can't be opened, is the system's log.
+    /// descriptor stands for: a terminal or a pipe is opened anew for each line, and a socket,
+    /// which can't be opened, is the system's log.
     int stderr_path = -1;
     pid_t server = 0; ///< for whom the lines are; 0: this process
+    /// Who says a line does not wait for what takes it, but for a moment where it is a warning
+    /// (base/log_thread.h).
+    bool is_by_thread = false;
 };
 
-/// To be called before other threads log. Before it, warnings go to descriptor 2. A file that can't
-/// be written is named at once, and in its place is stderr.
+/// To be called once, by the thread that logs, while there is no other. Before it, warnings go to
+/// descriptor 2. A file that can't be written is named at once, and in its place is stderr.
 void configure(Destination destination);
 /// The lines that follow are for another process.
 void serve(pid_t server);
 /// `is_lost` says whether nobody reads any more what stderr gets: then it is for the system's log.
 void watch_stderr(std::function<bool()> is_lost);
-/// In a child that has closed all descriptors but the standard ones and `stderr_path`.
-void hold_no_descriptor();
 /// Why a file can't be written, as far as that is seen without making it; 0: it can.
 [[nodiscard]] int why_unwritable(const std::string &path);
 /// Whether lines of this level are wanted.

@@ -239,6 +239,19 @@ bool has_way_by(const Endpoint &peer, const std::string &interface) {
     return route && route->interface == by && !route->on_link;
 }
 
+std::string interface_without_carrier(const Route &route) {
+    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
+    ifreq request{};
+    request.ifr_ifindex = static_cast<int>(route.interface);
+    if (!any || ::ioctl(any.fd(), SIOCGIFNAME, &request) != 0 ||
+        ::ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0)
+        return {};
+    // (netdevice(7): IFF_RUNNING is also what can't be told, of a tunnel say.)
+    const bool has_none =
+        (request.ifr_flags & IFF_UP) != 0 && (request.ifr_flags & IFF_RUNNING) == 0;
+    return has_none ? request.ifr_name : "";
+}
+
 bool is_gateway_mute(const Route &route) {
     if (route.gateway.empty())
         return false;

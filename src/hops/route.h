@@ -36,6 +36,10 @@ Endpoint public_source(const Endpoint &peer);
 /// two ends, by which that interface leads to the peer.
 bool has_way_by(const Endpoint &peer, const std::string &interface);
 
+/// The name of the interface that leads to the peer where that is up and has no carrier, as without
+/// a cable: what leaves by it is dropped, and nobody is told. Empty: it has one.
+std::string interface_without_carrier(const Route &route);
+
 /// Whether the first router has not answered when this host asked for its link address, or has not
 /// yet. False where there is none.
 bool is_gateway_mute(const Route &route);

@@ -108,8 +108,8 @@ constexpr std::array system_calls{
     "fsync", "ftruncate", "getcwd", "getdents64", "inotify_add_watch", "inotify_init1",
     "inotify_rm_watch", "lseek", "lstat", "mkdir", "mkdirat", "newfstatat", "open", "openat",
     "pread64", "read", "readlink", "readlinkat", "readv", "rename", "renameat", "renameat2", "stat",
-    "statfs", "statx", "uname", "unlink", "unlinkat", "write", "writev", "pwritev2", "umask", "dup",
-    "dup2", "dup3",
+    "statfs", "statx", "uname", "unlink", "unlinkat", "write", "writev", "umask", "dup", "dup2",
+    "dup3",
     // sockets
     "accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen",
     "recvfrom", "recvmmsg", "recvmsg", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown",

@@ -4,6 +4,7 @@
 #include "base/close_apart.h"
 #include "base/last_descriptors.h"
 #include "base/log.h"
+#include "base/log_thread.h"
 
 #include <fmt/format.h>
 
@@ -401,6 +402,8 @@ Control::Served Control::serve(const Caller &caller, bool is_starter) {
 
 bool Control::tell(const Socket &connection, synergy_answer answer, int pass) {
     answer.version = SYNERGY_WIRE_VERSION;
+    // What is said of it stands there when the server goes on, which may be its end.
+    log_thread::catch_up();
     // (unix(7): ETOOMANYREFS where all processes of this user together have more descriptors on
     // their way than this one may have open. With the answer a peer's connection would be lost.)
     constexpr int tries = 500;

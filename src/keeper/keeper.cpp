@@ -1,6 +1,7 @@
 #include "keeper/keeper.h"
 
 #include "base/log.h"
+#include "base/log_thread.h"
 #include "base/survival.h"
 #include "hops/learned_hops.h"
 #include "keeper/confinement.h"
@@ -173,6 +174,7 @@ void Keeper::go_on_in_its_place() {
     } catch (const std::exception &error) {
         log::error("the keeper has been killed, and nobody takes its place: {}", error.what());
     }
+    log_thread::finish(log_thread::time_for_last_lines);
     _exit(0);
 }
 
@@ -203,6 +205,9 @@ bool Keeper::become_ready_for(uid_t owner) {
         return false;
     __atomic_store_n(&page_->suits_any_user, 0, __ATOMIC_RELEASE);
     const bool is_another = owner != geteuid();
+    // (setresuid(2) is for all threads, and waits for one that hangs.)
+    if (is_another && !log_thread::catch_up())
+        return false;
     if (!become_user(owner) || !is_another)
         return false;
     __atomic_store_n(&page_->user, owner, __ATOMIC_RELEASE);
@@ -213,8 +218,11 @@ void Keeper::give_up_rights() const {
     if (!learned_file_.empty()) // it is confined to what is there
         static_cast<void>(make_place_for(learned_file_));
     const auto can_punch = [this] { return registry_.can_give_options(); };
-    for (const std::string &missing :
-         confine(written_, registry_.holds_duplicates(), can_punch, suits_any_user_))
+    const std::vector<std::string> kept =
+        confine(written_, registry_.holds_duplicates(), can_punch, suits_any_user_);
+    // Rights are each thread's own.
+    log_thread::replace();
+    for (const std::string &missing : kept)
         log::info("the keeper goes on with more rights than it needs: {}", missing);
 }
 

@@ -2,6 +2,7 @@
 #include "base/abstract_socket.h"
 #include "base/last_descriptors.h"
 #include "base/log.h"
+#include "base/log_thread.h"
 #include "base/survival.h"
 #include "hops/learned_hops.h"
 #include "keeper/keeper.h"
@@ -103,7 +104,8 @@ void configure_log(const Settings &settings, pid_t server) {
     log::configure({.level = settings.log,
                     .where = settings.log_file,
                     .stderr_path = is_stderr_a_file() ? -1 : SYNERGY_STDERR_FD,
-                    .server = server});
+                    .server = server,
+                    .is_by_thread = true});
     for (const Problem &problem : settings.problems)
         log::error("{}", problem.line());
 }
@@ -193,5 +195,7 @@ int keep(std::string_view cause) {
 int main(int argc, char **argv) {
     reset_inherited();
     sort_descriptors();
-    return keep(argc > 1 ? argv[1] : "");
+    const int status = keep(argc > 1 ? argv[1] : "");
+    log_thread::finish(log_thread::time_for_last_lines);
+    return status;
 }

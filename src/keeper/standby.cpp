@@ -80,7 +80,6 @@ bool Standby::sleep(const Socket &original, const Socket &dismissal, std::vector
     prctl(PR_SET_NAME, name_on_standby);
     kept.insert(kept.end(), {original.fd(), dismissal.fd()});
     close_all_but(std::move(kept));
-    log::hold_no_descriptor();
     // Killed, the original writes nothing, and the pipe ends shortly before it does.
     char nothing;
     ssize_t length;
@@ -89,8 +88,10 @@ bool Standby::sleep(const Socket &original, const Socket &dismissal, std::vector
     while (length < 0 && errno == EINTR);
     if (length != 0)
         _exit(0);
-    constexpr int for_ever = -1;
-    is_over(original, for_ever);
+    // (A line of its log may keep it from its end for as long as a file system likes, but none of
+    // its sockets.)
+    constexpr int longest_ms = 1000;
+    is_over(original, longest_ms);
     prctl(PR_SET_NAME, name_on_duty);
     return true;
 }

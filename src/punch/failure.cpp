@@ -167,9 +167,29 @@ std::string silent_cause(const Endpoint &source, const Endpoint &peer, const Set
     return "no SYN leaves this host: a firewall on it lets none out (OUTPUT)";
 }
 
+namespace {
+
+std::string no_carrier_cause(const Route &route) {
+    const std::string interface = interface_without_carrier(route);
+    return interface.empty() ? ""
+                             : interface + ", which leads there, has no carrier: a cable, or what "
+                                           "is at its other end (ip link)";
+}
+
+} // namespace
+
+std::string no_carrier_cause(const Endpoint &source, const Endpoint &peer) {
+    const auto route = route_whatever_source(peer, source);
+    return route ? no_carrier_cause(*route) : "";
+}
+
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer) {
     const auto route = route_whatever_source(peer, source);
-    if (!route || !is_gateway_mute(*route))
+    if (!route)
+        return {};
+    if (std::string cause = no_carrier_cause(*route); !cause.empty())
+        return cause;
+    if (!is_gateway_mute(*route))
         return {};
     return "the router " + route->gateway.address_text() + " does not answer this host (ip neigh)";
 }

@@ -32,8 +32,11 @@ Socket begin_to_first_router(const Endpoint &source, const Endpoint &peer, Trans
 bool is_refused_by_this_host(const Endpoint &source, const Endpoint &peer, Transport transport,
                              Duration lateness);
 
-/// Where the first router on the way there is not to be found on the link; empty: it is. Before a
-/// packet was sent there nothing is known, and for a second after.
+/// Where the interface that leads there has no carrier; empty: it has one.
+std::string no_carrier_cause(const Endpoint &source, const Endpoint &peer);
+
+/// That, or that the first router on the way there is not to be found on the link; empty: it is.
+/// Before a packet was sent there nothing is known of it, and for a second after.
 std::string mute_gateway_cause(const Endpoint &source, const Endpoint &peer);
 
 /// Which errno the kernel has for the way from `local` there, without sending anything; 0: there is

@@ -68,12 +68,16 @@ std::optional<SynDepartures::Finding> SynDepartures::look(const tcp_info &info, 
     looked_at_ = info.tcpi_retransmits;
     const bool was_tried = std::exchange(tried_, info.tcpi_total_retrans) != tried_;
     const unsigned before = std::exchange(unsent_, 0);
-    if (synergy::has_left(info))
-        return Finding{.has_left = true};
     const Endpoint &local = hole.server.local;
-    if (const int error = route_error(local, hole.peer, Transport::tcp); error != 0)
-        return Finding{.error = error};
-    std::string cause = silent_cause(local, hole.peer, settings, was_tried);
+    // (The kernel has it that these leave.)
+    std::string cause = no_carrier_cause(local, hole.peer);
+    if (cause.empty()) {
+        if (synergy::has_left(info))
+            return Finding{.has_left = true};
+        if (const int error = route_error(local, hole.peer, Transport::tcp); error != 0)
+            return Finding{.error = error};
+        cause = silent_cause(local, hole.peer, settings, was_tried);
+    }
     // What does not leave for one cause is no sign of another one.
     const unsigned unsent = cause.empty() ? 0 : cause == unsent_for_ ? before + 1 : 1;
     unsent_for_ = std::move(cause);

@@ -104,7 +104,7 @@ int read_whole(int descriptor, std::string &content) {
 /// letter.
 bool is_utf16(std::string_view content) {
     return content.starts_with("\xff\xfe") || content.starts_with("\xfe\xff") ||
-           content.find('\0') != std::string_view::npos;
+           content.substr(0, 2).find('\0') != std::string_view::npos;
 }
 
 int read_file(const std::string &path, std::string &content) {

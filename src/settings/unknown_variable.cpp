@@ -51,7 +51,15 @@ std::optional<Problem> unknown_variable(std::string_view entry,
             if (nearest.empty() || distance(name, each) < distance(name, nearest))
                 nearest = each;
         }
-    const std::size_t far = distance(name, nearest);
+    std::size_t far = distance(name, nearest);
+    // With a word more than that, it is no other one's letters: SYNERGY_HOPLIMIT is for the hop
+    // limit.
+    if (far > 2)
+        for (const std::string &each : known)
+            if (each.starts_with(ours) && name.starts_with(each.substr(0, each.size() - 1))) {
+                nearest = each;
+                far = near;
+            }
     // Written otherwise than in capitals it may be another program's.
     const bool is_surely_ours = written.starts_with(ours);
     const bool is_near = far <= (is_surely_ours && name.size() > shortest ? near : 1);

@@ -86,7 +86,8 @@ void check_settings(const Settings &settings, Findings &findings) {
             if (const std::string why = passed_over(file); !why.empty())
                 more.append(". ").append(why);
         }
-        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + sudo_hint() + more);
+        findings.wrong("no peers are set, in SYNERGY_PEERS" + places + hint_at_environment() +
+                       more);
     }
 }
 
@@ -216,22 +217,18 @@ std::string why_no_command(const std::string &command) {
 }
 
 void check_command(const std::vector<std::string> &words, Findings &findings) {
-    const std::vector<std::string> command = preloaded_part(words);
     const std::string library = find_library();
     findings.wrong_if(library_objection(library));
-    if (!library.empty() && find_keeper(library).empty())
-        findings.wrong("synergy-keeper is neither beside " + library + " nor installed");
-    if (command.empty())
+    const std::vector<std::vector<std::string>> commands = commands_in(words);
+    if (commands.empty())
         return;
-    const std::string file = find_command(command[0]);
-    if (file.empty())
-        findings.wrong(why_no_command(command[0]));
-    else if (const auto lost = why_not_passed_on(command))
-        findings.wrong(*lost);
-    else if (const auto reason = why_not_preloadable(file, library))
+    const std::string &first = commands.front()[0];
+    if (find_command(first).empty())
+        findings.wrong(why_no_command(first));
+    else if (const auto reason = why_left_out(commands, library))
         findings.wrong(*reason);
     else
-        findings.right(file + " can be preloaded");
+        findings.right(find_command(commands.back()[0]) + " can be preloaded");
 }
 
 /// Listeners on the ports that count, which another user has made.

@@ -62,6 +62,8 @@ std::vector<Way> ways_of(const Settings &settings, Findings &findings) {
                                 .hops = hops,
                                 .name = peer.host,
                                 .ports = ports});
+            else if (("," + way->ports + ",").find("," + ports + ",") != std::string::npos)
+                continue; // named twice
             else if (way->ports.size() < ports_shown)
                 way->ports.append(",").append(ports);
             else if (!way->ports.ends_with("..."))

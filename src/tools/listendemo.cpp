@@ -7,9 +7,11 @@
 #include <CLI/CLI.hpp>
 #include <arpa/inet.h>
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <fcntl.h>
 #include <map>
+#include <net/if.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <system_error>
@@ -33,33 +35,70 @@ struct Address {
     throw std::system_error(errno, std::generic_category(), what);
 }
 
+[[noreturn]] void refuse(const char *place, const std::string &text, const std::string &expected) {
+    throw CLI::ValidationError(place, "'" + text + "': expected " + expected);
+}
+
+/// A decimal number, and nothing else; -1: it is none.
+int parse_number(const std::string &text) {
+    int value = 0;
+    const char *end = text.data() + text.size();
+    const auto [stopped, error] = std::from_chars(text.data(), end, value);
+    return error == std::errc() && stopped == end ? value : -1;
+}
+
 /// As synergy_to() takes it.
 int parse_hop_limit(const std::string &text) {
     if (text == "auto")
         return -1;
-    int value = 0;
-    if (!CLI::detail::lexical_cast(text, value) || value < 1 || value > 254)
-        throw CLI::ValidationError("HOPLIMIT",
-                                   "'" + text + "' is not a hop limit: 1 to 254 or auto");
+    const int value = parse_number(text);
+    if (value < 1 || value > 254)
+        refuse("HOPLIMIT", text, "a hop limit from 1 to 254, or auto");
     return value;
 }
 
-Address parse_address(const char *what, const std::string &text, std::uint16_t port) {
+std::uint16_t parse_port(const char *place, const std::string &text) {
+    const int value = parse_number(text);
+    if (value < 1 || value > 65535)
+        refuse(place, text, "a port from 1 to 65535");
+    return static_cast<std::uint16_t>(value);
+}
+
+Address parse_address(const char *place, const std::string &text, std::uint16_t port) {
     Address address;
     auto *v6 = reinterpret_cast<sockaddr_in6 *>(&address.storage);
     auto *v4 = reinterpret_cast<sockaddr_in *>(&address.storage);
-    if (inet_pton(AF_INET6, text.c_str(), &v6->sin6_addr) == 1) {
+    const std::size_t percent = text.find('%');
+    if (inet_pton(AF_INET6, text.substr(0, percent).c_str(), &v6->sin6_addr) == 1) {
         v6->sin6_family = AF_INET6;
         v6->sin6_port = htons(port);
+        if (percent != std::string::npos)
+            v6->sin6_scope_id = if_nametoindex(text.substr(percent + 1).c_str());
+        if ((percent != std::string::npos || IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr)) &&
+            v6->sin6_scope_id == 0)
+            refuse(place, text, "after a link-local address '%' and an interface, as fe80::5%eth0");
         address.length = sizeof *v6;
     } else if (inet_pton(AF_INET, text.c_str(), &v4->sin_addr) == 1) {
         v4->sin_family = AF_INET;
         v4->sin_port = htons(port);
         address.length = sizeof *v4;
     } else {
-        throw CLI::ValidationError(what, "'" + text + "' is not an IPv6 or IPv4 address");
+        refuse(place, text, "an IPv6 or IPv4 address, as 2001:db8::5 or 198.51.100.5");
     }
     return address;
+}
+
+/// That both are of one family, where the server does not listen for both, and none but peers.
+void check_local(const Address &local, const std::string &text, const Address &peer) {
+    const auto *v6 = reinterpret_cast<const sockaddr_in6 *>(&local.storage);
+    const auto *v4 = reinterpret_cast<const sockaddr_in *>(&local.storage);
+    const bool is_v6 = local.storage.ss_family == AF_INET6;
+    if (is_v6 ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
+              : ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET)
+        refuse("LADDR", text, "an address that the peer can reach");
+    const bool is_for_both = is_v6 && IN6_IS_ADDR_UNSPECIFIED(&v6->sin6_addr);
+    if (local.storage.ss_family != peer.storage.ss_family && !is_for_both)
+        refuse("LADDR", text, "an address of RADDR's family");
 }
 
 void write_all(int fd, const char *data, std::size_t size) {
@@ -140,6 +179,22 @@ void serve_udp(int fd) {
     carry(fd, Transport::udp);
 }
 
+void serve(Transport transport, const Address &local, const Address &peer, int hops) {
+    const int fd = open_socket(transport, local.storage.ss_family);
+    constexpr int on = 1;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
+        fail("setsockopt");
+    if (bind(fd, local.data(), local.length) != 0)
+        fail("bind");
+    if (transport != Transport::udp && listen(fd, 1) != 0)
+        fail("listen");
+    punch(fd, peer, hops);
+    if (transport == Transport::udp)
+        serve_udp(fd);
+    else
+        serve_stream(fd, transport);
+}
+
 } // namespace
 
 // (What escapes is for want of memory, before anything has started.)
@@ -149,40 +204,37 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
                  "listendemo"};
     const std::map<std::string, Transport> transports{
         {"tcp", Transport::tcp}, {"udp", Transport::udp}, {"sctp", Transport::sctp}};
-    std::string transport_name, local_address, remote_address, hop_limit;
-    std::uint16_t local_port = 0, remote_port = 0;
-    app.add_option("TRANSPORT", transport_name, "tcp, udp or sctp")
-        ->required()
-        ->check(CLI::IsMember({"tcp", "udp", "sctp"}));
-    app.add_option("LADDR", local_address, "address to listen on")->required();
-    app.add_option("LPORT", local_port, "port to listen on")
-        ->required()
-        ->check(CLI::Range(1, 65535));
-    app.add_option("RADDR", remote_address, "address that the peer comes from")->required();
+    std::string transport_name, local_address, local_port, remote_address, remote_port, hop_limit;
+    app.add_option("TRANSPORT", transport_name, "tcp, udp or sctp")->type_name("")->required();
+    app.add_option("LADDR", local_address, "address to listen on")->type_name("")->required();
+    app.add_option("LPORT", local_port, "port to listen on")->type_name("")->required();
+    app.add_option("RADDR", remote_address, "address that the peer comes from")
+        ->type_name("")
+        ->required();
     app.add_option("RPORT", remote_port, "port that the peer comes from")
-        ->required()
-        ->check(CLI::Range(1, 65535));
-    app.add_option("HOPLIMIT", hop_limit, "1 to 254, or auto")->required();
+        ->type_name("")
+        ->required();
+    app.add_option("HOPLIMIT", hop_limit, "1 to 254, or auto")->type_name("")->required();
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return std::string("listendemo: ") + error.what() + "\n";
+    });
     try {
         app.parse(argc, argv);
-        const Address local = parse_address("LADDR", local_address, local_port);
-        const Address peer = parse_address("RADDR", remote_address, remote_port);
-        int hops = parse_hop_limit(hop_limit);
-        Transport transport = transports.at(transport_name);
-        int fd = open_socket(transport, local.storage.ss_family);
-        constexpr int on = 1;
-        if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
-            fail("setsockopt");
-        if (bind(fd, local.data(), local.length) != 0)
-            fail("bind");
-        if (transport != Transport::udp && listen(fd, 1) != 0)
-            fail("listen");
-        punch(fd, peer, hops);
-        if (transport == Transport::udp)
-            serve_udp(fd);
-        else
-            serve_stream(fd, transport);
+        if (!transports.contains(transport_name))
+            refuse("TRANSPORT", transport_name, "tcp, udp or sctp");
+        const Transport transport = transports.at(transport_name);
+        const Address local =
+            parse_address("LADDR", local_address, parse_port("LPORT", local_port));
+        const Address peer =
+            parse_address("RADDR", remote_address, parse_port("RPORT", remote_port));
+        const int hops = parse_hop_limit(hop_limit);
+        check_local(local, local_address, peer);
+        serve(transport, local, peer, hops);
         return 0;
+    } catch (const CLI::ExtrasError &) {
+        std::fprintf(stderr, "listendemo: '%s': expected nothing more: see listendemo --help\n",
+                     app.remaining().front().c_str());
+        return 2;
     } catch (const CLI::ParseError &error) {
         return app.exit(error) == 0 ? 0 : 2;
     } catch (const std::exception &error) {

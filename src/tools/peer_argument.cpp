@@ -7,6 +7,7 @@
 
 #include "tools/own_environment.h"
 
+#include <arpa/inet.h>
 #include <charconv>
 #include <cstdlib>
 #include <iostream>
@@ -20,6 +21,12 @@ namespace {
 /// The first address of a host, or with AI_NUMERICHOST of the address that `host` is; port 0.
 /// Empty, and `error` in words, if there is none.
 Endpoint resolve(const std::string &host, int flags, std::string &error, int family = AF_UNSPEC) {
+    // To getaddrinfo() "10.1" is 10.0.0.1 (inet_aton(3)), and to whoever wrote it a mistake.
+    in_addr number{};
+    if (inet_aton(host.c_str(), &number) != 0 && inet_pton(AF_INET, host.c_str(), &number) != 1) {
+        error = "four decimal numbers, as 198.51.100.5";
+        return {};
+    }
     addrinfo hints{};
     hints.ai_family = family;
     hints.ai_flags = flags;
@@ -38,16 +45,24 @@ Endpoint resolve(const std::string &host, int flags, std::string &error, int fam
 }
 
 /// As in SYNERGY_PEERS, or without a port (0), or a host name, which `host` then is.
-Endpoint parse_peer(const std::string &text, std::string &host, std::string &error) {
+Endpoint parse_peer(const std::string &text, std::string &host, bool &is_range,
+                    std::string &error) {
     std::vector<Problem> problems;
     if (const std::vector<Peer> peers = parse_peers(text, "PEER", problems); peers.size() == 1) {
         const Peer &peer = peers[0];
+        is_range = peer.first_port != peer.last_port;
         host = peer.host;
         return (peer.host.empty() ? peer.address : resolve(peer.host, AI_ADDRCONFIG, error))
             .with_port(peer.first_port);
     }
     if (const Endpoint bare = resolve(text, AI_NUMERICHOST, error); !bare.empty())
         return bare;
+    // (These have no port, which may be all that is missing; else what is wrong is known.)
+    if (text.find_first_of(", ") != std::string::npos || text.find('/') != std::string::npos) {
+        error = text.find('/') != std::string::npos && !problems.empty() ? problems[0].expected
+                                                                         : "one alone";
+        return {};
+    }
     host = text;
     std::uint16_t port = 0;
     if (text.starts_with('[') && text.ends_with(']')) {
@@ -75,7 +90,7 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
     PathEnds ends;
     std::string error;
     std::string host;
-    ends.peer = parse_peer(peer, host, error);
+    ends.peer = parse_peer(peer, host, ends.has_port_range, error);
     if (ends.peer.empty())
         return refused("PEER", peer, "an address or host name, as [2001:db8::5]:5555: " + error);
     // (Also where this host has none of that family itself, and AI_ADDRCONFIG leaves it out.)

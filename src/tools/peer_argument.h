@@ -15,9 +15,10 @@ constexpr int exit_refused = 2;
 
 /// The two ends of a path, of one family.
 struct PathEnds {
-    Endpoint peer;   ///< port 0 where none was named
-    Endpoint other;  ///< of the other family, where the peer's name has both; port 0
-    Endpoint source; ///< port 0; empty or a wildcard: as the kernel chooses
+    Endpoint peer;               ///< port 0 where none was named
+    Endpoint other;              ///< of the other family, where the peer's name has both; port 0
+    bool has_port_range = false; ///< of which the peer's port is the first
+    Endpoint source;             ///< port 0; empty or a wildcard: as the kernel chooses
 };
 
 /// By what was said for PEER (as in SYNERGY_PEERS, or without a port, or a host name), and for

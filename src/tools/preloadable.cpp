@@ -125,6 +125,7 @@ const std::vector<Starter> starters = {{"sudo", {}},
                                        {"su", {"-", "-l", "--login"}},
                                        {"runuser", {"-", "-l", "--login"}},
                                        {"env", {"-", "-i", "--ignore-environment"}},
+                                       {"setpriv", {"--reset-env"}},
                                        {"service", {}},
                                        {"systemctl", {}},
                                        {"systemd-run", {}},
@@ -136,21 +137,30 @@ const std::vector<Starter> starters = {{"sudo", {}},
                                        {"at", {}},
                                        {"batch", {}}};
 
-} // namespace
+/// Those that start another command with the environment that they have.
+constexpr std::string_view go_betweens[] = {
+    "env",     "nice",    "nohup",   "timeout", "setpriv", "setsid", "stdbuf", "ionice", "chrt",
+    "unshare", "taskset", "numactl", "prlimit", "time",    "strace", "ltrace", "ip",     "choom"};
 
-std::vector<std::string> preloaded_part(const std::vector<std::string> &command) {
-    const auto run = std::adjacent_find(
-        command.begin(), command.end(), [](const std::string &word, const std::string &next) {
-            return std::filesystem::path(word).filename() == "synergy" && next == "run";
+std::string name_of(const std::vector<std::string> &command) {
+    return std::filesystem::path(command[0]).filename();
+}
+
+/// What such a one starts: the first of its words that is a program, since its options differ from
+/// one to the other.
+std::vector<std::string> started_by(const std::vector<std::string> &command) {
+    const std::string name = name_of(command);
+    if (std::find(std::begin(go_betweens), std::end(go_betweens), name) == std::end(go_betweens))
+        return {};
+    const auto first =
+        std::find_if(command.begin() + 1, command.end(), [](const std::string &word) {
+            return !word.starts_with('-') && !find_command(word).empty();
         });
-    if (run == command.end())
-        return command;
-    const auto dashes = std::find(run, command.end(), "--");
-    return {dashes == command.end() ? dashes : dashes + 1, command.end()};
+    return {first, command.end()};
 }
 
 std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command) {
-    const std::string name = std::filesystem::path(command[0]).filename();
+    const std::string name = name_of(command);
     const auto starter = std::find_if(starters.begin(), starters.end(),
                                       [&](const Starter &each) { return name == each.name; });
     if (starter == starters.end())
@@ -167,58 +177,6 @@ std::optional<std::string> why_not_passed_on(const std::vector<std::string> &com
            " gives what it starts another environment, without LD_PRELOAD: put `synergy run` "
            "behind it, as in `" +
            name + " ... synergy run --peer P -- COMMAND`";
-}
-
-std::string library_objection(const std::string &library) {
-    if (library.find_first_of(": ") != std::string::npos)
-        return library + ": a path with a colon or a space can't be in LD_PRELOAD";
-    if (!library.empty())
-        return {};
-    if (::access("/proc/self/exe", F_OK) != 0)
-        return "/proc is not mounted, so this program can't tell where it lies, and libsynergy.so";
-    return "libsynergy.so is neither in ../preload nor in ../" SYNERGY_LIBDIR
-           " beside this program";
-}
-
-std::string find_library() {
-    std::error_code error;
-    const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-    for (const char *directory : {"preload", SYNERGY_LIBDIR}) {
-        const std::filesystem::path library =
-            (self.parent_path().parent_path() / directory / "libsynergy.so").lexically_normal();
-        if (std::filesystem::exists(library, error))
-            return library;
-    }
-    return {};
-}
-
-std::string find_keeper(const std::string &library) {
-    const std::string directory = std::filesystem::path(library).parent_path();
-    for (const std::string &place :
-         {directory + "/synergy-keeper", directory + "/../src/synergy-keeper",
-          std::string(SYNERGY_KEEPER)})
-        if (::access(place.c_str(), X_OK) == 0)
-            return place;
-    return {};
-}
-
-std::string find_command(const std::string &command) {
-    if (command.find('/') != std::string::npos)
-        return is_program(command) ? command : "";
-    const char *variable = std::getenv("PATH");
-    std::string_view path = variable != nullptr ? variable : "/bin:/usr/bin";
-    for (;;) {
-        const std::size_t colon = path.find(':');
-        const std::string_view directory = path.substr(0, colon);
-        // An empty entry is the current directory.
-        std::string file(directory.empty() ? "." : directory);
-        file.append("/").append(command);
-        if (is_program(file))
-            return file;
-        if (colon == std::string_view::npos)
-            return {};
-        path.remove_prefix(colon + 1);
-    }
 }
 
 std::optional<std::string> why_not_preloadable(const std::string &file,
@@ -245,14 +203,100 @@ std::optional<std::string> why_not_preloadable(const std::string &file,
         return std::nullopt;
     if (read_header(library_stream, library_header) && !same_architecture(header, library_header))
         return program + " is built for another architecture than " + library;
-    if (!has_interpreter(stream, header))
-        return program +
-               " is statically linked: nothing can be preloaded into it. If it only starts "
-               "the server, `synergy run` belongs behind it";
+    std::string reason;
     if (is_go(stream, header))
-        return program + " is written in Go, whose programs make their system calls themselves: "
-                         "what is preloaded does not see them";
+        reason = " is written in Go, whose programs make their system calls themselves: what is "
+                 "preloaded does not see them";
+    else if (!has_interpreter(stream, header))
+        reason = " is statically linked: nothing can be preloaded into it";
+    else
+        return std::nullopt;
+    return program + reason + ". If it only starts the server, `synergy run` belongs behind it";
+}
+
+/// The keeper that the library would start (preload/keeper_start.c); empty: there is none.
+std::string find_keeper(const std::string &library) {
+    const std::string directory = std::filesystem::path(library).parent_path();
+    for (const std::string &place :
+         {directory + "/synergy-keeper", directory + "/../src/synergy-keeper",
+          directory + "/" SYNERGY_KEEPER_FROM_LIBRARY, std::string(SYNERGY_KEEPER)})
+        if (::access(place.c_str(), X_OK) == 0)
+            return place;
+    return {};
+}
+
+} // namespace
+
+std::vector<std::vector<std::string>> commands_in(const std::vector<std::string> &words) {
+    const auto run = std::adjacent_find(
+        words.begin(), words.end(), [](const std::string &word, const std::string &next) {
+            return std::filesystem::path(word).filename() == "synergy" && next == "run";
+        });
+    std::vector<std::string> command = words;
+    if (run != words.end()) {
+        const auto dashes = std::find(run, words.end(), "--");
+        command.assign(dashes == words.end() ? dashes : dashes + 1, words.end());
+    }
+    std::vector<std::vector<std::string>> commands;
+    for (; !command.empty(); command = started_by(command))
+        commands.push_back(command);
+    return commands;
+}
+
+std::optional<std::string> why_left_out(const std::vector<std::vector<std::string>> &commands,
+                                        const std::string &library) {
+    for (const std::vector<std::string> &command : commands) {
+        if (std::optional<std::string> reason = why_not_passed_on(command))
+            return reason;
+        if (const std::string file = find_command(command[0]); !file.empty())
+            if (std::optional<std::string> reason = why_not_preloadable(file, library))
+                return reason;
+    }
     return std::nullopt;
+}
+
+std::string library_objection(const std::string &library) {
+    if (library.find_first_of(": ") != std::string::npos)
+        return library + ": a path with a colon or a space can't be in LD_PRELOAD";
+    if (!library.empty())
+        return find_keeper(library).empty()
+                   ? "synergy-keeper is neither beside " + library + " nor installed"
+                   : "";
+    if (::access("/proc/self/exe", F_OK) != 0)
+        return "/proc is not mounted, so this program can't tell where it lies, and libsynergy.so";
+    return "libsynergy.so is neither in ../preload nor in ../" SYNERGY_LIBDIR
+           " beside this program";
+}
+
+std::string find_library() {
+    std::error_code error;
+    const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+    for (const char *directory : {"preload", SYNERGY_LIBDIR}) {
+        const std::filesystem::path library =
+            (self.parent_path().parent_path() / directory / "libsynergy.so").lexically_normal();
+        if (std::filesystem::exists(library, error))
+            return library;
+    }
+    return {};
+}
+
+std::string find_command(const std::string &command) {
+    if (command.find('/') != std::string::npos)
+        return is_program(command) ? command : "";
+    const char *variable = std::getenv("PATH");
+    std::string_view path = variable != nullptr ? variable : "/bin:/usr/bin";
+    for (;;) {
+        const std::size_t colon = path.find(':');
+        const std::string_view directory = path.substr(0, colon);
+        // An empty entry is the current directory.
+        std::string file(directory.empty() ? "." : directory);
+        file.append("/").append(command);
+        if (is_program(file))
+            return file;
+        if (colon == std::string_view::npos)
+            return {};
+        path.remove_prefix(colon + 1);
+    }
 }
 
 } // namespace synergy

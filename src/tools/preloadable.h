@@ -9,25 +9,21 @@ namespace synergy {
 
 /// libsynergy.so: beside this program, in the build tree or installed; empty: in neither.
 std::string find_library();
-/// The keeper that the library would start; empty: there is none.
-std::string find_keeper(const std::string &library);
-
 /// The file that execvp() runs for a command; empty where it finds none.
 std::string find_command(const std::string &command);
 
-/// Why the library at this place (empty: at none) can't be preloaded into anything; empty: it can.
+/// Why the library at this place (empty: at none) can't be preloaded into anything, or does nothing
+/// there; empty: it can.
 std::string library_objection(const std::string &library);
 
-/// What of a command's words is preloaded in the end: where it runs `synergy run` itself, behind
-/// sudo say, that is what stands behind that. Empty: it can't be told.
-std::vector<std::string> preloaded_part(const std::vector<std::string> &command);
+/// The commands in these words, each with its arguments: the first, and what nice(1) and its like
+/// start behind it. Where one runs `synergy run` itself, behind sudo say, that is what stands
+/// behind that. None: it can't be told.
+std::vector<std::vector<std::string>> commands_in(const std::vector<std::string> &words);
 
-/// Why what a command starts is started without the library: sudo and its like leave LD_PRELOAD
-/// out. Nothing: no reason is known.
-std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command);
-
-/// Why a library can't be preloaded into what this file runs, as a sentence that begins with the
-/// file's name. Nothing: it can, or what stands against it can't be seen in the file.
-std::optional<std::string> why_not_preloadable(const std::string &file, const std::string &library);
+/// Why the library does not get into the last of these commands: one of them leaves LD_PRELOAD out
+/// (sudo), or its file is none that anything can be preloaded into. Nothing: no reason is known.
+std::optional<std::string> why_left_out(const std::vector<std::vector<std::string>> &commands,
+                                        const std::string &library);
 
 } // namespace synergy

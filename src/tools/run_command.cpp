@@ -77,7 +77,7 @@ bool check_settings(const RunOptions &options) {
         const auto is_peer = [](const std::string &word) { return word.starts_with("--peer"); };
         if (std::any_of(options.command.begin(), options.command.end(), is_peer))
             places += "; --peer belongs before COMMAND";
-        refuse("no peers: looked in " + places + sudo_hint());
+        refuse("no peers: looked in " + places + hint_at_environment());
         return false;
     }
     return true;
@@ -89,17 +89,6 @@ void preload(const std::string &library) {
     if (others != nullptr && *others != '\0')
         value.append(":").append(others);
     ::setenv("LD_PRELOAD", value.c_str(), 1);
-}
-
-std::optional<std::string> command_objection(const std::vector<std::string> &words,
-                                             const std::string &library) {
-    const std::vector<std::string> command = preloaded_part(words);
-    if (command.empty())
-        return std::nullopt;
-    if (std::optional<std::string> reason = why_not_passed_on(command))
-        return reason;
-    const std::string file = find_command(command[0]);
-    return file.empty() ? std::nullopt : why_not_preloadable(file, library);
 }
 
 int execute(const std::vector<std::string> &command) {
@@ -123,7 +112,7 @@ int run_program(const RunOptions &options) {
     const std::string library = find_library();
     if (const std::string objection = library_objection(library); !objection.empty())
         return refuse(objection);
-    if (const std::optional<std::string> reason = command_objection(options.command, library))
+    if (const auto reason = why_left_out(commands_in(options.command), library))
         return refuse(*reason);
     preload(library);
     return execute(options.command);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -26,12 +27,18 @@ namespace {
 
 constexpr const char *run_usage = "synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...";
 
+constexpr const char *check_usage = "synergy check [--json] [PEER] [-- COMMAND...]";
+
 /// CLI11 knows nothing of COMMAND.
-class RunHelp : public CLI::Formatter {
+class Usage : public CLI::Formatter {
   public:
+    explicit Usage(const char *usage) : usage_(usage) {}
     std::string make_usage(const CLI::App *, std::string) const override {
-        return std::string("Usage: ") + run_usage + "\n";
+        return std::string("Usage: ") + usage_ + "\n";
     }
+
+  private:
+    const char *usage_;
 };
 
 constexpr const char *probe_help = R"(With --json, standard output is one object:
@@ -71,22 +78,53 @@ int refuse(const std::string &reason) {
     return exit_refused;
 }
 
+/// What an option, or PEER, is to be. (An empty word is mostly a shell's variable that is not set.)
+CLI::Validator given(const std::string &expected) {
+    const auto mistake = [expected](const std::string &text) {
+        return text.empty() ? "'': expected " + expected : std::string();
+    };
+    return {mistake, ""};
+}
+
+CLI::Validator seconds_of_idle() {
+    const auto mistake = [](const std::string &text) {
+        unsigned seconds = 0;
+        const char *end = text.data() + text.size();
+        const auto [stopped, error] = std::from_chars(text.data(), end, seconds);
+        return error == std::errc() && stopped == end && seconds >= 1 &&
+                       seconds <= FirewallTest::idle_most
+                   ? std::string()
+                   : "'" + text + "': expected whole seconds from 1 to " +
+                         std::to_string(FirewallTest::idle_most);
+    };
+    return {mistake, ""};
+}
+
+constexpr const char *a_peer = "a peer, as [2001:db8::5]:5555";
+constexpr const char *a_host = "an address or host name, as [2001:db8::5]:5555";
+constexpr const char *an_address = "an address of this host, as 2001:db8::11";
+constexpr const char *a_hop_limit = "a hop limit from 1 to 254, or auto";
+
 CLI::App *add_run_command(CLI::App &app, RunOptions &options) {
     CLI::App *command = app.add_subcommand("run", "Run COMMAND so that peers can connect to it.");
-    command->formatter(std::make_shared<RunHelp>());
+    command->formatter(std::make_shared<Usage>(run_usage));
     command->prefix_command();
     command
         ->add_option("--peer", options.peers,
                      "Who may connect, as [2001:db8::5]:5555 (SYNERGY_PEERS)")
         ->type_name("P")
+        ->check(given(a_peer))
         ->expected(1)
         ->allow_extra_args(false)
         ->take_all();
     command
         ->add_option("--hops", options.hops,
                      "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
-        ->type_name("N");
-    command->add_option("--config", options.config, "Config file (SYNERGY_CONFIG)")->type_name("F");
+        ->type_name("N")
+        ->check(given(a_hop_limit));
+    command->add_option("--config", options.config, "Config file (SYNERGY_CONFIG)")
+        ->type_name("F")
+        ->check(given("a file"));
     return command;
 }
 
@@ -95,9 +133,11 @@ CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
         "probe", "Measure the path to PEER, and say at which hop a punch should die.");
     command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
         ->type_name("")
+        ->check(given(a_host))
         ->required();
     command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
-        ->type_name("ADDR");
+        ->type_name("ADDR")
+        ->check(given(an_address));
     command->add_flag("--json", options.json, "For programs: see below");
     command->footer(probe_help);
     return command;
@@ -105,10 +145,11 @@ CLI::App *add_probe_command(CLI::App &app, ProbeOptions &options) {
 
 CLI::App *add_check_command(CLI::App &app, CheckOptions &options) {
     CLI::App *command = app.add_subcommand(
-        "check", "Say what would be punched by these settings, and what can't be and why. After "
-                 "`--`: for which COMMAND.");
+        "check", "Say what would be punched by these settings for COMMAND, and what can't be.");
+    command->formatter(std::make_shared<Usage>(check_usage));
     command->add_option("PEER", options.peer, "In place of SYNERGY_PEERS, as [2001:db8::5]:5555")
-        ->type_name("");
+        ->type_name("")
+        ->check(given(a_peer));
     command->add_flag("--json", options.json, "For programs");
     command->footer("Exit status: 0 where nothing is wrong, else 1. The document of --json is "
                     "described by\ncheck.schema.json, which is installed.");
@@ -131,17 +172,20 @@ CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
         "Find out, at both ends, whether the firewalls between here and PEER can be passed.");
     command->add_option("PEER", options.peer, "As [2001:db8::5]:5555, an address, or a host name")
         ->type_name("")
+        ->check(given(a_host))
         ->required();
     command->add_option("--from", options.from, "Address to send from (SYNERGY_LOCAL)")
-        ->type_name("ADDR");
+        ->type_name("ADDR")
+        ->check(given(an_address));
     command
         ->add_option("--hops", options.hops,
                      "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
-        ->type_name("N");
+        ->type_name("N")
+        ->check(given(a_hop_limit));
     command->add_option("--idle", options.idle, "Seconds for which holes are left alone (10,30,60)")
         ->type_name("S,...")
         ->delimiter(',')
-        ->check(CLI::Range(1U, FirewallTest::idle_most))
+        ->check(seconds_of_idle())
         ->expected(1, static_cast<int>(FirewallTest::idle_times_most));
     command->add_flag("--json", options.json, "For programs: see below");
     command->footer(test_help);
@@ -160,6 +204,21 @@ void hold_standard_descriptors() {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (::fcntl(fd, F_GETFD) < 0)
             static_cast<void>(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
+/// In the words of everything else that is refused: the option, and what was expected.
+std::string describe(const CLI::App &app, const CLI::Error &error) {
+    const std::string text = error.what();
+    if (error.get_name() != "ArgumentMismatch")
+        return text;
+    const std::string name = text.substr(0, text.find(':'));
+    for (const CLI::App *command : app.get_subcommands())
+        if (const CLI::Option *option = command->get_option_no_throw(name)) {
+            const int most = option->get_expected_max();
+            return name + ": expected " +
+                   (most == 1 ? "one value" : "1 to " + std::to_string(most) + " values");
+        }
+    return text;
 }
 
 /// The first word of these that is one too many: CLI11 knows which are, and not their order.
@@ -218,8 +277,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
 
     CLI::App app("Direct connections between peers behind stateful firewalls.", "synergy");
     app.set_version_flag("--version", "synergy " SYNERGY_VERSION);
-    app.failure_message([](const CLI::App *, const CLI::Error &error) {
-        return std::string("synergy: ") + error.what() + "\n";
+    app.failure_message([&app](const CLI::App *, const CLI::Error &error) {
+        return "synergy: " + describe(app, error) + "\n";
     });
 
     RunOptions options;
@@ -235,7 +294,10 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
 
     // CLI11 would parse what comes after "--" itself, and take the command's options for ours.
     std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
-    const auto dashes = std::find(arguments.begin(), arguments.end(), "--");
+    const bool takes_command =
+        !arguments.empty() && (arguments[0] == "run" || arguments[0] == "check");
+    const auto dashes =
+        takes_command ? std::find(arguments.begin(), arguments.end(), "--") : arguments.end();
     std::vector<std::string> ours(arguments.begin(), dashes);
     try {
         // (In the order that this overload of parse() wants.)
@@ -269,8 +331,7 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     if (!options.command.empty() && options.command[0].starts_with('-'))
         return refuse("'" + options.command[0] +
                       "': expected COMMAND after `--`, and options before it");
-    if (options.command.empty())
-        return refuse(
-            "no command: synergy run [--peer P]... [--hops N] [--config F] -- COMMAND...");
+    if (options.command.empty() || options.command[0].empty())
+        return refuse(std::string("no command: ") + run_usage);
     return run_program(options);
 }

@@ -68,6 +68,9 @@ int run_test(const TestOptions &options) {
     if (const auto route = route_to(peer, {}); peer.is_loopback() || (route && route->is_local))
         return refuse_argument("PEER", options.peer,
                                "the other side's address: this one is this host's own");
+    if (ends->has_port_range)
+        return refuse_argument("PEER", options.peer,
+                               "one port, from which on twelve are used at both ends, or none");
     const std::uint16_t port = peer.port() != 0 ? peer.port() : usual_port;
     if (!FirewallTest::has_room_at(port))
         return refuse_argument("PEER", options.peer,

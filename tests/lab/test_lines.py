@@ -687,7 +687,8 @@ ALL_VARIABLES = ("one of SYNERGY_CONFIG, SYNERGY_HOPS, SYNERGY_HOPS_MAX, SYNERGY
 
 
 @pytest.mark.parametrize("name, nearest", (
-    ("PEER", "SYNERGY_PEERS"), ("HOP", "SYNERGY_HOPS"), ("LOGFILE", "SYNERGY_LOG_FILE"),
+    ("PEER", "SYNERGY_PEERS"), ("HOP", "SYNERGY_HOPS"), ("HOPLIMIT", "SYNERGY_HOPS"),
+    ("LOGLEVEL", "SYNERGY_LOG"), ("HOPMAX", "SYNERGY_HOPS_MAX"), ("LOGFILE", "SYNERGY_LOG_FILE"),
     ("DIR", ALL_VARIABLES), ("ANYTHING", ALL_VARIABLES)))
 def test_unknown_variable(stand, name, nearest):
     run = Run(stand, **{name.lower(): "2"})
@@ -1021,12 +1022,24 @@ def test_no_file_may_be_written(stand):
              "(RLIMIT_FSIZE, LimitFSIZE=): File too large")
 
 
-def test_no_keeper(stand):
-    """A library that was copied somewhere alone."""
+def lone_library():
     place = SCRATCH / "alone"
     place.mkdir(mode=0o755, exist_ok=True)
     shutil.copy(STAGE / "preload/libsynergy.so", place)
-    run = Run(stand, "::", environment={"LD_PRELOAD": place / "libsynergy.so"})
+    return {"LD_PRELOAD": place / "libsynergy.so"}
+
+
+@pytest.mark.parametrize("log", ("off", "off\r", " off "))
+def test_no_keeper_and_no_word(stand, log):
+    """What the library says by itself is off where the keeper's lines would be."""
+    run = Run(stand, "::", environment=lone_library(), log=log)
+    run.listens()
+    assert run.program.stderr() == ""
+
+
+def test_no_keeper(stand):
+    """A library that was copied somewhere alone."""
+    run = Run(stand, "::", environment=lone_library())
     run.says("error: nothing is punched: synergy-keeper can't be started (not beside libsynergy.so): No "
              "such file or directory")
 
@@ -1447,9 +1460,19 @@ def test_check_names(stand, check):
 # What ends again
 
 
+NO_CARRIER = ("to-fwa, which leads there, has no carrier: a cable, or what is at its other end (ip "
+              "link)")
+
+
 @contextlib.contextmanager
 def outage(stand, family, how):
-    if how == "interface":
+    if how == "carrier":
+        run_in(stand, "fwa", "ip", "link", "set", "to-A", "down")
+        try:
+            yield
+        finally:
+            stand.path.configure("fwa")
+    elif how == "interface":
         run_in(stand, "A", "ip", "link", "set", "to-fwa", "down")
         try:
             yield
@@ -1465,7 +1488,8 @@ def outage(stand, family, how):
     ("interface", "Network is unreachable: this host has no route to it (ip -{family} route get "
      "{peer})"),
     ("firewall", "no SYN leaves this host: a firewall on it lets none out (OUTPUT)"),
-), ids=("interface", "firewall"))
+    ("carrier", NO_CARRIER),
+), ids=("interface", "firewall", "carrier"))
 def test_outage(stand, family, how, cause):
     """It is named, and not taken for a bad clock; a peer gets in when it is over."""
     run = Run(stand, ANY[family], family, log="info", refresh=1)
@@ -1478,6 +1502,18 @@ def test_outage(stand, family, how, cause):
     assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
     assert "timers" not in run.program.stderr()
     run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(line)}$")
+
+
+@FAMILIES
+def test_no_carrier_for_datagrams(stand, check, family):
+    """Nobody is told by the kernel: to it they have left."""
+    run = Run(stand, ANY[family], family, "udp", refresh=1)
+    with outage(stand, family, "carrier"):
+        run.says(f"warning: {run.way}: can't punch: {NO_CARRIER}")
+        for hops in (2, "auto"):
+            assert check(stand, peer_text(family), hops=hops)[0] == [
+                f"{peer_text(family)}: can't punch: {NO_CARRIER}"]
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
 
 
 @FAMILIES

@@ -1,6 +1,7 @@
 """`synergy status`: what it says of each hole is what becomes of it, and nobody else is told."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -8,7 +9,9 @@ import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import time
 
 import jsonschema
@@ -324,6 +327,37 @@ def test_watch(stand, status):
     os.kill(pid, signal.SIGINT)
     wait_until(lambda: shows("\x1b[?1049l"), 5, "the end")
     assert screen.startswith("\x1b[?1049h") and os.waitpid(pid, 0)[1] == 0
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("rows, columns", ((10, 40), (60, 200), (2, 1)))
+def test_watch_fits(stand, status, rows, columns):
+    """Whatever the terminal's size, and when that changes: nothing scrolls, and nothing wraps."""
+    port, _ = serve(stand, 6, (20000, 20099))
+    wait_until(lambda: sum(len(s["holes"]) for k in status()["keepers"] for s in k["sockets"]) == 100,
+               5, "the holes")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        with namespace.inside(stand.path.namespace("A")):
+            os.execve(STAGE / "src/synergy", ["synergy", "status", "--watch"],
+                      {**ENVIRONMENT, "TERM": "xterm"})
+    screen = b""
+
+    def lines_of_last_picture():
+        nonlocal screen
+        with contextlib.suppress(BlockingIOError, OSError):
+            screen += os.read(terminal, 1 << 20)
+        pictures = re.findall(rb"\x1b\[\?7l\x1b\[H(.*?)\x1b\[J\x1b\[\?7h", screen, re.S)
+        return pictures[-1].splitlines() if pictures else []
+    os.set_blocking(terminal, False)
+    shown = wait_until(lines_of_last_picture, 5, "a picture")
+    assert len(shown) == rows - 1 and shown[-1].startswith(b"...")
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 150, columns, 0, 0))
+    whole = wait_until(lambda: len(lines := lines_of_last_picture()) > rows and lines, 5, "all of it")
+    assert sum(f"]:{peer}".encode() in line for line in whole for peer in range(20000, 20100)) == 100
+    os.kill(pid, signal.SIGINT)
+    assert os.waitpid(pid, 0)[1] == 0
     os.close(terminal)
 
 

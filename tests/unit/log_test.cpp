@@ -1,22 +1,26 @@
 #include "base/log.h"
+#include "base/log_thread.h"
+#include "base/socket.h"
 
 #include "harness.h"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <string_view>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <termios.h>
-#include <thread>
 #include <unistd.h>
 
 using namespace synergy;
@@ -49,6 +53,50 @@ bool make_stderr(const std::string &path, int flags) {
     return done;
 }
 
+constexpr std::chrono::milliseconds enough(5000);
+
+/// Nobody reads it until it is emptied.
+class FullPipe {
+  public:
+    FullPipe() {
+        std::array<int, 2> ends{};
+        if (pipe2(ends.data(), O_CLOEXEC) != 0)
+            throw std::system_error(errno, std::generic_category(), "pipe");
+        out_ = Socket(ends[0]), in_ = Socket(ends[1]);
+        const Socket filler(::open(("/proc/self/fd/" + std::to_string(in())).c_str(),
+                                   O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+        const std::string page(4096, '.');
+        for (ssize_t size; (size = ::write(filler.fd(), page.data(), page.size())) > 0;)
+            filled_ += static_cast<std::size_t>(size);
+    }
+    [[nodiscard]] int in() const { return in_.fd(); }
+    void empty() const { static_cast<void>(read(filled_)); }
+    /// As much as that.
+    [[nodiscard]] std::string read(std::size_t size) const {
+        std::string text;
+        std::array<char, 4096> part{};
+        while (text.size() < size) {
+            const ssize_t got =
+                ::read(out_.fd(), part.data(), std::min(part.size(), size - text.size()));
+            if (got <= 0)
+                break;
+            text.append(part.data(), static_cast<std::size_t>(got));
+        }
+        return text;
+    }
+
+  private:
+    Socket out_, in_;
+    std::size_t filled_ = 0;
+};
+
+std::set<std::string> threads() {
+    std::set<std::string> all;
+    for (const auto &entry : std::filesystem::directory_iterator("/proc/self/task"))
+        all.insert(entry.path().filename());
+    return all;
+}
+
 /// What the keeper has of its server's stderr.
 int path_of(int fd) {
     return ::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_PATH | O_CLOEXEC);
@@ -73,7 +121,7 @@ TEST_CASE("log: a line of which a file takes a part is said whole elsewhere") {
     });
     CHECK(result == "");
     CHECK(other.content() == "synergy: warning: " + full.path +
-                                 " can't be written: No space left on device; what belongs there "
+                                 " can't be written: File too large; what belongs there "
                                  "comes here\nsynergy: warning: what is to be known\n");
 }
 
@@ -156,12 +204,14 @@ TEST_CASE("log: the same cause is named once, and again when it was over") {
 TEST_CASE("log: a line needs no descriptor where none is left") {
     TemporaryFile file;
     auto result = harness::in_child([&]() -> std::string {
-        log::configure({.where = file.path});
+        log::configure({.where = file.path, .is_by_thread = true});
         while (::open("/dev/null", O_RDONLY) >= 0)
             ;
         EXPECT_IN_CHILD(errno == EMFILE);
         log::error("said");
+        EXPECT_IN_CHILD(log_thread::finish(enough));
         log::error("and again");
+        EXPECT_IN_CHILD(log_thread::finish(enough));
         return {};
     });
     CHECK(result == "");
@@ -208,6 +258,7 @@ TEST_CASE("log: a terminal or pipe is known by what stands for it, and opened fo
         EXPECT_IN_CHILD(::read(ends[0], text, sizeof text) == 0);
         // Nobody reads it: nobody waits.
         ::close(ends[0]);
+        signal(SIGPIPE, SIG_IGN);
         log::error("two");
         // The server has none.
         ::close(path);
@@ -229,44 +280,60 @@ TEST_CASE("log: a socket as stderr can't be opened, and gets nothing") {
     CHECK(result == "");
 }
 
-TEST_CASE("log: a full pipe as stderr loses the line and blocks nobody") {
+TEST_CASE("log: who says a line does not wait for a pipe that nobody reads, and what is lost is "
+          "counted") {
+    for (const bool is_opened_anew : {false, true}) {
+        CAPTURE(is_opened_anew);
+        auto result = harness::in_child([is_opened_anew]() -> std::string {
+            const FullPipe pipe;
+            EXPECT_IN_CHILD(dup2(pipe.in(), STDERR_FILENO) == STDERR_FILENO); // which waits
+            const int flags = fcntl(pipe.in(), F_GETFL);
+            log::configure({.level = LogLevel::info,
+                            .stderr_path = is_opened_anew ? path_of(pipe.in()) : -1,
+                            .is_by_thread = true});
+            alarm(10);
+            // One is with the thread, and a thousand wait.
+            log::info("0");
+            EXPECT_IN_CHILD(!log_thread::finish(std::chrono::milliseconds(20)));
+            for (int i = 1; i <= 1007; i++)
+                log::info("{}", i);
+            EXPECT_IN_CHILD(fcntl(pipe.in(), F_GETFL) == flags); // it is the server's
+            pipe.empty();
+            std::string expected;
+            for (int i = 0; i <= 1000; i++)
+                expected += "synergy: info: " + std::to_string(i) + "\n";
+            expected +=
+                "synergy: warning: 7 lines are lost here: what was said before them took too "
+                "long to be written\n";
+            EXPECT_IN_CHILD(pipe.read(expected.size()) == expected);
+            EXPECT_IN_CHILD(log_thread::finish(enough));
+            log::info("and so on");
+            EXPECT_IN_CHILD(log_thread::finish(enough));
+            const std::string last = "synergy: info: and so on\n";
+            EXPECT_IN_CHILD(pipe.read(last.size()) == last);
+            return {};
+        });
+        CHECK(result == "");
+    }
+}
+
+TEST_CASE("log: a line that is longer than a pipe's room stops nobody, and is whole") {
     auto result = harness::in_child([]() -> std::string {
-        int ends[2];
-        EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
-        int flags = fcntl(ends[1], F_GETFL);
-        fcntl(ends[1], F_SETFL, flags | O_NONBLOCK);
-        char block[4096] = {};
-        while (::write(ends[1], block, sizeof block) > 0)
-            ;
-        fcntl(ends[1], F_SETFL, flags);
-        log::configure({.stderr_path = path_of(ends[1])});
+        const FullPipe pipe;
+        EXPECT_IN_CHILD(dup2(pipe.in(), STDERR_FILENO) == STDERR_FILENO);
+        log::configure({.is_by_thread = true});
         alarm(10);
-        for (int i = 0; i < 100; i++)
-            log::error("nobody reads");
-        alarm(0);
-        EXPECT_IN_CHILD(fcntl(ends[1], F_GETFL) == flags); // it is the server's
+        const std::string peers(100000, 'x'); // as a setting with a mistake in it may be
+        log::error("{}", peers);
+        pipe.empty();
+        EXPECT_IN_CHILD(pipe.read(peers.size() + 16) == "synergy: error: " + peers);
         return {};
     });
     CHECK(result == "");
 }
 
-// poll() tells of room for one page (pipe(7)), and the line is longer.
-TEST_CASE("log: a line longer than a pipe's room blocks nobody either") {
-    auto result = harness::in_child([]() -> std::string {
-        int ends[2];
-        EXPECT_IN_CHILD(pipe2(ends, O_CLOEXEC) == 0);
-        EXPECT_IN_CHILD(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
-        log::configure({});
-        alarm(3);
-        std::string peers(100000, 'x'); // as a setting with a mistake in it may be
-        log::error("{}", peers);
-        log::error("{}", peers);
-        return {};
-    });
-    CHECK(result == "");
-}
-
-TEST_CASE("log: a terminal that nobody reads, or that is stopped, blocks nobody") {
+TEST_CASE(
+    "log: who says a line does not wait for a terminal that nobody reads, or that is stopped") {
     for (const bool is_stopped : {false, true}) {
         CAPTURE(is_stopped);
         auto result = harness::in_child([is_stopped]() -> std::string {
@@ -274,7 +341,7 @@ TEST_CASE("log: a terminal that nobody reads, or that is stopped, blocks nobody"
             EXPECT_IN_CHILD(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
             const int end = ::open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
             EXPECT_IN_CHILD(dup2(end, STDERR_FILENO) == STDERR_FILENO); // which waits
-            log::configure({});
+            log::configure({.is_by_thread = true});
             alarm(10);
             log::error("seen");
             char seen[40] = {};
@@ -284,55 +351,42 @@ TEST_CASE("log: a terminal that nobody reads, or that is stopped, blocks nobody"
                 EXPECT_IN_CHILD(tcflow(end, TCOOFF) == 0); // as by Ctrl-S
             for (int i = 0; i < 1000; i++)
                 log::error("{}", std::string(1500, 'x'));
+            EXPECT_IN_CHILD(!log_thread::finish(std::chrono::milliseconds(20)));
             return {};
         });
         CHECK(result == "");
     }
 }
 
-TEST_CASE(
-    "log: a pipe that somebody else keeps full blocks nobody, also where poll() has seen room") {
-    constexpr auto rest = std::chrono::milliseconds(20);
-    constexpr int moments_of_room = 100;
-    auto result = harness::in_child([&]() -> std::string {
-        int pipe_ends[2];
-        EXPECT_IN_CHILD(pipe2(pipe_ends, O_CLOEXEC) == 0);
-        EXPECT_IN_CHILD(dup2(pipe_ends[1], STDERR_FILENO) == STDERR_FILENO); // which waits
-        // The other writer has a description of its own.
-        const int other = ::open(("/proc/self/fd/" + std::to_string(pipe_ends[1])).c_str(),
-                                 O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-        std::vector<char> page(4096, 'x');
-        const auto fill = [&] {
-            while (::write(other, page.data(), page.size()) > 0)
-                ;
-        };
-        fill();
-        std::atomic<bool> is_over = false;
-        std::thread other_writer([&] {
-            for (int moment = 0; moment < moments_of_room; moment++) {
-                static_cast<void>(!::read(pipe_ends[0], page.data(), page.size()));
-                fill();
-                std::this_thread::sleep_for(rest); // for as long as who has to wait would wait
-            }
-            is_over = true;
+TEST_CASE("log: the thread that writes keeps nothing open, and a copy of the process has its own") {
+    auto result = harness::in_child([]() -> std::string {
+        const FullPipe pipe;
+        EXPECT_IN_CHILD(dup2(pipe.in(), STDERR_FILENO) == STDERR_FILENO);
+        log::configure({.is_by_thread = true});
+        alarm(10);
+        std::array<int, 2> other{};
+        EXPECT_IN_CHILD(pipe2(other.data(), O_CLOEXEC) == 0);
+        log::error("waits");
+        ::close(other[1]);
+        EXPECT_IN_CHILD(harness::is_readable(other[0], std::chrono::milliseconds(0)));
+        const std::string copys = harness::in_child([]() -> std::string {
+            TemporaryFile file;
+            EXPECT_IN_CHILD(make_stderr(file.path, O_WRONLY | O_APPEND));
+            log::error("the copy's");
+            EXPECT_IN_CHILD(log_thread::finish(enough));
+            EXPECT_IN_CHILD(file.content() == "synergy: error: the copy's\n");
+            return {};
         });
-        // (Not where it is another process's turn.)
-        const auto times_asleep = [] {
-            rusage usage{};
-            getrusage(RUSAGE_THREAD, &usage);
-            return usage.ru_nvcsw;
-        };
-        std::size_t waits = 0;
-        alarm(20);
-        while (!is_over) {
-            const auto before = std::chrono::steady_clock::now();
-            const long asleep = times_asleep();
-            log::warn("anything");
-            waits +=
-                std::chrono::steady_clock::now() - before > rest / 2 && times_asleep() != asleep;
-        }
-        other_writer.join();
-        return waits == 0 ? "" : std::to_string(waits) + " lines waited";
+        EXPECT_IN_CHILD(copys.empty());
+        // With other rights than before: another thread, which goes on where that one stopped.
+        log::error("is the next one's");
+        const auto before = threads();
+        log_thread::replace();
+        EXPECT_IN_CHILD(threads().size() == before.size() + 1);
+        pipe.empty();
+        const std::string both = "synergy: error: waits\nsynergy: error: is the next one's\n";
+        EXPECT_IN_CHILD(pipe.read(both.size()).size() == both.size());
+        return {};
     });
     CHECK(result == "");
 }
@@ -346,26 +400,4 @@ TEST_CASE("log: a line is for a server, and says for which") {
     });
     CHECK(result == "");
     CHECK(file.content().find("[4711] error: one\n") != std::string::npos);
-}
-
-TEST_CASE("log: threads write whole lines") {
-    TemporaryFile file;
-    auto result = harness::in_child([&]() -> std::string {
-        log::configure({.where = file.path});
-        std::vector<std::thread> threads;
-        for (int i = 0; i < 4; i++)
-            threads.emplace_back([] {
-                for (int n = 0; n < 100; n++)
-                    log::warn("{}", std::string(200, 'x'));
-            });
-        for (auto &thread : threads)
-            thread.join();
-        return {};
-    });
-    CHECK(result == "");
-    std::istringstream text(file.content());
-    std::size_t count = 0;
-    for (std::string line; std::getline(text, line); count++)
-        CHECK(line.substr(line.find("warning")) == "warning: " + std::string(200, 'x'));
-    CHECK(count == 400);
 }

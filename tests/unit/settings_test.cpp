@@ -774,6 +774,11 @@ TEST_CASE("a file that is no TOML stops all punching") {
                                                "but in UTF-16, as it seems");
         CHECK(settings.rules.empty());
     }
+    // A stray byte is named where it is.
+    const Settings stray = load_file("hops = 3\n\0\n"s, {{"SYNERGY_PEERS", good_peer}});
+    REQUIRE(stray.problems.size() == 1);
+    CHECK(stray.problems[0].place == "FILE:2:1");
+    CHECK(stray.problems[0].expected.starts_with("valid TOML: "));
     CHECK(load_file("peers = [\"192.0.2.1:1]\n")
               .problems.at(0)
               .line()

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
 SYNERGY = BUILD / "src" / "synergy"
 LISTENDEMO = BUILD / "src" / "listendemo"
+KEEPER = BUILD / "src" / "synergy-keeper"
 LIBRARY = BUILD / "preload" / "libsynergy.so"
 
 PEER = "[2001:db8::5]:5555"
@@ -56,7 +57,7 @@ def kernel_has_sctp():
 
 @pytest.mark.skipif(kernel_has_sctp(), reason="this kernel has SCTP")
 def test_listendemo_says_that_the_kernel_has_no_sctp(synergy):
-    result = synergy("sctp", "::1", 4444, "2001:db8::5", 5555, 2, program=LISTENDEMO)
+    result = synergy("sctp", "::", 4444, "2001:db8::5", 5555, 2, program=LISTENDEMO)
     assert result.returncode == 1
     assert result.stderr == ("listendemo: this kernel has no SCTP; `modprobe sctp` loads it where "
                              "it is a module\n")
@@ -98,11 +99,13 @@ def test_help(synergy):
     result = synergy("--help")
     assert result.returncode == 0
     assert "run " in result.stdout
+    assert all(len(line) <= 112 for line in result.stdout.splitlines())
     result = synergy("run", "--help")
     assert result.returncode == 0
     assert f"Usage: {USAGE}\n" in result.stdout
     for option in "--peer P ", "--hops N ", "--config F ":
         assert option in result.stdout
+    assert "Usage: synergy check [--json] [PEER] [-- COMMAND...]\n" in synergy("check", "--help").stdout
     assert all(len(line) <= 100 for line in result.stdout.splitlines())
 
 
@@ -115,7 +118,7 @@ def test_usage_errors(synergy):
     assert refused(synergy("run", "--peer", PEER), f"synergy: no command: {USAGE}\n")
     assert refused(synergy("run", "--peer", PEER, "--"), f"synergy: no command: {USAGE}\n")
     assert refused(synergy("run", "--pear", PEER), "synergy: no such option: --pear\n")
-    assert refused(synergy("run", "--peer"), "synergy: --peer: 1 required P missing\n")
+    assert refused(synergy("run", "--peer"), "synergy: --peer: expected one value\n")
 
 
 @pytest.mark.parametrize("words, line", (
@@ -126,10 +129,71 @@ def test_usage_errors(synergy):
     (("check", "--peer", PEER), "'--peer': expected another option: see synergy check --help"),
     (("probe", "2001:db8::5", "5555"), "'5555': expected nothing more: see synergy probe --help"),
     (("status", "now"), "'now': expected nothing more: see synergy status --help"),
+    (("probe", "127.0.0.1", "--", "5555"), "'5555': expected nothing more: see synergy probe --help"),
+    (("status", "--", "now"), "'now': expected nothing more: see synergy status --help"),
+    (("test", "192.0.2.1", "--", "true"), "'true': expected nothing more: see synergy test --help"),
     (("run", "--", "--peer", PEER, "true"),
      "'--peer': expected COMMAND after `--`, and options before it")))
 def test_words_in_another_order(synergy, words, line):
     assert refused(synergy(*words), f"synergy: {line}\n")
+
+
+A_HOST = "an address or host name, as [2001:db8::5]:5555"
+
+
+@pytest.mark.parametrize("words, line", (
+    (("run", "--peer", "", "--", "true"), "--peer: '': expected a peer, as [2001:db8::5]:5555"),
+    (("run", "--peer", PEER, "--hops", "", "--", "true"),
+     "--hops: '': expected a hop limit from 1 to 254, or auto"),
+    (("run", "--peer", PEER, "--config", "", "--", "true"), "--config: '': expected a file"),
+    (("run", "--hops", "3", "--hops", "4", "--", "true"), "--hops: expected one value"),
+    (("run", "--peer", PEER, "--", ""), f"no command: {USAGE}"),
+    (("check", ""), "PEER: '': expected a peer, as [2001:db8::5]:5555"),
+    (("probe", ""), f"PEER: '': expected {A_HOST}"),
+    (("probe", "::1", "--from", ""), "--from: '': expected an address of this host, as 2001:db8::11"),
+    (("probe", "--from"), "--from: expected one value"),
+    (("probe", "10.1"), f"PEER: '10.1': expected {A_HOST}: four decimal numbers, as 198.51.100.5"),
+    (("probe", "2001:db8::5/64"), f"PEER: '2001:db8::5/64': expected {A_HOST}: the address of one "
+     "host: a hole is for one address, not a network"),
+    (("test", "192.0.2.1,192.0.2.2"), f"PEER: '192.0.2.1,192.0.2.2': expected {A_HOST}: one alone"),
+    (("test", f"{PEER} 192.0.2.2:5"), f"PEER: '{PEER} 192.0.2.2:5': expected {A_HOST}: one alone"),
+    (("test", "192.0.2.1", "--idle", "0"),
+     "--idle: '0': expected whole seconds from 1 to 3600"),
+    (("test", "192.0.2.1", "--idle", "10,x"),
+     "--idle: 'x': expected whole seconds from 1 to 3600"),
+    (("test", "192.0.2.1", "--idle", "1,2,3,4,5"), "--idle: expected 1 to 4 values")))
+def test_values_that_would_be_passed_over(synergy, words, line):
+    assert refused(synergy(*words), f"synergy: {line}\n")
+
+
+@pytest.mark.parametrize("place, value, expected", (
+    (0, "TCP", "tcp, udp or sctp"), (1, "localhost", "an IPv6 or IPv4 address, as 2001:db8::5 or "
+                                     "198.51.100.5"),
+    (1, "[::]", "an IPv6 or IPv4 address, as 2001:db8::5 or 198.51.100.5"),
+    (1, "::1", "an address that the peer can reach"),
+    (1, "127.0.0.2", "an address that the peer can reach"),
+    (1, "192.0.2.1", "an address of RADDR's family"),
+    (1, "fe80::1", "after a link-local address '%' and an interface, as fe80::5%eth0"),
+    (1, "::%none", "after a link-local address '%' and an interface, as fe80::5%eth0"),
+    (2, "0", "a port from 1 to 65535"), (2, "65536", "a port from 1 to 65535"),
+    (2, "0x15b", "a port from 1 to 65535"), (2, "+4444", "a port from 1 to 65535"),
+    (3, "", "an IPv6 or IPv4 address, as 2001:db8::5 or 198.51.100.5"),
+    (4, "5555-5560", "a port from 1 to 65535"), (5, "0", "a hop limit from 1 to 254, or auto"),
+    (5, "0x3", "a hop limit from 1 to 254, or auto"), (5, "-1", "a hop limit from 1 to 254, or auto"),
+    (5, "AUTO", "a hop limit from 1 to 254, or auto")))
+def test_listendemo_is_told_what_it_can_not_use(synergy, place, value, expected):
+    words = ["tcp", "::", "4444", "2001:db8::5", "5555", "3"]
+    words[place] = value
+    name = ("TRANSPORT", "LADDR", "LPORT", "RADDR", "RPORT", "HOPLIMIT")[place]
+    assert refused(synergy(*words, program=LISTENDEMO),
+                   f"listendemo: {name}: '{value}': expected {expected}\n")
+
+
+def test_listendemo_and_words_that_are_missing_or_too_many(synergy):
+    words = ["tcp", "::", "4444", "2001:db8::5", "5555", "3"]
+    assert refused(synergy(*words[:5], program=LISTENDEMO), "listendemo: HOPLIMIT is required\n")
+    assert refused(synergy(*words, "4", program=LISTENDEMO),
+                   "listendemo: '4': expected nothing more: see listendemo --help\n")
 
 
 def test_option_behind_the_command(synergy):
@@ -218,6 +282,14 @@ def test_no_peers(synergy, tmp_path):
     )
 
 
+@pytest.mark.parametrize("variables, hint", (
+    (dict(HOME="here"), "HOME is passed over: 'here' is no absolute path"),
+    (dict(XDG_CONFIG_HOME="./x"), "XDG_CONFIG_HOME is passed over: './x' is no absolute path")))
+def test_home_that_is_passed_over(synergy, variables, hint):
+    assert synergy("run", "--", "true", **variables).stderr.endswith(f"synergy.toml; {hint}\n")
+    assert f"synergy.toml; {hint}\n" in synergy("check", **variables).stdout
+
+
 def test_config_file(synergy, tmp_path):
     config = program_of(tmp_path / "mine.toml", f'peers = ["{PEER}"]\n')
     # The command may change its directory before the library reads the file.
@@ -279,8 +351,10 @@ def test_commands_that_cannot_be_started(synergy, tmp_path):
     assert synergy("run", "--peer", PEER, "--", lost).returncode == 127
 
 
-STATIC = ("is statically linked: nothing can be preloaded into it. If it only starts the server, "
-          "`synergy run` belongs behind it")
+BEHIND = ". If it only starts the server, `synergy run` belongs behind it"
+STATIC = f"is statically linked: nothing can be preloaded into it{BEHIND}"
+GO = ("is written in Go, whose programs make their system calls themselves: what is preloaded does "
+      f"not see them{BEHIND}")
 
 
 def passed_on(starter):
@@ -291,7 +365,11 @@ def passed_on(starter):
 @pytest.mark.parametrize("words, starter", (
     ("sudo -u nobody true", "sudo"), ("/usr/bin/ssh host true", "ssh"), ("env -i A=1 true", "env"),
     ("env A=1 - true", "env"), ("su - nobody -c true", "su"), ("docker run image true", "docker"),
-    ("systemd-run --user true", "systemd-run")))
+    ("systemd-run --user true", "systemd-run"), ("nice -n 5 sudo true", "sudo"),
+    ("env A=1 sudo true", "sudo"), ("timeout -s KILL 5 sudo true", "sudo"),
+    ("nohup env -i true", "env"), ("setpriv --reset-env true", "setpriv"),
+    ("setpriv --reuid nobody -- ssh host true", "ssh"),
+    ("ip netns exec there nice /usr/bin/sudo true", "sudo")))
 def test_starters_that_leave_the_library_out(synergy, words, starter):
     result = synergy("run", "--peer", PEER, "--", *words.split())
     assert refused(result, f"synergy: {passed_on(starter)}\n")
@@ -329,7 +407,9 @@ def test_behind_sudo(sudo, synergy):
 
 @pytest.mark.parametrize("words", ("env printenv LD_PRELOAD", "env -u A B=1 printenv LD_PRELOAD",
                                    "env -- printenv LD_PRELOAD", "env printenv LD_PRELOAD -i",
-                                   "nice -n 1 printenv LD_PRELOAD"))
+                                   "nice -n 1 printenv LD_PRELOAD",
+                                   "timeout 5 env printenv LD_PRELOAD sudo",
+                                   "setpriv --no-new-privs printenv LD_PRELOAD"))
 def test_starters_that_pass_the_library_on(synergy, words):
     result = synergy("run", "--peer", PEER, "--", *words.split())
     assert f"{LIBRARY}\n" in result.stdout
@@ -368,10 +448,24 @@ def test_dynamically_linked_go(synergy, compiler, tmp_path, owner, is_go):
     subprocess.run([compiler, "-x", "c", "-o", program, "-"], input=source, text=True, check=True)
     result = synergy("run", "--peer", PEER, "--", program)
     if is_go:
-        assert refused(result, f"synergy: {program} is written in Go, whose programs make their "
-                       "system calls themselves: what is preloaded does not see them\n")
+        assert refused(result, f"synergy: {program} {GO}\n")
     else:
         assert result.returncode == 7
+
+
+@pytest.mark.parametrize("is_dynamic", (False, True), ids=("static", "dynamic"))
+def test_real_go(synergy, tmp_path, is_dynamic):
+    if shutil.which("go") is None:
+        pytest.skip("go missing: apt-get install golang-go")
+    source, program = tmp_path / "main.go", tmp_path / "program"
+    source.write_text('package main\nimport "net"\nfunc main() { net.Listen("tcp", "127.0.0.1:0") }\n')
+    subprocess.run(["go", "build", "-o", program, source], check=True, timeout=120, env={
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "GO111MODULE": "off",
+        "CGO_ENABLED": str(int(is_dynamic))})
+    assert (b"/ld-linux" in program.read_bytes()) == is_dynamic
+    assert refused(synergy("run", "--peer", PEER, "--", program), f"synergy: {program} {GO}\n")
+    checked = synergy("check", PEER, "--", "nice", program)
+    assert f"wrong: {program} {GO}" in checked.stdout.splitlines()
 
 
 def test_check_of_a_command(synergy, static_program):
@@ -381,6 +475,8 @@ def test_check_of_a_command(synergy, static_program):
         ("sudo", "wrong: there is no command sudo" if shutil.which("sudo") is None
          else f"wrong: {passed_on('sudo')}"),
         ("env -i true", f"wrong: {passed_on('env')}"),
+        (f"nice -n 5 {static_program}", f"wrong: {static_program} {STATIC}"),
+        (f"nice -n 5 {shutil.which('true')}", f"ok: {shutil.which('true')} can be preloaded"),
         ("no-such-command", "wrong: there is no command no-such-command"),
         (shutil.which("true"), f"ok: {shutil.which('true')} can be preloaded"),
     ):
@@ -445,8 +541,10 @@ def test_set_user_id(synergy, tmp_path):
     ):
         os.chown(program, uid, gid)
         program.chmod(mode)
-        message = f"synergy: {program} is {reason}: the dynamic linker ignores LD_PRELOAD for it\n"
-        assert refused(synergy("run", "--peer", PEER, "--", program), message)
+        line = f"{program} is {reason}: the dynamic linker ignores LD_PRELOAD for it\n"
+        assert refused(synergy("run", "--peer", PEER, "--", program), f"synergy: {line}")
+        assert refused(synergy("run", "--peer", PEER, "--", "env", program), f"synergy: {line}")
+        assert f"wrong: {line}" in synergy("check", PEER, "--", program).stdout
     # To become who one is already is no reason to ignore anything.
     os.chown(program, 0, 0)
     program.chmod(0o6755)
@@ -461,13 +559,15 @@ def test_set_user_id_of_the_system(synergy):
     assert refused(synergy("run", "--peer", PEER, "--", "passwd"), message)
 
 
-def tree_of(directory, library=Path("preload")):
-    """A copy of the program, and of the library where one is wanted."""
+def tree_of(directory, library=Path("preload"), keeper=KEEPER):
+    """A copy of the program, and of library and keeper where they are wanted."""
     (directory / "src").mkdir(parents=True)
     shutil.copy(SYNERGY, directory / "src" / "synergy")
     if library is not None:
         (directory / library).mkdir(parents=True)
         shutil.copy(LIBRARY, directory / library / "libsynergy.so")
+    if keeper is not None:
+        shutil.copy(keeper, directory / "src" / "synergy-keeper")
     return directory / "src" / "synergy"
 
 
@@ -489,7 +589,11 @@ def test_where_the_library_is(synergy, tmp_path):
         result.stderr,
     )
     assert match
-    program = tree_of(tmp_path / "installed", Path(match.group(1)))
+    program = tree_of(tmp_path / "installed", Path(match.group(1)), keeper=None)
+    # As in a prefix that lies elsewhere now.
+    keeper = tmp_path / "installed" / "libexec" / "synergy-keeper"
+    keeper.parent.mkdir()
+    shutil.copy(KEEPER, keeper)
     result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", program=program)
     assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
     # Found by where the program is, not by how it was called.
@@ -497,6 +601,20 @@ def test_where_the_library_is(synergy, tmp_path):
     link.symlink_to(program)
     result = synergy("run", "--peer", PEER, "--", "printenv", "LD_PRELOAD", program=link)
     assert result.stdout == f"{tmp_path}/installed/{match.group(1)}/libsynergy.so\n"
+
+
+def test_without_the_keeper(synergy, tmp_path):
+    """Which does all the work: what is started without it would be a server that nobody reaches."""
+    program = tree_of(tmp_path, keeper=None)
+    line = f"synergy-keeper is neither beside {tmp_path}/preload/libsynergy.so nor installed"
+    checked = synergy("check", PEER, "--", "true", program=program)
+    if line not in checked.stdout and synergy("run", "--peer", PEER, "--", "true",
+                                              program=program).returncode == 0:
+        pytest.skip("a keeper is installed on this machine")
+    assert f"wrong: {line}" in checked.stdout.splitlines()
+    assert checked.returncode == 1
+    assert refused(synergy("run", "--peer", PEER, "--", "echo", "started", program=program),
+                   f"synergy: {line}\n")
 
 
 def test_probe_help(synergy):
@@ -527,6 +645,13 @@ def test_probe_usage_errors(synergy):
         synergy("probe", "::1", SYNERGY_HOPS_MAX="many"),
         "synergy: SYNERGY_HOPS_MAX: 'many': expected a hop limit from 1 to 254\n",
     )
+
+
+def test_range_of_ports_that_would_be_cut_short(synergy):
+    assert refused(
+        synergy("test", "192.0.2.1:5555-5560"),
+        "synergy: PEER: '192.0.2.1:5555-5560': expected one port, from which on twelve are used at "
+        "both ends, or none\n")
 
 
 def test_who_looks_is_told_of_mistyped_settings_too(synergy):
