@@ -1,9 +1,16 @@
-// The library is compiled here and nowhere else, and header-only: Debian has no static one.
+// The libraries are compiled here and nowhere else, and header-only: Debian has no static ones.
 #define FMT_HEADER_ONLY
+#define SPDLOG_FMT_EXTERNAL
 
 #include "base/log.h"
 
 #include "base/log_thread.h"
+
+#include <spdlog/details/log_msg_buffer.h>
+#include <spdlog/details/null_mutex.h>
+#include <spdlog/logger.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/base_sink.h>
 
 #include <atomic>
 #include <cerrno>
@@ -38,14 +45,55 @@ std::function<bool()> &is_stderr_lost() {
     return *question;
 }
 
+namespace level = spdlog::level;
+
+level::level_enum of_spdlog(LogLevel wanted) {
+    switch (wanted) {
+    case LogLevel::debug:
+        return level::debug;
+    case LogLevel::info:
+        return level::info;
+    case LogLevel::warn:
+        return level::warn;
+    case LogLevel::error:
+        return level::err;
+    default:
+        return level::off;
+    }
+}
+
 /// What is to be written, as it was when it was said.
 struct Line {
-    LogLevel level;
-    std::string text;
+    spdlog::details::log_msg_buffer message; ///< its logger's name is the server's process
     pid_t server;
     bool is_stderr_lost;
     bool may_wait; ///< for whoever takes it
-    std::chrono::system_clock::time_point when;
+
+    explicit Line(spdlog::details::log_msg said)
+        : server(destination().server != 0 ? destination().server : getpid()),
+          is_stderr_lost(log::is_stderr_lost() && log::is_stderr_lost()()), may_wait(true) {
+        const std::string name = std::to_string(server);
+        said.logger_name = name;
+        message = spdlog::details::log_msg_buffer(said);
+    }
+
+    /// To be said in its place, or after it.
+    [[nodiscard]] Line with(level::level_enum level, const std::string &text) const {
+        spdlog::details::log_msg said = message;
+        said.level = level;
+        said.payload = text;
+        Line other = *this;
+        other.message = spdlog::details::log_msg_buffer(said);
+        return other;
+    }
+
+    /// (spdlog's pattern flags: %n the server's process, %l the level, %v the text.)
+    [[nodiscard]] std::string as(const char *pattern, const char *end = "\n") const {
+        spdlog::pattern_formatter formatter(pattern, spdlog::pattern_time_type::utc, end);
+        spdlog::memory_buf_t text;
+        formatter.format(message, text);
+        return fmt::to_string(text);
+    }
 };
 
 bool has_room(int fd, bool may_wait) {
@@ -75,39 +123,14 @@ int write_and_close(int fd, std::string_view text, bool may_wait) {
     return error;
 }
 
-std::string timestamp(std::chrono::system_clock::time_point when) {
-    using namespace std::chrono;
-    auto now = floor<milliseconds>(when);
-    auto day = floor<days>(now);
-    year_month_day date(day);
-    hh_mm_ss time(now - day);
-    return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", static_cast<int>(date.year()),
-                       static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-                       time.hours().count(), time.minutes().count(), time.seconds().count(),
-                       time.subseconds().count());
-}
-
-const char *name(LogLevel level) {
-    switch (level) {
-    case LogLevel::error:
-        return "error";
-    case LogLevel::warn:
-        return "warning";
-    case LogLevel::info:
-        return "info";
-    default:
-        return "debug";
-    }
-}
-
-int syslog_priority(LogLevel level) {
+int syslog_priority(level::level_enum level) {
     constexpr int facility_daemon = 3 * 8; // RFC 5424 6.2.1
     switch (level) {
-    case LogLevel::error:
+    case level::err:
         return facility_daemon + 3;
-    case LogLevel::warn:
+    case level::warn:
         return facility_daemon + 4;
-    case LogLevel::info:
+    case level::info:
         return facility_daemon + 6;
     default:
         return facility_daemon + 7;
@@ -123,7 +146,7 @@ void to_syslog(const Line &line) {
     address.sun_family = AF_UNIX;
     std::strcpy(address.sun_path, "/dev/log");
     const std::string text =
-        fmt::format("<{}>synergy[{}]: {}", syslog_priority(line.level), line.server, line.text);
+        fmt::format("<{}>", syslog_priority(line.message.level)) + line.as("synergy[%n]: %v", "");
     if (::connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0)
         static_cast<void>(write_all(fd, text, line.may_wait));
     ::close(fd);
@@ -171,7 +194,7 @@ int open_stderr(const Line &line, const struct stat *known) {
 }
 
 void to_stderr(const Line &line) {
-    const std::string text = fmt::format("synergy: {}: {}\n", name(line.level), line.text);
+    const std::string text = line.as("synergy: %l: %v");
     const int path = destination().stderr_path;
     struct stat status {};
     const bool is_known = path >= 0 && fstat(path, &status) == 0;
@@ -190,15 +213,14 @@ void to_stderr(const Line &line) {
 }
 
 /// Once.
-void say_unwritable(Line line, int error) {
+void say_unwritable(const Line &line, int error) {
     static std::atomic<bool> is_said = false;
     if (is_said.exchange(true))
         return;
-    line.level = LogLevel::warn;
-    line.text =
-        fmt::format("{} can't be written: {}; what belongs there comes here", destination().where,
-                    error == ENXIO ? "nobody reads it" : strerrordesc_np(error));
-    to_stderr(line);
+    to_stderr(line.with(level::warn,
+                        fmt::format("{} can't be written: {}; what belongs there comes here",
+                                    destination().where,
+                                    error == ENXIO ? "nobody reads it" : strerrordesc_np(error))));
 }
 
 void to_file(const Line &line) {
@@ -206,10 +228,7 @@ void to_file(const Line &line) {
                           O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640);
     int error = errno;
     if (fd >= 0)
-        error = write_and_close(fd,
-                                fmt::format("{} [{}] {}: {}\n", timestamp(line.when), line.server,
-                                            name(line.level), line.text),
-                                line.may_wait);
+        error = write_and_close(fd, line.as("%Y-%m-%dT%H:%M:%S.%eZ [%n] %l: %v"), line.may_wait);
     if (error == 0)
         return;
     say_unwritable(line, error);
@@ -234,12 +253,9 @@ void do_in_turn(Line line, void (*step)(const Line &)) {
         step(line);
         if (lost == 0)
             return;
-        Line gap = line;
-        gap.level = LogLevel::warn;
-        gap.text = fmt::format("{} lines are lost here: what was said before them took too long to "
-                               "be written",
-                               lost);
-        write_out(gap);
+        write_out(line.with(level::warn, fmt::format("{} lines are lost here: what was said before "
+                                                     "them took too long to be written",
+                                                     lost)));
     };
     if (log_thread::give(work))
         return;
@@ -247,14 +263,27 @@ void do_in_turn(Line line, void (*step)(const Line &)) {
     step(line);
 }
 
-Line line_of(LogLevel level, std::string text) {
-    const pid_t server = destination().server != 0 ? destination().server : getpid();
-    return {.level = level,
-            .text = std::move(text),
-            .server = server,
-            .is_stderr_lost = is_stderr_lost() && is_stderr_lost()(),
-            .may_wait = true,
-            .when = std::chrono::system_clock::now()};
+/// Where spdlog's logger leaves its lines.
+class Sink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
+    void sink_it_(const spdlog::details::log_msg &message) override {
+        do_in_turn(Line(message), write_out);
+    }
+    void flush_() override {
+        if (destination().is_by_thread)
+            log_thread::catch_up();
+    }
+};
+
+/// Never destroyed, as above.
+spdlog::logger &logger() {
+    static auto *one = [] {
+        auto *made = new spdlog::logger("synergy", std::make_shared<Sink>());
+        made->set_level(of_spdlog(destination().level));
+        // Who is warned may see what comes of it, and end, with whoever reads this.
+        made->flush_on(level::warn);
+        return made;
+    }();
+    return *one;
 }
 
 } // namespace
@@ -263,9 +292,10 @@ void configure(Destination chosen) {
     destination() = std::move(chosen);
     Destination &now = destination();
     now.is_by_thread = now.is_by_thread && log_thread::prepare(now.stderr_path);
+    logger().set_level(of_spdlog(now.level));
     if (now.level == LogLevel::off || now.where == "syslog" || now.where == "stderr")
         return;
-    do_in_turn(line_of(now.level, {}), [](const Line &line) {
+    do_in_turn(Line({"", of_spdlog(now.level), ""}), [](const Line &line) {
         if (const int error = why_unwritable(destination().where); error != 0)
             say_unwritable(line, error);
     });
@@ -294,20 +324,10 @@ void watch_stderr(std::function<bool()> is_lost) {
 }
 
 bool is_on(LogLevel level) {
-    return level >= destination().level;
+    return logger().should_log(of_spdlog(level));
 }
 
 namespace {
-
-/// As it is said, at whatever level.
-void say(LogLevel level, std::string text) {
-    const int saved = errno;
-    do_in_turn(line_of(level, std::move(text)), write_out);
-    // Who is warned may see what comes of it, and end, with whoever reads this.
-    if (level >= LogLevel::warn && destination().is_by_thread)
-        log_thread::catch_up();
-    errno = saved;
-}
 
 /// What has been said once.
 std::unordered_set<std::string> &said() {
@@ -325,8 +345,10 @@ bool is_first(const std::string &text) {
 } // namespace
 
 void once(LogLevel level, const std::string &text) {
+    const int saved = errno;
     if (is_on(level) && is_first(text))
-        say(level, text);
+        logger().log(of_spdlog(level), text);
+    errno = saved;
 }
 
 void take_back(const std::string &text) {
@@ -334,13 +356,18 @@ void take_back(const std::string &text) {
 }
 
 void over(const std::string &text) {
-    if (said().erase(text) > 0)
-        say(LogLevel::info, "that is over: " + text);
+    if (said().erase(text) == 0)
+        return;
+    // Whatever level is wanted: who was told of it is to know.
+    const std::string line = "that is over: " + text;
+    logger().sinks().front()->log({logger().name(), level::info, line});
 }
 
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {
+    const int saved = errno;
     if (is_on(level))
-        say(level, fmt::vformat(format, arguments));
+        logger().log(of_spdlog(level), fmt::vformat(format, arguments));
+    errno = saved;
 }
 
 } // namespace synergy::log
