@@ -158,7 +158,8 @@ def with_file(name, text, *words, owner=None):
 
 
 def as_user(user, *words):
-    return ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *words)
+    group = "nogroup" if user == "nobody" else user
+    return ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *words)
 
 
 def written(path, text):

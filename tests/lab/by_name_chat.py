@@ -1,7 +1,7 @@
 """Messages, between people and between programs."""
 
 import servers
-from by_name import WEB, as_user, calls_with, converse, named, run, with_file
+from by_name import WEB, as_user, calls_with, converse, named, owned, run, with_file
 from by_name_web import GO
 
 
@@ -59,21 +59,6 @@ while True:
 """
 
 QUASSEL = bytes.fromhex("42b33f00" "80000002")
-BIP = """
-ip = "::";
-port = {port};
-client_side_ssl = false;
-log_system = false;
-log_root = "{home}/run";
-pid_file = "{home}/run/pid";
-network { name = "lab"; server { host = "127.0.0.1"; port = 1; }; };
-user {
-    name = "lab";
-    password = "00000000000000000000000000000000000000000000";
-    default_nick = "lab"; default_user = "lab"; default_realname = "lab";
-    connection { name = "lab"; network = "lab"; };
-};
-"""
 ZNC = """
 Version = 1.8.2
 <Listener lab>
@@ -90,8 +75,10 @@ Version = 1.8.2
 
 
 def znc(home, port, variables):
+    owned(home, "nobody")
     (home / "configs").mkdir()
-    return with_file("configs/znc.conf", ZNC, "znc", "-f", "-r", "-d", "{home}")(home, port, variables)
+    return with_file("configs/znc.conf", ZNC, *as_user("nobody", "znc", "-f", "-d", "{home}"))(
+        home, port, variables)
 
 
 SERVERS = (
@@ -108,9 +95,6 @@ SERVERS = (
           with_file("conf", INSPIRCD, "setpriv", "--reuid=nobody", "--regid=nogroup",
                     "--clear-groups", "inspircd", "--nofork", "--config", "{home}/conf",
                     owner="nobody"), "inspircd"),
-    named("bip", converse("NICK a\r\nUSER a 0 * :a\r\n", ":"),
-          with_file("bip.conf", BIP, *as_user("nobody", "bip", "-n", "-s", "{home}/run", "-f", "{home}/bip.conf"),
-                    owner="nobody"), "bip"),
     named("znc", WEB, znc, "znc"),
     named("quasselcore", converse(QUASSEL, QUASSEL[-4:].replace(b"\x80", b"\0")),
           run("quasselcore", "-c", "{home}", "--listen", "::", "-p", "{port}"), "quasselcore"),

@@ -70,14 +70,16 @@ setLocal("[::]:{port}")
 setACL("::/0")
 addAction(AllRule(), SpoofAction("192.0.2.1"))
 """
-GDNSD = "options => {{ listen => [::]:{port}, run_dir => {home}, state_dir => {home} }}\n"
+GDNSD = "options => {{ listen => \"[::]:{port}\", run_dir => {home}, state_dir => {home} }}\n"
 YADIFA = """
 <main>
     daemon off
     listen "::" port {port}
-    datapath "{home}"
-    logpath "{home}"
-    pidfile "{home}/pid"
+    datapath "{home}/run"
+    keyspath "{home}/run"
+    xfrpath "{home}/run"
+    logpath "{home}/run"
+    pidfile "{home}/run/pid"
     uid nobody
     gid nogroup
     allow-query any
@@ -85,7 +87,7 @@ YADIFA = """
 """
 RECURSOR = run("pdns_recursor", "--config-dir=/nonexistent", "--socket-dir={home}", "--daemon=no",
                "--local-address=::", "--local-port={port}", "--allow-from=::/0", "--threads=2",
-               "--hint-file=no-refresh", "--security-poll-suffix=")
+               "--security-poll-suffix=")
 
 
 def gdnsd(home, port, _):
@@ -113,5 +115,6 @@ SERVERS = (
     *dns("pdns_recursor", RECURSOR, "pdns_recursor"),
     *dns("dnsdist", with_file("conf", DNSDIST, "dnsdist", "--supervised", "-C", "{home}/conf", "-u", "nobody"), "dnsdist"),
     *dns("gdnsd", gdnsd, "gdnsd"),
-    *dns("yadifad", with_file("conf", YADIFA, "yadifad", "-c", "{home}/conf", "--nodaemon"), "yadifad"),
+    *dns("yadifad", with_file("conf", YADIFA, "yadifad", "-c", "{home}/conf", "--nodaemon",
+          owner="nobody"), "yadifad"),
 )

@@ -1,6 +1,6 @@
 """File servers, and what else stores and shares."""
 
-from by_name import UDP, WEB, ask, calls_with, converse, named, owned, run, with_file, written
+from by_name import IPV4, UDP, WEB, ask, calls_with, converse, named, owned, run, with_file, written
 from by_name_proxies import TLS
 from servers import PYTHON
 
@@ -69,6 +69,8 @@ NBD_CLIENT = calls_with("qemu-img", "info", "nbd://{at}", says="virtual size")
 ISCSI_NAMES = b"InitiatorName=iqn.1999-01.lab\0SessionType=Discovery\0\0\0\0\0"
 ISCSI_LOGIN = (bytes.fromhex("43870000000000") + bytes((len(ISCSI_NAMES) // 4 * 4,)) +
                bytes.fromhex("400000010000" "0000" "00000001") + bytes(28) + ISCSI_NAMES)
+DISTCC = ("DIST00000001ARGC00000005ARGV00000002ccARGV00000002-cARGV00000003x.c"
+          "ARGV00000002-oARGV00000003x.oDOTI00000006int a;")
 UDP_TRACKER = bytes.fromhex("000004172710198000000000") + b"lab!"
 NBD = """
 [generic]
@@ -76,8 +78,7 @@ user=nobody
 group=nogroup
 port={port}
 listenaddr=::
-allowlist=true
-[]
+[x]
 exportname=/etc/hostname
 readonly=true
 """
@@ -107,14 +108,15 @@ SERVERS = (
     named("git daemon", calls_with("git", "ls-remote", "git://{at}/lab"),
           run("sh", "-c", "git init -q --bare {home}/lab; exec git daemon --listen=:: --port={port} "
               "--base-path={home} --export-all --reuseaddr"), "git"),
-    named("nbd-server", NBD_CLIENT, with_file("conf", NBD, "nbd-server", "-d", "-C", "{home}/conf"), "nbd-server"),
+    named("nbd-server", calls_with("qemu-img", "info", "nbd://{at}/x", says="virtual size"),
+          with_file("conf", NBD, "nbd-server", "-C", "{home}/conf"), "nbd-server"),
     named("qemu-nbd", NBD_CLIENT, qemu_nbd, "qemu-nbd"),
     named("nbdkit", NBD_CLIENT,
           run("nbdkit", "-f", "-i", "::", "-p", "{port}", "-u", "nobody", "-g", "nogroup", "null", "1M"),
           "nbdkit"),
     named("tgtd", converse(ISCSI_LOGIN, b"\x23"),
           run("tgtd", "-f", "--iscsi", "portal=[::]:{port}"), "tgtd"),
-    named("distccd", converse("DIST00000001ARGC00000001ARGV00000002ccDOTI00000000", "DONE00000001"),
+    named("distccd", converse(DISTCC, "DONE00000001STAT00000000"),
           run("distccd", "--no-detach", "--daemon", "--listen", "::", "-p", "{port}", "-a", "::/0", "--user",
               "nobody", "--log-file", "{home}/log", "--enable-tcp-insecure"), "distccd"),
     named("cupsd", WEB, cupsd, "cupsd"),
@@ -124,8 +126,8 @@ SERVERS = (
     named("aria2c", WEB, run("aria2c", "--enable-rpc", "--rpc-listen-all",
                               "--rpc-listen-port={port}", "--listen-port=1{port}"), "aria2c"),
     named("deluged", TLS, run("deluged", "-d", "-c", "{home}", "-u", "::", "-p", "{port}"), "deluged"),
-    named("opentracker", WEB, run("opentracker", "-i", "::", "-p", "{port}", "-P", "{port}", "-d", "{home}"),
-          "opentracker"),
+    named("opentracker", WEB, run("opentracker", "-p", "{port}", "-P", "{port}", "-d", "{home}"),
+          "opentracker", **IPV4),
     named("opentracker UDP", ask(UDP_TRACKER, b"lab!"),
-          run("opentracker", "-i", "::", "-p", "{port}", "-P", "{port}", "-d", "{home}"), "opentracker", **UDP),
+          run("opentracker", "-p", "{port}", "-P", "{port}", "-d", "{home}"), "opentracker", **UDP, **IPV4),
 )

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 
-from by_name import IPV4, calls_with, converse, named, owned, run, written
+from by_name import calls_with, converse, named, owned, run, with_file, written
 
 
 def postfix(home, port, variables):
@@ -69,6 +69,12 @@ def exim_of_debian(home, port, _):
     return ["exim4", "-bd", "-q30m", "-oX", f"<; [::]:{port}", "-oP", home / "pid"]
 
 
+POP3D = """
+mode daemon;
+server "inet6://[::]:{port}" {
+    single-process no;
+};
+"""
 SMTP = calls_with("curl", "-s", "-S", "-m", "{timeout}", "-X", "NOOP", "smtp://{at}")
 
 
@@ -107,9 +113,8 @@ SERVERS = (
           "/usr/lib/dovecot/pop3-login"),
     named("exim4 -bdf", converse(None, "220 lab.example"), exim, "exim4"),
     named("exim4 -bd -q30m", converse(None, " ESMTP Exim "), exim_of_debian, "exim4"),
-    named("aiosmtpd", SMTP, run("aiosmtpd", "-l", "[::]:{port}"), "aiosmtpd"),
-    named("pop3d", converse(None, "+OK"), run("pop3d", "--no-config", "--foreground", "--daemon=9",
-                                               "--set=.server.listen=::", "--port={port}"), "pop3d", **IPV4),
-    named("spamd", converse("PING SPAMC/1.2\r\n\r\n", "PONG"),
-          run("spamd", "-L", "-x", "-u", "nobody", "-m", "2", "-A", "::/0", "-6", "-i", "[::]:{port}"), "spamd"),
+    named("aiosmtpd", SMTP, run("aiosmtpd", "-l", ":::{port}"), "aiosmtpd"),
+    named("pop3d", converse(None, "+OK"),
+          with_file("conf", POP3D, "pop3d", "--config-file={home}/conf", "--no-site-config", "--foreground"),
+          "pop3d"),
 )

@@ -140,7 +140,8 @@ SERVERS = (
     *(named(program, WEB, behind(run(program, "-f", "-n", "-u", "nobody", "-p", f"[{SERVER[6]}]:{{port}}",
                                       "--anyprot", "127.0.0.1:2{port}")), program)
       for program in ("sslh", "sslh-select")),
-    named("pen", WEB, behind(run("pen", "-f", "-u", "nobody", "[::]:{port}", "127.0.0.1:2{port}")), "pen"),
+    named("pen", WEB, behind(run("pen", "-f", "-u", "nobody", "{port}", "127.0.0.1:2{port}")), "pen",
+          **IPV4),
     named("rinetd", WEB, behind(with_file("conf", ":: {port} 127.0.0.1 2{port}\n", "rinetd", "-f", "-c",
                                           "{home}/conf")), "rinetd"),
     named("simpleproxy", WEB, behind(run("simpleproxy", "-L", "{port}", "-R", "127.0.0.1:2{port}")),

@@ -81,49 +81,44 @@ def sshd(home, port, _):
 
 def xrdp(home, port, _):
     text = pathlib.Path("/etc/xrdp/xrdp.ini").read_text(encoding="ascii")
-    conf = written(home / "xrdp.ini", text.replace("port=3389", f"port=tcp6://:{port}", 1))
+    conf = written(home / "xrdp.ini", text.replace("\nport=3389", f"\nport=tcp6://:{port}"))
     return ["xrdp", "--nodaemon", "--config", conf]
 
 
 def fastd_key():
-    said = subprocess.run(["fastd", "--generate-key", "--machine-readable"], check=True,
-                          capture_output=True, text=True).stdout
-    secret = said.strip()
-    public = subprocess.run(["fastd", "--show-key", "--machine-readable", "-c", "-"],
-                            input=f'secret "{secret}";', check=True, capture_output=True, text=True)
-    return secret, public.stdout.strip()
+    """A secret, and what of it others know."""
+    secret = subprocess.run(["fastd", "--generate-key", "--machine-readable"], check=True,
+                            capture_output=True, text=True).stdout.strip()
+    public = subprocess.run(["fastd", "--show-key", "--machine-readable", "-c", "-"], check=True,
+                            input=f'secret "{secret}";', capture_output=True, text=True).stdout.strip()
+    return secret, public
 
 
-def fastd_keys():
-    """Of the server, and of its client: (secret, public)."""
-    file = SCRATCH / "fastd-keys"
-    if not file.exists():
-        written(file, " ".join((*fastd_key(), *fastd_key())))
-    words = file.read_text(encoding="ascii").split()
-    return words[:2], words[2:]
-
-
-def fastd(remote=None):
-    def make(home, port, _):
-        (secret, _), (_, public) = fastd_keys() if not remote else reversed(fastd_keys())
-        conf = written(home / f"fastd-{port}.conf", f"""
+def fastd_command(place, port, secret, peers):
+    conf = written(place / f"fastd-{port}.conf", f"""
 mode tap;
 interface "lab";
-log level verbose;
 method "null";
 bind any:{port};
 secret "{secret}";
-peer "other" {{ key "{public}"; {remote or ""} float yes; }}
+{peers}
 """)
-        return ["fastd", "-c", conf]
-    return make
+    return ["fastd", "-c", conf]
+
+
+def fastd(home, port, _):
+    secret, public = fastd_key()
+    written(SCRATCH / f"fastd-{port}.public", public)
+    return fastd_command(home, port, secret, 'on verify "true";')
 
 
 def talk_fastd(stand, server, program, source_port, port, timeout):
-    make = fastd(f"remote [{SERVER[6]}]:{port};")
-    client = stand.start("B", make(SCRATCH, source_port, {}), user="root")
+    public = (SCRATCH / f"fastd-{port}.public").read_text(encoding="ascii")
+    client = stand.start("B", fastd_command(
+        SCRATCH, source_port, fastd_key()[0],
+        f'peer "server" {{ key "{public}"; remote [{SERVER[6]}]:{port}; }}'), user="root")
     try:
-        client.wait_for("connection with <other> established", timeout)
+        client.wait_for("connection with <server> established", timeout)
     finally:
         client.stop()
 
@@ -142,5 +137,5 @@ SERVERS = (
     named("ocserv", TLS, with_keys(with_file("conf", OCSERV, "sh", "-c",
                                              "cd {keys} && exec ocserv -f -c {home}/conf")), "ocserv"),
     named("tincd", converse("0 b 17\n", "0 a 17"), tincd, "tincd"),
-    named("fastd", talk_fastd, fastd(), "fastd", **UDP),
+    named("fastd", talk_fastd, fastd, "fastd", **UDP),
 )

@@ -135,8 +135,6 @@ SERVERS = (
                                           "--connect-timeout", "{timeout}000", *more, within=10),
              run("iperf3", "-s", "-p", "{port}"), "iperf3", ports_for_a_call=4)
       for name, more in (("", ()), (" -u", ("-u", "-b", "10M")))),
-    named("nuttcp", calls_with("nuttcp", "-6", "-P{port}", "-p2{port}", "-n8", "{server}", says="Mbps", within=5),
-          run("nuttcp", "-6", "-S", "--nofork", "-P{port}", "-p2{port}"), "nuttcp", ports_for_a_call=2),
     named("qperf", calls_with("qperf", "-lp", "{port}", "-ip", "2{port}", "-t", "1", "{server}", "tcp_lat",
                              says="latency", within=9),
           run("qperf", "-lp", "{port}"), "qperf", ports_for_a_call=4),

@@ -2,7 +2,7 @@
 
 import time
 
-from by_name import (IPV4, UDP, WEB, ask, calls_with, converse, named, owned, run, with_file,
+from by_name import (IPV4, UDP, WEB, as_user, ask, calls_with, converse, named, owned, run, with_file,
                      written)
 from by_name_proxies import TLS
 from topology import PEER, SERVER
@@ -70,7 +70,7 @@ FREECIV_JOIN = bytes.fromhex("0024") + b"\x04lab\0+Freeciv-3.0-network\0\0" + by
 SERVERS = (
     named("kamailio -u nobody", talk_sip, kamailio("tcp"), "kamailio"),
     named("kamailio -u nobody UDP", talk_sip_udp, kamailio("udp"), "kamailio", **UDP),
-    named("turnserver", calls_with("turnutils_stunclient", "-p", "{port}", "{server}", says="Mapped"),
+    named("turnserver", calls_with("turnutils_stunclient", "-p", "{port}", "{server}", says="reflexive addr"),
           TURN, "turnserver", **UDP),
     named("turnserver TCP", converse(STUN_QUERY, STUN_ANSWER), TURN, "turnserver"),
     named("murmurd", ask(MUMBLE_PING, b"synergy!"),
@@ -85,7 +85,7 @@ SERVERS = (
     named("mpd", converse(None, "OK MPD"), with_file("conf", MPD, "mpd", "--no-daemon", "--stderr",
                                                     "{home}/conf", owner="nobody"), "mpd"),
     named("freeciv-server", converse(FREECIV_JOIN, b"\x05"),
-          run(FREECIV, "-p", "{port}", "-s", "{home}", "-l", "{home}/log", "-A", "none"), FREECIV),
+          run(*as_user("nobody", FREECIV), "-p", "{port}", "-l", "/dev/null", "-A", "none"), FREECIV),
     named("bzfs", converse("BZFLAG\r\n\r\n", "BZFS"),
           run(BZFS, "-p", "{port}", "-q", "-noMasterBanlist"), BZFS, **IPV4),
 )
