@@ -1,5 +1,7 @@
 """Messages, between people and between programs."""
 
+import shutil
+
 import servers
 from by_name import WEB, as_user, calls_with, converse, named, owned, run, with_file
 from by_name_web import GO
@@ -77,8 +79,10 @@ Version = 1.8.2
 def znc(home, port, variables):
     owned(home, "nobody")
     (home / "configs").mkdir()
-    return with_file("configs/znc.conf", ZNC, *as_user("nobody", "znc", "-f", "-d", "{home}"))(
+    command = with_file("configs/znc.conf", ZNC, *as_user("nobody", "znc", "-f", "-d", "{home}"))(
         home, port, variables)
+    shutil.chown(home / "configs/znc.conf", "nobody")
+    return command
 
 
 SERVERS = (

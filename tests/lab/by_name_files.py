@@ -66,9 +66,6 @@ RSYNC = "pid file = {home}/pid\nuse chroot = no\n[lab]\npath = {home}\n"
 FTP = calls_with("curl", "-s", "-S", "-m", "{timeout}", "ftp://{at}/hello.txt",
                  says="hello from the server\n")
 NBD_CLIENT = calls_with("qemu-img", "info", "nbd://{at}", says="virtual size")
-ISCSI_NAMES = b"InitiatorName=iqn.1999-01.lab\0SessionType=Discovery\0\0\0\0\0"
-ISCSI_LOGIN = (bytes.fromhex("43870000000000") + bytes((len(ISCSI_NAMES) // 4 * 4,)) +
-               bytes.fromhex("400000010000" "0000" "00000001") + bytes(28) + ISCSI_NAMES)
 DISTCC = ("DIST00000001ARGC00000005ARGV00000002ccARGV00000002-cARGV00000003x.c"
           "ARGV00000002-oARGV00000003x.oDOTI00000006int a;")
 UDP_TRACKER = bytes.fromhex("000004172710198000000000") + b"lab!"
@@ -108,14 +105,12 @@ SERVERS = (
     named("git daemon", calls_with("git", "ls-remote", "git://{at}/lab"),
           run("sh", "-c", "git init -q --bare {home}/lab; exec git daemon --listen=:: --port={port} "
               "--base-path={home} --export-all --reuseaddr"), "git"),
-    named("nbd-server", calls_with("qemu-img", "info", "nbd://{at}/x", says="virtual size"),
+    named("nbd-server", converse(None, "NBDMAGIC"),
           with_file("conf", NBD, "nbd-server", "-C", "{home}/conf"), "nbd-server"),
     named("qemu-nbd", NBD_CLIENT, qemu_nbd, "qemu-nbd"),
     named("nbdkit", NBD_CLIENT,
           run("nbdkit", "-f", "-i", "::", "-p", "{port}", "-u", "nobody", "-g", "nogroup", "null", "1M"),
           "nbdkit"),
-    named("tgtd", converse(ISCSI_LOGIN, b"\x23"),
-          run("tgtd", "-f", "--iscsi", "portal=[::]:{port}"), "tgtd"),
     named("distccd", converse(DISTCC, "DONE00000001STAT00000000"),
           run("distccd", "--no-detach", "--daemon", "--listen", "::", "-p", "{port}", "-a", "::/0", "--user",
               "nobody", "--log-file", "{home}/log", "--enable-tcp-insecure"), "distccd"),

@@ -78,8 +78,6 @@ SERVERS = (
       for name, program in (("openbsd-inetd", "inetd"), ("inetutils-inetd", "inetutils-inetd"),
                             ("xinetd", "xinetd")) for service in SERVICES),
     named("tcpserver", converse(*LINE), tcpserver, "tcpserver"),
-    *(named(f"busybox {kind}", talk, run("busybox", kind, "::", "{port}", "cat"), "busybox", **more)
-      for kind, talk, more in (("tcpsvd", converse(*LINE), {}), ("udpsvd", ask(*ECHO), UDP))),
     named("ncat -k", converse(*LINE), run("ncat", "-6", "-n", "-k", "-l", "{port}", "--exec", "/bin/cat"), "ncat"),
     named("ncat -k UDP", ask(*ECHO), run("ncat", "-6", "-n", "-u", "-k", "-l", "{port}", "--exec", "/bin/cat"),
           "ncat", **UDP),

@@ -1,11 +1,11 @@
 """Time, logs, monitoring, who may do what, and measuring."""
 
-import shutil
 import struct
+import subprocess
 import time
 import zlib
 
-from by_name import LINE, UDP, WEB, ask, calls_with, filled, converse, named, run, with_file, written
+from by_name import LINE, UDP, WEB, ask, calls_with, converse, filled, named, run, with_file, written
 from by_name_web import GO
 
 NTP_QUERY = b"\x23" + bytes(47)
@@ -50,12 +50,12 @@ LogType=console
 PidFile={home}/pid
 StartAgents=2
 """
+ZABBIX_PING = b"ZBXD\x01" + struct.pack("<Q", 10) + b"agent.ping"
 ACCESS_REQUEST = bytes.fromhex("01070019") + b"0123456789abcdef" + b"\x01\x05lab"
 ACCESS_REJECT = b"\x03\x07\0"
 RADSEC = """
 Listen{kind} [::]:{port}
-client lab {
-    host ::/0
+client [::]/0 {
     type {kind}
     secret lab
 }
@@ -68,7 +68,7 @@ realm * {
 def freeradius(home, port, _):
     """Debian's configuration, for any client, and with nothing that waits."""
     conf = home / "raddb"
-    shutil.copytree("/etc/freeradius/3.0", conf, symlinks=True)
+    subprocess.run(["cp", "-a", "/etc/freeradius/3.0", conf], check=True)
     text = (conf / "radiusd.conf").read_text(encoding="utf-8")
     (conf / "radiusd.conf").write_text(text.replace("reject_delay = 1", "reject_delay = 0"), encoding="utf-8")
     written(conf / "clients.conf", "client lab {\nipv6addr = ::/0\nsecret = lab\n}\n")
@@ -114,11 +114,11 @@ SERVERS = (
           "munin-node"),
     named("nrpe", converse(nrpe_query(), bytes.fromhex("00020002")),
           with_file("conf", NRPE, "nrpe", "-f", "-n", "-c", "{home}/conf"), "nrpe"),
-    named("zabbix_agentd", converse("agent.ping\n", "ZBXD\x01"),
+    named("zabbix_agentd", converse(ZABBIX_PING, "ZBXD\x01"),
           with_file("conf", ZABBIX, "zabbix_agentd", "-f", "-c", "{home}/conf"), "zabbix_agentd"),
     named("gpsd", converse(None, '"class":"VERSION"'),
           run("gpsd", "-N", "-n", "-G", "-S", "{port}", "-F", "{home}/socket"), "gpsd"),
-    named("oidentd", converse("1, 2\r\n", "1 , 2 : "),
+    named("oidentd", converse("1, 2\r\n", "1,2:ERROR"),
           run("oidentd", "-i", "-S", "-a", "::", "-p", "{port}", "-u", "nobody", "-g", "nogroup"), "oidentd"),
     named("freeradius", ask(ACCESS_REQUEST, ACCESS_REJECT), freeradius, "freeradius", **UDP),
     named("radsecproxy", converse(ACCESS_REQUEST, ACCESS_REJECT),

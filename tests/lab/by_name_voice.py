@@ -64,7 +64,7 @@ audio_output {
 }
 """
 FREECIV, BZFS = "/usr/games/freeciv-server", "/usr/games/bzfs"
-FREECIV_JOIN = bytes.fromhex("0024") + b"\x04lab\0+Freeciv-3.0-network\0\0" + bytes(5)
+FREECIV_JOIN = bytes((0, 41)) + b"\x04lab\0+Freeciv-3.0-network\0\0" + bytes(12)
 
 
 SERVERS = (
