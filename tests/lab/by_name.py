@@ -45,6 +45,7 @@ def named(name, talk, make, *tools, **more):
     return Named(name, talk, make=make, tools=(*tools, *getattr(talk, "tools", ())), **more)
 
 
+GO = "written in Go"  # and so none that can be preloaded
 UDP = {"transport": "udp", "client": clients.udp_client}
 IPV4 = {"family": 4}
 
@@ -128,6 +129,7 @@ def calls_with(*words, says="", typed="", within=0):
 
 HTTP = converse("GET / HTTP/1.0\r\n\r\n", "HTTP/1.")
 WEB = calls_with("curl", "-s", "-S", "-i", "-m", "{timeout}", "http://{at}/", says="HTTP/")
+TLS = calls_with("openssl", "s_client", "-connect", "{at}", says="BEGIN CERTIFICATE")
 LINE = ("hello\n", "hello\n")
 ECHO = (b"hello", b"hello")
 

@@ -3,8 +3,7 @@
 import shutil
 
 import servers
-from by_name import WEB, as_user, calls_with, converse, named, owned, run, with_file
-from by_name_web import GO
+from by_name import GO, WEB, as_user, calls_with, converse, named, owned, run, with_file
 
 
 def talk_irc(stand, server, program, source_port, port, timeout):
@@ -86,8 +85,8 @@ def znc(home, port, variables):
 
 
 SERVERS = (
-    named("mosquitto", calls_with("mosquitto_pub", "-h", "{server}", "-p", "{port}", "-t", "lab", "-m", "hello",
-                                 "-q", "1"),
+    named("mosquitto", calls_with("mosquitto_pub", "-h", "{server}", "-p", "{port}", "-t", "lab",
+                                 "-m", "hello", "-q", "1"),
           with_file("conf", MOSQUITTO, "mosquitto", "-c", "{home}/conf"), "mosquitto"),
     named("prosody", converse(XMPP, "stream:"),
           with_file("conf.lua", PROSODY, "setpriv", "--reuid=prosody", "--regid=prosody",
@@ -104,6 +103,7 @@ SERVERS = (
           run("quasselcore", "-c", "{home}", "--listen", "::", "-p", "{port}"), "quasselcore"),
     named("ZeroMQ", converse(None, ZMQ_GREETING),
           with_file("main.py", ZMQ, servers.PYTHON, "{home}/main.py")),
-    named("nats-server", converse(None, "INFO"), run("nats-server", "-a", "::", "-p", "{port}"), "nats-server",
+    named("nats-server", converse(None, "INFO"),
+          run("nats-server", "-a", "::", "-p", "{port}"), "nats-server",
           cannot=GO),
 )

@@ -2,9 +2,8 @@
 
 import subprocess
 
-from by_name import (UDP, WEB, as_user, ask, calls_with, converse, named, owned, run, with_file,
+from by_name import (GO, UDP, WEB, as_user, ask, calls_with, converse, named, owned, run, with_file,
                      written)
-from by_name_web import GO
 
 POSTGRES = "/usr/lib/postgresql/15/bin/"
 

@@ -1,7 +1,6 @@
 """File servers, and what else stores and shares."""
 
-from by_name import IPV4, UDP, WEB, ask, calls_with, converse, named, owned, run, with_file, written
-from by_name_proxies import TLS
+from by_name import IPV4, TLS, UDP, WEB, ask, calls_with, converse, named, owned, run, with_file, written
 from servers import PYTHON
 
 PASSIVE = 10  # ports of the server's

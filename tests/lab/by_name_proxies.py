@@ -1,6 +1,6 @@
 """Proxies, and what ends TLS for others."""
 
-from by_name import (IPV4, WEB, calls_with, converse, named, owned, run, with_file, with_keys,
+from by_name import (IPV4, TLS, WEB, calls_with, converse, named, owned, run, with_file, with_keys,
                      written)
 from topology import PEER, SERVER
 
@@ -69,7 +69,6 @@ socks pass { from: ::/0 to: ::/0 }
 
 THROUGH = calls_with("curl", "-s", "-S", "-i", "-m", "{timeout}", "-x", "http://{at}",
                      "http://127.0.0.1:1/", says="HTTP/1.")
-TLS = calls_with("openssl", "s_client", "-connect", "{at}", says="BEGIN CERTIFICATE")
 HAPROXY_TCP = """
 global
     nbthread 3

@@ -186,7 +186,8 @@ SERVERS = (
     *(named(f"Python multiprocessing {how}, {what} is sent", converse(*LINE), python(text % how))
       for what, text in (("connection", CONNECTION_IS_SENT), ("listener", LISTENER_IS_SENT))
       for how in ("fork", "spawn", "forkserver")),
-    named("Python http.server", WEB, run(PYTHON, "-m", "http.server", "{port}", "--bind", "::", "-d", "{home}")),
+    named("Python http.server", WEB,
+          run(PYTHON, "-m", "http.server", "{port}", "--bind", "::", "-d", "{home}")),
     named("Python http.server IPv4", WEB, run(PYTHON, "-m", "http.server", "{port}", "-d", "{home}"), **IPV4),
     named("uwsgi", WEB, uwsgi(), "uwsgi"),
     named("uwsgi --master", WEB, uwsgi("--master", "-p", "2", "--uid", "nobody"), "uwsgi"),
@@ -204,7 +205,8 @@ SERVERS = (
             "gunicorn")
       for more in ("-k sync", "-k gthread", "-k eventlet", "-k gevent", "-k tornado", "--reuse-port")),
     named("gunicorn -k uvicorn", WEB, application("gunicorn", "-w", "2", "-b", "[::]:{port}", "-k",
-                                                 "uvicorn.workers.UvicornWorker", "app:app"), "gunicorn", "uvicorn"),
+                                                 "uvicorn.workers.UvicornWorker", "app:app"),
+          "gunicorn", "uvicorn"),
     named("daphne", WEB, application(PYTHON, "-m", "daphne", "-b", "::", "-p", "{port}", "app:app")),
     named("CherryPy", WEB, python(CHERRYPY)),
 )

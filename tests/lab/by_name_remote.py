@@ -5,8 +5,7 @@ import shutil
 import subprocess
 
 import servers
-from by_name import UDP, calls_with, converse, make_keys, named, run, with_file, with_keys, written
-from by_name_proxies import TLS
+from by_name import TLS, UDP, calls_with, converse, make_keys, named, run, with_file, with_keys, written
 from programs import SCRATCH
 from topology import SERVER
 
@@ -53,8 +52,9 @@ def openvpn(transport):
     def make(home, port, _):
         keys = make_keys()
         return ["openvpn", "--dev", "tun", "--proto", transport, "--port", port, "--tls-server",
-                "--mode", "server", "--ifconfig-noexec", "--route-noexec", "--dh", "none", "--cert", keys / "server.crt", "--key",
-                keys / "server.key", "--peer-fingerprint", fingerprint(keys / "client.crt"),
+                "--mode", "server", "--ifconfig-noexec", "--route-noexec", "--dh", "none",
+                "--cert", keys / "server.crt", "--key", keys / "server.key",
+                "--peer-fingerprint", fingerprint(keys / "client.crt"),
                 "--duplicate-cn", "--user", "nobody", "--group", "nogroup", "--keepalive", 10, 60]
     return make
 
@@ -125,12 +125,14 @@ def talk_fastd(stand, server, program, source_port, port, timeout):
 
 SERVERS = (
     named("sshd", servers.talk_ssh, sshd, "sshd", "ssh", "ssh-keygen", "ncat"),
-    named("dropbear", calls_with("ssh-keyscan", "-t", "ed25519", "-p", "{port}", "{server}", says="ssh-ed25519"),
+    named("dropbear", calls_with("ssh-keyscan", "-t", "ed25519", "-p", "{port}", "{server}",
+                                 says="ssh-ed25519"),
           dropbear, "dropbear"),
     named("tcpserver telnetd", converse(None, b"\xff\xfd"),
           run("tcpserver", "-6", "-H", "-R", "0", "{port}", "telnetd"), "tcpserver", "telnetd"),
     named("Xvnc", converse(None, "RFB 003."),
-          run("Xvnc", ":{port}", "-rfbport", "{port}", "-SecurityTypes", "None", "-nolisten", "local"), "Xvnc"),
+          run("Xvnc", ":{port}", "-rfbport", "{port}", "-SecurityTypes", "None", "-nolisten",
+              "local"), "Xvnc"),
     named("xrdp", converse(RDP, b"\x03\0\0"), xrdp, "xrdp"),
     named("openvpn tcp-server", talk_openvpn("tcp6-client"), openvpn("tcp6-server"), "openvpn"),
     named("openvpn udp", talk_openvpn("udp6"), openvpn("udp6"), "openvpn", transport="udp"),

@@ -1,8 +1,8 @@
 """What starts others for each connection, and netcats."""
 
 import servers
-from by_name import ECHO, IPV4, LINE, Named, UDP, ask, converse, named, run, written
-from by_name_proxies import THROUGH, TLS
+from by_name import ECHO, IPV4, LINE, Named, TLS, UDP, ask, converse, named, run, written
+from by_name_proxies import THROUGH
 from programs import script
 from servers import PYTHON
 
@@ -66,6 +66,10 @@ def inetd(program, service):
     return make
 
 
+def ncat(*options):
+    return run("ncat", "-6", "-n", "-k", "-l", "{port}", *options)
+
+
 SERVERS = (
     named("systemd-socket-activate", servers.talk_with_own_server, activate(),
           "systemd-socket-activate"),
@@ -78,17 +82,17 @@ SERVERS = (
       for name, program in (("openbsd-inetd", "inetd"), ("inetutils-inetd", "inetutils-inetd"),
                             ("xinetd", "xinetd")) for service in SERVICES),
     named("tcpserver", converse(*LINE), tcpserver, "tcpserver"),
-    named("ncat -k", converse(*LINE), run("ncat", "-6", "-n", "-k", "-l", "{port}", "--exec", "/bin/cat"), "ncat"),
-    named("ncat -k UDP", ask(*ECHO), run("ncat", "-6", "-n", "-u", "-k", "-l", "{port}", "--exec", "/bin/cat"),
-          "ncat", **UDP),
-    named("ncat -k --ssl", TLS, run("ncat", "-6", "-n", "-k", "--ssl", "-l", "{port}", "--exec", "/bin/cat"), "ncat"),
-    named("ncat --proxy-type http", THROUGH, run("ncat", "-6", "-n", "-k", "-l", "{port}", "--proxy-type", "http"),
-          "ncat"),
+    named("ncat -k", converse(*LINE), ncat("--exec", "/bin/cat"), "ncat"),
+    named("ncat -k UDP", ask(*ECHO), ncat("-u", "--exec", "/bin/cat"), "ncat", **UDP),
+    named("ncat -k --ssl", TLS, ncat("--ssl", "--exec", "/bin/cat"), "ncat"),
+    named("ncat --proxy-type http", THROUGH, ncat("--proxy-type", "http"), "ncat"),
     named("nc.openbsd -k", converse(*LINE),
-          run("sh", "-c", "mkfifo {home}/f; nc.openbsd -6 -k -l {port} <{home}/f | cat >{home}/f"), "nc.openbsd"),
+          run("sh", "-c", "mkfifo {home}/f; nc.openbsd -6 -k -l {port} <{home}/f | cat >{home}/f"),
+          "nc.openbsd"),
     named("socat fork", converse(*LINE), run("socat", "TCP6-LISTEN:{port},fork", "EXEC:cat"), "socat"),
     named("socat fork IPv4", converse(*LINE), run("socat", "TCP4-LISTEN:{port},fork,reuseaddr", "EXEC:cat"),
           "socat", **IPV4),
     named("socat UDP", ask(*ECHO), run("socat", "UDP6-RECVFROM:{port},fork", "EXEC:cat"), "socat", **UDP),
-    named("socat UDP-LISTEN", ask(*ECHO), run("socat", "UDP6-LISTEN:{port},fork", "EXEC:cat"), "socat", **UDP),
+    named("socat UDP-LISTEN", ask(*ECHO),
+          run("socat", "UDP6-LISTEN:{port},fork", "EXEC:cat"), "socat", **UDP),
 )

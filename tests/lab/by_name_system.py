@@ -5,8 +5,7 @@ import subprocess
 import time
 import zlib
 
-from by_name import LINE, UDP, WEB, ask, calls_with, converse, filled, named, run, with_file, written
-from by_name_web import GO
+from by_name import GO, LINE, UDP, WEB, ask, calls_with, converse, filled, named, run, with_file, written
 
 NTP_QUERY = b"\x23" + bytes(47)
 MUNIN = """
@@ -32,7 +31,6 @@ module(load="im{kind}")
 input(type="im{kind}" port="{port}")
 *.* /dev/stdout
 """
-RSYSLOGD = ("rsyslogd", "-n", "-f", "{home}/conf", "-i", "{home}/pid")
 NRPE = """
 server_port={port}
 nrpe_user=nagios
@@ -63,6 +61,15 @@ realm * {
     replymessage no
 }
 """
+
+
+def rsyslogd(kind):
+    return with_file("conf", filled(RSYSLOG, {"{kind}": kind}), "rsyslogd", "-n", "-f", "{home}/conf", "-i",
+                     "{home}/pid")
+
+
+def radsecproxy(kind):
+    return with_file("conf", filled(RADSEC, {"{kind}": kind}), "radsecproxy", "-f", "-c", "{home}/conf")
 
 
 def freeradius(home, port, _):
@@ -107,8 +114,8 @@ SERVERS = (
           with_file("conf", "agentAddress udp6:{port}\nrocommunity6 public\n", "snmpd", "-f",
                     "-C", "-c", "{home}/conf", "-p", "{home}/pid", "-u", "Debian-snmp", "-Lo"),
           "snmpd", **UDP),
-    named("rsyslogd", talk_syslog("-T"), with_file("conf", filled(RSYSLOG, {"{kind}": "tcp"}), *RSYSLOGD), "rsyslogd"),
-    named("rsyslogd UDP", talk_syslog("-d"), with_file("conf", filled(RSYSLOG, {"{kind}": "udp"}), *RSYSLOGD), "rsyslogd", **UDP),
+    named("rsyslogd", talk_syslog("-T"), rsyslogd("tcp"), "rsyslogd"),
+    named("rsyslogd UDP", talk_syslog("-d"), rsyslogd("udp"), "rsyslogd", **UDP),
     named("munin-node", converse(None, "# munin node at"),
           with_file("conf", MUNIN, "munin-node", "--config", "{home}/conf", "--foreground"),
           "munin-node"),
@@ -121,15 +128,15 @@ SERVERS = (
     named("oidentd", converse("1, 2\r\n", "1,2:ERROR"),
           run("oidentd", "-i", "-S", "-a", "::", "-p", "{port}", "-u", "nobody", "-g", "nogroup"), "oidentd"),
     named("freeradius", ask(ACCESS_REQUEST, ACCESS_REJECT), freeradius, "freeradius", **UDP),
-    named("radsecproxy", converse(ACCESS_REQUEST, ACCESS_REJECT),
-          with_file("conf", filled(RADSEC, {"{kind}": "TCP"}), "radsecproxy", "-f", "-c", "{home}/conf"), "radsecproxy"),
-    named("radsecproxy UDP", ask(ACCESS_REQUEST, ACCESS_REJECT),
-          with_file("conf", filled(RADSEC, {"{kind}": "UDP"}), "radsecproxy", "-f", "-c", "{home}/conf"), "radsecproxy", **UDP),
+    named("radsecproxy", converse(ACCESS_REQUEST, ACCESS_REJECT), radsecproxy("TCP"), "radsecproxy"),
+    named("radsecproxy UDP", ask(ACCESS_REQUEST, ACCESS_REJECT), radsecproxy("UDP"), "radsecproxy", **UDP),
     named("ser2net", converse(*LINE),
           with_file("conf.yaml", SER2NET, "ser2net", "-n", "-c", "{home}/conf.yaml"), "ser2net"),
-    named("prometheus-node-exporter", WEB, run("prometheus-node-exporter", "--web.listen-address=[::]:{port}"),
+    named("prometheus-node-exporter", WEB,
+          run("prometheus-node-exporter", "--web.listen-address=[::]:{port}"),
           "prometheus-node-exporter", cannot=GO),
-    named("iperf", calls_with("iperf", "-V", "-c", "{server}", "-p", "{port}", "-n", "20K", says="Bytes", within=5),
+    named("iperf", calls_with("iperf", "-V", "-c", "{server}", "-p", "{port}", "-n", "20K", says="Bytes",
+                              within=5),
           run("iperf", "-s", "-V", "-p", "{port}"), "iperf", ports_for_a_call=2),
     *(named(f"iperf3{name}", calls_with("iperf3", "-6", "-c", "{server}", "-p", "{port}", "-n", "100K",
                                           "--connect-timeout", "{timeout}000", *more, within=10),

@@ -2,9 +2,8 @@
 
 import time
 
-from by_name import (IPV4, UDP, WEB, as_user, ask, calls_with, converse, named, owned, run, with_file,
-                     written)
-from by_name_proxies import TLS
+from by_name import (IPV4, TLS, UDP, WEB, as_user, ask, calls_with, converse, named, owned, run,
+                     with_file, written)
 from topology import PEER, SERVER
 
 SIP = ("OPTIONS sip:lab SIP/2.0\r\nVia: SIP/2.0/TCP lab:5060;branch=z9hG4bK1\r\nMax-Forwards: 9\r\n"

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 
 import servers
-from by_name import HTTP, Named, WEB, calls_with, named, run, with_file, written
+from by_name import GO, HTTP, Named, WEB, calls_with, named, run, with_file, written
 
 LIGHTTPD = """
 server.document-root = "{home}"
@@ -69,9 +69,6 @@ def apache(module):
         """)
         return ["sh", start]
     return make
-
-
-GO = "written in Go"
 
 
 def nginx(options):
