@@ -34,12 +34,12 @@ THEMES = (by_name_web, by_name_proxies, by_name_mail, by_name_data, by_name_dns,
           by_name_python, by_name_scripts, by_name_languages)
 # Those that the lab tries each time.
 CHOSEN = ("haproxy -W", "haproxy -Ws", "apache event", "nginx deferred", "systemd-socket-activate")
+EVERY = [(theme.__doc__, server) for theme in THEMES for server in theme.SERVERS]
 
 
 def servers_to_try():
-    every = [pytest.param(theme.__doc__, server, id=server.name)
-             for theme in THEMES for server in theme.SERVERS]
-    return every if TABLE else [one for one in every if one.id in CHOSEN]
+    return [pytest.param(number, id=server.name) for number, (_, server) in enumerate(EVERY)
+            if TABLE or server.name in CHOSEN]
 
 
 def ports_of(server, calls):
@@ -74,10 +74,11 @@ def call_in_a_row(stand, server, preload_for, calls, patience):
     return took, said
 
 
-def write_down(theme, server, took, strangers, said):
-    entry = {"theme": theme, "server": server.name, "cannot": server.cannot, "calls": CALLS,
+def write_down(number, opened, took, strangers, said):
+    theme, server = EVERY[number]
+    entry = {"number": number, "theme": theme, "server": server.name, "cannot": server.cannot, "calls": CALLS,
              "in": CALLS - took.count(None),
-             "without": len(strangers) - strangers.count(None),
+             "opened": opened[0], "without": len(strangers) - strangers.count(None),
              "median": sorted(t for t in took if t is not None)[len(took) // 2]
              if None not in took else None,
              "slowest": max((t for t in took if t is not None), default=None),
@@ -92,12 +93,13 @@ def what_check_says(server):
     return said.stdout + said.stderr
 
 
-@pytest.mark.parametrize("theme, server", servers_to_try())
-def test_server(stand, theme, server):
+@pytest.mark.parametrize("number", servers_to_try())
+def test_server(stand, number):
+    server = EVERY[number][1]
     skip_if_impossible(server)
     firewall.set_profile(stand.path, "open")
-    reference, _ = call_in_a_row(stand, server, lambda _: None, ports_of(server, 1), PATIENCE)
-    assert None not in reference, "not even with the port open"
+    opened, _ = call_in_a_row(stand, server, lambda _: None, ports_of(server, 1), PATIENCE)
+    assert None not in opened, "not even with the port open"
     firewall.set_profile(stand.path, "strict")
     firewall.forget_connections(stand.path)
     strangers, _ = call_in_a_row(stand, server, lambda _: None, ports_of(server, 1), NO_ANSWER)
@@ -109,7 +111,7 @@ def test_server(stand, theme, server):
     took, said = call_in_a_row(stand, server, library, ports_of(server, CALLS),
                                NO_ANSWER if server.cannot else PATIENCE)
     if TABLE:
-        write_down(theme, server, took + [None] * (CALLS - len(took)), strangers, said)
+        write_down(number, opened, took + [None] * (CALLS - len(took)), strangers, said)
     assert strangers.count(None) == len(strangers), "the firewall lets strangers in"
     if server.cannot:
         assert took.count(None) == len(took), "it can be preloaded"
