@@ -118,6 +118,13 @@ bool Endpoint::is_loopback() const {
     return plain.family() == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&plain.any_.in6.sin6_addr);
 }
 
+bool Endpoint::is_link_local() const {
+    const Endpoint plain = unmapped();
+    if (plain.family() == AF_INET)
+        return ntohl(plain.any_.in.sin_addr.s_addr) >> IN_CLASSB_NSHIFT == 0xa9feU;
+    return plain.family() == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&plain.any_.in6.sin6_addr);
+}
+
 bool Endpoint::is_v4_mapped() const {
     return family() == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&any_.in6.sin6_addr);
 }

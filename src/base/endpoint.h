@@ -40,6 +40,7 @@ class Endpoint {
     [[nodiscard]] std::uint16_t port() const; ///< in host byte order
     [[nodiscard]] bool is_wildcard() const;   ///< :: or 0.0.0.0, also ::ffff:0.0.0.0
     [[nodiscard]] bool is_loopback() const;
+    [[nodiscard]] bool is_link_local() const; ///< fe80::/10 (RFC 4291), 169.254/16 (RFC 3927)
     [[nodiscard]] bool is_multicast() const;
     [[nodiscard]] bool is_v4_mapped() const; ///< ::ffff:a.b.c.d (RFC 4291 2.5.5.2)
 

@@ -127,13 +127,6 @@ bool is_private(const Endpoint &any) {
     return false;
 }
 
-bool is_link_local(const Endpoint &any) {
-    const Endpoint address = any.unmapped();
-    if (address.family() == AF_INET6)
-        return v6_bytes(address)[0] == 0xfeU && (v6_bytes(address)[1] & 0xc0U) == 0x80U;
-    return address.family() == AF_INET && v4_number(address) >> 16 == 0xa9feU;
-}
-
 bool is_same_site(const Endpoint &one, const Endpoint &other) {
     const Endpoint a = one.unmapped();
     const Endpoint b = other.unmapped();
@@ -165,7 +158,7 @@ std::vector<Endpoint> other_addresses(const Endpoint &any, const Endpoint &peer)
     std::map<std::string, bool> leads_there{{interface, true}};
     std::vector<Endpoint> others;
     for (const auto &[address, name] : all) {
-        if (address.same_address(own) || is_link_local(address) ||
+        if (address.same_address(own) || address.is_link_local() ||
             is_private(address) != is_private(own) || is_passing(address))
             continue;
         const auto [known, is_new] = leads_there.try_emplace(name, false);
@@ -195,10 +188,10 @@ std::string foreign_source(const Endpoint &peer, const Endpoint &source) {
 }
 
 std::string address_objection(const Endpoint &source, const Endpoint &peer) {
-    if (peer.is_loopback() || source.empty() || is_link_local(peer))
+    if (peer.is_loopback() || source.empty() || peer.is_link_local())
         return {};
     // (An address that is not usable yet will be in a second.)
-    if (is_link_local(source))
+    if (source.is_link_local())
         return is_any_tentative()
                    ? ""
                    : "this host has no address for it but " + source.unmapped().address_text() +

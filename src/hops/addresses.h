@@ -14,7 +14,6 @@ constexpr unsigned loopback_interface = 1;
 
 /// For use within a network only: RFC 1918, RFC 6598 (a provider's NAT), RFC 4193.
 bool is_private(const Endpoint &address);
-bool is_link_local(const Endpoint &address);
 /// Whether two addresses belong to one customer's network, as far as numbers tell: /56 (RFC 6177),
 /// or in IPv4 /24.
 bool is_same_site(const Endpoint &one, const Endpoint &other);

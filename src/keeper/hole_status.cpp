@@ -13,8 +13,8 @@ std::string why_unpunched(const KeptSocket &server, const Target &target, const 
         return why;
     if (server.obstacle != nullptr)
         return server.obstacle->text;
-    if (reachable(server.socket, target.peer).empty())
-        return "this socket can't reach a peer of that address family";
+    if (const char *why = why_unreachable(server.socket, target.peer))
+        return why;
     if (std::find(server.on_link.begin(), server.on_link.end(), target) != server.on_link.end())
         return "the peer is on the same link, with no router between";
     return target.hops.is_automatic() ? "the hop limit is being measured" : "";

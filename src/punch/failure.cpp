@@ -138,7 +138,7 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
         if (error == EADDRNOTAVAIL)
             return std::string("Cannot assign requested address: this host has no ") +
                    family_name(peer) + " address for it";
-        if (is_link_local(peer))
+        if (peer.is_link_local())
             return "an address of the link's own needs its interface, as " +
                    peer.unmapped().address_text() + "%eth0";
         return route_cause("this host's routing table drops it (a blackhole route)");

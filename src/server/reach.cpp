@@ -48,7 +48,8 @@ std::string families(const Settings &settings, const ServerSocket &socket, const
 
 Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
     const Endpoint &local = socket.local;
-    if (local.is_loopback())
+    // Packets from a link's own address don't leave it (RFC 4291 2.5.6, RFC 3927 2.6.2).
+    if (local.is_loopback() || (local.is_link_local() && !peer.is_link_local()))
         return {};
     bool is_v6_socket = local.family() == AF_INET6;
     if (peer.family() == AF_INET6)
@@ -75,6 +76,10 @@ std::string why_nobody(const Settings &settings, const ServerSocket &socket) {
         return "it listens on " + socket.local.address_text() +
                ", where nobody but this host comes: let it listen on :: or on an address of this "
                "host";
+    if (socket.local.is_link_local())
+        return "it listens on " + socket.local.address_text() +
+               ", which counts on its own link alone, and no peer is there: let it listen on :: or "
+               "on another address of this host";
     if (!targets.empty())
         return families(settings, socket, targets.front());
     const std::vector<PortRange> concerned = settings.concerned_ports(socket.transport);
@@ -89,6 +94,16 @@ std::string why_nobody(const Settings &settings, const ServerSocket &socket) {
                port_setting(settings);
     return "port " + std::to_string(port) + " is not among those of " + port_setting(settings) +
            ": " + ports;
+}
+
+const char *why_unreachable(const ServerSocket &socket, const Endpoint &peer) {
+    if (!reachable(socket, peer).empty())
+        return nullptr;
+    if (socket.local.is_loopback())
+        return "nobody but this host comes to this socket's address";
+    if (socket.local.is_link_local() && socket.local.unmapped().family() == peer.family())
+        return "this socket's address counts on its own link alone";
+    return "this socket can't reach a peer of that address family";
 }
 
 std::string why_not_beside(const ServerSocket &socket, uid_t user) {

@@ -9,6 +9,9 @@ namespace synergy {
 /// The peer as this socket can reach it (v4-mapped where it must be); empty if it can't.
 Endpoint reachable(const ServerSocket &socket, const Endpoint &peer);
 
+/// Why the socket can't reach the peer, in words; nullptr: it can.
+const char *why_unreachable(const ServerSocket &socket, const Endpoint &peer);
+
 /// Whether the settings have a peer that the socket can reach.
 bool has_declared(const Settings &settings, const ServerSocket &socket);
 

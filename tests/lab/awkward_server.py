@@ -37,7 +37,8 @@ def listening(address, port):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, int(port)))
+    # (Of a link's own address, the interface belongs to what is bound to.)
+    listener.bind(socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0][4])
     listener.listen(100)
     return listener
 

@@ -1,6 +1,8 @@
 """What the lab's tests share: the paths, built once, and the tools that they need."""
 
 import os
+import pathlib
+import re
 import shutil
 
 import pytest
@@ -17,43 +19,14 @@ from topology import Path  # noqa: E402
 # Half an hour is not for every day: scripts/soak.
 collect_ignore = [] if "SYNERGY_SOAK_MINUTES" in os.environ else ["test_soak.py"]
 
-# Where a tool comes from, for whoever reads why a test was skipped.
-PACKAGES = {
-    "ip": "iproute2", "ip6tables-restore": "iptables", "iptables-restore": "iptables",
-    "conntrack": "conntrack", "setpriv": "util-linux", "ncat": "ncat",
-    "nc.openbsd": "netcat-openbsd", "nc.traditional": "netcat-traditional", "socat": "socat",
-    "nginx": "nginx-light", "sshd": "openssh-server", "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client", "strace": "strace", "python3": "python3", "cc": "gcc",
-    "tc": "iproute2", "sudo": "sudo", "sctp_darn": "lksctp-tools", "traceroute": "traceroute",
-    "apache2": "apache2", "slapd": "slapd", "squid": "squid", "varnishd": "varnish",
-    "kamailio": "kamailio", "postfix": "postfix", "haproxy": "haproxy",
-    "dovecot": "dovecot-imapd", "exim4": "exim4-daemon-light", "iperf3": "iperf3",
-    "vsftpd": "vsftpd", "curl": "curl", "openvpn": "openvpn", "inetd": "openbsd-inetd",
-    "inetutils-inetd": "inetutils-inetd", "tcpserver": "ucspi-tcp-ipv6",
-    "systemd-socket-activate": "systemd", "gunicorn": "gunicorn",
-    "java": "default-jdk-headless", "erl": "erlang-base", "erlc": "erlang-base", "node": "nodejs",
-    "ruby": "ruby-webrick", "puma": "puma", "php": "php-cli", "perl": "libhttp-daemon-perl",
-    "mosquitto": "mosquitto", "redis-server": "redis-server", "memcached": "memcached",
-    "/usr/lib/postgresql/15/bin/postgres": "postgresql", "mariadbd": "mariadb-server", "dropbear": "dropbear-bin",
-    "lighttpd": "lighttpd", "tinyproxy": "tinyproxy", "unbound": "unbound", "named": "bind9",
-    "dnsmasq": "dnsmasq-base", "knotd": "knot", "turnserver": "coturn", "murmurd": "mumble-server",
-    "transmission-daemon": "transmission-daemon", "rsync": "rsync",
-    "git": "git", "chronyd": "chrony", "snmpd": "snmpd", "nsd": "nsd",
-    "uwsgi": "uwsgi-core uwsgi-plugin-python3", "php-fpm8.2": "php-fpm", "unicorn": "unicorn",
-    "hypercorn": "python3-hypercorn", "uvicorn": "uvicorn", "ngircd": "ngircd", "webfsd": "webfs",
-    "mini_httpd": "mini-httpd", "nbd-server": "nbd-server", "danted": "dante-server",
-    "microsocks": "microsocks", "privoxy": "privoxy", "beanstalkd": "beanstalkd",
-    "gearmand": "gearman-job-server", "pgbouncer": "pgbouncer", "icecast2": "icecast2",
-    "aria2c": "aria2", "busybox": "busybox", "prosody": "prosody", "xinetd": "xinetd",
-    "tclsh": "tcl", "lua5.4": "lua5.4 lua-socket", "guile": "guile-3.0", "sbcl": "sbcl",
-    "ocaml": "ocaml-nox", "starman": "starman", "mojo": "libmojolicious-perl",
-    "twistd3": "python3-twisted", "h2o": "h2o", "nghttpd": "nghttp2-server", "stunnel4": "stunnel4",
-    "gnutls-serv": "gnutls-bin", "openssl": "openssl", "ser2net": "ser2net",
-    "munin-node": "munin-node", "inspircd": "inspircd",
-    "qemu-nbd": "qemu-utils", "Xvnc": "tigervnc-standalone-server", "snapserver": "snapserver",
-    "tincd": "tinc", "pdns_server": "pdns-server", "proftpd": "proftpd-core", "iperf": "iperf",
-    "nbdkit": "nbdkit", "i2pd": "i2pd",
-}
+def packages_of_tools():
+    """Where a tool comes from, for whoever reads why a test was skipped."""
+    script = pathlib.Path(__file__).parents[2] / "scripts/install-dependencies"
+    pairs = re.findall(r"([\w.+-]+)(?:=([\w./+-]+))?", "".join(
+        re.findall(r"^ *[a-z]+=\((.*?)\)$", script.read_text(encoding="utf-8"), re.M | re.S)))
+    return {tool or package: package for package, tool in pairs}
+
+
 ALWAYS_NEEDED = ("ip", "ip6tables-restore", "iptables-restore", "conntrack", "setpriv")
 
 
@@ -70,7 +43,8 @@ def pytest_configure(config):
 def skip_what_is_missing(tools):
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        packages = sorted({PACKAGES[tool] for tool in missing})
+        known = packages_of_tools()
+        packages = sorted({known.get(tool, tool) for tool in missing})
         pytest.skip(f"{', '.join(missing)} missing: apt-get install {' '.join(packages)}")
 
 

@@ -46,7 +46,8 @@ def main():
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if options.address == "::":
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind((options.address, options.port))
+        # (Of a link's own address, the interface belongs to what is bound to.)
+        listener.bind(socket.getaddrinfo(options.address, options.port, type=socket.SOCK_STREAM)[0][4])
         listener.listen(100)
         while True:
             connection, peer = listener.accept()

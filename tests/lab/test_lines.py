@@ -596,6 +596,15 @@ def test_listener_on_loopback(stand, family):
              "but this host comes: let it listen on :: or on an address of this host")
 
 
+LINKS_OWN = "fe80::ff:fe00:1%to-fwa"  # of A's interface, by the hardware address that topology.py gives it
+
+
+def test_listener_on_an_address_of_the_links_own(stand):
+    run = Run(stand, LINKS_OWN, 6)
+    run.says(f"warning: {run.listener}: nothing is punched: it listens on {LINKS_OWN}, which counts on its "
+             "own link alone, and no peer is there: let it listen on :: or on another address of this host")
+
+
 @pytest.mark.parametrize("address, peer_family, advice", (
     ("0.0.0.0", 6, "let it listen on ::"),
     (SERVER[4], 6, "let it listen on :: or on an IPv6 address of this host"),
@@ -634,7 +643,8 @@ peers = ["{shown(PEER[family], 5555)}"]
              f"{config}: 7777")
 
 
-@pytest.mark.parametrize("address, ports", (("::1", None), ("0.0.0.0", None), ("::", "left out")))
+@pytest.mark.parametrize("address, ports", (("::1", None), ("0.0.0.0", None), ("::", "left out"),
+                                            (LINKS_OWN, None)))
 def test_further_listeners_are_no_mistake(stand, address, ports):
     """What a server has for purposes of its own."""
     port = fresh_port()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import by_name
+import by_name_proxies
 import servers
 from by_name import HTTP, Named
 from programs import SCRATCH, Preload, fresh_peer_ports, fresh_port, wait_until
@@ -80,8 +80,8 @@ def named(name, make, *tools):
 CASES = {server.name: (server, replace) for server, replace in (
     (named("nginx-HUP", nginx, "nginx"), by_signal(signal.SIGHUP, nginx_main)),
     (named("nginx-USR2", nginx, "nginx"), execute_nginx_anew),
-    (named("haproxy-USR2", by_name.haproxy("-W"), "haproxy"), by_signal(signal.SIGUSR2)),
-    (named("haproxy-sf", by_name.haproxy("-db"), "haproxy"), start_another_haproxy),
+    (named("haproxy-USR2", by_name_proxies.haproxy("-W"), "haproxy"), by_signal(signal.SIGUSR2)),
+    (named("haproxy-sf", by_name_proxies.haproxy("-db"), "haproxy"), start_another_haproxy),
     (named("gunicorn-HUP", gunicorn, "gunicorn"), by_signal(signal.SIGHUP)),
 )}
 

@@ -57,6 +57,10 @@ TEST_CASE("reach: why a listener has nobody") {
         "it listens on ::1, where nobody but this host comes: let it listen on :: or on an address "
         "of this host");
     CHECK(why_nobody(v6, listener("127.0.0.1", 4444)).starts_with("it listens on 127.0.0.1, "));
+    CHECK(why_nobody(v6, listener("fe80::1", 4444)) ==
+          "it listens on fe80::1, which counts on its own link alone, and no peer is there: let it "
+          "listen on :: or on another address of this host");
+    CHECK(why_nobody(v4, listener("169.254.1.1", 4444)).starts_with("it listens on 169.254.1.1, "));
     CHECK(
         why_nobody(v6, listener("0.0.0.0", 4444)) ==
         "it speaks IPv4 alone, and the peer [2001:db8::5]:5555 has an IPv6 address: let it listen "
@@ -83,4 +87,20 @@ TEST_CASE("reach: who can bind beside a listener") {
         "user 7 made this listener, and no other user (this process is user 8) can bind beside it");
     socket.transport = Transport::udp;
     CHECK(why_not_beside(socket, 8) == "");
+}
+
+TEST_CASE("reach: a link's own address reaches peers on that link alone") {
+    const Endpoint near = listener("fe80::5", 5555).local;
+    const Endpoint far = listener("2001:db8::5", 5555).local;
+    CHECK(reachable(listener("fe80::1", 4444), near) == near);
+    CHECK(reachable(listener("::", 4444), far) == far);
+    CHECK(reachable(listener("fe80::1", 4444), far).empty());
+    CHECK(reachable(listener("169.254.1.1", 4444), listener("203.0.113.5", 5555).local).empty());
+    CHECK(why_unreachable(listener("fe80::1", 4444), near) == nullptr);
+    CHECK(why_unreachable(listener("fe80::1", 4444), far) ==
+          std::string("this socket's address counts on its own link alone"));
+    CHECK(why_unreachable(listener("::1", 4444), far) ==
+          std::string("nobody but this host comes to this socket's address"));
+    CHECK(why_unreachable(listener("fe80::1", 4444), listener("203.0.113.5", 5555).local) ==
+          std::string("this socket can't reach a peer of that address family"));
 }
