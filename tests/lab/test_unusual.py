@@ -66,6 +66,13 @@ def test_ways_to_wait(stand, way):
     assert len(punched) == len(ordinary) == 20
 
 
+def test_mptcp(stand):
+    """Of a listener for MPTCP the kernel's lists show the TCP socket within."""
+    clients.skip_without_mptcp(stand)
+    punched, ordinary = both_ways(stand, "mptcp", 10)
+    assert len(punched) == len(ordinary) == 10
+
+
 def test_a_queue_for_one(stand):
     """Fifty at once, each of whom is served; of ordinary ones, whose SYNs the kernel drops, not all are
     within as long."""
