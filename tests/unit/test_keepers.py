@@ -47,6 +47,23 @@ def test_the_keeper_has_nothing_of_the_servers(deaf_peer):
         assert "LD_PRELOAD" not in Path(f"/proc/{keeper}/environ").read_text()
 
 
+LETS_TIMERS_BE_LATE = """
+import ctypes, os, sys
+set_timer_slack = 29
+ctypes.CDLL(None).prctl(set_timer_slack, ctypes.c_ulong(3_000_000_000), 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_the_keeper_of_a_server_that_lets_its_timers_be_late_is_in_time(deaf_peer):
+    """TimerSlackNSec= of a systemd unit, which every program inherits: no hole is to be lost by that."""
+    runner = [sys.executable, "-c", LETS_TIMERS_BE_LATE]
+    with Waiting("tcp", environment=preloaded_environment(deaf_peer.text()), runner=runner) as server:
+        slack = [int(Path(f"/proc/{process}/timerslack_ns").read_text())
+                 for process in (server.process.pid, *server.keepers())]
+        assert slack == [3_000_000_000, 50_000]
+
+
 LISTENS = """
 import socket
 kept = []
