@@ -131,6 +131,32 @@ def test_no_keeper_where_there_is_no_hole(deaf_peer):
         assert server.keepers() == []
 
 
+LISTENERS_OF_MANY_USERS = """
+import os, socket, sys
+listeners = []
+for user in range(20000, 20000 + int(sys.argv[1])):
+    os.seteuid(user)
+    listeners.append(socket.create_server(("", 0)))
+    os.seteuid(0)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@ONLY_ROOT
+def test_for_more_users_than_there_can_be_keepers_none_is_started():
+    """Each further socket would have had two of its own, until the server's end."""
+    for users, line in (8, ""), (12, "synergy: error: nothing is punched: this process has 8 keepers, which is the "
+                                     "most, one for each user and network namespace of its sockets\n"):
+        server = subprocess.Popen([sys.executable, "-c", LISTENERS_OF_MANY_USERS, str(users)], text=True,
+                                  env=preloaded_environment(SYNERGY_LOG="warn"), stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        server.stdout.readline()
+        keepers = keepers_of(server.pid)
+        assert server.communicate("", timeout=20)[1] == line
+        assert len(keepers) == 8
+
+
 AWKWARD = ["within-malloc", "cancel", "small-stack", "at-once", "vfork", "user-namespace",
            "lowered-limit", "inherited", "many-children", "wait", "stderr", "often",
            "no-close-range"]
