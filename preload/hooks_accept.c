@@ -237,8 +237,9 @@ accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *leng
 }
 
 /* What may be a bell, or nothing. */
-__attribute__((cold, noinline)) static int
-accepted_unasked(enum which which, const struct accepting *call, struct sockaddr *address, int got) {
+__attribute__((cold, noinline)) static int accepted_unasked(enum which which,
+                                                            const struct accepting *call,
+                                                            struct sockaddr *address, int got) {
     return got < 0 ? accept_nameless(which, call) : for_caller(which, call, address, got, 0);
 }
 

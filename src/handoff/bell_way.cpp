@@ -84,7 +84,7 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
     const auto found = socket_diag_.who_hears(from, to, interface_of(to));
     if (found)
         return listener.sought().is(*found) || is_ours_(found->cookie) ? Heard::by_the_server
-                                                                           : Heard::by_others;
+                                                                       : Heard::by_others;
     return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
 }
 

@@ -159,9 +159,8 @@ SocketDiag::Found SocketDiag::look_for(Transport transport, const Endpoint &loca
     if (!netlink_ || local.empty())
         return {};
     const auto among = [which](const Reply &reply) -> std::optional<Listener> {
-        const auto found =
-            std::find_if(reply.sockets.begin(), reply.sockets.end(),
-                         [which](const Listener &each) { return which.is(each); });
+        const auto found = std::find_if(reply.sockets.begin(), reply.sockets.end(),
+                                        [which](const Listener &each) { return which.is(each); });
         return found == reply.sockets.end() ? std::nullopt : std::optional(*found);
     };
     // A look-up finds whom a packet to the address would reach: mostly the very socket. (SCTP's
