@@ -41,6 +41,7 @@ class Endpoint {
     [[nodiscard]] bool is_wildcard() const;   ///< :: or 0.0.0.0, also ::ffff:0.0.0.0
     [[nodiscard]] bool is_loopback() const;
     [[nodiscard]] bool is_multicast() const;
+    [[nodiscard]] bool is_broadcast() const; ///< 255.255.255.255
     [[nodiscard]] bool is_v4_mapped() const; ///< ::ffff:a.b.c.d (RFC 4291 2.5.5.2)
 
     [[nodiscard]] Endpoint with_port(std::uint16_t port) const;

@@ -44,11 +44,16 @@ std::string families(const Settings &settings, const ServerSocket &socket, const
            " address: " + advice;
 }
 
+/// Where what is sent comes to many hosts, or to all of a network: a peer answers elsewhere.
+bool is_of_many(const Endpoint &local) {
+    return local.is_multicast() || local.is_broadcast();
+}
+
 } // namespace
 
 Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
     const Endpoint &local = socket.local;
-    if (local.is_loopback())
+    if (local.is_loopback() || is_of_many(local))
         return {};
     bool is_v6_socket = local.family() == AF_INET6;
     if (peer.family() == AF_INET6)
@@ -75,6 +80,9 @@ std::string why_nobody(const Settings &settings, const ServerSocket &socket) {
         return "it listens on " + socket.local.address_text() +
                ", where nobody but this host comes: let it listen on :: or on an address of this "
                "host";
+    if (is_of_many(socket.local))
+        return "it is bound to " + socket.local.address_text() +
+               ", which stands for many hosts: let it be bound to :: or to an address of this host";
     if (!targets.empty())
         return families(settings, socket, targets.front());
     const std::vector<PortRange> concerned = settings.concerned_ports(socket.transport);
