@@ -196,6 +196,20 @@ static inline struct sockaddr *room_of_ours(struct unasked *unasked, struct acce
     return &unasked->from.any;
 }
 
+/* A call that did not want the address has failed with ours. Sockets of a family without any
+ * (AF_ALG) have none to give: who asks for it is told that the connection is gone. */
+__attribute__((cold, noinline)) static int accept_nameless(enum which which,
+                                                           const struct accepting *failed) {
+    struct accepting call = {.listener = failed->listener, .flags = failed->flags};
+    struct unasked name = {.length = sizeof name.from};
+    int error = errno;
+    int is_nameless = error == ECONNABORTED && may_tell() &&
+                      getsockname(call.listener, &name.from.any, &name.length) != 0 &&
+                      errno == EOPNOTSUPP;
+    errno = error;
+    return is_nameless ? call_accept(which, &call, NULL) : -1;
+}
+
 /* A listener that is met, or whose keeper is replaced, which is not to wait until accept() has
  * blocked; a bell that rings already; a caller's variable that the kernel is to be asked for. */
 __attribute__((cold, noinline)) static int
@@ -210,13 +224,23 @@ accept_apart(enum which which, int fd, struct sockaddr *address, socklen_t *leng
         say_left_out();
     if (!may_ask())
         say_that_it_is_deaf(fd);
-    if (!address)
+    int is_asked = address != NULL;
+    if (!is_asked)
         address = room_of_ours(&unasked, &call);
     else if (length)
         call.room = length_if_readable(length);
     int was_anybody_waiting = is_any_ringing() && is_anybody_waiting(fd);
-    return for_caller(which, &call, address, call_accept(which, &call, address),
-                      was_anybody_waiting);
+    int got = call_accept(which, &call, address);
+    if (got < 0 && !is_asked)
+        got = accept_nameless(which, &call);
+    return for_caller(which, &call, address, got, was_anybody_waiting);
+}
+
+/* What may be a bell, or nothing. */
+__attribute__((cold, noinline)) static int accepted_unasked(enum which which,
+                                                            const struct accepting *call,
+                                                            struct sockaddr *address, int got) {
+    return got < 0 ? accept_nameless(which, call) : for_caller(which, call, address, got, 0);
 }
 
 __attribute__((noinline)) static int accept_unasked(enum which which, int fd, int flags,
@@ -227,9 +251,9 @@ __attribute__((noinline)) static int accept_unasked(enum which which, int fd, in
     int got = call_accept(which, &call, address);
     if (got >= 0 && noted)
         note_connection(got, noted);
-    return __builtin_expect(got >= 0 && is_from_bell_port(address), 0)
-               ? for_caller(which, &call, address, got, 0)
-               : got;
+    return __builtin_expect(got >= 0 && !is_from_bell_port(address), 1)
+               ? got
+               : accepted_unasked(which, &call, address, got);
 }
 
 /* Whether the listener needs nothing before the call: it is not ours, or its keeper is there, and

@@ -260,13 +260,26 @@ static struct identity within_reach(const struct identity *identity) {
     return reached;
 }
 
+/* Whether there is a number for one more. (A keeper that finds none would be there for nothing, and
+ * another one for each further socket.) */
+static int is_room_for_another(void) {
+    for (int i = 0; i < KEEPERS; i++)
+        if (!keeper_page(i) || synergy_is_over(keeper_page(i)))
+            return 1;
+    _Static_assert(KEEPERS == 8, "as the line has it");
+    COMPLAIN_ONCE("this process has 8 keepers, which is the most, one for each user and network "
+                  "namespace of its sockets",
+                  0);
+    return 0;
+}
+
 int obtain_keeper(const struct identity *socket, enum cause cause, int bound, uint16_t tcp_port) {
     struct identity reached = *socket, *identity = &reached;
     if (look_up_keeper(socket) == NO_KEEPER && may_begin())
         reached = within_reach(socket);
     int keeper = look_up_keeper(identity);
     if (keeper != NO_KEEPER || (is_given_up() && cause != IS_ASKED) || !may_begin() ||
-        !starting_begin())
+        !is_room_for_another() || !starting_begin())
         return keeper;
     /* Another thread may have been first. */
     keeper = look_up_keeper(identity);
@@ -292,7 +305,7 @@ void obtain_free_keeper(void) {
         obtain_keeper(&own, RIGHTS_GO, -1, 0); /* it can be no other user's */
         return;
     }
-    if (is_given_up() || is_any_keeper_free() || !starting_begin())
+    if (is_given_up() || is_any_keeper_free() || !is_room_for_another() || !starting_begin())
         return;
     if (!is_any_keeper_free())
         start_keeper_at(RIGHTS_GO, geteuid(), NULL);

@@ -136,6 +136,11 @@ bool Endpoint::is_multicast() const {
     return plain.family() == AF_INET6 && IN6_IS_ADDR_MULTICAST(&plain.any_.in6.sin6_addr);
 }
 
+bool Endpoint::is_broadcast() const {
+    const Endpoint plain = unmapped();
+    return plain.family() == AF_INET && plain.any_.in.sin_addr.s_addr == htonl(INADDR_BROADCAST);
+}
+
 Endpoint Endpoint::with_port(std::uint16_t port) const {
     Endpoint endpoint = *this;
     if (family() == AF_INET)

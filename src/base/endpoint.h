@@ -42,6 +42,7 @@ class Endpoint {
     [[nodiscard]] bool is_loopback() const;
     [[nodiscard]] bool is_link_local() const; ///< fe80::/10 (RFC 4291), 169.254/16 (RFC 3927)
     [[nodiscard]] bool is_multicast() const;
+    [[nodiscard]] bool is_broadcast() const; ///< 255.255.255.255
     [[nodiscard]] bool is_v4_mapped() const; ///< ::ffff:a.b.c.d (RFC 4291 2.5.5.2)
 
     [[nodiscard]] Endpoint with_port(std::uint16_t port) const;

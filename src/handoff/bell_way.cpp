@@ -83,8 +83,8 @@ Heard BellWay::would_hear(const ServerSocket &listener, const Endpoint &from,
         return Heard::by_the_server; // of SCTP the kernel does not say it
     const auto found = socket_diag_.who_hears(from, to, interface_of(to));
     if (found)
-        return found->cookie == listener.cookie || is_ours_(found->cookie) ? Heard::by_the_server
-                                                                           : Heard::by_others;
+        return listener.sought().is(*found) || is_ours_(found->cookie) ? Heard::by_the_server
+                                                                       : Heard::by_others;
     return errno == ENOENT ? Heard::by_nobody : Heard::by_the_server;
 }
 

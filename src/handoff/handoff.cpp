@@ -111,7 +111,7 @@ bool Handoff::check_imitable(const ServerSocket &listener) {
     // (Of one that does not listen yet nothing is told, and it has just been described.)
     if (what == nullptr && listener.is_ready())
         if (const auto found =
-                socket_diag_.find(listener.transport, listener.local, listener.cookie))
+                socket_diag_.find(listener.transport, listener.local, listener.sought()))
             what = found->option_memory == listener.option_memory ? nullptr : what_takes_memory;
     if (what != nullptr)
         give_up(listener, not_to_be_given(what));
@@ -122,7 +122,7 @@ bool Handoff::is_there_as_described(const ServerSocket &listener) const {
     if (!listener.accepts() || !listener.is_ready() || listener.not_to_be_given != nullptr ||
         is_out_of_reach(listener.cookie))
         return false;
-    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.sought());
     return found && found->option_memory == listener.option_memory;
 }
 
@@ -211,7 +211,7 @@ void Handoff::introduce(Offer &offer) const {
 
 /// Whether the listener is known to be there and to take connections.
 bool Handoff::is_there(const ServerSocket &listener) const {
-    return socket_diag_.life(listener.transport, listener.local, listener.cookie) ==
+    return socket_diag_.life(listener.transport, listener.local, listener.sought()) ==
            SocketDiag::Life::lives;
 }
 
@@ -234,7 +234,7 @@ bool Handoff::is_to_wait(Id id) const {
 
 /// A bell that meets a full queue would be dropped, and come again by the kernel's second.
 bool Handoff::is_full(const ServerSocket &listener) const {
-    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.sought());
     return found && found->waiting > found->room;
 }
 
@@ -440,7 +440,7 @@ void Handoff::closed_with(Id id, int refusal) {
 void Handoff::closed_without_a_word(Id id) {
     Offer &offer = *offers_.at(id);
     const ServerSocket &listener = offer.listener;
-    const auto found = socket_diag_.find(listener.transport, listener.local, listener.cookie);
+    const auto found = socket_diag_.find(listener.transport, listener.local, listener.sought());
     const bool is_full = found && found->is_half_full();
     const bool may_be_an_end =
         owner_.has_one_ended_since(offer.ends) && ++offer.by_ends <= unanswered_most;

@@ -317,9 +317,9 @@ bool Keeper::locate(ServerSocket &socket) const {
         return true;
     auto life = SocketDiag::Life::unknown;
     if (!socket.is_ready() && socket.transport == Transport::tcp)
-        life = socket_diag_.life_until_it_listens(socket.local, socket.cookie);
+        life = socket_diag_.life_until_it_listens(socket.local, socket.sought());
     else if (!socket.punches_itself() && socket.is_ready())
-        life = socket_diag_.life(socket.transport, socket.local, socket.cookie);
+        life = socket_diag_.life(socket.transport, socket.local, socket.sought());
     if (life != SocketDiag::Life::unknown)
         return life == SocketDiag::Life::lives;
     return processes_.locate(socket);

@@ -239,7 +239,7 @@ void Requests::refuse_inimitable(const ServerSocket &socket) {
 /// No bell gets to it.
 void Requests::refuse_obstructed(const ServerSocket &socket, const Obstacle &obstacle) {
     // Who says that it listens waits for no answer: it may be closed again by now.
-    if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local, socket.cookie) ==
+    if (socket.is_ready() && socket_diag_.life(socket.transport, socket.local, socket.sought()) ==
                                  SocketDiag::Life::gone) {
         registry_.has_listened(socket.cookie);
         registry_.closed(socket.cookie);

@@ -44,12 +44,18 @@ std::string families(const Settings &settings, const ServerSocket &socket, const
            " address: " + advice;
 }
 
+/// Where what is sent comes to many hosts, or to all of a network: a peer answers elsewhere.
+bool is_of_many(const Endpoint &local) {
+    return local.is_multicast() || local.is_broadcast();
+}
+
 } // namespace
 
 Endpoint reachable(const ServerSocket &socket, const Endpoint &peer) {
     const Endpoint &local = socket.local;
     // Packets from a link's own address don't leave it (RFC 4291 2.5.6, RFC 3927 2.6.2).
-    if (local.is_loopback() || (local.is_link_local() && !peer.is_link_local()))
+    if (local.is_loopback() || is_of_many(local) ||
+        (local.is_link_local() && !peer.is_link_local()))
         return {};
     bool is_v6_socket = local.family() == AF_INET6;
     if (peer.family() == AF_INET6)
@@ -80,6 +86,9 @@ std::string why_nobody(const Settings &settings, const ServerSocket &socket) {
         return "it listens on " + socket.local.address_text() +
                ", which counts on its own link alone, and no peer is there: let it listen on :: or "
                "on another address of this host";
+    if (is_of_many(socket.local))
+        return "it is bound to " + socket.local.address_text() +
+               ", which stands for many hosts: let it be bound to :: or to an address of this host";
     if (!targets.empty())
         return families(settings, socket, targets.front());
     const std::vector<PortRange> concerned = settings.concerned_ports(socket.transport);

@@ -128,6 +128,7 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     int protocol = get_option(fd, SOL_SOCKET, SO_PROTOCOL);
     if (type == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == protocol_mptcp)) {
         socket.transport = Transport::tcp;
+        socket.is_multipath = protocol == protocol_mptcp;
     } else if (type == SOCK_DGRAM && protocol == IPPROTO_UDP) {
         socket.transport = Transport::udp;
     } else if ((type == SOCK_STREAM || type == SOCK_SEQPACKET) && protocol == IPPROTO_SCTP) {

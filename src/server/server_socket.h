@@ -3,6 +3,7 @@
 
 #include "base/endpoint.h"
 #include "server/inherited_options.h"
+#include "server/socket_diag.h"
 
 #include <array>
 #include <optional>
@@ -17,6 +18,7 @@ struct ServerSocket {
     Transport transport = Transport::tcp;
     Endpoint local;
     Endpoint connected;          ///< whom it is connected to, if at all
+    bool is_multipath = false;   ///< TCP: a socket of MPTCP (RFC 8684), which listens for both
     bool listens = false;        ///< SO_ACCEPTCONN; not yet, where listen() is about to be called
     bool has_device = false;     ///< bound to one (SO_BINDTODEVICE)
     bool takes_v4 = false;       ///< AF_INET6 without IPV6_V6ONLY
@@ -48,6 +50,8 @@ struct ServerSocket {
     [[nodiscard]] bool is_ready() const { return listens || !accepts(); }
     /// Whether punches leave from the socket itself, so that a duplicate of it is kept.
     [[nodiscard]] bool punches_itself() const { return !accepts() && !has_room_beside; }
+    /// What the kernel is to be asked for.
+    [[nodiscard]] SocketDiag::Sought sought() const { return {cookie, is_multipath ? inode : 0}; }
     /// "tcp [::]:4444", as lines of the log begin.
     [[nodiscard]] std::string text() const {
         return std::string(name(transport)) + " " + local.text();

@@ -151,14 +151,16 @@ SocketDiag::Reply SocketDiag::ask(const void *question, std::size_t size, std::u
     }
 }
 
-SocketDiag::Found SocketDiag::look_for(Transport transport, const Endpoint &local,
-                                       std::uint64_t cookie) {
+bool SocketDiag::Sought::is(const Listener &listed) const {
+    return inode != 0 ? listed.inode == inode : listed.cookie == cookie;
+}
+
+SocketDiag::Found SocketDiag::look_for(Transport transport, const Endpoint &local, Sought which) {
     if (!netlink_ || local.empty())
         return {};
-    const auto among = [cookie](const Reply &reply) -> std::optional<Listener> {
-        const auto found =
-            std::find_if(reply.sockets.begin(), reply.sockets.end(),
-                         [cookie](const Listener &each) { return each.cookie == cookie; });
+    const auto among = [which](const Reply &reply) -> std::optional<Listener> {
+        const auto found = std::find_if(reply.sockets.begin(), reply.sockets.end(),
+                                        [which](const Listener &each) { return which.is(each); });
         return found == reply.sockets.end() ? std::nullopt : std::optional(*found);
     };
     // A look-up finds whom a packet to the address would reach: mostly the very socket. (SCTP's
@@ -184,9 +186,8 @@ SocketDiag::Found SocketDiag::look_for(Transport transport, const Endpoint &loca
     return {.socket = it, .is_known = it || reply.error == 0};
 }
 
-SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local,
-                                  std::uint64_t cookie) {
-    const Found found = look_for(transport, local, cookie);
+SocketDiag::Life SocketDiag::life(Transport transport, const Endpoint &local, Sought which) {
+    const Found found = look_for(transport, local, which);
     if (found.socket)
         return Life::lives;
     return found.is_known ? Life::gone : Life::unknown;
@@ -198,9 +199,11 @@ const SocketDiag::BoundOnes *SocketDiag::look_for_bound_ones(int family) {
     question.request.idiag_states = bound | listens;
     const Reply reply = netlink_ ? ask(&question, sizeof question, sequence_)
                                  : Reply{.error = EBADF, .sockets = {}};
-    BoundOnes &found = bound_ones_[family] = {.cookies = {}, .at = Clock::now()};
-    for (const Listener &each : reply.sockets)
+    BoundOnes &found = bound_ones_[family] = {.cookies = {}, .inodes = {}, .at = Clock::now()};
+    for (const Listener &each : reply.sockets) {
         found.cookies.insert(each.cookie);
+        found.inodes.insert(each.inode);
+    }
     return reply.error == 0 ? &found : nullptr;
 }
 
@@ -219,11 +222,11 @@ bool SocketDiag::tells_of_bound_ones() {
     return *tells_of_bound_ones_;
 }
 
-SocketDiag::Life SocketDiag::life_until_it_listens(const Endpoint &local, std::uint64_t cookie) {
+SocketDiag::Life SocketDiag::life_until_it_listens(const Endpoint &local, Sought which) {
     // Less than bind() waits for what is about to go; there may be a hundred to be asked for.
     constexpr Duration time_to_rely_on = std::chrono::milliseconds(5);
     const BoundOnes &before = bound_ones_[local.family()];
-    if (Clock::now() - before.at < time_to_rely_on && before.cookies.contains(cookie))
+    if (Clock::now() - before.at < time_to_rely_on && before.has(which))
         return Life::lives;
     if (!tells_of_bound_ones())
         return Life::unknown;
@@ -234,15 +237,15 @@ SocketDiag::Life SocketDiag::life_until_it_listens(const Endpoint &local, std::u
         const BoundOnes *now = look_for_bound_ones(local.family());
         if (now == nullptr)
             return Life::unknown;
-        if (now->cookies.contains(cookie))
+        if (now->has(which))
             return Life::lives;
     }
     return Life::gone;
 }
 
 std::optional<SocketDiag::Listener> SocketDiag::find(Transport transport, const Endpoint &local,
-                                                     std::uint64_t cookie) {
-    return look_for(transport, local, cookie).socket;
+                                                     Sought which) {
+    return look_for(transport, local, which).socket;
 }
 
 bool SocketDiag::has_connection(const Endpoint &from, const Endpoint &to) {

@@ -22,18 +22,32 @@ class SocketDiag {
     /// Whether the kernel answers at all: a sandbox may forbid AF_NETLINK.
     [[nodiscard]] bool works() const { return static_cast<bool>(netlink_); }
 
+    struct Listener;
+
+    /// What a socket is looked for by: its cookie (SO_COOKIE); or its inode, where it is one of
+    /// MPTCP (RFC 8684), since the kernel's lists have the TCP socket within it, whose cookie is
+    /// another one.
+    struct Sought {
+        std::uint64_t cookie = 0;
+        std::uint64_t inode = 0; ///< 0: the cookie tells
+        // NOLINTNEXTLINE(google-explicit-constructor): most are sought by that alone
+        Sought(std::uint64_t by_cookie, std::uint64_t by_inode = 0)
+            : cookie(by_cookie), inode(by_inode) {}
+        [[nodiscard]] bool is(const Listener &listed) const;
+    };
+
     enum class Life : std::uint8_t {
         lives,
         gone,   ///< or it takes no peers any more: a listener that was shut down
         unknown ///< the kernel can't say
     };
-    /// Whether the listener (TCP, SCTP) or the bound socket (UDP) with this cookie (SO_COOKIE) at
-    /// this local address still lives, whoever has it.
-    [[nodiscard]] Life life(Transport transport, const Endpoint &local, std::uint64_t cookie);
+    /// Whether this listener (TCP, SCTP) or bound socket (UDP) at this local address still lives,
+    /// whoever has it.
+    [[nodiscard]] Life life(Transport transport, const Endpoint &local, Sought which);
 
-    /// Whether the TCP socket with this cookie is bound still, whoever has it, and listens or may
-    /// yet; what was so a few milliseconds ago is taken to be. `unknown` before Linux 6.8.
-    [[nodiscard]] Life life_until_it_listens(const Endpoint &local, std::uint64_t cookie);
+    /// Whether this TCP socket is bound still, whoever has it, and listens or may yet; what was so
+    /// a few milliseconds ago is taken to be. `unknown` before Linux 6.8.
+    [[nodiscard]] Life life_until_it_listens(const Endpoint &local, Sought which);
 
     struct Listener {
         std::uint64_t cookie = 0;
@@ -54,7 +68,7 @@ class SocketDiag {
     };
     /// The listener or bound socket of life(), where it lives.
     [[nodiscard]] std::optional<Listener> find(Transport transport, const Endpoint &local,
-                                               std::uint64_t cookie);
+                                               Sought which);
     /// Which TCP listener would get a connection from `from` to `to` by the interface of this
     /// number (if_nametoindex(3)): nothing is sent. Where the connection is there already, its end
     /// at `to`, which has no inode before it is accepted. nullopt and errno: ENOENT where nobody
@@ -90,13 +104,16 @@ class SocketDiag {
         bool is_known = false; ///< the kernel has said so, or that there is none
     };
     struct BoundOnes {
-        std::unordered_set<std::uint64_t> cookies;
+        std::unordered_set<std::uint64_t> cookies, inodes;
         Time at{};
+        [[nodiscard]] bool has(const Sought &which) const {
+            return which.inode != 0 ? inodes.contains(which.inode) : cookies.contains(which.cookie);
+        }
     };
     /// nullptr where the kernel can't say.
     [[nodiscard]] const BoundOnes *look_for_bound_ones(int family);
     [[nodiscard]] bool tells_of_bound_ones();
-    [[nodiscard]] Found look_for(Transport transport, const Endpoint &local, std::uint64_t cookie);
+    [[nodiscard]] Found look_for(Transport transport, const Endpoint &local, Sought which);
     [[nodiscard]] Reply ask(const void *question, std::size_t size, std::uint32_t sequence);
 
     Socket netlink_;

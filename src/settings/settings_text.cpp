@@ -199,8 +199,7 @@ std::string_view trimmed(std::string_view text) {
 }
 
 Expected check_host(const Endpoint &address) {
-    const bool is_broadcast = address.address_text() == "255.255.255.255";
-    if (address.is_wildcard() || address.is_multicast() || is_broadcast)
+    if (address.is_wildcard() || address.is_multicast() || address.is_broadcast())
         return one_host;
     return is_without_link(address) ? a_link : nullptr;
 }

@@ -605,6 +605,13 @@ def test_listener_on_an_address_of_the_links_own(stand):
              "own link alone, and no peer is there: let it listen on :: or on another address of this host")
 
 
+@pytest.mark.parametrize("address, family", (("239.1.1.1", 4), ("255.255.255.255", 4), ("ff0e::1", 6)))
+def test_socket_of_a_group(stand, address, family):
+    run = Run(stand, address, family, transport="udp")
+    run.says(f"warning: {run.listener}: nothing is punched: it is bound to {address}, which stands for many "
+             "hosts: let it be bound to :: or to an address of this host")
+
+
 @pytest.mark.parametrize("address, peer_family, advice", (
     ("0.0.0.0", 6, "let it listen on ::"),
     (SERVER[4], 6, "let it listen on :: or on an IPv6 address of this host"),

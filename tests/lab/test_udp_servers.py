@@ -46,6 +46,13 @@ def test_addresses(stand, server):
     check(stand, server, count=5)
 
 
+def test_where_there_is_no_ipv6(stand):
+    own = servers.own_udp("0.0.0.0", "recvfrom", 4)
+    check(stand, dataclasses.replace(
+        own, name=f"{own.name}, without IPv6",
+        command=lambda port: [servers.PYTHON, script("without_family.py"), "AF_INET6", *own.command(port)]), count=5)
+
+
 def start_recverr(stand, family, preload, first="queue", *kind):
     port = fresh_port()
     program = stand.start(

@@ -3,6 +3,7 @@ measured beside it; or it is refused soon, and that is said."""
 
 import collections
 import concurrent.futures
+import hashlib
 import socket
 import struct
 import time
@@ -64,6 +65,33 @@ def both_ways(stand, way, count, call=ask, address="::"):
 def test_ways_to_wait(stand, way):
     punched, ordinary = both_ways(stand, way, 20)
     assert len(punched) == len(ordinary) == 20
+
+
+def test_mptcp(stand):
+    """Of a listener for MPTCP the kernel's lists show the TCP socket within."""
+    clients.skip_without_mptcp(stand)
+    punched, ordinary = both_ways(stand, "mptcp", 10)
+    assert len(punched) == len(ordinary) == 10
+
+
+A_DIGEST = """
+import socket
+with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as algorithm:
+    algorithm.bind(("hash", "sha256"))
+    with algorithm.accept()[0] as operation:
+        operation.sendall(b"hello")
+        print(operation.recv(32).hex())
+"""
+
+
+@pytest.mark.parametrize("settings", ({}, {"peers": peers(6, 1)}), ids=("nothing set", "set"))
+def test_sockets_of_which_accept_can_tell_no_address(stand, settings):
+    """The kernel's own algorithms (AF_ALG) come out of accept(), which is not to be asked from where."""
+    program = stand.start("A", [servers.PYTHON, "-c", A_DIGEST], preload=Preload(**settings))
+    program.wait_exit()
+    if "Address family not supported" in program.stderr():
+        pytest.skip("no AF_ALG in this kernel")
+    assert program.stdout() == hashlib.sha256(b"hello").hexdigest() + "\n", program.stderr()
 
 
 def test_a_queue_for_one(stand):

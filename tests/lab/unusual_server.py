@@ -13,6 +13,7 @@
     group-apart the same, a process for each
     chosen      eight listeners, and a program (SO_ATTACH_REUSEPORT_CBPF) that chooses one
     fastopen    TCP_FASTOPEN
+    mptcp       listens for MPTCP (RFC 8684), and for TCP by that
     deferred    TCP_DEFER_ACCEPT for a second, and WHO is when it accepts
     late        accepts nobody before a line comes on standard input
 """
@@ -31,13 +32,15 @@ import time
 
 MEMBERS = 8
 SO_ATTACH_REUSEPORT_CBPF = 51
+IPPROTO_MPTCP = 262
 SYS_LISTEN, SYS_ACCEPT4 = (50, 288) if platform.machine() == "x86_64" else (201, 242)
 IO_URING_SETUP, IO_URING_ENTER, GETEVENTS, OP_ACCEPT = 425, 426, 1, 13
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def listening(address, port, backlog=100, **options):
-    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+def listening(address, port, backlog=100, protocol=0, **options):
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM,
+                             protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for name, value in options.items():
         level = socket.IPPROTO_TCP if name.startswith("TCP") else socket.SOL_SOCKET
@@ -193,6 +196,12 @@ def fastopen(address, port):
         serve(listener.accept()[0])
 
 
+def mptcp(address, port):
+    listener = listening(address, port, protocol=IPPROTO_MPTCP)
+    while True:
+        serve(listener.accept()[0])
+
+
 def deferred(address, port):
     listener = listening(address, port, TCP_DEFER_ACCEPT=1)
     while True:
@@ -216,4 +225,4 @@ def late(address, port):
 {"full": full, "exclusive": exclusive, "edges": edges, "threads": threads, "numbers": numbers,
  "ring": ring, "group": group,
  "group-apart": lambda address, port: group(address, port, True), "chosen": chosen,
- "fastopen": fastopen, "deferred": deferred, "late": late}[sys.argv[1]](*sys.argv[2:])
+ "fastopen": fastopen, "mptcp": mptcp, "deferred": deferred, "late": late}[sys.argv[1]](*sys.argv[2:])

@@ -78,6 +78,19 @@ TEST_CASE("reach: why a listener has nobody") {
           "port 4445 is not among those of SYNERGY_PORTS: 4444, 5000-5010");
 }
 
+TEST_CASE("reach: a socket of a group has nobody") {
+    for (const char *group : {"239.1.1.1", "255.255.255.255", "ff02::1"}) {
+        const ServerSocket socket = listener(group, 4444);
+        const Settings settings =
+            settings_of({{"SYNERGY_PEERS", std::string(v6_peer) + " " + std::string(v4_peer)}});
+        CHECK_FALSE(has_declared(settings, socket));
+        CHECK(why_nobody(settings, socket) ==
+              std::string("it is bound to ") + group +
+                  ", which stands for many hosts: let it be bound to :: or to an address of this "
+                  "host");
+    }
+}
+
 TEST_CASE("reach: who can bind beside a listener") {
     ServerSocket socket = listener("::", 4444);
     socket.owner = 7;

@@ -47,6 +47,23 @@ def test_the_keeper_has_nothing_of_the_servers(deaf_peer):
         assert "LD_PRELOAD" not in Path(f"/proc/{keeper}/environ").read_text()
 
 
+LETS_TIMERS_BE_LATE = """
+import ctypes, os, sys
+set_timer_slack = 29
+ctypes.CDLL(None).prctl(set_timer_slack, ctypes.c_ulong(3_000_000_000), 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_the_keeper_of_a_server_that_lets_its_timers_be_late_is_in_time(deaf_peer):
+    """TimerSlackNSec= of a systemd unit, which every program inherits: no hole is to be lost by that."""
+    runner = [sys.executable, "-c", LETS_TIMERS_BE_LATE]
+    with Waiting("tcp", environment=preloaded_environment(deaf_peer.text()), runner=runner) as server:
+        slack = [int(Path(f"/proc/{process}/timerslack_ns").read_text())
+                 for process in (server.process.pid, *server.keepers())]
+        assert slack == [3_000_000_000, 50_000]
+
+
 LISTENS = """
 import socket
 kept = []
@@ -112,6 +129,32 @@ def test_no_keeper_where_there_is_no_hole(deaf_peer):
     environment = preloaded_environment(deaf_peer.text(), SYNERGY_PORTS="1")
     with Waiting("tcp", environment=environment) as server:
         assert server.keepers() == []
+
+
+LISTENERS_OF_MANY_USERS = """
+import os, socket, sys
+listeners = []
+for user in range(20000, 20000 + int(sys.argv[1])):
+    os.seteuid(user)
+    listeners.append(socket.create_server(("", 0)))
+    os.seteuid(0)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@ONLY_ROOT
+def test_for_more_users_than_there_can_be_keepers_none_is_started():
+    """Each further socket would have had two of its own, until the server's end."""
+    for users, line in (8, ""), (12, "synergy: error: nothing is punched: this process has 8 keepers, which is the "
+                                     "most, one for each user and network namespace of its sockets\n"):
+        server = subprocess.Popen([sys.executable, "-c", LISTENERS_OF_MANY_USERS, str(users)], text=True,
+                                  env=preloaded_environment(SYNERGY_LOG="warn"), stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        server.stdout.readline()
+        keepers = keepers_of(server.pid)
+        assert server.communicate("", timeout=20)[1] == line
+        assert len(keepers) == 8
 
 
 AWKWARD = ["within-malloc", "cancel", "small-stack", "at-once", "vfork", "user-namespace",
