@@ -1505,8 +1505,7 @@ def outage(stand, family, how):
     ("interface", "Network is unreachable: this host has no route to it (ip -{family} route get "
      "{peer})"),
     ("firewall", "no SYN leaves this host: a firewall on it lets none out (OUTPUT)"),
-    ("carrier", NO_CARRIER),
-), ids=("interface", "firewall", "carrier"))
+), ids=("interface", "firewall"))
 def test_outage(stand, family, how, cause):
     """It is named, and not taken for a bad clock; a peer gets in when it is over."""
     run = Run(stand, ANY[family], family, log="info", refresh=1)
@@ -1519,6 +1518,17 @@ def test_outage(stand, family, how, cause):
     assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
     assert "timers" not in run.program.stderr()
     run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(line)}$")
+
+
+@FAMILIES
+def test_no_carrier(stand, family):
+    run = Run(stand, ANY[family], family, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    line = f"{run.way}: can't punch: {NO_CARRIER}"
+    with outage(stand, family, "carrier"):
+        run.program.wait_for(f"(?m)^synergy: warning: {re.escape(line)}$")
+    run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(line)}$", 15)
+    assert [said for said in run.lines() if " info: " not in said] == [f"synergy: warning: {line}"]
 
 
 @FAMILIES
