@@ -201,7 +201,7 @@ TEST_CASE("log: the same cause is named once, and again when it was over") {
           "synergy: warning: one\nsynergy: warning: two\nsynergy: warning: one\n");
 }
 
-#ifndef __SANITIZE_THREAD__ // see run() in base/log_thread.cpp
+#ifndef __SANITIZE_THREAD__ // see base/log_thread.cpp
 TEST_CASE("log: a line needs no descriptor where none is left") {
     TemporaryFile file;
     auto result = harness::in_child([&]() -> std::string {
@@ -360,7 +360,7 @@ TEST_CASE(
     }
 }
 
-#ifndef __SANITIZE_THREAD__ // see run() in base/log_thread.cpp
+#ifndef __SANITIZE_THREAD__ // see base/log_thread.cpp
 TEST_CASE("log: the thread that writes keeps nothing open, and a copy of the process has its own") {
     auto result = harness::in_child([]() -> std::string {
         const FullPipe pipe;
