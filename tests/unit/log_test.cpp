@@ -90,7 +90,7 @@ class FullPipe {
     std::size_t filled_ = 0;
 };
 
-std::set<std::string> threads() {
+[[maybe_unused]] std::set<std::string> threads() {
     std::set<std::string> all;
     for (const auto &entry : std::filesystem::directory_iterator("/proc/self/task"))
         all.insert(entry.path().filename());
