@@ -16,6 +16,12 @@ namespace synergy::log_thread {
 
 namespace {
 
+#ifdef __SANITIZE_THREAD__ // to which a number is the same descriptor in every table
+constexpr bool has_own_descriptors = false;
+#else
+constexpr bool has_own_descriptors = true;
+#endif
+
 /// As many lines as a busy keeper says in a while; more than that nobody reads afterwards.
 constexpr std::size_t lines_most = 1000;
 
@@ -43,9 +49,8 @@ Queue *&queue() {
 int kept_descriptor = -1;
 
 void run(Queue &own) {
-#ifndef __SANITIZE_THREAD__ // to which a number is the same descriptor in every table
-    take_descriptors({kept_descriptor});
-#endif
+    if (has_own_descriptors)
+        take_descriptors({kept_descriptor});
     std::unique_lock lock(own.mutex);
     own.has_begun = true;
     own.changed.notify_all();

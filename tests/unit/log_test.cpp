@@ -90,7 +90,7 @@ class FullPipe {
     std::size_t filled_ = 0;
 };
 
-std::set<std::string> threads() {
+[[maybe_unused]] std::set<std::string> threads() {
     std::set<std::string> all;
     for (const auto &entry : std::filesystem::directory_iterator("/proc/self/task"))
         all.insert(entry.path().filename());
@@ -201,7 +201,7 @@ TEST_CASE("log: the same cause is named once, and again when it was over") {
           "synergy: warning: one\nsynergy: warning: two\nsynergy: warning: one\n");
 }
 
-#ifndef __SANITIZE_THREAD__ // see run() in base/log_thread.cpp
+#ifndef __SANITIZE_THREAD__ // see base/log_thread.cpp
 TEST_CASE("log: a line needs no descriptor where none is left") {
     TemporaryFile file;
     auto result = harness::in_child([&]() -> std::string {
@@ -360,7 +360,7 @@ TEST_CASE(
     }
 }
 
-#ifndef __SANITIZE_THREAD__ // see run() in base/log_thread.cpp
+#ifndef __SANITIZE_THREAD__ // see base/log_thread.cpp
 TEST_CASE("log: the thread that writes keeps nothing open, and a copy of the process has its own") {
     auto result = harness::in_child([]() -> std::string {
         const FullPipe pipe;
