@@ -468,6 +468,7 @@ void TcpPunch::failed(int error) {
     const bool was_answering =
         std::exchange(busy_until_, Time{}) != Time{} || error == ECONNRESET || error == EPIPE;
     const IcmpError answer = take_error_of_syn(socket_, error);
+    log::debug("{}: the punch has ended: {}", hole_.text(), strerrordesc_np(error));
     if (was_answering)
         log::debug("{}: the peer that called is gone: {}", hole_.text(), strerrordesc_np(error));
     else if (error == ETIMEDOUT)
