@@ -143,6 +143,7 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
     server.socket.is_prepared |= was_prepared;
+    server.aside.group_anew(server.socket);
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
     else if (socket.is_prepared) // its port is not shared by us yet
