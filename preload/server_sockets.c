@@ -270,8 +270,8 @@ void socket_does_not_listen(int fd, const struct preparation *preparation) {
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
 }
 
-/* Bound yet, and known by any number: connect() has taken it out of the group that it makes with the
- * keeper's sockets for errors, which have its datagrams until the keeper hears of it. */
+/* Bound yet, and known by any number: connect() has taken it out of the group that it makes with
+ * the keeper's sockets for errors, which have its datagrams until the keeper hears of it. */
 static void datagrams_are_for_all_again(int fd) {
     struct identity identity;
     if (!asks_for_errors(fd) || !identify(fd, &identity))

@@ -30,8 +30,9 @@ class ErrorsAside {
     /// A socket for one punch, whose error may take so long; -1 where there can be none.
     int socket_for(const ServerSocket &server, Duration longest);
 
-    /// The server's has left the group, as connect() makes the kernel do with it (udp_lib_rehash()),
-    /// and what comes to its port would be for the first of these: it is the first again.
+    /// The server's has left the group, as connect() makes the kernel do with it
+    /// (udp_lib_rehash()), and what comes to its port would be for the first of these: it is the
+    /// first again.
     void group_anew(const ServerSocket &server);
 
   private:
@@ -70,7 +71,7 @@ class UdpPunch final : public Punch {
     unsigned failures_ = 0;
     bool is_heard_ = false;
     bool has_left_error_ = false; ///< see would_take_error()
-    bool is_group_told_ = false; ///< see send()
+    bool is_group_told_ = false;  ///< see send()
 };
 
 } // namespace synergy
