@@ -52,11 +52,7 @@ int bind_without(unsigned options, int fd, const struct sockaddr *address, sockl
     return result;
 }
 
-/* Whether the address would be free for one that lets others have it too: then no listener is
- * there, but what a server that was killed just now has left, for a moment yet. (Not by
- * SO_REUSEPORT: where one socket has got by with that, the kernel looks no closer at the next one
- * that has it, and lets it in beside sockets that have not.) */
-static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t length) {
+int is_free_for_who_lets_others_in(int fd, const struct sockaddr *address, socklen_t length) {
     int again = (int)kernel(SYS_socket, address->sa_family, option_of(fd, SO_TYPE) | SOCK_CLOEXEC,
                             option_of(fd, SO_PROTOCOL));
     if (again < 0)
@@ -154,10 +150,12 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
         /* A datagram socket that is about to go can't be told from one that stays. */
         if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
             settings_mean_port(port))
-            patience = transport == UDP                            ? DATAGRAM_PATIENCE_MS
-                       : !is_about_to_be_free(fd, address, length) ? 0
-                       : has_keeper                                ? PATIENCE_MS
-                                                                   : NO_KEEPERS_PATIENCE_MS;
+            patience = transport == UDP ? DATAGRAM_PATIENCE_MS
+                       /* Then no listener is there, but what a server that was killed just now has
+                        * left, for a moment yet. */
+                       : !is_free_for_who_lets_others_in(fd, address, length) ? 0
+                       : has_keeper                                           ? PATIENCE_MS
+                                    : NO_KEEPERS_PATIENCE_MS;
         if (result == 0 || error != EADDRINUSE || waited == patience)
             break;
         wait_a_millisecond();

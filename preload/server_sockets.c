@@ -1,5 +1,6 @@
 #include "server_sockets.h"
 
+#include "address_in_use.h"
 #include "keeper_client.h"
 #include "left_out.h"
 #include "libc_calls.h"
@@ -259,15 +260,25 @@ void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
         socket_listens(fd);
 }
 
+static void have_port_looked_at_closely(int fd) {
+    struct sockaddr_storage local = {0};
+    socklen_t length = sizeof local;
+    if (getsockname(fd, (struct sockaddr *)&local, &length) == 0)
+        is_free_for_who_lets_others_in(fd, (struct sockaddr *)&local, length);
+}
+
 void socket_does_not_listen(int fd, const struct preparation *preparation) {
     struct identity identity;
     if (preparation->keeper == NO_KEEPER)
         return;
     if (preparation->connection >= 0)
         kernel(SYS_close, preparation->connection);
-    give_options_back(fd, preparation->hidden & HIDDEN_REUSEADDR);
     if (identify(fd, &identity))
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
+    /* What punched had SO_REUSEPORT, and the kernel remembers that of the port. */
+    if (preparation->connection >= 0 && (preparation->hidden & HIDDEN_REUSEPORT))
+        have_port_looked_at_closely(fd);
+    give_options_back(fd, preparation->hidden & HIDDEN_REUSEADDR);
 }
 
 /* Bound yet, and known by any number: connect() has taken it out of the group that it makes with

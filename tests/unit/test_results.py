@@ -58,7 +58,9 @@ def test_arguments_that_nobody_would_write(seed):
 
 
 @pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4, 15, 43, 87)), (64, 2500, NOWHERE),
-                                                (22, 3400, "127.0.0.1:5555"), (198, 2000, "127.0.0.1:5555")])
+                                                (22, 3400, "127.0.0.1:5555"), (198, 2000, "127.0.0.1:5555"),
+                                                (319277870, 1000, NOWHERE), (287109588, 1000, NOWHERE),
+                                                (696180382, 1500, "127.0.0.1:5555"), (169667875, 1000, "127.0.0.1:5555")])
 def test_sockets_that_become_something_else(seed, steps, peers):
     """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
     order: what comes of each call, and what the sockets say of themselves, is as without."""
