@@ -115,16 +115,6 @@ second = first.dup()
 first.close()
 print(disconnect(second), second.getsockname()[1], second.getsockopt(*reuse_port))
 """, ["0 0 0"]),
-    # The kernel remembers the SO_REUSEPORT of what has punched before the listen().
-    "one that may not listen": ("127.0.0.1:5555", """
-listener, client = socket.socket(), socket.socket()
-listener.listen()
-client.bind(("127.0.0.1", 0))
-client.connect(("127.0.0.1", listener.getsockname()[1]))
-other = socket.socket()
-other.setsockopt(*reuse_port, 1)
-print(says(client.listen), says(lambda: other.bind(client.getsockname())))
-""", ["Invalid argument Address already in use"]),
 }
 
 
