@@ -63,11 +63,12 @@ int is_free_for_who_lets_others_in(int fd, const struct sockaddr *address, sockl
     return is_free;
 }
 
-static int do_keepers_give_way(void) {
+static int do_keepers_give_way(const struct sockaddr *address) {
     int is_any = 0;
     for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
         struct synergy_answer answer;
+        memcpy(&request.peer, address, sizeof request.peer.v4);
         is_any |= !synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer) == 0 &&
                   answer.result == 0;
     }
@@ -141,7 +142,7 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
             result = bind_beside(fd, address, length);
             has_way_been_given = 1;
         } else {
-            has_way_been_given |= do_keepers_give_way();
+            has_way_been_given |= do_keepers_give_way(address);
             if (waited == 0 && transport == TCP && port != 0 && settings_mean_port(port))
                 has_keeper = have_port_given_up(transport, port);
             result = libc.bind(fd, address, length);

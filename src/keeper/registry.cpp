@@ -584,6 +584,12 @@ void Registry::look_for_closed() {
         drop(cookie);
 }
 
+void Registry::let_errors_come(std::uint16_t port) {
+    for (auto &entry : servers_)
+        if (entry.second.socket.local.port() == port)
+            entry.second.aside.end();
+}
+
 bool Registry::give_way(std::uint16_t port) {
     const std::vector<std::uint64_t> gone = closed_ones();
     for (const std::uint64_t cookie : gone)

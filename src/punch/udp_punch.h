@@ -35,11 +35,13 @@ class ErrorsAside {
     /// first again.
     void group_anew(const ServerSocket &server);
 
+    /// The errors that are yet to come are the server's.
+    void end();
+
   private:
     void open(const ServerSocket &server);
     void close();
     void error_came(const Socket &socket);
-    void end();
 
     Scheduler &scheduler_;
     std::vector<Socket> sockets_;

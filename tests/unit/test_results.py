@@ -59,7 +59,7 @@ def test_arguments_that_nobody_would_write(seed):
 
 @pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4, 15, 43, 87)), (64, 2500, NOWHERE),
                                                 (22, 3400, "127.0.0.1:5555"), (198, 2000, "127.0.0.1:5555"),
-                                                (319277870, 1000, NOWHERE), (287109588, 1000, NOWHERE),
+                                                (319277870, 1000, NOWHERE), (287109588, 1000, NOWHERE), (588432416, 1500, NOWHERE),
                                                 (696180382, 1500, "127.0.0.1:5555"), (169667875, 1000, "127.0.0.1:5555")])
 def test_sockets_that_become_something_else(seed, steps, peers):
     """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
@@ -98,6 +98,13 @@ for _ in range(2):
     sender.sendto(b"here", ("::1", port))
     print(says(lambda: server.recv(9)), disconnect(server))
 """, ["b'here' 0"] * 2),
+    "one that has another address by connect()": (NOWHERE, """
+server, port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), free_port(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(*recverr, 1)
+server.bind(("::", port))
+server.connect(("::1", port))
+print(says(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(("", port))))
+""", ["None"]),
     # A punch from a duplicate would be told it, since sendmsg() says it to whoever is first.
     "one with an error that nobody has asked for": ("127.0.0.1:5555", """
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
