@@ -103,7 +103,7 @@ server, port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), free_port(sock
 server.setsockopt(*recverr, 1)
 server.bind(("::", port))
 server.connect(("::1", port))
-print(says(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(("", port))))
+print(says(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(("127.0.0.1", port))))
 """, ["None"]),
     # A punch from a duplicate would be told it, since sendmsg() says it to whoever is first.
     "one with an error that nobody has asked for": ("127.0.0.1:5555", """
