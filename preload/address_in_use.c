@@ -52,11 +52,7 @@ int bind_without(unsigned options, int fd, const struct sockaddr *address, sockl
     return result;
 }
 
-/* Whether the address would be free for one that lets others have it too: then no listener is
- * there, but what a server that was killed just now has left, for a moment yet. (Not by
- * SO_REUSEPORT: where one socket has got by with that, the kernel looks no closer at the next one
- * that has it, and lets it in beside sockets that have not.) */
-static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t length) {
+int is_free_for_who_lets_others_in(int fd, const struct sockaddr *address, socklen_t length) {
     int again = (int)kernel(SYS_socket, address->sa_family, option_of(fd, SO_TYPE) | SOCK_CLOEXEC,
                             option_of(fd, SO_PROTOCOL));
     if (again < 0)
@@ -67,11 +63,12 @@ static int is_about_to_be_free(int fd, const struct sockaddr *address, socklen_t
     return is_free;
 }
 
-static int do_keepers_give_way(void) {
+static int do_keepers_give_way(const struct sockaddr *address) {
     int is_any = 0;
     for (int i = 0; process_is_own() && i < KEEPERS && keeper_page(i); i++) {
         struct synergy_request request = {.kind = SYNERGY_GIVE_WAY};
         struct synergy_answer answer;
+        memcpy(&request.peer, address, sizeof request.peer.v4);
         is_any |= !synergy_is_over(keeper_page(i)) && ask_keeper(i, &request, -1, &answer) == 0 &&
                   answer.result == 0;
     }
@@ -145,7 +142,7 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
             result = bind_beside(fd, address, length);
             has_way_been_given = 1;
         } else {
-            has_way_been_given |= do_keepers_give_way();
+            has_way_been_given |= do_keepers_give_way(address);
             if (waited == 0 && transport == TCP && port != 0 && settings_mean_port(port))
                 has_keeper = have_port_given_up(transport, port);
             result = libc.bind(fd, address, length);
@@ -154,10 +151,12 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length) {
         /* A datagram socket that is about to go can't be told from one that stays. */
         if (waited == 0 && result != 0 && error == EADDRINUSE && port != 0 &&
             settings_mean_port(port))
-            patience = transport == UDP                            ? DATAGRAM_PATIENCE_MS
-                       : !is_about_to_be_free(fd, address, length) ? 0
-                       : has_keeper                                ? PATIENCE_MS
-                                                                   : NO_KEEPERS_PATIENCE_MS;
+            patience = transport == UDP ? DATAGRAM_PATIENCE_MS
+                       /* Then no listener is there, but what a server that was killed just now has
+                        * left, for a moment yet. */
+                       : !is_free_for_who_lets_others_in(fd, address, length) ? 0
+                       : has_keeper                                           ? PATIENCE_MS
+                                    : NO_KEEPERS_PATIENCE_MS;
         if (result == 0 || error != EADDRINUSE || waited == patience)
             break;
         wait_a_millisecond();

@@ -20,3 +20,9 @@ int bind_again(int fd, const struct sockaddr *address, socklen_t length);
 
 /* connect() found its ends in use. Whether a punch had them, and has given them up. */
 int are_ends_given_up(int fd, const struct sockaddr *address, socklen_t length);
+
+/* Whether a socket like `fd` could be bound there with SO_REUSEADDR: one is, for a moment. (Not
+ * with SO_REUSEPORT: where one socket has got by with that, the kernel looks no closer at the next
+ * one that has it, and lets it in beside sockets that have not. One that is bound without ends
+ * that: inet_csk_update_fastreuse().) */
+int is_free_for_who_lets_others_in(int fd, const struct sockaddr *address, socklen_t length);

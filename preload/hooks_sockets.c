@@ -58,7 +58,7 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
         return libc.connect(fd, address, length);
     int result = libc.connect(fd, address, length), is_free = 0;
     if (result == 0 && address->sa_family == AF_UNSPEC)
-        ASIDE(socket_may_be_disconnected(fd));
+        ASIDE(socket_is_disconnected(fd));
     if (__builtin_expect(result < 0 && errno == EADDRNOTAVAIL, 0))
         ASIDE(is_free = are_ends_given_up(fd, address, length));
     return is_free ? libc.connect(fd, address, length) : result;

@@ -1,5 +1,6 @@
 #include "server_sockets.h"
 
+#include "address_in_use.h"
 #include "keeper_client.h"
 #include "left_out.h"
 #include "libc_calls.h"
@@ -259,15 +260,60 @@ void socket_listens_as_prepared(int fd, const struct preparation *preparation) {
         socket_listens(fd);
 }
 
+static void have_port_looked_at_closely(int fd) {
+    struct sockaddr_storage local = {0};
+    socklen_t length = sizeof local;
+    if (getsockname(fd, (struct sockaddr *)&local, &length) == 0)
+        is_free_for_who_lets_others_in(fd, (struct sockaddr *)&local, length);
+}
+
 void socket_does_not_listen(int fd, const struct preparation *preparation) {
     struct identity identity;
     if (preparation->keeper == NO_KEEPER)
         return;
     if (preparation->connection >= 0)
         kernel(SYS_close, preparation->connection);
-    give_options_back(fd, preparation->hidden & HIDDEN_REUSEADDR);
     if (identify(fd, &identity))
         tell((unsigned)preparation->keeper, SYNERGY_CLOSED, identity.cookie);
+    /* What punched had SO_REUSEPORT, and the kernel remembers that of the port. */
+    if (preparation->connection >= 0 && (preparation->hidden & HIDDEN_REUSEPORT))
+        have_port_looked_at_closely(fd);
+    give_options_back(fd, preparation->hidden & HIDDEN_REUSEADDR);
+}
+
+/* Bound yet, and known by any number: connect() has taken it out of the group that it makes with
+ * the keeper's sockets for errors, which have its datagrams until the keeper hears of it. */
+static void datagrams_are_for_all_again(int fd) {
+    struct identity identity;
+    if (!asks_for_errors(fd) || !identify(fd, &identity))
+        return;
+    struct descriptor known = known_socket(fd, identity.cookie);
+    struct synergy_request request = {.kind = SYNERGY_OPEN};
+    if (is_known_as(known, identity.cookie))
+        hand_over(fd, &identity, (int)known.keeper, hiding_of(fd, identity.cookie), &request);
+}
+
+/* Without its port, and perhaps known by a number that has been closed: by the keeper yet. */
+static void datagrams_have_no_port(int fd) {
+    struct identity identity;
+    struct synergy_answer answer = {0};
+    if (option_of(fd, SO_REUSEPORT) != 1 || !identify(fd, &identity))
+        return;
+    int keeper = find_keeper_of(fd, &identity, &answer);
+    if (keeper == NO_KEEPER)
+        return;
+    give_options_back(fd, hidden_as_told(&answer) & HIDDEN_REUSEPORT);
+    tell((unsigned)keeper, SYNERGY_CLOSED, identity.cookie);
+}
+
+void socket_is_disconnected(int fd) {
+    socket_may_be_disconnected(fd);
+    if (!__atomic_load_n(&is_anything_open, __ATOMIC_RELAXED) || transport_of(fd) != UDP)
+        return;
+    if (port_of(fd) != 0)
+        datagrams_are_for_all_again(fd);
+    else
+        datagrams_have_no_port(fd);
 }
 
 static int will_listen_as_prepared(int fd) {

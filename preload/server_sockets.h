@@ -50,6 +50,9 @@ void socket_is_shut_down(int fd);
  * shutdown() by another number. */
 void socket_may_be_disconnected(int fd);
 
+/* connect() with AF_UNSPEC has succeeded. */
+void socket_is_disconnected(int fd);
+
 /* The server has set the option (enum hidden_option) itself. */
 void option_is_set(int fd, unsigned option);
 /* Whether the option is set for our sake alone. */

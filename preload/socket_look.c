@@ -64,6 +64,16 @@ int is_connected(int fd) {
     return getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
 }
 
+static int is_on(int fd, int level, int name) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return libc.getsockopt(fd, level, name, &value, &length) == 0 && value != 0;
+}
+
+int asks_for_errors(int fd) {
+    return is_on(fd, IPPROTO_IP, IP_RECVERR) || is_on(fd, IPPROTO_IPV6, IPV6_RECVERR);
+}
+
 void set_option(int fd, int name, int value) {
     libc.setsockopt(fd, SOL_SOCKET, name, &value, sizeof value);
 }

@@ -19,6 +19,9 @@ enum transport transport_of(int fd);
 int is_one_to_many(int fd, enum transport transport);
 int is_connected(int fd);
 
+/* IP_RECVERR, or IPV6's. */
+int asks_for_errors(int fd);
+
 /* 0 where it has none, or is of another family. */
 uint16_t port_of(int fd);
 /* Of an address of one of the two families. */

@@ -82,7 +82,8 @@ enum synergy_kind {
     /* bind() found its address in use, or close_range() left one free: close what stands for
      * sockets that are gone. Comes to the keeper of a port by its name, too: for the keeper's own
      * user and root; needs no secret. With a port in `cookie` that has its next listener, whose
-     * keeper is another one: all goes that waits for that. */
+     * keeper is another one: all goes that waits for that. With a port in `peer`, which bind() has
+     * found in use: so does what has the errors of punches from there. */
     SYNERGY_GIVE_WAY,
     /* The accepted end of a bell comes along; the connection that rang comes back, with all that
      * the bell had from its listener, blocking or not as `flags` says (SOCK_NONBLOCK). Needs no

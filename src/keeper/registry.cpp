@@ -143,6 +143,7 @@ KeptSocket &Registry::server_for(const ServerSocket &socket, Socket duplicate) {
     server.socket.has_room_beside |= had_room;
     server.socket.lets_others_in |= let_others_in;
     server.socket.is_prepared |= was_prepared;
+    server.aside.group_anew(server.socket);
     if (!socket.is_shared)
         unshared_.insert(socket.cookie);
     else if (socket.is_prepared) // its port is not shared by us yet
@@ -581,6 +582,12 @@ void Registry::wait_for_successor(Duration start_up, bool has_left,
 void Registry::look_for_closed() {
     for (const std::uint64_t cookie : closed_ones())
         drop(cookie);
+}
+
+void Registry::let_errors_come(std::uint16_t port) {
+    for (auto &entry : servers_)
+        if (entry.second.socket.local.port() == port)
+            entry.second.aside.end();
 }
 
 bool Registry::give_way(std::uint16_t port) {

@@ -74,6 +74,9 @@ class Registry : private HoleOwner {
     /// Ends them all, but for those that keep a port taken as it would be without us; at the port,
     /// if it is not 0, also these. True if there were any.
     bool give_way(std::uint16_t port);
+    /// What has the errors of punches from the port (UDP) ends, in whose way it stands by now: the
+    /// server's own socket has no longer the address that it had (connect()).
+    void let_errors_come(std::uint16_t port);
     /// In a new registry: opens the holes again that one had whose process was killed, of which
     /// nothing is left but what it knew. `claim`: whether the socket is to be kept.
     void take_over(const Registry &killed, const std::function<bool(const ServerSocket &)> &claim);

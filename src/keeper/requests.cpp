@@ -85,6 +85,8 @@ Requests::Reply Requests::answer(const Call &call) {
             registry_.closed(call.request.cookie);
             break;
         case SYNERGY_GIVE_WAY:
+            registry_.let_errors_come(
+                Endpoint::from(&call.request.peer.any, sizeof call.request.peer).port());
             reply.answer.result =
                 registry_.give_way(static_cast<std::uint16_t>(call.request.cookie)) ? 0 : ENOENT;
             break;

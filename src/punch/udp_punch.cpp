@@ -13,11 +13,16 @@
 #include <fstream>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <unistd.h>
+#include <utility>
 
 namespace synergy {
 
 namespace {
+
+/// That the server has for an error of its own, before a punch takes it.
+constexpr Duration time_for_error = std::chrono::seconds(1);
 
 /// Ancillary data of one datagram (cmsg(3)).
 class Ancillary {
@@ -85,22 +90,20 @@ void ErrorsAside::open(const ServerSocket &server) {
         // One that is preferred comes after the program that says whose the datagrams are.
         if (!socket || is_one_of_the_last(socket, spared_by_punches) ||
             (processor == 0 && !give_group_to_first(socket)))
-            return;
+            break;
         socket.set(SOL_SOCKET, SO_INCOMING_CPU, processor);
         socket.set(IPPROTO_IP, IP_RECVERR, 1);
         if (server.local.family() == AF_INET6)
             socket.set(IPPROTO_IPV6, IPV6_RECVERR, 1);
         sockets_.push_back(std::move(socket));
     }
+    for (const Socket &socket : sockets_)
+        scheduler_.watch(socket.fd(), 0, [this, &socket](std::uint32_t) { error_came(socket); });
 }
 
 int ErrorsAside::socket_for(const ServerSocket &server, Duration longest) {
-    if (sockets_.empty()) {
+    if (sockets_.empty())
         open(server);
-        for (const Socket &socket : sockets_)
-            scheduler_.watch(socket.fd(), 0,
-                             [this, &socket](std::uint32_t) { error_came(socket); });
-    }
     if (sockets_.empty())
         return -1;
     awaited_++;
@@ -117,11 +120,22 @@ void ErrorsAside::error_came(const Socket &socket) {
             end_.set(Clock::now(), [this] { end(); }); // not here, in one's own handler
 }
 
-void ErrorsAside::end() {
-    end_.cancel();
+void ErrorsAside::group_anew(const ServerSocket &server) {
+    if (sockets_.empty())
+        return;
+    close();
+    open(server);
+}
+
+void ErrorsAside::close() {
     for (const Socket &socket : sockets_)
         scheduler_.unwatch(socket.fd());
     sockets_.clear();
+}
+
+void ErrorsAside::end() {
+    end_.cancel();
+    close();
     awaited_ = 0;
 }
 
@@ -152,6 +166,16 @@ int UdpPunch::send() {
     if (!is_group_told_)
         is_group_told_ = give_group_to_first(beside);
     return send_from(beside.fd(), peer);
+}
+
+/// Whether an error waits for the server at its socket (of a client that has gone, while that was
+/// connected): sendmsg() from a duplicate would be told it in the server's place. Who wants to know
+/// has asked within a second; for others it waits for ever, and is in nobody's way after that.
+bool UdpPunch::would_take_error() {
+    pollfd waiting{.fd = fd_, .events = 0, .revents = 0};
+    const bool is_there =
+        fd_ >= 0 && ::poll(&waiting, 1, 0) == 1 && (waiting.revents & POLLERR) != 0;
+    return is_there && !std::exchange(has_left_error_, true);
 }
 
 /// How long the punch's error may take to come back.
@@ -211,6 +235,11 @@ void UdpPunch::renew() {
 int UdpPunch::punch() {
     if (!context_.owner.check_alive(hole_.server))
         return EBADF;
+    if (would_take_error()) {
+        timer_.set(Clock::now() + time_for_error, [this] { punch(); });
+        return 0;
+    }
+    has_left_error_ = false;
     Duration next = context_.settings.refresh;
     // Asked before the next one has it looked for again.
     const std::string mute =

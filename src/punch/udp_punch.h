@@ -30,10 +30,18 @@ class ErrorsAside {
     /// A socket for one punch, whose error may take so long; -1 where there can be none.
     int socket_for(const ServerSocket &server, Duration longest);
 
+    /// The server's has left the group, as connect() makes the kernel do with it
+    /// (udp_lib_rehash()), and what comes to its port would be for the first of these: it is the
+    /// first again.
+    void group_anew(const ServerSocket &server);
+
+    /// The errors that are yet to come are the server's.
+    void end();
+
   private:
     void open(const ServerSocket &server);
+    void close();
     void error_came(const Socket &socket);
-    void end();
 
     Scheduler &scheduler_;
     std::vector<Socket> sockets_;
@@ -55,6 +63,7 @@ class UdpPunch final : public Punch {
     void renew();
     int punch();
     [[nodiscard]] int send();
+    [[nodiscard]] bool would_take_error();
     [[nodiscard]] Duration error_time() const;
     [[nodiscard]] int send_from(int fd, const Endpoint &peer) const;
 
@@ -63,7 +72,8 @@ class UdpPunch final : public Punch {
     Timer timer_;
     unsigned failures_ = 0;
     bool is_heard_ = false;
-    bool is_group_told_ = false; ///< see send()
+    bool has_left_error_ = false; ///< see would_take_error()
+    bool is_group_told_ = false;  ///< see send()
 };
 
 } // namespace synergy

@@ -58,7 +58,9 @@ def test_arguments_that_nobody_would_write(seed):
 
 
 @pytest.mark.parametrize("seed, steps, peers", [*((seed, 2000, NOWHERE) for seed in (1, 2, 3, 4, 15, 43, 87)), (64, 2500, NOWHERE),
-                                                (22, 3400, "127.0.0.1:5555"), (198, 2000, "127.0.0.1:5555")])
+                                                (22, 3400, "127.0.0.1:5555"), (198, 2000, "127.0.0.1:5555"),
+                                                (319277870, 1000, NOWHERE), (287109588, 1000, NOWHERE), (588432416, 1500, NOWHERE),
+                                                (696180382, 1500, "127.0.0.1:5555"), (169667875, 1000, "127.0.0.1:5555")])
 def test_sockets_that_become_something_else(seed, steps, peers):
     """Bound, shut down, taken apart by connect(AF_UNSPEC), duplicated, passed on and closed in any
     order: what comes of each call, and what the sockets say of themselves, is as without."""
@@ -68,6 +70,68 @@ def test_sockets_that_become_something_else(seed, steps, peers):
     assert preloaded.returncode == bare.returncode == 0, preloaded.stderr
     assert preloaded.stdout.splitlines() == bare.stdout.splitlines()
     assert len(bare.stdout.splitlines()) >= steps
+
+
+BECOMES = """
+import ctypes, os, socket
+reuse_port, recverr = (socket.SOL_SOCKET, socket.SO_REUSEPORT), (socket.IPPROTO_IPV6, 25)
+def says(call):
+    try: return call()
+    except OSError as error: return os.strerror(error.errno)
+def disconnect(sock):
+    return ctypes.CDLL(None).connect(sock.fileno(), bytes(28), 28)  # AF_UNSPEC
+def free_port(family, kind):
+    with socket.socket(family, kind) as sock:
+        sock.bind(("", 0))
+        return sock.getsockname()[1]
+"""
+
+BECOMES_WHAT = {
+    # The kernel takes it out of its SO_REUSEPORT group, which the keeper's sockets for errors are in.
+    "one whose errors are aside, disconnected": (NOWHERE, """
+server, port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), free_port(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(*recverr, 1)
+server.setblocking(False)
+server.bind(("::", port))
+sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+for _ in range(2):
+    sender.sendto(b"here", ("::1", port))
+    print(says(lambda: server.recv(9)), disconnect(server))
+""", ["b'here' 0"] * 2),
+    "one that has another address by connect()": (NOWHERE, """
+server, port = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), free_port(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(*recverr, 1)
+server.bind(("::", port))
+server.connect(("::1", port))
+print(says(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(("127.0.0.1", port))))
+""", ["None"]),
+    # A punch from a duplicate would be told it, since sendmsg() says it to whoever is first.
+    "one with an error that nobody has asked for": ("127.0.0.1:5555", """
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.setsockopt(*reuse_port, 1)
+server.connect(("127.0.0.1", free_port(socket.AF_INET, socket.SOCK_DGRAM)))
+server.send(b"is nobody there?")
+disconnect(server)
+server.bind(("", 0))
+print(os.strerror(server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+""", ["Connection refused"]),
+    "one that is known by a number that was closed": ("127.0.0.1:5555", """
+first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+first.bind(("", 0))
+second = first.dup()
+first.close()
+print(disconnect(second), second.getsockname()[1], second.getsockopt(*reuse_port))
+""", ["0 0 0"]),
+}
+
+
+@pytest.mark.parametrize("what", BECOMES_WHAT)
+def test_what_a_socket_becomes(what):
+    """(Each is the shortest way to what random states have shown.)"""
+    peers, program, said = BECOMES_WHAT[what]
+    for environment in plain_environment(), preloaded_environment(peers):
+        told = run(sys.executable, "-c", BECOMES + program, environment=environment)
+        assert told.stdout.splitlines() == said, told.stderr
 
 
 BINDS_BESIDE = """

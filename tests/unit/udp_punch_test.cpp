@@ -193,6 +193,35 @@ TEST_CASE("udp punch: a server that asks for errors gets its datagrams, and no p
                   }) == "");
 }
 
+TEST_CASE("udp punch: an error that waits at the server's socket is the server's for a second" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              const Endpoint here = Network::here(AF_INET);
+              bench.serve_udp(here);
+              const int fd = bench.socket.fd();
+              // Of a client that has gone, to which it was connected: port 1 of its own host.
+              const Endpoint nobody = here.with_port(1);
+              EXPECT_IN_CHILD(::connect(fd, nobody.data(), nobody.length()) == 0);
+              EXPECT_IN_CHILD(::send(fd, "x", 1, 0) == 1);
+              const sockaddr none{};
+              EXPECT_IN_CHILD(::connect(fd, &none, sizeof none) == 0);
+              const auto has_error = [&] {
+                  pollfd waiting{.fd = fd, .events = 0, .revents = 0};
+                  return ::poll(&waiting, 1, 0) == 1 && (waiting.revents & POLLERR) != 0;
+              };
+              EXPECT_IN_CHILD(has_error());
+              UdpPunch punch(bench.context, bench.hole(AF_INET, 3), fd, bench.aside);
+              const Time before = Clock::now();
+              EXPECT_IN_CHILD(punch.open() == 0);
+              EXPECT_IN_CHILD(has_error() && bench.punches().empty());
+              // A server that does not ask for it is punched for all the same.
+              EXPECT_IN_CHILD(bench.run_until_punched(1));
+              EXPECT_IN_CHILD(Clock::now() - before >= milliseconds(900));
+              return "";
+          }) == "");
+}
+
 TEST_CASE("udp punch: it is renewed, in turns of its hop limits, until the peer is heard" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
