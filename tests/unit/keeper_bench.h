@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <string>
 #include <sys/mman.h>
@@ -216,20 +217,23 @@ class Kept {
 
 /// How many sockets of this local port have sent a SYN and got no answer.
 inline std::size_t punching_from(std::uint16_t port) {
-    std::size_t count = 0;
+    // By what tells one from another: where others come and go, the kernel shows some twice.
+    std::set<std::string> found;
     for (const char *table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
         std::ifstream lines(table);
         for (std::string line; std::getline(lines, line);) {
             std::istringstream words(line);
-            std::string slot, local, remote, state;
-            words >> slot >> local >> remote >> state;
+            std::string slot, local, remote, state, queues, timer, retransmissions, user, timeout,
+                inode;
+            words >> slot >> local >> remote >> state >> queues >> timer >> retransmissions >>
+                user >> timeout >> inode;
             const std::size_t colon = local.find(':');
             if (state == "02" && colon != std::string::npos &&
                 std::stoul(local.substr(colon + 1), nullptr, 16) == port)
-                count++;
+                found.insert(inode);
         }
     }
-    return count;
+    return found.size();
 }
 
 /// As the shim leaves a listener.

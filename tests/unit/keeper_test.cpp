@@ -441,7 +441,7 @@ TEST_CASE("keeper: a socket has one keeper") {
     CHECK(second.open(listener) == EEXIST);
     CHECK(second.result_of(SYNERGY_MEET, listener) == ENOENT);
     CHECK(punching_from(listener.local().port()) == 1);
-    ::kill(first.process, SIGKILL);
+    ::kill(-first.process, SIGKILL); // with its standby
     REQUIRE(first.ends_within(seconds(2)));
     CHECK(first.page->over == 0); // which tells that it was killed
     CHECK(second.open(listener) == 0);
