@@ -1,6 +1,6 @@
 // The libraries are compiled here and nowhere else, and header-only: Debian has no static ones.
 #define FMT_HEADER_ONLY
-#define SPDLOG_FMT_EXTERNAL
+#define SPDLOG_FMT_EXTERNAL 1
 
 #include "base/log.h"
 
@@ -67,11 +67,11 @@ struct Line {
     spdlog::details::log_msg_buffer message; ///< its logger's name is the server's process
     pid_t server;
     bool is_stderr_lost;
-    bool may_wait; ///< for whoever takes it
+    bool may_wait = true; ///< for whoever takes it
 
     explicit Line(spdlog::details::log_msg said)
         : server(destination().server != 0 ? destination().server : getpid()),
-          is_stderr_lost(log::is_stderr_lost() && log::is_stderr_lost()()), may_wait(true) {
+          is_stderr_lost(log::is_stderr_lost() && log::is_stderr_lost()()) {
         const std::string name = std::to_string(server);
         said.logger_name = name;
         message = spdlog::details::log_msg_buffer(said);
