@@ -208,7 +208,7 @@ void hold_standard_descriptors() {
 
 /// In the words of everything else that is refused: the option, and what was expected.
 std::string describe(const CLI::App &app, const CLI::Error &error) {
-    const std::string text = error.what();
+    std::string text = error.what();
     if (error.get_name() != "ArgumentMismatch")
         return text;
     const std::string name = text.substr(0, text.find(':'));
