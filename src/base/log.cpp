@@ -345,10 +345,8 @@ bool is_first(const std::string &text) {
 } // namespace
 
 void once(LogLevel level, const std::string &text) {
-    const int saved = errno;
     if (is_on(level) && is_first(text))
-        logger().log(of_spdlog(level), text);
-    errno = saved;
+        line(level, "{}", fmt::make_format_args(text));
 }
 
 void take_back(const std::string &text) {
@@ -358,9 +356,11 @@ void take_back(const std::string &text) {
 void over(const std::string &text) {
     if (said().erase(text) == 0)
         return;
+    const int saved = errno;
     // Whatever level is wanted: who was told of it is to know.
     const std::string line = "that is over: " + text;
     logger().sinks().front()->log({logger().name(), level::info, line});
+    errno = saved;
 }
 
 void line(LogLevel level, fmt::string_view format, fmt::format_args arguments) {

@@ -107,15 +107,21 @@ class Question {
     std::size_t used_ = 0;
 };
 
+/// Its name and flags (netdevice(7)); without any where it can't be told.
+ifreq interface_of(unsigned index) {
+    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
+    ifreq found{};
+    found.ifr_ifindex = static_cast<int>(index);
+    if (!any || ::ioctl(any.fd(), SIOCGIFNAME, &found) != 0 ||
+        ::ioctl(any.fd(), SIOCGIFFLAGS, &found) != 0)
+        return {};
+    return found;
+}
+
 /// A link with two ends needs no address of the other one: a route over it names no gateway, and
 /// yet there may be a whole path behind.
 bool is_point_to_point(unsigned interface) {
-    const Socket socket = Socket::open(AF_INET, SOCK_DGRAM);
-    ifreq request{};
-    if (!socket || if_indextoname(interface, request.ifr_name) == nullptr ||
-        ::ioctl(socket.fd(), SIOCGIFFLAGS, &request) != 0)
-        return false;
-    return (request.ifr_flags & (IFF_POINTOPOINT | IFF_NOARP)) != 0;
+    return (interface_of(interface).ifr_flags & (IFF_POINTOPOINT | IFF_NOARP)) != 0;
 }
 
 std::optional<Route> answer_of(nlmsghdr *header, std::size_t length) {
@@ -240,16 +246,10 @@ bool has_way_by(const Endpoint &peer, const std::string &interface) {
 }
 
 std::string interface_without_carrier(const Route &route) {
-    const Socket any = Socket::open(AF_UNIX, SOCK_DGRAM);
-    ifreq request{};
-    request.ifr_ifindex = static_cast<int>(route.interface);
-    if (!any || ::ioctl(any.fd(), SIOCGIFNAME, &request) != 0 ||
-        ::ioctl(any.fd(), SIOCGIFFLAGS, &request) != 0)
-        return {};
-    // (netdevice(7): IFF_RUNNING is also what can't be told, of a tunnel say.)
-    const bool has_none =
-        (request.ifr_flags & IFF_UP) != 0 && (request.ifr_flags & IFF_RUNNING) == 0;
-    return has_none ? request.ifr_name : "";
+    const ifreq found = interface_of(route.interface);
+    // (IFF_RUNNING is also what can't be told, of a tunnel say.)
+    const bool has_none = (found.ifr_flags & IFF_UP) != 0 && (found.ifr_flags & IFF_RUNNING) == 0;
+    return has_none ? found.ifr_name : "";
 }
 
 bool is_gateway_mute(const Route &route) {

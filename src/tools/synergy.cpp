@@ -1,6 +1,7 @@
 // The command line of `synergy`: all of it in one file, since it is read by templates that keep the
 // compiler busy for longer than what the commands do.
 #include "base/last_descriptors.h"
+#include "settings/settings_text.h"
 #include "tools/check_command.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
@@ -103,7 +104,6 @@ CLI::Validator seconds_of_idle() {
 constexpr const char *a_peer = "a peer, as [2001:db8::5]:5555";
 constexpr const char *a_host = "an address or host name, as [2001:db8::5]:5555";
 constexpr const char *an_address = "an address of this host, as 2001:db8::11";
-constexpr const char *a_hop_limit = "a hop limit from 1 to 254, or auto";
 
 CLI::App *add_run_command(CLI::App &app, RunOptions &options) {
     CLI::App *command = app.add_subcommand("run", "Run COMMAND so that peers can connect to it.");
@@ -121,7 +121,7 @@ CLI::App *add_run_command(CLI::App &app, RunOptions &options) {
         ->add_option("--hops", options.hops,
                      "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
         ->type_name("N")
-        ->check(given(a_hop_limit));
+        ->check(given(expected::some_hops));
     command->add_option("--config", options.config, "Config file (SYNERGY_CONFIG)")
         ->type_name("F")
         ->check(given("a file"));
@@ -181,7 +181,7 @@ CLI::App *add_test_command(CLI::App &app, TestOptions &options) {
         ->add_option("--hops", options.hops,
                      "Hop limit of punches, 1 to 254 or auto (SYNERGY_HOPS)")
         ->type_name("N")
-        ->check(given(a_hop_limit));
+        ->check(given(expected::some_hops));
     command->add_option("--idle", options.idle, "Seconds for which holes are left alone (10,30,60)")
         ->type_name("S,...")
         ->delimiter(',')
