@@ -37,6 +37,12 @@ constexpr Duration time_to_execute = milliseconds(200);
 /// What can wait does so for as long: the server's listen(), and the first punch.
 constexpr Duration first_punch_time = milliseconds(200);
 
+/// What rights the options of listeners take is known once they have come, one after the other: so
+/// long after the last of them, and so long after the start, rights are given up. Before a server
+/// that gives up its own has a socket, none is waited for.
+constexpr Duration after_a_socket = milliseconds(500);
+constexpr Duration time_for_first_sockets = seconds(5);
+
 /// What is to be known by who takes a killed keeper's place: a copy of the process knows it, and a
 /// fork is not to be in the way of the first calls, nor be made for each of a row of sockets. One
 /// that has taken another's place may have inherited what killed that.
@@ -72,6 +78,7 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                 {.opened =
                      [this] {
                          rest_.cancel();
+                         give_up_rights_after(after_a_socket);
                          tell_time();
                          leave_standby();
                      },
@@ -84,7 +91,8 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                  .become_ready_for = [this](uid_t owner) { return become_ready_for(owner); },
                  .adopt = [this](const Call &call, Reply &reply) { adopt(call, reply); }}),
       looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
-      written_(std::move(written)), afterwards_(scheduler_), telling_time_(scheduler_),
+      written_(std::move(written)), afterwards_(scheduler_), giving_up_rights_(scheduler_),
+      telling_time_(scheduler_),
       before_standby_(before_first_standby), leaving_standby_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
@@ -126,9 +134,11 @@ void Keeper::answer_start(Socket connection, pid_t starter, bool is_early, int s
     afterwards_.set(Clock::now() + first_punch_time, [this] {
         end_real_time();
         registry_.follow_settings();
-        if (geteuid() == 0)
-            give_up_rights();
     });
+    if (geteuid() == 0) {
+        keeps_rights_until_ = Clock::now() + time_for_first_sockets;
+        give_up_rights_after(is_early ? first_punch_time : time_for_first_sockets);
+    }
 }
 
 /// A daemon's parent ends when it has gone to the background. Children that are something else by
@@ -190,6 +200,8 @@ void Keeper::take_over(const Keeper &killed) {
     server_stderr_ = killed.server_stderr_;
     start_up_ = killed.start_up_;
     answer_at_stderr(killed.starter_);
+    keeps_rights_until_ = killed.keeps_rights_until_;
+    give_up_rights_after(after_a_socket);
     tell_time();
     leave_standby();
     registry_.look_for_closed();
@@ -214,7 +226,14 @@ bool Keeper::become_ready_for(uid_t owner) {
     return true;
 }
 
-void Keeper::give_up_rights() const {
+void Keeper::give_up_rights_after(Duration time) {
+    if (keeps_rights_until_)
+        giving_up_rights_.set(std::min(Clock::now() + time, *keeps_rights_until_),
+                              [this] { give_up_rights(); });
+}
+
+void Keeper::give_up_rights() {
+    keeps_rights_until_.reset();
     if (!learned_file_.empty()) // it is confined to what is there
         static_cast<void>(make_place_for(learned_file_));
     const auto can_punch = [this] { return registry_.can_give_options(); };
@@ -224,6 +243,9 @@ void Keeper::give_up_rights() const {
     log_thread::replace();
     for (const std::string &missing : kept)
         log::info("the keeper goes on with more rights than it needs: {}", missing);
+    // A copy that was made before has them still.
+    if (!registry_.is_empty())
+        leave_standby();
 }
 
 void Keeper::run() {

@@ -11,6 +11,8 @@
 #include "keeper/standby.h"
 #include "server/socket_diag.h"
 
+#include <optional>
+
 namespace synergy {
 
 class Keeper : private RegistryOwner {
@@ -52,7 +54,9 @@ class Keeper : private RegistryOwner {
     /// True where that changed something.
     bool become_ready_for(uid_t owner);
     void tell_time();
-    void give_up_rights() const;
+    /// Root's alone, and once.
+    void give_up_rights_after(Duration time);
+    void give_up_rights();
     void answer_at_stderr(pid_t starter);
     void leave_standby();
     [[noreturn]] void go_on_in_its_place();
@@ -75,6 +79,8 @@ class Keeper : private RegistryOwner {
     const std::string learned_file_;
     const std::vector<std::string> written_;
     Timer afterwards_; ///< what can wait until the server's first listen() has returned
+    Timer giving_up_rights_;
+    std::optional<Time> keeps_rights_until_; ///< at most
     Timer telling_time_;
     bool is_early_ = false;
     bool suits_any_user_ = false;

@@ -387,6 +387,34 @@ def test_an_option_that_takes_a_right_which_the_keeper_has_given_up_is_named(fir
         assert errors.endswith("can't be given what it has: SO_MARK\n") and errors.count("\n") == 1
 
 
+# Listeners that come one after the other; the last one has SO_MARK.
+ROW = """
+import socket, time
+listeners = []
+for option in (None, None, 36):
+    listeners.append(socket.socket())
+    if option:
+        listeners[-1].setsockopt(socket.SOL_SOCKET, option, 5)
+    listeners[-1].bind(("", 0))
+    listeners[-1].listen()
+    time.sleep(0.3)
+print(listeners[-1].getsockname()[1], flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root can do")
+def test_rights_that_a_row_of_sockets_takes_are_kept_until_the_last_has_come(deaf_peer):
+    server = subprocess.Popen(["/usr/bin/python3", "-c", ROW], text=True,
+                              env=preloaded_environment(deaf_peer.text(), SYNERGY_LOG="warn"),
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    port = int(server.stdout.readline())
+    punched = subprocess.run(["ss", "-Htn", "state", "syn-sent", f"sport = :{port}"],
+                             capture_output=True, text=True, check=True).stdout
+    _, errors = server.communicate("\n")
+    assert punched and errors == ""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
