@@ -92,8 +92,8 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                  .adopt = [this](const Call &call, Reply &reply) { adopt(call, reply); }}),
       looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
       written_(std::move(written)), afterwards_(scheduler_), giving_up_rights_(scheduler_),
-      telling_time_(scheduler_),
-      before_standby_(before_first_standby), leaving_standby_(scheduler_) {
+      telling_time_(scheduler_), before_standby_(before_first_standby),
+      leaving_standby_(scheduler_) {
     page_->keeper = control_.address();
     page_.show_ports(settings);
     take_signals();
