@@ -38,16 +38,34 @@ unsigned options_that_get_by(int fd, const struct sockaddr *address, socklen_t l
                 : HIDDEN_REUSEADDR);
 }
 
+static void set_options(unsigned options, int fd, int value) {
+    if (options & HIDDEN_REUSEADDR)
+        set_option(fd, SO_REUSEADDR, value);
+    if (options & HIDDEN_REUSEPORT)
+        set_option(fd, SO_REUSEPORT, value);
+}
+
 int bind_without(unsigned options, int fd, const struct sockaddr *address, socklen_t length) {
-    if (options & HIDDEN_REUSEADDR)
-        set_option(fd, SO_REUSEADDR, 0);
-    if (options & HIDDEN_REUSEPORT)
-        set_option(fd, SO_REUSEPORT, 0);
+    set_options(options, fd, 0);
     int result = libc.bind(fd, address, length), error = errno;
-    if (options & HIDDEN_REUSEADDR)
-        set_option(fd, SO_REUSEADDR, 1);
-    if (options & HIDDEN_REUSEPORT)
-        set_option(fd, SO_REUSEPORT, 1);
+    set_options(options, fd, 1);
+    errno = error;
+    return result;
+}
+
+unsigned options_that_get_by_listening(int fd) {
+    struct sockaddr_storage local = {0};
+    socklen_t length = sizeof local;
+    if (option_of(fd, SO_REUSEPORT) != 1 || option_of(fd, SO_ACCEPTCONN) != 0 ||
+        getsockname(fd, (struct sockaddr *)&local, &length) != 0)
+        return 0;
+    return options_that_get_by(fd, (struct sockaddr *)&local, length) & HIDDEN_REUSEPORT;
+}
+
+int listen_without(unsigned options, int fd, int backlog) {
+    set_options(options, fd, 0);
+    int result = libc.listen(fd, backlog), error = errno;
+    set_options(options, fd, 1);
     errno = error;
     return result;
 }

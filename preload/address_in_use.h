@@ -1,6 +1,6 @@
 /*
- * What stands in the way of a bind() or connect(), or would if the ports were not shared with the
- * keeper. Within aside_begin() only.
+ * What stands in the way of a bind(), listen() or connect(), or would if the ports were not shared
+ * with the keeper. Within aside_begin() only.
  */
 #pragma once
 
@@ -13,6 +13,11 @@ unsigned options_that_get_by(int fd, const struct sockaddr *address, socklen_t l
 
 /* bind() without these: what the kernel says then it says without us. Sets errno as bind() does. */
 int bind_without(unsigned options, int fd, const struct sockaddr *address, socklen_t length);
+
+/* The same two of listen(), by which the kernel looks at the port once more: sockets that let
+ * others in are bound side by side, and one of them alone can listen. */
+unsigned options_that_get_by_listening(int fd);
+int listen_without(unsigned options, int fd, int backlog);
 
 /* bind() found its address in use: what the last call says, after those that stood in the way for
  * us have gone. Sets errno as bind() does. */

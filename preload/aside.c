@@ -75,22 +75,22 @@ void say(const char *const pieces[]) {
 }
 
 /* The aligned word that this is in, which no page's end divides. */
-static int is_word_readable(const char *at) {
+static int is_word_readable(uintptr_t at) {
     /* A call that changes nothing, since there is no such way to change the mask: the set is read
      * before that is found. */
     enum { NO_WAY = -1 };
-    const char *set = at - (uintptr_t)at % sizeof(struct signals);
+    const uintptr_t set = at - at % sizeof(struct signals);
     /* (No set at all would be good, too.) */
-    return (uintptr_t)at >= sizeof(struct signals) &&
+    return set != 0 &&
            (kernel(SYS_rt_sigprocmask, NO_WAY, set, NULL, sizeof(struct signals)) == 0 ||
             errno != EFAULT);
 }
 
 size_t readable_bytes(const void *address, size_t size) {
-    const char *first = address, *last = first + size - 1;
+    const uintptr_t first = (uintptr_t)address, last = first + size - 1;
     if (!may_probe())
         return 0;
-    size_t in_page = LEAST_PAGE - (uintptr_t)first % LEAST_PAGE;
+    size_t in_page = LEAST_PAGE - first % LEAST_PAGE;
     if (!is_word_readable(first))
         return 0;
     return size <= in_page || is_word_readable(last) ? size : in_page;

@@ -21,9 +21,10 @@ int listen(int fd, int backlog) {
     if (!concerns_us())
         return libc.listen(fd, backlog);
     struct preparation preparation = {.keeper = NO_KEEPER, .connection = -1};
+    unsigned getting_by = 0;
     if (mark_of(fd) != SYNERGY_UNTOUCHED)
-        ASIDE(preparation = socket_will_listen(fd));
-    int result = libc.listen(fd, backlog);
+        ASIDE(preparation = socket_will_listen(fd); getting_by = options_that_get_by_listening(fd));
+    int result = getting_by ? listen_without(getting_by, fd, backlog) : libc.listen(fd, backlog);
     if (result != 0)
         ASIDE(socket_does_not_listen(fd, &preparation));
     else if (mark_of(fd) != SYNERGY_UNTOUCHED)

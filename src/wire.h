@@ -112,10 +112,10 @@ enum synergy_kind {
      * 0: that will be in secure execution. To be logged. No answer. With `flags` SYNERGY_ENDS: the
      * socket is closed by that, if by anything, and the port to be free then. */
     SYNERGY_EXECUTED_WITHOUT,
-    /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, and has
-     * SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its SO_REUSEPORT is not
-     * the server's but ours; whether its SO_REUSEADDR is, `flags` tell. For the keeper's own user
-     * and root; needs no secret. */
+    /* The socket that comes along, of the transport in `flags`, is to be bound to `peer`, or to
+     * listen there, and has SO_REUSEPORT: EADDRINUSE where a server's socket is in the way, and its
+     * SO_REUSEPORT is not the server's but ours; whether its SO_REUSEADDR is, `flags` tell. For the
+     * keeper's own user and root; needs no secret. */
     SYNERGY_BIND,
     /* The next process has bound a port whose server has ended a moment ago (a shell's loop starts
      * one after the other): the keeper becomes this one's, with the holes that it has kept, and

@@ -122,6 +122,16 @@ second = first.dup()
 first.close()
 print(disconnect(second), second.getsockname()[1], second.getsockopt(*reuse_port))
 """, ["0 0 0"]),
+    # The keeper's sockets share the port of the one that listens; the other shares its own with them.
+    "one that is bound beside what listens by now": (NOWHERE, """
+port, socks = free_port(socket.AF_INET6, socket.SOCK_STREAM), [socket.socket(socket.AF_INET6) for _ in range(2)]
+for sock in socks:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+socks[1].setsockopt(*reuse_port, 1)
+for sock in socks:
+    sock.bind(("::", port))
+print(says(socks[0].listen), says(socks[1].listen), socks[1].getsockopt(*reuse_port))
+""", ["None Address already in use 1"]),
 }
 
 
