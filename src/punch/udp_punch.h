@@ -3,7 +3,8 @@
 // server is putting together is touched (MSG_MORE, UDP_CORK), and nobody holds its port. (The error
 // that it brings back is the server's all the same, since the kernel looks up by port who is to
 // have it: of a server that asks for errors, see ErrorsAside.) Where there is no room beside, it
-// leaves from the server's own.
+// leaves from the server's own: an edge-triggered epoll (EPOLLET) that watches that for EPOLLOUT
+// hears that there is room again when the datagram has left, as after any that the server sends.
 #pragma once
 
 #include "base/socket.h"

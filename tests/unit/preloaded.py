@@ -1,7 +1,8 @@
 """Programs with libsynergy.so preloaded, and a peer of theirs on this host: what the tests beside this
 file have in common.
 
-SYNERGY_BUILD names the build directory (default: build). The programs are tests/unit/programs/, built
+SYNERGY_BUILD names the build directory (default: build), SYNERGY_SANITIZED a library that has
+AddressSanitizer and is to be preloaded instead of that directory's. The programs are tests/unit/programs/, built
 there. No packet leaves this host: the peers of most tests have no route here or are ports of 127.0.0.1.
 """
 
@@ -19,7 +20,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("SYNERGY_BUILD", REPOSITORY / "build")).resolve()
-LIBRARY = BUILD / "preload" / "libsynergy.so"
+LIBRARY = Path(os.environ.get("SYNERGY_SANITIZED", BUILD / "preload" / "libsynergy.so"))
 KEEPER = BUILD / "src" / "synergy-keeper"
 PROGRAMS = BUILD / "tests"
 SOURCES = REPOSITORY / "tests" / "unit" / "programs"
@@ -42,6 +43,11 @@ def preloaded_environment(peers=NOWHERE, before="", after="", **variables):
     """Settings of one peer; the log goes nowhere unless the test wants it."""
     preload = " ".join(filter(None, [before, str(LIBRARY), after]))
     settings = {"SYNERGY_PEERS": peers, "SYNERGY_HOPS": "2", "SYNERGY_LOG": "off"}
+    if "SYNERGY_SANITIZED" in os.environ:
+        # It is loaded by that library, and not before. Signals are the program's own, and so are limits:
+        # setting one calls the library before the shadow memory is there.
+        settings["ASAN_OPTIONS"] = ("verify_asan_link_order=0:handle_segv=0:handle_sigbus=0:disable_coredump=0:"
+                                    "detect_leaks=0")
     settings.update(variables)
     return plain_environment(LD_PRELOAD=preload, **settings)
 

@@ -338,8 +338,9 @@ static long sent(int fd) {
 }
 
 static int watched(int fd) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | (below(2) ? EPOLLET : 0),
-                                .data.fd = fd};
+    /* (That there is room again EPOLLET tells after each datagram, a punch from the same socket
+     * too.) */
+    struct epoll_event event = {.events = EPOLLIN | (below(2) ? EPOLLET : EPOLLOUT), .data.fd = fd};
     return epoll_ctl(waiting, 1 + (int)below(3), fd, &event);
 }
 
