@@ -298,7 +298,7 @@ void SctpPunch::established() {
     proved();
     Socket connection = std::move(socket_);
     if (associations_.find(hole_.server.local, hole_.peer))
-        retry_at(Clock::now() + rest);
+        retry_at(Clock::now() + between_looks); // it may be refused, or short
     else
         log::warn("{}: /proc can't be read, so nobody knows when the connection ends: the hole is "
                   "not opened again",

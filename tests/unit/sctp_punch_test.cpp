@@ -81,6 +81,24 @@ TEST_CASE("sctp punch: a peer that calls is connected, and its association kept 
           }) == "");
 }
 
+TEST_CASE("sctp punch: after a short connection the hole is soon open again" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
+              bench.run_for(milliseconds(300));
+              Socket caller = bench.call(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              const std::size_t before = bench.network.inits().size();
+              bench.delivered.clear();
+              caller.reset();
+              EXPECT_IN_CHILD(bench.run_until_sent(before + 1, milliseconds(700)));
+              return "";
+          }) == "");
+}
+
 TEST_CASE("sctp punch: an abort says that it went too far" * doctest::skip(!harness::has_sctp())) {
     CHECK(harness::in_child([]() -> std::string {
               Bench bench;
