@@ -176,9 +176,11 @@ int SctpManyPunch::punch() {
         take_back();
         error = EPERM;
     }
-    // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
-    // open for an INIT of ours, which is no punch any more, and is answered.
-    const bool is_answer = error == 0 && Clock::now() >= begun_ + sctp::unusual && has_answered();
+    // A peer that has called meanwhile has got an answer that dies on its way, unless it has come
+    // in. Its own firewall is open for an INIT of ours, which is no punch any more, and is
+    // answered.
+    const bool is_answer = error == 0 && Clock::now() >= begun_ + sctp::unusual && has_answered() &&
+                           sctp::state_of(fd_, association_) == SCTP_COOKIE_WAIT;
     if (is_answer) {
         take_back();
         error = begin(true);

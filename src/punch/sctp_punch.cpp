@@ -109,22 +109,28 @@ void SctpPunch::hear(bool is_to_hear) const {
         setsockopt(socket_.fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
-/// Whether the peer has called the last socket, which is to go on then. If not, it is deaf from
-/// here on: a call that came before it is closed would get a reset.
+/// Whether the last socket is a connection by now, which is the server's then. If not, it is deaf
+/// from here on: a call that came before it is closed would get a reset.
+bool SctpPunch::look_for_a_connection() {
+    hear(false);
+    if (socket_.remote().empty())
+        return false;
+    hear(true);
+    established();
+    return true;
+}
+
+/// The same of a call that has been answered: the last socket is to go on then, too.
 bool SctpPunch::look_for_a_call() {
     if (!socket_)
         return false;
-    hear(false);
-    const bool is_connected = !socket_.remote().empty();
-    const bool has_called =
-        is_connected || (Clock::now() < punched_ + handshake_time && has_answered());
-    if (has_called)
-        hear(true);
-    if (is_connected)
-        established();
-    else if (has_called)
-        retry_at(Clock::now() + between_looks);
-    return has_called;
+    if (look_for_a_connection())
+        return true;
+    if (Clock::now() >= punched_ + handshake_time || !has_answered())
+        return false;
+    hear(true);
+    retry_at(Clock::now() + between_looks);
+    return true;
 }
 
 /// What the last INIT has met, if it was told of and not felt: an ABORT of the peer's is felt.
@@ -180,6 +186,17 @@ int SctpPunch::send_init(Socket socket, const Endpoint &own, bool is_answer) {
     return 0;
 }
 
+/// A peer that has called while the INIT left has got an answer that dies on its way, unless it
+/// has come in. Its own firewall is open for an INIT of ours, which is no punch any more, and is
+/// answered. 0 or an errno.
+int SctpPunch::answer(const Endpoint &own) {
+    Socket next_socket = bound_socket();
+    const int error = next_socket ? 0 : errno;
+    if (look_for_a_connection())
+        return 0;
+    return error == 0 ? send_init(std::move(next_socket), own, true) : error;
+}
+
 int SctpPunch::punch() {
     if (!context_.owner.check_alive(hole_.server)) {
         close_socket();
@@ -205,13 +222,12 @@ int SctpPunch::punch() {
         return 0;
     if (error == 0)
         error = send_init(std::move(next_socket), own, false);
-    // A peer that has called meanwhile has got an answer that dies on its way. Its own firewall is
-    // open for an INIT of ours, which is no punch any more, and is answered.
-    const bool is_answer = error == 0 && Clock::now() >= punched_ + sctp::unusual && has_answered();
-    if (is_answer) {
-        next_socket = bound_socket();
-        error = next_socket ? send_init(std::move(next_socket), own, true) : errno;
-    }
+    if (error == 0)
+        begin_->leaves(punched_);
+    if (error == 0 && Clock::now() >= punched_ + sctp::unusual && has_answered())
+        error = answer(own);
+    if (error == 0 && !socket_)
+        return 0;
     // A server that listens again has not let others in yet.
     if (error == EADDRINUSE && Clock::now() < punched_ + longest) {
         if (socket_)
@@ -227,14 +243,13 @@ int SctpPunch::punch() {
     }
     if (error != 0)
         return failed(error);
-    begin_->leaves(punched_);
     failures_ = 0;
     recovered();
     punched();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed(errno);
-    retry_at(is_answer ? punched_ + period : sctp::next_init(punched_, *begin_, period));
+    retry_at(is_answer_ ? punched_ + period : sctp::next_init(punched_, *begin_, period));
     return 0;
 }
 
@@ -283,7 +298,7 @@ void SctpPunch::established() {
     proved();
     Socket connection = std::move(socket_);
     if (associations_.find(hole_.server.local, hole_.peer))
-        retry_at(Clock::now() + rest);
+        retry_at(Clock::now() + between_looks); // it may be refused, or short
     else
         log::warn("{}: /proc can't be read, so nobody knows when the connection ends: the hole is "
                   "not opened again",

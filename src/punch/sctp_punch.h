@@ -28,11 +28,13 @@ class SctpPunch final : public Punch {
     void close_socket();
     [[nodiscard]] bool has_answered() const;
     void hear(bool is_to_hear) const;
+    bool look_for_a_connection();
     bool look_for_a_call();
     [[nodiscard]] int error_told() const;
     [[nodiscard]] bool is_refused_here();
     void tell_of(int error, bool is_sure);
     int send_init(Socket socket, const Endpoint &own, bool is_answer);
+    int answer(const Endpoint &own);
     [[nodiscard]] bool has_association() const;
     void wait_for_its_end();
     void happened(std::uint32_t events);

@@ -43,13 +43,15 @@ def connects(sock, port):
 class SocketClient:
     """A socket on B. Whatever does not come within the timeout raises TimeoutError."""
 
-    def __init__(self, path, family, kind, source_port, port, timeout, protocol=0):
+    def __init__(self, path, family, kind, source_port, port, timeout, protocol=0, prepare=None):
         self.timeout = timeout
         self.received = b""
         self.sock = namespace.open_socket(path.namespace("B"), AF[family], kind, protocol)
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.sock.bind((PEER[family], source_port))
+            if prepare:
+                prepare(self.sock)
             self.sock.settimeout(timeout)
             self.sock.connect((SERVER[family], port))
         except OSError:
@@ -94,9 +96,9 @@ def udp_client(stand, family, source_port, port, timeout):
     return SocketClient(stand.path, family, socket.SOCK_DGRAM, source_port, port, timeout)
 
 
-def sctp_client(stand, family, source_port, port, timeout):
+def sctp_client(stand, family, source_port, port, timeout, prepare=None):
     return SocketClient(stand.path, family, socket.SOCK_STREAM, source_port, port, timeout,
-                        socket.IPPROTO_SCTP)
+                        socket.IPPROTO_SCTP, prepare)
 
 
 class ProgramClient:

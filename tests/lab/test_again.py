@@ -13,7 +13,8 @@ import clients
 import firewall
 import sctp
 import servers
-from programs import Preload, fresh_peer_ports, fresh_port, script, wait_listening
+from programs import (
+    Preload, fresh_peer_ports, fresh_port, script, slowness, wait_listening)
 from test_killed import keepers
 from topology import PEER
 from trials import peers
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("library")
 
 CALLS = 20
 PATIENCE = 4
-SOON = 1.3  # a SYN that was not heard, and its first repetition
+REPEATED_AFTER = 1  # second: a SYN or INIT that was not heard
+SOON = REPEATED_AFTER + 0.3 * slowness()  # what that takes; of SCTP the next comes after 3 s
 
 
 def again_server(stand, mode, source_ports, transport, with_library):
@@ -35,7 +37,13 @@ def again_server(stand, mode, source_ports, transport, with_library):
     return program, port
 
 
-CLIENTS = {"tcp": clients.tcp_client, "sctp": clients.sctp_client}
+def sctp_client(*call):
+    """It repeats its INIT as soon as TCP does a SYN (RFC 9260 16; Linux of itself after 3 s)."""
+    return clients.sctp_client(*call, prepare=lambda sock: sctp.set_timeouts(
+        sock, REPEATED_AFTER * 1000, 60 * 1000))
+
+
+CLIENTS = {"tcp": clients.tcp_client, "sctp": sctp_client}
 
 
 def call_once(stand, source_port, port, transport, started):
@@ -69,6 +77,7 @@ def check(stand, mode, after_ms, transport, with_library=True):
         time.sleep(after_ms / 1000)
     print([result if isinstance(result, str) else round(result, 3) for result in results])
     assert not [result for result in results if isinstance(result, str) or result > SOON]
+    return results
 
 
 @pytest.mark.parametrize("mode, after_ms", [
@@ -97,11 +106,15 @@ def test_listening_again_while_the_keeper_does_not_run(stand):
 @pytest.mark.parametrize("after_ms", (0, 10, 100, 1000))
 @pytest.mark.parametrize("mode", ("early", "late"))
 def test_listening_again_for_sctp(stand, mode, after_ms):
+    """Nine of ten are heard at once. A machine that is late makes longer what is else next to
+    nothing: the firewall's 10 s are over and the next INIT has not left, or one socket is closed
+    and the next one has sent none. (test_heard.py has how many it is on a machine in time.)"""
     sctp.skip_if_missing()
     firewall.set_profile(stand.path, "open")
     check(stand, mode, after_ms, "sctp", with_library=False)
     firewall.set_profile(stand.path, "strict")
-    check(stand, mode, after_ms, "sctp")
+    results = check(stand, mode, after_ms, "sctp")
+    assert sum(took < REPEATED_AFTER for took in results) >= 0.9 * CALLS
 
 
 @pytest.mark.parametrize("with_library", (False, True), ids=("bare", "library"))

@@ -161,6 +161,18 @@ TEST_CASE("sctp many punch: a peer's INIT that comes as ours leaves is answered 
           }) == "");
 }
 
+TEST_CASE("sctp many punch: a peer that comes in as an INIT leaves stays" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              return bench.comes_in_as_it_leaves([&] {
+                  return std::make_unique<SctpManyPunch>(bench.context, bench.hole(AF_INET6, 3),
+                                                         bench.socket.fd());
+              });
+          }) == "");
+}
+
 TEST_CASE("sctp many punch: a hole that firewalls forget is opened again at once" *
           doctest::skip(!harness::has_sctp())) {
     CHECK(harness::in_child([]() -> std::string {

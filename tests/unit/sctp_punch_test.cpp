@@ -81,6 +81,24 @@ TEST_CASE("sctp punch: a peer that calls is connected, and its association kept 
           }) == "");
 }
 
+TEST_CASE("sctp punch: after a short connection the hole is soon open again" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
+              bench.run_for(milliseconds(300));
+              Socket caller = bench.call(AF_INET6);
+              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              const std::size_t before = bench.network.inits().size();
+              bench.delivered.clear();
+              caller.reset();
+              EXPECT_IN_CHILD(bench.run_until_sent(before + 1, milliseconds(700)));
+              return "";
+          }) == "");
+}
+
 TEST_CASE("sctp punch: an abort says that it went too far" * doctest::skip(!harness::has_sctp())) {
     CHECK(harness::in_child([]() -> std::string {
               Bench bench;
@@ -105,12 +123,16 @@ TEST_CASE("sctp punch: nothing leaves for a server that is gone, and nothing is 
               {
                   SctpPunch late(bench.context, bench.hole(AF_INET6, 3));
                   EXPECT_IN_CHILD(late.open() == EBADF);
+                  bench.run_for(milliseconds(100));
+                  EXPECT_IN_CHILD(bench.network.inits().empty());
                   bench.is_alive = true;
                   SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
                   EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
               }
+              bench.run_for(milliseconds(100)); // what has left until then
+              const std::size_t sent = bench.network.inits().size();
               bench.run_for(seconds(2));
-              EXPECT_IN_CHILD(bench.network.inits().size() == 1);
+              EXPECT_IN_CHILD(bench.network.inits().size() == sent);
               EXPECT_IN_CHILD(harness::open_descriptors() == before);
               return "";
           }) == "");
@@ -136,6 +158,17 @@ TEST_CASE("sctp punch: a peer's INIT that comes as ours leaves is answered all t
               Bench bench;
               bench.serve_sctp(AF_INET6);
               return bench.meets_as_it_leaves([&] {
+                  return std::make_unique<SctpPunch>(bench.context, bench.hole(AF_INET6, 3));
+              });
+          }) == "");
+}
+
+TEST_CASE("sctp punch: a peer that comes in as an INIT leaves stays" *
+          doctest::skip(!harness::has_sctp())) {
+    CHECK(harness::in_child([]() -> std::string {
+              Bench bench;
+              bench.serve_sctp(AF_INET6);
+              return bench.comes_in_as_it_leaves([&] {
                   return std::make_unique<SctpPunch>(bench.context, bench.hole(AF_INET6, 3));
               });
           }) == "");
