@@ -287,9 +287,9 @@ TEST_CASE("tcp punch: another listener's punch goes on with what it is given, an
                       EXPECT_IN_CHILD(!punch.give_away() && other.may_take_over());
                       EXPECT_IN_CHILD(punch.open() == 0 && !punch.may_take_over());
                       EXPECT_IN_CHILD(bench.run_until([&] { return bench.has_seen_syns(2); }));
-                      if (!is_deaf_then)
-                          bench.run_for(milliseconds(60));
-                      EXPECT_IN_CHILD(Bench::is_deaf() == (is_deaf_then && family == AF_INET6));
+                      EXPECT_IN_CHILD(bench.run_until([&] {
+                          return Bench::is_deaf() == (is_deaf_then && family == AF_INET6);
+                      }));
                       const std::uint64_t cookie = punch.cookie();
                       auto given = punch.give_away();
                       EXPECT_IN_CHILD(given && punch.cookie() == 0 && !punch.give_away());
