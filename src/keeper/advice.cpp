@@ -176,10 +176,11 @@ void Advice::nobody(const ServerSocket &socket) {
     const std::string reason = why_nobody(settings_, socket);
     if (reason.empty())
         return;
-    why_nobody_.push_back(socket.not_punched(reason));
+    why_nobody_.emplace_back(socket, socket.not_punched(reason));
     nobody_.set(Clock::now() + before_saying_nobody, [this] {
-        for (const std::string &line : std::exchange(why_nobody_, {}))
-            if (!has_peers_)
+        for (const auto &[of, line] : std::exchange(why_nobody_, {}))
+            if (!has_peers_ &&
+                socket_diag_.life(of.transport, of.local, of.sought()) != SocketDiag::Life::gone)
                 log::warn_once(line);
     });
 }

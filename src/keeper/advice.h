@@ -5,17 +5,21 @@
 #include "hops/hop_finder.h"
 #include "hops/kept_out.h"
 #include "keeper/kept_socket.h"
+#include "server/socket_diag.h"
 
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace synergy {
 
 class Advice {
   public:
-    Advice(Scheduler &scheduler, HopFinder &hop_finder, const Settings &settings)
-        : hop_finder_(hop_finder), settings_(settings), nobody_(scheduler) {}
+    Advice(Scheduler &scheduler, HopFinder &hop_finder, const Settings &settings,
+           SocketDiag &socket_diag)
+        : hop_finder_(hop_finder), settings_(settings), socket_diag_(socket_diag),
+          nobody_(scheduler) {}
 
     void opens(const Hole &hole);
     /// The same of one that is new, and later what is to be said if nobody comes in.
@@ -25,7 +29,7 @@ class Advice {
     /// The peer is this host itself.
     static void own_host(const Hole &hole);
     /// No settings have a peer for this socket. Said where the process opens nothing else: what a
-    /// program listens at for its own purposes is no mistake.
+    /// program listens at for its own purposes is no mistake, nor what is there for a moment.
     void nobody(const ServerSocket &socket);
     /// A socket has had some.
     void has_peers() { has_peers_ = true; }
@@ -40,8 +44,9 @@ class Advice {
 
     HopFinder &hop_finder_;
     const Settings &settings_;
-    Timer nobody_;                        ///< for which socket there are any peers
-    std::vector<std::string> why_nobody_; ///< for each, a line
+    SocketDiag &socket_diag_;
+    Timer nobody_; ///< for which socket there are any peers
+    std::vector<std::pair<ServerSocket, std::string>> why_nobody_; ///< for each, a line
     bool has_peers_ = false;
     std::unordered_map<std::string, std::string> objections_; ///< said, by Hole::way_text()
 };

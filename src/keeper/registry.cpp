@@ -55,11 +55,13 @@ Registry::Registry(Scheduler &scheduler, const Settings &initial, const std::str
       looking_(scheduler), settings_(scheduler, initial, [this] { settings_changed(); }),
       hop_finder_(scheduler, settings_.now().hop_bounds, learned_file,
                   [this](const Endpoint &peer) { hops_found(peer); }),
-      advice_(scheduler, hop_finder_, settings_.now()), context_{{.scheduler = scheduler,
-                                                                  .timers = timers_,
-                                                                  .settings = settings_.now(),
-                                                                  .traffic = traffic},
-                                                                 *this},
+      advice_(scheduler, hop_finder_, settings_.now(), socket_diag), context_{{.scheduler =
+                                                                                   scheduler,
+                                                                               .timers = timers_,
+                                                                               .settings =
+                                                                                   settings_.now(),
+                                                                               .traffic = traffic},
+                                                                              *this},
       parked_(scheduler, handoff, socket_diag, owner),
       shared_port_(servers_, handoff, socket_diag, owner) {}
 

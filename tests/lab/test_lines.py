@@ -662,6 +662,23 @@ def test_further_listeners_are_no_mistake(stand, address, ports):
     assert [line for line in run.lines() if " info: " not in line] == []
 
 
+A_LISTENER_FOR_A_MOMENT = """
+import socket, sys, time
+with socket.create_server(("0.0.0.0", 0)):
+    pass
+time.sleep(1)  # what is to be said of a listener is said half a second after
+listener = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6)
+time.sleep(60)
+"""
+
+
+def test_listener_for_a_moment_is_no_mistake(stand):
+    """As varnishd finds out what the kernel has."""
+    run = Run(stand, command=[PYTHON, "-c", A_LISTENER_FOR_A_MOMENT], log="info")
+    run.program.wait_for(rf"\[::\]:{run.port} <- .*: opens")
+    assert [line for line in run.lines() if " info: " not in line] == []
+
+
 @pytest.mark.other_users
 def test_listener_of_another_user(stand):
     """Made by root, and left to one who is not, as systemd's socket units do."""
