@@ -118,3 +118,4 @@ def test_server(stand, number):
         assert server.cannot in what_check_says(server)
     else:
         assert took.count(None) == 0, took
+        assert "synergy: " not in said, "said though nothing is wrong"
