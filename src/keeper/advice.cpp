@@ -18,6 +18,8 @@ using std::chrono::seconds;
 
 /// A server may open what it is for after what it is not for.
 constexpr Duration before_saying_nobody = milliseconds(500);
+/// Each is looked for once more then, and that takes as long as there are sockets on this host.
+constexpr std::size_t most_of_nobody = 8;
 constexpr Duration before_loopback_advice = seconds(3);
 /// Who was to come would have by then.
 constexpr Duration silence_time = seconds(60);
@@ -176,6 +178,9 @@ void Advice::nobody(const ServerSocket &socket) {
     const std::string reason = why_nobody(settings_, socket);
     if (reason.empty())
         return;
+    // (What a program opens many of, one after the other, is not what it is for.)
+    if (why_nobody_.size() == most_of_nobody)
+        why_nobody_.erase(why_nobody_.begin());
     why_nobody_.emplace_back(socket, socket.not_punched(reason));
     nobody_.set(Clock::now() + before_saying_nobody, [this] {
         for (const auto &[of, line] : std::exchange(why_nobody_, {}))

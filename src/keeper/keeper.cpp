@@ -157,10 +157,14 @@ void Keeper::leave_standby() {
         return;
     leaving_standby_.set(Clock::now() + before_standby_, [this] {
         is_standby_due_ = false;
-        if (!registry_.is_empty() &&
-            standby_.leave({SYNERGY_STDERR_FD, page_.memory().fd()}, [this] { page_.stand_by(); }))
-            go_on_in_its_place();
+        make_standby();
     });
+}
+
+void Keeper::make_standby() {
+    if (!registry_.is_empty() &&
+        standby_.leave({SYNERGY_STDERR_FD, page_.memory().fd()}, [this] { page_.stand_by(); }))
+        go_on_in_its_place();
 }
 
 /// In the copy. This keeper's descriptors are gone with the process that had them, and nothing of
@@ -244,8 +248,8 @@ void Keeper::give_up_rights() {
     for (const std::string &missing : kept)
         log::info("the keeper goes on with more rights than it needs: {}", missing);
     // A copy that was made before has them still.
-    if (!registry_.is_empty())
-        leave_standby();
+    if (standby_.dismiss())
+        make_standby();
 }
 
 void Keeper::run() {

@@ -59,6 +59,7 @@ class Keeper : private RegistryOwner {
     void give_up_rights();
     void answer_at_stderr(pid_t starter);
     void leave_standby();
+    void make_standby();
     [[noreturn]] void go_on_in_its_place();
     void take_over(const Keeper &killed);
 

@@ -36,10 +36,12 @@ Standby::~Standby() {
         is_over(copy_, patience_ms);
 }
 
-void Standby::dismiss() {
-    if (dismissal_)
-        static_cast<void>(::write(dismissal_.fd(), "", 1));
+bool Standby::dismiss() {
+    if (!dismissal_)
+        return false;
+    static_cast<void>(::write(dismissal_.fd(), "", 1));
     dismissal_.reset();
+    return true;
 }
 
 bool Standby::leave(std::vector<int> kept, const std::function<void()> &begun) {

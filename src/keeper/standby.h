@@ -22,11 +22,12 @@ class Standby {
     /// False, at once; and true, in the copy, once the process that it is a copy of has been
     /// killed. `begun` is called in the copy.
     bool leave(std::vector<int> kept, const std::function<void()> &begun);
+    /// The copy ends. Whether there was one.
+    bool dismiss();
 
   private:
     [[nodiscard]] static bool sleep(const Socket &original, const Socket &dismissal,
                                     std::vector<int> kept);
-    void dismiss();
 
     Socket copy_;      ///< its end (pidfd_open(2))
     Socket dismissal_; ///< what is written here ends it

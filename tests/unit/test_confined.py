@@ -414,6 +414,38 @@ def test_rights_that_a_row_of_sockets_takes_are_kept_until_the_last_has_come(dea
     assert punched and errors == ""
 
 
+# A keeper that is there before there is a socket (rights to start one are given up), and a listener
+# that is closed when the keeper has a copy, and its rights yet.
+SHORT = """
+import resource, socket, time
+resource.setrlimit(resource.RLIMIT_NPROC, (50, 50))
+with socket.create_server(("", 0)):
+    print(flush=True)
+    time.sleep(0.4)
+time.sleep(20)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root can do")
+def test_no_copy_of_roots_keeper_keeps_rights_that_the_keeper_has_given_up(deaf_peer):
+    def is_confined(process):
+        return "Seccomp:\t2" in Path(f"/proc/{process}/status").read_text()
+
+    def copies():
+        return subprocess.run(["ps", "--ppid", str(keeper), "-o", "pid="], capture_output=True,
+                              text=True, check=False).stdout.split()
+
+    with subprocess.Popen(["/usr/bin/python3", "-c", SHORT], text=True,
+                          env=preloaded_environment(deaf_peer.text()),
+                          stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        (keeper,) = keepers_of(server.pid)
+        assert wait_until(lambda: copies() and not is_confined(keeper), 2)
+        assert wait_until(lambda: is_confined(keeper), 5)
+        assert wait_until(lambda: all(map(is_confined, copies())), 2)
+        server.kill()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
