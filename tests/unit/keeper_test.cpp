@@ -525,8 +525,8 @@ TEST_CASE("keeper: what can be done without leaves the descriptors that bells ne
         static_cast<void>(kept.open(listeners.back()));
         all.push_back({.fd = listeners.back().fd(), .events = POLLIN, .revents = 0});
     }
-    // The peer takes one of those that have punched, and its bell rings. (It is met by a SYN that is
-    // sent again: after 1, 3 and 7 s, and on a busy machine the first three have gone by now.)
+    // The peer takes one of those that have punched, and its bell rings. (It is met by a SYN that
+    // is sent again: after 1, 3 and 7 s, and on a busy machine the first three have gone by now.)
     const Socket taken(::accept(peer.listener.fd(), nullptr, nullptr));
     CHECK(::poll(all.data(), all.size(), 10000) > 0);
 }
