@@ -73,6 +73,7 @@ void Punch::failed_by(const std::string &cause, int error) {
 
 /// By then the next one has left, too.
 void Punch::recovered() {
+    record_.error = 0;
     failure_log_.recovered(Duration(context_.settings.refresh) * 3 / 2);
 }
 

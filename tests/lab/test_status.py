@@ -23,6 +23,7 @@ import namespace
 import servers
 from programs import (ENVIRONMENT, STAGE, Preload, fresh_peer_ports, fresh_port, script,
                       wait_until)
+from test_lines import route
 from topology import PEER, SERVER
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -185,6 +186,17 @@ def test_failing(stand, status):
     cause = "SYNERGY_LOCAL is 2001:db8:a::77, which is no address of this host"
     assert reaches(status, "failing", ports[0])["error"] == cause
     assert f"    {text(PEER[6], ports[0])}: can't punch: {cause}\n" in synergy(stand, "status").stdout
+
+
+@pytest.mark.complains
+def test_failing_is_over(stand, status):
+    """As soon as a punch has left again, also where that is the SYN of before, sent again."""
+    ports = fresh_peer_ports(1)
+    serve(stand, 6, ports)
+    reaches(status, "open", ports[0])
+    with route(stand, 6):
+        reaches(status, "failing", ports[0])
+    reaches(status, "open", ports[0], timeout=20)
 
 
 def test_peers_without_a_hole(stand, status):
