@@ -192,7 +192,12 @@ Json ask_keepers() {
     std::sort(keepers.begin(), keepers.end(), [](const Json &one, const Json &other) {
         return one["pid"].get<pid_t>() < other["pid"].get<pid_t>();
     });
-    return {{"keepers", std::move(keepers)}, {"without_keeper", without_keeper(known)}};
+    // Whose processes they are a keeper alone knows that does not answer.
+    const bool are_all_known = std::all_of(keepers.begin(), keepers.end(), [](const Json &keeper) {
+        return keeper.contains("processes");
+    });
+    return {{"keepers", std::move(keepers)},
+            {"without_keeper", are_all_known ? without_keeper(known) : Json::array()}};
 }
 
 } // namespace synergy

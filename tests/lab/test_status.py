@@ -266,16 +266,18 @@ def status_kind():
 
 
 def test_keeper_that_does_not_answer(stand, status):
-    """A stopped one is named, and the others are shown."""
+    """A stopped one is named, and the others are shown; its server is not taken for one without."""
     ports = fresh_peer_ports(2)
     serve(stand, 6, ports[:1])
     serve(stand, 6, ports[1:])
     stopped, other = [keeper["pid"] for keeper in status()["keepers"]]
     os.kill(stopped, signal.SIGSTOP)
     try:
-        keepers = {keeper["pid"]: keeper for keeper in status()["keepers"]}
+        document = status()
+        keepers = {keeper["pid"]: keeper for keeper in document["keepers"]}
         assert keepers[stopped]["error"] == "does not answer"
         assert "error" not in keepers[other]
+        assert document["without_keeper"] == []  # one of them has a keeper
     finally:
         os.kill(stopped, signal.SIGCONT)
 
