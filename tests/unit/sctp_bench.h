@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <thread>
+#include <utility>
 
 namespace harness {
 
@@ -58,6 +59,15 @@ struct SctpBench : PunchBench {
     }
     [[nodiscard]] synergy::Socket call(int family) const {
         return network.call_from_there(family, 64, SOCK_STREAM, IPPROTO_SCTP);
+    }
+
+    /// A peer that calls once the punch has left, and is in; empty where it is not.
+    synergy::Socket get_in(synergy::Punch &punch) {
+        if (punch.open() != 0 || !run_until_sent(1))
+            return {};
+        run_for(std::chrono::milliseconds(300));
+        synergy::Socket peer = call(AF_INET6);
+        return run_until([&] { return !delivered.empty(); }) ? std::move(peer) : synergy::Socket();
     }
 
     /// The peer's INIT, which does not come, nor does anything else of the peer's.

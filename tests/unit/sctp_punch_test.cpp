@@ -51,10 +51,8 @@ TEST_CASE("sctp punch: a peer that calls is connected, and its association kept 
               Bench bench;
               bench.serve_sctp(AF_INET6);
               SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
-              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
-              bench.run_for(milliseconds(300));
-              Socket caller = bench.call(AF_INET6);
-              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              Socket caller = bench.get_in(punch);
+              EXPECT_IN_CHILD(caller);
               EXPECT_IN_CHILD(bench.delivered[0].peer == Network::there(AF_INET6));
               EXPECT_IN_CHILD(bench.delivered[0].cookie == bench.server.cookie);
               EXPECT_IN_CHILD(bench.proofs == std::vector{3});
@@ -87,10 +85,8 @@ TEST_CASE("sctp punch: after a short connection the hole is soon open again" *
               Bench bench;
               bench.serve_sctp(AF_INET6);
               SctpPunch punch(bench.context, bench.hole(AF_INET6, 3));
-              EXPECT_IN_CHILD(punch.open() == 0 && bench.run_until_sent(1));
-              bench.run_for(milliseconds(300));
-              Socket caller = bench.call(AF_INET6);
-              EXPECT_IN_CHILD(bench.run_until([&] { return !bench.delivered.empty(); }));
+              Socket caller = bench.get_in(punch);
+              EXPECT_IN_CHILD(caller);
               const std::size_t before = bench.network.inits().size();
               bench.delivered.clear();
               caller.reset();
