@@ -1,5 +1,7 @@
 #include "base/close_apart.h"
 
+#include "base/rights.h"
+
 #include <algorithm>
 #include <future>
 #include <sched.h>
@@ -43,6 +45,7 @@ void close_apart(std::vector<Socket> sockets) {
             // A descriptor table of its own holds them until the thread ends; and nothing else, as
             // that may be long.
             has_copies.set_value(take_descriptors(std::move(numbers)));
+            leave_rights();
             closed.wait();
         }).detach();
     } catch (const std::system_error &) {

@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstring>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <string_view>
 #include <sys/prctl.h>
@@ -99,6 +100,8 @@ struct Line {
 bool has_room(int fd, bool may_wait) {
     constexpr int for_ever = -1;
     pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
+    if (may_wait)
+        log_thread::leave_rights();
     return poll(&room, 1, may_wait ? for_ever : 0) == 1;
 }
 
@@ -201,6 +204,7 @@ void to_stderr(const Line &line) {
     if (line.is_stderr_lost || (is_known && is_null(status)))
         return to_syslog(line);
     if (path < 0) {
+        log_thread::leave_rights();
         if (write_all(STDERR_FILENO, text, line.may_wait) != 0)
             to_syslog(line);
         return;
@@ -291,7 +295,13 @@ spdlog::logger &logger() {
 void configure(Destination chosen) {
     destination() = std::move(chosen);
     Destination &now = destination();
-    now.is_by_thread = now.is_by_thread && log_thread::prepare(now.stderr_path);
+    // A terminal or a pipe can be another user's, or have to be borrowed of the server. A file may
+    // be on a disk that hangs when it is opened.
+    const Capabilities to_open =
+        now.where == "stderr" ? capability(CAP_DAC_OVERRIDE) | capability(CAP_SYS_PTRACE) : 0;
+    now.is_by_thread = now.is_by_thread && log_thread::prepare({.descriptor = now.stderr_path,
+                                                                .written = places(),
+                                                                .to_open = to_open});
     logger().set_level(of_spdlog(now.level));
     if (now.level == LogLevel::off || now.where == "syslog" || now.where == "stderr")
         return;
@@ -299,6 +309,15 @@ void configure(Destination chosen) {
         if (const int error = why_unwritable(destination().where); error != 0)
             say_unwritable(line, error);
     });
+}
+
+std::vector<std::string> places() {
+    const Destination &now = destination();
+    // (The thread's own number.)
+    std::vector<std::string> named{fmt::format("/proc/thread-self/fd/{}", now.stderr_path)};
+    if (now.where.starts_with('/'))
+        named.push_back(now.where.substr(0, now.where.find_last_of('/') + 1));
+    return named;
 }
 
 int why_unwritable(const std::string &path) {

@@ -30,6 +30,8 @@ struct Destination {
 /// To be called once, by the thread that logs, while there is no other. Before it, warnings go to
 /// descriptor 2. A file that can't be written is named at once, and in its place is stderr.
 void configure(Destination destination);
+/// Where it writes by name: the directory of its file, and what stands for stderr.
+[[nodiscard]] std::vector<std::string> places();
 /// The lines that follow are for another process.
 void serve(pid_t server);
 /// `is_lost` says whether nobody reads any more what stderr gets: then it is for the system's log.

@@ -46,14 +46,29 @@ Queue *&queue() {
     return current;
 }
 
-int kept_descriptor = -1;
+/// Never destroyed, as above.
+Own &what_it_has() {
+    static auto *chosen = new Own;
+    return *chosen;
+}
+
+thread_local bool has_rights_to_leave = false;
+
+void begin_with_few_rights() {
+    const Own &own = what_it_has();
+    has_rights_to_leave = own.to_open != 0;
+    synergy::leave_rights(own.written, own.to_open);
+}
 
 void run(Queue &own) {
     if (has_own_descriptors)
-        take_descriptors({kept_descriptor});
+        take_descriptors({what_it_has().descriptor});
     std::unique_lock lock(own.mutex);
     own.has_begun = true;
     own.changed.notify_all();
+    lock.unlock();
+    begin_with_few_rights();
+    lock.lock();
     while (!own.entries.empty()) {
         const Entry next = std::move(own.entries.front());
         own.entries.pop_front();
@@ -86,10 +101,15 @@ void begin_anew() {
 
 } // namespace
 
-bool prepare(int kept) {
-    kept_descriptor = kept;
+bool prepare(Own own) {
+    what_it_has() = std::move(own);
     return survives([] { std::thread([] { take_descriptors({}); }).join(); }) &&
            pthread_atfork(nullptr, nullptr, begin_anew) == 0;
+}
+
+void leave_rights() {
+    if (std::exchange(has_rights_to_leave, false))
+        synergy::leave_rights(what_it_has().written);
 }
 
 bool give(Writing writing) {

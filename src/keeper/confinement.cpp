@@ -1,14 +1,12 @@
 #include "keeper/confinement.h"
 
-#include "base/socket.h"
+#include "base/rights.h"
 #include "base/survival.h"
 
 #include <array>
 #include <csignal>
 #include <cstring>
-#include <fcntl.h>
 #include <linux/capability.h>
-#include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
 #include <sched.h>
@@ -26,77 +24,19 @@ std::string why(const char *what) {
     return std::string(what) + ": " + strerrordesc_np(errno);
 }
 
-using Capabilities = std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3>;
-
-__user_cap_header_struct capability_header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-
-/// The capabilities below 32 of these alone are in force.
-bool exert(Capabilities sets, std::uint32_t mask) {
-    for (auto &set : sets)
-        set.effective = set.permitted & (&set == sets.data() ? mask : 0);
-    return syscall(SYS_capset, &capability_header, sets.data()) == 0;
-}
-
-/// capabilities(7): all but these leave every set.
-bool keep_capabilities(bool looks_into_processes, bool may_change_user,
-                       const std::function<bool()> &can_punch) {
-    Capabilities sets{};
-    if (syscall(SYS_capget, &capability_header, sets.data()) != 0)
-        return false;
-    std::uint32_t kept = 1U << CAP_NET_BIND_SERVICE |
-                         (looks_into_processes ? 1U << CAP_SYS_PTRACE : 0) |
-                         (may_change_user ? 1U << CAP_SETUID : 0);
-    constexpr std::uint32_t raw = 1U << CAP_NET_RAW, admin = 1U << CAP_NET_ADMIN;
-    for (const std::uint32_t more : {0U, raw, admin, raw | admin})
-        if (exert(sets, kept | more) && can_punch()) {
+/// All capabilities but these go.
+bool keep_what_punching_takes(bool looks_into_processes, bool may_change_user,
+                              const std::function<bool()> &can_punch) {
+    Capabilities kept = capability(CAP_NET_BIND_SERVICE) |
+                        (looks_into_processes ? capability(CAP_SYS_PTRACE) : 0) |
+                        (may_change_user ? capability(CAP_SETUID) | capability(CAP_SETGID) : 0);
+    constexpr Capabilities raw = capability(CAP_NET_RAW), admin = capability(CAP_NET_ADMIN);
+    for (const Capabilities more : {Capabilities{0}, raw, admin, raw | admin})
+        if (exert_capabilities(kept | more) && can_punch()) {
             kept |= more;
             break;
         }
-    for (auto &set : sets) {
-        set.permitted &= &set == sets.data() ? kept : 0;
-        set.effective = set.permitted;
-        set.inheritable = 0;
-    }
-    return syscall(SYS_capset, &capability_header, sets.data()) == 0;
-}
-
-/// Landlock (landlock(7)): from now on files are written nowhere but there. 0 where the kernel has
-/// none.
-bool write_only(const std::vector<std::string> &written) {
-    const long version =
-        syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    if (version < 1)
-        return true;
-    std::uint64_t rights =
-        LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR |
-        LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
-        LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |
-        LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM;
-    constexpr std::uint64_t of_files = LANDLOCK_ACCESS_FS_WRITE_FILE;
-    constexpr std::uint64_t of_directories = of_files | LANDLOCK_ACCESS_FS_REMOVE_FILE |
-                                             LANDLOCK_ACCESS_FS_MAKE_REG |
-                                             LANDLOCK_ACCESS_FS_MAKE_DIR;
-    const landlock_ruleset_attr attributes{.handled_access_fs = rights};
-    const Socket rules(
-        static_cast<int>(syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0)));
-    if (!rules)
-        return false;
-    for (const std::string &path : written) {
-        const Socket place(::open(path.c_str(), O_PATH | O_CLOEXEC));
-        if (!place)
-            continue;
-        landlock_path_beneath_attr rule{.allowed_access = of_directories, .parent_fd = place.fd()};
-        const auto add = [&] {
-            return syscall(SYS_landlock_add_rule, rules.fd(), LANDLOCK_RULE_PATH_BENEATH, &rule,
-                           0) == 0;
-        };
-        if (!add() && errno == EINVAL) { // no directory
-            rule.allowed_access = of_files;
-            if (!add() && errno != EBADFD) // a pipe, which Landlock does not know of
-                return false;
-        }
-    }
-    return syscall(SYS_landlock_restrict_self, rules.fd(), 0) == 0;
+    return keep_capabilities(kept);
 }
 
 /// What the C library, the resolver and its plug-ins, the log and the punches call. Anything else
@@ -127,8 +67,9 @@ constexpr std::array system_calls{
     // who one is; others' end is waited for by pidfd_open(2), and nothing sent to them
     "getegid", "geteuid", "getgid", "getpid", "getppid", "gettid", "getuid", "pidfd_open",
     "getresuid", "getresgid", "getgroups", "sysinfo", "arch_prctl",
-    // become_user(), which takes a capability
-    "setresuid", "capget", "capset"};
+    // become_user(), which takes capabilities; what threads give up of what they have
+    "setgroups", "setresgid", "setresuid", "capget", "capset", "landlock_create_ruleset",
+    "landlock_add_rule", "landlock_restrict_self"};
 
 /// seccomp(2), for all threads.
 bool keep_system_calls() {
@@ -157,8 +98,8 @@ bool keep_system_calls() {
     allow_with(SCMP_SYS(unshare), SCMP_A0(SCMP_CMP_EQ, CLONE_FILES));
     // abort(3) signals itself.
     allow_with(SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(getpid())));
-    allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
-    allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_KEEPCAPS));
+    for (const int option : {PR_SET_NAME, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS})
+        allow_with(SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(option)));
     // Questions alone: TIOCSTI would type into the terminal that the log goes to.
     for (const unsigned long request :
          {static_cast<unsigned long>(FIONREAD), static_cast<unsigned long>(TCGETS),
@@ -174,18 +115,12 @@ bool keep_system_calls() {
 
 } // namespace
 
-bool become_user(uid_t user) {
-    if (user != geteuid() &&
-        (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0 || setresuid(user, user, user) != 0))
-        return false;
-    Capabilities sets{};
-    if (syscall(SYS_capget, &capability_header, sets.data()) != 0)
-        return false;
-    for (auto &set : sets)
-        set.permitted &= &set != sets.data() ? 0
-                         : user == 0         ? ~(1U << CAP_SETUID)
-                                             : 1U << CAP_NET_BIND_SERVICE;
-    return exert(sets, ~0U);
+bool become_user(uid_t user, gid_t group) {
+    if (user == geteuid())
+        return keep_capabilities(~(capability(CAP_SETUID) | capability(CAP_SETGID)));
+    // (Where that is locked (SECBIT_KEEP_CAPS_LOCKED), all capabilities are lost with root.)
+    prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    return change_user(user, group) && keep_capabilities(capability(CAP_NET_BIND_SERVICE));
 }
 
 std::vector<std::string> confine(const std::vector<std::string> &written, bool looks_into_processes,
@@ -201,8 +136,11 @@ std::vector<std::string> confine(const std::vector<std::string> &written, bool l
         if (!is_done)
             missing.push_back(why(what));
     };
-    take("capabilities",
-         [&] { return keep_capabilities(looks_into_processes, may_change_user, can_punch); });
+    if (geteuid() == 0)
+        take("groups", leave_groups);
+    take("capabilities", [&] {
+        return keep_what_punching_takes(looks_into_processes, may_change_user, can_punch);
+    });
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         missing.push_back(why("no_new_privs"));
     if (!looks_into_processes)

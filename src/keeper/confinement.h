@@ -26,8 +26,9 @@ std::vector<std::string> confine(const std::vector<std::string> &written, bool l
                                  const std::function<bool()> &can_punch,
                                  bool may_change_user = false);
 
-/// Goes on as this user, for good, and if that is not root with no capability but the one to bind
-/// beside listeners. False if that can't be.
-bool become_user(uid_t user);
+/// Goes on as this user, in this group alone, for good, and if that is not root with no capability
+/// but the one to bind beside listeners. (Other threads stay who they are, with what leave_rights()
+/// has left them.) False if that can't be.
+bool become_user(uid_t user, gid_t group);
 
 } // namespace synergy

@@ -88,7 +88,8 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                          looks_often_until_ = Clock::now() + time_to_execute;
                          look_often();
                      },
-                 .become_ready_for = [this](uid_t owner) { return become_ready_for(owner); },
+                 .become_ready_for =
+                     [this](uid_t owner, gid_t group) { return become_ready_for(owner, group); },
                  .adopt = [this](const Call &call, Reply &reply) { adopt(call, reply); }}),
       looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
       written_(std::move(written)), afterwards_(scheduler_), giving_up_rights_(scheduler_),
@@ -216,16 +217,14 @@ void Keeper::take_over(const Keeper &killed) {
 
 /// Who made the first socket is not known when a server gives its rights up before, and that user
 /// alone can bind beside it (socket(7), SO_REUSEPORT).
-bool Keeper::become_ready_for(uid_t owner) {
+bool Keeper::become_ready_for(uid_t owner, gid_t group) {
     if (!std::exchange(suits_any_user_, false))
         return false;
     __atomic_store_n(&page_->suits_any_user, 0, __ATOMIC_RELEASE);
     const bool is_another = owner != geteuid();
-    // (setresuid(2) is for all threads, and waits for one that hangs.)
-    if (is_another && !log_thread::catch_up())
+    if (!become_user(owner, group) || !is_another)
         return false;
-    if (!become_user(owner) || !is_another)
-        return false;
+    log_thread::replace();
     __atomic_store_n(&page_->user, owner, __ATOMIC_RELEASE);
     return true;
 }

@@ -52,7 +52,7 @@ class Keeper : private RegistryOwner {
     void process_has_ended();
     void adopt(const Call &call, Reply &reply);
     /// True where that changed something.
-    bool become_ready_for(uid_t owner);
+    bool become_ready_for(uid_t owner, gid_t group);
     void tell_time();
     /// Root's alone, and once.
     void give_up_rights_after(Duration time);

@@ -3,6 +3,7 @@
 #include "base/last_descriptors.h"
 #include "base/log.h"
 #include "base/log_thread.h"
+#include "base/rights.h"
 #include "base/survival.h"
 #include "hops/learned_hops.h"
 #include "keeper/keeper.h"
@@ -121,17 +122,11 @@ rlim_t descriptors_to_be_had() {
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : fewest_descriptors;
 }
 
-std::string directory_of(const std::string &file) {
-    return file.substr(0, file.find_last_of('/'));
-}
-
 /// Where files are made and replaced: logs are rotated, and what was learned is written anew.
-std::vector<std::string> written_places(const Settings &settings, const std::string &learned_file) {
-    std::vector<std::string> places{"/proc/self/fd/" + std::to_string(SYNERGY_STDERR_FD)};
-    if (settings.log_file.starts_with('/'))
-        places.push_back(directory_of(settings.log_file));
+std::vector<std::string> written_places(const std::string &learned_file) {
+    std::vector<std::string> places = log::places();
     if (!learned_file.empty())
-        places.push_back(directory_of(learned_file));
+        places.push_back(learned_file.substr(0, learned_file.find_last_of('/')));
     return places;
 }
 
@@ -153,6 +148,7 @@ int keep(std::string_view cause) {
     };
     try {
         const Settings settings = load_settings(variable, environ);
+        try_to_leave_rights();
         configure_log(settings, starter->pid);
         if (!settings.has_peers() && !settings.hidden_file.empty() && settings.problems.empty())
             log::warn("no peers are set: whether {} has any can't be told, since user {} may not "
@@ -177,7 +173,7 @@ int keep(std::string_view cause) {
         static_cast<void>(directory);
         const std::string learned_file = learned_hops_file(variable);
         Page page;
-        Keeper keeper(page, settings, learned_file, written_places(settings, learned_file));
+        Keeper keeper(page, settings, learned_file, written_places(learned_file));
         keeper.answer_start(std::move(start), starter->pid, cause == SYNERGY_KEEPER_EARLY,
                             server_stderr);
         keeper.run();

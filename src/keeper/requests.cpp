@@ -174,7 +174,7 @@ std::optional<ServerSocket> Requests::describe_passed(const Call &call) {
 
 void Requests::open(const Call &call, Reply &reply) {
     auto socket = describe_passed(call);
-    if (socket && owner_.become_ready_for(socket->owner))
+    if (socket && owner_.become_ready_for(socket->owner, socket->group))
         socket = describe_passed(call); // to another user it may be another thing
     if (!socket) {
         reply.answer.result = errno;

@@ -26,7 +26,7 @@ class Requests {
         /// A socket of the server's may go in a moment, and nobody will say so.
         std::function<void()> ends_soon;
         /// Sockets of this user's are to be bound beside. True where that changed something.
-        std::function<bool(uid_t owner)> become_ready_for;
+        std::function<bool(uid_t owner, gid_t group)> become_ready_for;
         /// The next process of a shell's loop would have what the last one has left.
         std::function<void(const Call &, Reply &)> adopt;
     };

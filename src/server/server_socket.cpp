@@ -144,6 +144,7 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     if (fstat(fd, &status) == 0) {
         socket.inode = status.st_ino;
         socket.owner = status.st_uid;
+        socket.group = status.st_gid;
     }
     socket.takes_v4 =
         socket.local.family() == AF_INET6 && get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;

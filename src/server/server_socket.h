@@ -15,6 +15,7 @@ struct ServerSocket {
     std::uint64_t cookie = 0; ///< SO_COOKIE: what it is known by
     std::uint64_t inode = 0;  ///< what /proc has for it
     uid_t owner = 0;          ///< the user that made it
+    gid_t group = 0;          ///< and in which group
     Transport transport = Transport::tcp;
     Endpoint local;
     Endpoint connected;          ///< whom it is connected to, if at all

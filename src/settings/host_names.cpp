@@ -1,6 +1,7 @@
 #include "settings/host_names.h"
 
 #include "base/log.h"
+#include "base/rights.h"
 #include "settings/settings_text.h"
 
 #include <algorithm>
@@ -150,6 +151,7 @@ void HostNames::ask_more() {
         auto answer = std::make_unique<Answer>(Answer{host, {}});
         try {
             std::thread([answer = answer.get(), pipe = answers_]() noexcept {
+                leave_rights();
                 try {
                     answer->found = resolve_host(answer->host);
                 } catch (const std::bad_alloc &) {

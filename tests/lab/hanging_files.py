@@ -1,5 +1,5 @@
-"""A real file system (FUSE, linux/fuse.h) with one file, `log`, that takes no writing until it may: as
-one of a server that is gone."""
+"""A real file system (FUSE, linux/fuse.h) with one file, `log`, that takes no writing until it may, or
+can't even be found: as one of a server that is gone."""
 
 import contextlib
 import ctypes
@@ -28,10 +28,11 @@ def attributes(inode, size):
 
 
 class HangingFiles:
-    """Mounted while the block runs. `held` is set as soon as a writer waits."""
+    """Mounted while the block runs. `held` is set as soon as somebody waits: a writer, or whoever looks
+    for the file."""
 
-    def __init__(self, place):
-        self.place, self.log = place, place / "log"
+    def __init__(self, place, held=WRITE):
+        self.place, self.log, self.held_kind = place, place / "log", held
         self.written, self.waiting = b"", []
         self.held, self.hangs = threading.Event(), True
         self.lock = threading.Lock()
@@ -65,13 +66,9 @@ class HangingFiles:
         """What waits is written, and what comes."""
         with self.lock:
             self.hangs = False
-            for unique, data in self.waiting:
-                self._take(unique, data)
+            for request in self.waiting:
+                self._serve_one(*request)
             self.waiting.clear()
-
-    def _take(self, unique, data):
-        self.written += data
-        self._answer(unique, struct.pack("=II", len(data), 0))
 
     def _answer(self, unique, data=b"", error=0):
         # (Somebody who was killed waits no more.)
@@ -84,20 +81,20 @@ class HangingFiles:
             while True:
                 request = os.read(self.device, LARGEST + 8192)
                 _, kind, unique, inode, *_ = HEADER.unpack_from(request)
-                self._serve_one(kind, unique, inode, request[HEADER.size:])
+                with self.lock:
+                    if self.hangs and kind == self.held_kind:
+                        self.waiting.append((kind, unique, inode, request[HEADER.size:]))
+                        self.held.set()
+                    else:
+                        self._serve_one(kind, unique, inode, request[HEADER.size:])
 
     def _serve_one(self, kind, unique, inode, body):
         if kind in (FORGET, BATCH_FORGET, INTERRUPT):
             return
         if kind == WRITE:
             size = struct.unpack_from("=QQI", body)[2]
-            data = body[40:40 + size]
-            with self.lock:
-                if self.hangs:
-                    self.waiting.append((unique, data))
-                    self.held.set()
-                else:
-                    self._take(unique, data)
+            self.written += body[40:40 + size]
+            self._answer(unique, struct.pack("=II", size, 0))
             return
         size = len(self.written) if inode == LOG else 0
         answers = {

@@ -28,6 +28,7 @@
  *   filter                   a system call filter that ends whoever calls anything that serving
  *                            does not take; filter-exec: that lets no program be executed
  *   cleanenv                 wipes the environment
+ *   line                     waits for a byte at standard input
  *   high                     moves the socket to a number from 100 on
  *   pass                     passes the socket by SCM_RIGHTS to a process that has waited before
  *   exec                     executes itself with the socket, for the steps that remain
@@ -311,6 +312,9 @@ static void take(const char *step, char **rest, char *own) {
     else if (is(step, "chroot")) {
         char place[] = "/tmp/steps.XXXXXX";
         NEED(mkdtemp(place) && chroot(place) == 0 && chdir("/") == 0);
+    } else if (is(step, "line")) {
+        char byte;
+        NEED(read(STDIN_FILENO, &byte, 1) == 1);
     } else if (is(step, "unshare-net")) {
         NEED((network = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) >= 0);
         NEED(unshare(CLONE_NEWNET) == 0);

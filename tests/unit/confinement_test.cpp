@@ -1,5 +1,6 @@
 #include "keeper/confinement.h"
 
+#include "base/rights.h"
 #include "harness.h"
 
 #include <doctest/doctest.h>
@@ -7,8 +8,12 @@
 #include <csignal>
 #include <fcntl.h>
 #include <fstream>
+#include <future>
+#include <grp.h>
+#include <linux/securebits.h>
 #include <netdb.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -79,6 +84,52 @@ TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
           }) == "");
     ::close(pipe[0]);
     ::close(pipe[1]);
+}
+
+TEST_CASE("confinement: a keeper that becomes another user does so with its group, and without root's" *
+          doctest::skip(geteuid() != 0)) {
+    constexpr uid_t user = 65534;
+    constexpr gid_t group = 65533, disk = 6;
+    // (PR_SET_SECUREBITS: what a server may have locked; none, and that capabilities are kept.)
+    for (const unsigned locked : {0U, 1U << SECURE_KEEP_CAPS_LOCKED}) {
+        CAPTURE(locked);
+        CHECK(harness::in_child([&]() -> std::string {
+                  EXPECT_IN_CHILD(::setgroups(1, &disk) == 0);
+                  EXPECT_IN_CHILD(::prctl(PR_SET_SECUREBITS, locked, 0, 0, 0) == 0);
+                  // A thread that may not become anybody is no reason to end.
+                  try_to_leave_rights();
+                  std::promise<void> has_left, is_over;
+                  std::thread other([&, over = is_over.get_future()] {
+                      leave_rights();
+                      has_left.set_value();
+                      over.wait();
+                  });
+                  has_left.get_future().wait();
+                  const bool is_done = become_user(user, group);
+                  is_over.set_value();
+                  other.join();
+                  EXPECT_IN_CHILD(is_done);
+                  uid_t users[3];
+                  gid_t groups[3];
+                  EXPECT_IN_CHILD(::getresuid(&users[0], &users[1], &users[2]) == 0);
+                  EXPECT_IN_CHILD(::getresgid(&groups[0], &groups[1], &groups[2]) == 0);
+                  EXPECT_IN_CHILD(users[0] == user && users[1] == user && users[2] == user);
+                  EXPECT_IN_CHILD(groups[0] == group && groups[1] == group && groups[2] == group);
+                  EXPECT_IN_CHILD(::getgroups(0, nullptr) == 0);
+                  EXPECT_IN_CHILD(::setuid(0) == -1);
+                  return "";
+              }) == "");
+    }
+}
+
+TEST_CASE("confinement: of root's groups the first is left" * doctest::skip(geteuid() != 0)) {
+    CHECK(harness::in_child([]() -> std::string {
+              constexpr gid_t disk = 6;
+              EXPECT_IN_CHILD(::setgroups(1, &disk) == 0);
+              EXPECT_IN_CHILD(confine({}, false, can_punch).empty());
+              EXPECT_IN_CHILD(::getgroups(0, nullptr) == 0);
+              return "";
+          }) == "");
 }
 
 TEST_CASE("confinement: where it has to, the keeper still looks into processes, and does no more" *
