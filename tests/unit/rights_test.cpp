@@ -21,7 +21,7 @@ using namespace synergy;
 
 namespace {
 
-const auto is_root = doctest::skip(geteuid() != 0);
+const auto of_roots = doctest::skip(geteuid() != 0);
 
 bool can_write(const std::string &path) {
     const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
@@ -86,7 +86,7 @@ std::string expect_thread_without_rights(const harness::Directory &directory) {
 
 } // namespace
 
-TEST_CASE("rights: a thread has none left, the process all" * is_root) {
+TEST_CASE("rights: a thread has none left, the process all" * of_roots) {
     const harness::Directory directory;
     CHECK(harness::in_child([&]() -> std::string {
               constexpr gid_t group = 6; // disk's, say
@@ -112,7 +112,7 @@ TEST_CASE("rights: nor does one of a user namespace's root") {
           }) == "");
 }
 
-TEST_CASE("rights: what opening a file takes is kept until it is left as well" * is_root) {
+TEST_CASE("rights: what opening a file takes is kept until it is left as well" * of_roots) {
     const harness::Directory directory;
     const std::string log = directory.write("log", ""), other = directory.write("other", "");
     CHECK(harness::in_child([&]() -> std::string {

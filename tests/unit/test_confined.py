@@ -446,6 +446,37 @@ def test_no_copy_of_roots_keeper_keeps_rights_that_the_keeper_has_given_up(deaf_
         server.kill()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root can do")
+def test_a_line_that_nobody_reads_keeps_no_rights_of_roots(deaf_peer):
+    """To a pipe that root can open by a capability alone, and that is full for now."""
+    reads, writes = os.pipe()
+    os.fchown(writes, 65534, 65534)
+    os.set_blocking(writes, False)
+    filling = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filling += os.write(writes, bytes(4096))
+    os.set_blocking(writes, True)
+
+    def rights(task):
+        status = (task / "status").read_text()
+        return re.search(r"^Seccomp:\t2", status, re.M), re.search(r"^CapPrm:\t0+$", status, re.M)
+
+    with subprocess.Popen([PROGRAMS / "wait", "tcp"], stderr=writes, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=preloaded_environment(deaf_peer.text(), SYNERGY_LOG="debug")) as server:
+        server.stdout.readline()
+        os.close(writes)
+        (keeper,) = keepers_of(server.pid)
+        threads = lambda: [task for task in Path(f"/proc/{keeper}/task").iterdir() if task.name != str(keeper)]
+        assert wait_until(threads, 2)
+        assert wait_until(lambda: rights(Path(f"/proc/{keeper}"))[0], 6)
+        assert threads() and all(all(rights(task)) for task in threads())
+        server.stdin.close()
+        with open(reads, "rb") as pipe:
+            pipe.read(filling)
+            assert b"punched" in pipe.read()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="begins as root")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_log_that_root_began_goes_on_when_the_server_is_somebody_else(
