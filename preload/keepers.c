@@ -278,6 +278,10 @@ int obtain_keeper(const struct identity *socket, enum cause cause, int bound, ui
     if (look_up_keeper(socket) == NO_KEEPER && may_begin())
         reached = within_reach(socket);
     int keeper = look_up_keeper(identity);
+    if (keeper == NO_KEEPER && cause == SOCKET_IS_THERE && !is_given_up() && !may_begin())
+        COMPLAIN_ONCE("a system call filter that this process has given itself forbids what starts "
+                      "synergy-keeper",
+                      0);
     if (keeper != NO_KEEPER || (is_given_up() && cause != IS_ASKED) || !may_begin() ||
         !is_room_for_another() || !starting_begin())
         return keeper;

@@ -6,6 +6,7 @@ Run as preloaded.py says.
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import time
 
 import pytest
 
-from preloaded import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, Waiting, deaf_peer, preloaded_environment)
+from preloaded import (KEEPER, LIBRARY, PROGRAMS, REPOSITORY, Waiting, deaf_peer, plain_environment,
+                       preloaded_environment, run, same_with_and_without)
 
 
 # What systemd's sets hold (systemd-analyze), OpenSSH allows its child before the login, and chrony
@@ -179,6 +181,39 @@ def test_a_filter_of_a_program_that_a_server_starts_is_its_own(deaf_peer, tmp_pa
                  program=sys.executable, environment=environment) as server:
         assert deaf_peer.ask(server.port) == f"127.0.0.1 {deaf_peer.port}"
         assert server.end() == (0, "")
+
+
+# Exactly what the program `filtered` calls.
+LEAST = "socket bind listen write close exit_group"
+WORDLESS = LEAST.replace("write", "")
+NO_START = ("synergy: error: nothing is punched: a system call filter that this process has given itself forbids "
+            "what starts synergy-keeper\n")
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("when, lines", [("first", ["serves", "closed"]), ("second", ["serves", "closed", "closed"])])
+def test_a_server_that_has_a_filter_when_it_listens_is_not_ended(when, lines, transport, tmp_path):
+    """It allows no more than the server calls, and goes on as without the library."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(LEAST)
+    assert same_with_and_without("filtered", transport, when, allowed) == lines
+    # The control: a call more would be its end.
+    allowed.write_text(WORDLESS)
+    assert run(PROGRAMS / "filtered", transport, when, allowed, environment=plain_environment()).returncode \
+        == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("when, errors", [("first", NO_START), ("second", "")], ids=["first", "second"])
+def test_a_filter_that_lets_no_keeper_start_is_named(when, errors, transport, tmp_path):
+    """Where the library may ask a keeper, and say something: the one that there is already, if so."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"{WIDE} {LEAST}")
+    done = run(PROGRAMS / "filtered", transport, when, allowed,
+               environment=preloaded_environment(SYNERGY_LOG="warn"))
+    assert done.returncode == 0
+    assert done.stdout.startswith("serves\nclosed\n")
+    assert done.stderr == errors
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
