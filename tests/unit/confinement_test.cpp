@@ -10,6 +10,7 @@
 #include <fstream>
 #include <future>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/securebits.h>
 #include <netdb.h>
 #include <sched.h>
@@ -32,6 +33,15 @@ bool can_punch() {
 bool can_write(const std::string &path) {
     const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     return file && ::write(file.fd(), "x", 1) == 1;
+}
+
+/// A hexadecimal line of this process's.
+std::uint64_t status(const std::string &name) {
+    std::ifstream lines("/proc/self/status");
+    for (std::string line; std::getline(lines, line);)
+        if (line.starts_with(name + ":"))
+            return std::stoull(line.substr(name.size() + 1), nullptr, 16);
+    return ~0ULL;
 }
 
 } // namespace
@@ -91,12 +101,13 @@ TEST_CASE(
     doctest::skip(geteuid() != 0)) {
     constexpr uid_t user = 65534;
     constexpr gid_t group = 65533, disk = 6;
-    // (PR_SET_SECUREBITS: what a server may have locked; none, and that capabilities are kept.)
-    for (const unsigned locked : {0U, 1U << SECURE_KEEP_CAPS_LOCKED}) {
-        CAPTURE(locked);
+    // (PR_SET_SECUREBITS: what a server may have set.)
+    for (const unsigned bits :
+         {0U, 1U << SECURE_KEEP_CAPS_LOCKED, 1U << SECURE_NO_SETUID_FIXUP, 1U << SECURE_NOROOT}) {
+        CAPTURE(bits);
         CHECK(harness::in_child([&]() -> std::string {
                   EXPECT_IN_CHILD(::setgroups(1, &disk) == 0);
-                  EXPECT_IN_CHILD(::prctl(PR_SET_SECUREBITS, locked, 0, 0, 0) == 0);
+                  EXPECT_IN_CHILD(::prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) == 0);
                   // A thread that may not become anybody is no reason to end.
                   try_to_leave_rights();
                   std::promise<void> has_left, is_over;
@@ -118,6 +129,8 @@ TEST_CASE(
                   EXPECT_IN_CHILD(groups[0] == group && groups[1] == group && groups[2] == group);
                   EXPECT_IN_CHILD(::getgroups(0, nullptr) == 0);
                   EXPECT_IN_CHILD(::setuid(0) == -1);
+                  EXPECT_IN_CHILD((status("CapPrm") & ~(1UL << CAP_NET_BIND_SERVICE)) == 0);
+                  EXPECT_IN_CHILD(status("CapInh") == 0 && status("CapAmb") == 0);
                   return "";
               }) == "");
     }
