@@ -20,8 +20,7 @@ struct SentInit {
 bool is_by_this_host(int error, const Hole &hole, const SentInit &init, Duration lateness);
 
 /// Whether INITs leave this host. Of what is dropped SCTP tells nothing, and what is counted may be
-/// others' packets: that nothing at all leaves while an INIT is sent is no accident the second
-/// time.
+/// others' packets: that nothing at all leaves while an INIT is sent is no accident the second time.
 class InitDepartures {
   public:
     void sent(bool has_left) { unsent_ = has_left ? 0 : unsent_ + 1; }
