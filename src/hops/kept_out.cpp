@@ -1,14 +1,45 @@
 #include "hops/kept_out.h"
 
-#include "hops/counters.h"
-
 #include <algorithm>
 #include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
 #include <sys/socket.h>
 
 namespace synergy {
 
 namespace {
+
+using Counters = std::map<std::string, std::int64_t>;
+
+/// "Ip6InReceives    146", a line each.
+Counters v6_counters() {
+    std::ifstream file("/proc/self/net/snmp6");
+    Counters all;
+    std::string name;
+    for (std::int64_t count = 0; file >> name >> count;)
+        if (name.starts_with("Ip6"))
+            all[name.substr(3)] = count;
+    return all;
+}
+
+/// "Ip: Forwarding DefaultTTL ..." and below it "Ip: 2 64 ...".
+void add_table(const char *path, const std::string &table, Counters &all) {
+    std::ifstream file(path);
+    std::string names;
+    std::string counts;
+    while (std::getline(file, names) && std::getline(file, counts)) {
+        std::istringstream of_names(names);
+        std::istringstream of_counts(counts);
+        std::string name;
+        std::string prefix;
+        of_names >> prefix;
+        of_counts >> name;
+        for (std::int64_t count = 0; prefix == table && of_names >> name && of_counts >> count;)
+            all[name] = count;
+    }
+}
 
 bool forwards_v6() {
     int is_on = 1;
@@ -34,9 +65,14 @@ std::uint64_t KeptOut::from_elsewhere() const {
 
 KeptOut::Count KeptOut::count(int family) {
     constexpr const char *from_elsewhere = "IPReversePathFilter";
-    Counters all = counters(family);
-    if (family != AF_INET6)
-        add_further(all);
+    Counters all;
+    if (family == AF_INET6) {
+        all = v6_counters();
+    } else {
+        add_table("/proc/self/net/snmp", "Ip:", all);
+        add_table("/proc/self/net/netstat", "IpExt:", all);
+        add_table("/proc/self/net/netstat", "TcpExt:", all);
+    }
     Count found{.by_firewall = {}, .from_elsewhere = all[from_elsewhere]};
     constexpr int forwarding = 1; // RFC 4293, ipForwarding
     if (!all.contains("InReceives") ||

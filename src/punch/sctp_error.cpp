@@ -6,9 +6,8 @@
 
 namespace synergy::sctp {
 
-bool is_by_this_host(int error, const Hole &hole, const SentInit &init, Duration lateness) {
-    if (!init.has_left)
-        return true;
+bool is_by_this_host(int error, const Hole &hole, Duration after, const std::optional<Hop> &dies_at,
+                     Duration lateness) {
     // This host's own is there when the call returns; a router's takes its way, which may be half
     // as long as it was when this thread was late to measure it, and shorter still.
     constexpr Duration far_away = std::chrono::milliseconds(10);
@@ -18,7 +17,7 @@ bool is_by_this_host(int error, const Hole &hole, const SentInit &init, Duration
     case ECONNREFUSED:
         return is_refused_by_this_host(hole.server.local, hole.peer, Transport::sctp, lateness);
     case EHOSTUNREACH:
-        return init.dies_at && init.dies_at->round_trip > far_away && init.after < at_once;
+        return dies_at && dies_at->round_trip > far_away && after < at_once;
     default:
         return false;
     }

@@ -1,9 +1,9 @@
 #include "punch/sctp_many_punch.h"
 
 #include "base/log.h"
-#include "hops/departures.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
+#include "punch/sctp_error.h"
 #include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
@@ -155,14 +155,13 @@ bool SctpManyPunch::has_answered() const {
 
 /// Whether a firewall of this host's own refuses the INIT: that has said so by now. (The socket is
 /// that of all peers, and what a router says may be of another one's INIT, that left before.)
-bool SctpManyPunch::is_refused_here(bool has_left) {
+bool SctpManyPunch::is_refused_here() {
     const int error = get_option(fd_, SOL_SOCKET, SO_ERROR);
     if (error == 0)
         return false;
-    if (sctp::is_by_this_host(error, hole_, {.has_left = has_left}, context_.scheduler.lateness()))
+    if (sctp::is_by_this_host(error, hole_, {}, std::nullopt, context_.scheduler.lateness()))
         return true;
     answered();
-    departures_.answered();
     return false;
 }
 
@@ -172,10 +171,8 @@ int SctpManyPunch::punch() {
         return EBADF;
     begun_ = Clock::now();
     static_cast<void>(get_option(fd_, SOL_SOCKET, SO_ERROR)); // of something earlier
-    const Departures departures(is_v4_ ? AF_INET : AF_INET6);
     int error = begin(false);
-    const bool has_left = !departures.are_none();
-    if (error == 0 && is_refused_here(has_left)) {
+    if (error == 0 && is_refused_here()) {
         take_back();
         error = EPERM;
     }
@@ -200,12 +197,8 @@ int SctpManyPunch::punch() {
         return error;
     }
     failures_ = 0;
-    departures_.sent(has_left);
+    recovered();
     punched();
-    if (departures_.are_none())
-        failed_here(EPERM);
-    else
-        recovered();
     begin_->leaves(begun_);
     next_ = is_answer ? begun_ + period : sctp::next_init(begun_, *begin_, period);
     await_peer_from(begun_);
@@ -247,10 +240,8 @@ void SctpManyPunch::await_peer() {
             timer_.set(now + rest, [this] { await_peer(); });
             return;
         }
-        if (get_option(fd_, SOL_SOCKET, SO_ERROR) != 0) { // the punch's, and not the server's
+        if (get_option(fd_, SOL_SOCKET, SO_ERROR) != 0) // the punch's, and not the server's
             answered();
-            departures_.answered();
-        }
         take_back();
     }
     punch();

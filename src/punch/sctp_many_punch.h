@@ -6,7 +6,6 @@
 
 #include "punch/punch.h"
 #include "punch/sctp_associations.h"
-#include "punch/sctp_error.h"
 
 namespace synergy {
 
@@ -22,7 +21,7 @@ class SctpManyPunch final : public Punch {
   private:
     int punch();
     [[nodiscard]] int begin(bool is_answer);
-    [[nodiscard]] bool is_refused_here(bool has_left);
+    [[nodiscard]] bool is_refused_here();
     [[nodiscard]] bool has_answered() const;
     void take_back();
     void await_peer_from(Time now);
@@ -38,7 +37,6 @@ class SctpManyPunch final : public Punch {
     Time next_{}; ///< when another one is to begin, where no peer has come
     Timer timer_;
     unsigned failures_ = 0;
-    sctp::InitDepartures departures_;
 };
 
 } // namespace synergy

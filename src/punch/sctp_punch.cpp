@@ -1,9 +1,9 @@
 #include "punch/sctp_punch.h"
 
 #include "base/log.h"
-#include "hops/departures.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
+#include "punch/sctp_error.h"
 #include "punch/sctp_hole.h"
 #include "server/sctp_socket.h"
 
@@ -141,14 +141,14 @@ int SctpPunch::error_told() const {
 
 /// Whether a firewall of this host's own refuses the INIT: that has said so by now. Somebody else's
 /// refusal may be there as well, or comes later.
-bool SctpPunch::is_refused_here(bool has_left) {
+bool SctpPunch::is_refused_here() {
     const int error = error_told();
     if (error == 0)
         return false;
-    const sctp::SentInit init{.after = Clock::now() - punched_,
-                              .has_left = has_left,
-                              .dies_at = context_.owner.find_dying_hop(hole_, hop_limit())};
-    if (sctp::is_by_this_host(error, hole_, init, context_.scheduler.lateness()))
+    const Duration after = Clock::now() - punched_;
+    if (sctp::is_by_this_host(error, hole_, after,
+                              context_.owner.find_dying_hop(hole_, hop_limit()),
+                              context_.scheduler.lateness()))
         return true;
     tell_of(error, true);
     return false;
@@ -156,10 +156,8 @@ bool SctpPunch::is_refused_here(bool has_left) {
 
 /// An error that has come from beyond this host, as far as is known.
 void SctpPunch::tell_of(int error, bool is_sure) {
-    if (error != 0) {
+    if (error != 0)
         answered();
-        departures_.answered();
-    }
     if (const auto refusal = sctp::refusal_of(error); refusal && is_sure && !is_answer_)
         refused(*refusal);
 }
@@ -178,16 +176,13 @@ int SctpPunch::send_init(Socket socket, const Endpoint &own, bool is_answer) {
     socket_ = std::move(socket);
     own_ = own;
     is_answer_ = is_answer;
-    const Departures departures(is_v4_ ? AF_INET : AF_INET6);
     punched_ = Clock::now();
     if (::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) != 0 &&
         errno != EINPROGRESS)
         return sctp::connect_error(errno);
-    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
-    const bool has_left = !departures.are_none();
-    if (is_refused_here(has_left))
+    if (is_refused_here())
         return EPERM;
-    departures_.sent(has_left);
+    set_hop_limit(socket_, is_v4_, ordinary_hop_limit(hole_.server, is_v4_));
     return 0;
 }
 
@@ -249,11 +244,8 @@ int SctpPunch::punch() {
     if (error != 0)
         return failed(error);
     failures_ = 0;
+    recovered();
     punched();
-    if (departures_.are_none())
-        failed_here(EPERM);
-    else
-        recovered();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed(errno);

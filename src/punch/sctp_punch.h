@@ -11,7 +11,6 @@
 
 #include "punch/punch.h"
 #include "punch/sctp_associations.h"
-#include "punch/sctp_error.h"
 
 namespace synergy {
 
@@ -32,7 +31,7 @@ class SctpPunch final : public Punch {
     bool look_for_a_connection();
     bool look_for_a_call();
     [[nodiscard]] int error_told() const;
-    [[nodiscard]] bool is_refused_here(bool has_left);
+    [[nodiscard]] bool is_refused_here();
     void tell_of(int error, bool is_sure);
     int send_init(Socket socket, const Endpoint &own, bool is_answer);
     int answer(const Endpoint &own);
@@ -52,7 +51,6 @@ class SctpPunch final : public Punch {
     Endpoint own_;   ///< an address that its association has here, and the port
     Time punched_{}; ///< its INIT left then, or a little later
     unsigned failures_ = 0;
-    sctp::InitDepartures departures_;
     int told_last_ = 0;      ///< of the INIT before the last one: an errno
     bool is_answer_ = false; ///< what it has sent last goes all the way
     bool rests_ = false;     ///< an earlier association is still there
