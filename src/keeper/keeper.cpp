@@ -88,8 +88,8 @@ Keeper::Keeper(Page &page, const Settings &settings, const std::string &learned_
                          looks_often_until_ = Clock::now() + time_to_execute;
                          look_often();
                      },
-                 .become_ready_for =
-                     [this](uid_t owner, gid_t group) { return become_ready_for(owner, group); },
+                 .become_ready_for = [this](uid_t owner,
+                                            gid_t group) { return become_ready_for(owner, group); },
                  .adopt = [this](const Call &call, Reply &reply) { adopt(call, reply); }}),
       looking_(scheduler_), rest_(scheduler_), learned_file_(learned_file),
       written_(std::move(written)), afterwards_(scheduler_), giving_up_rights_(scheduler_),

@@ -96,8 +96,9 @@ TEST_CASE("confinement: what the keeper needs goes on, the rest is refused") {
     ::close(pipe[1]);
 }
 
-TEST_CASE("confinement: a keeper that becomes another user does so with its group, and without root's" *
-          doctest::skip(geteuid() != 0)) {
+TEST_CASE(
+    "confinement: a keeper that becomes another user does so with its group, and without root's" *
+    doctest::skip(geteuid() != 0)) {
     constexpr uid_t user = 65534;
     constexpr gid_t group = 65533, disk = 6;
     // (PR_SET_SECUREBITS: what a server may have set.)

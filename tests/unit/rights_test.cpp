@@ -48,10 +48,12 @@ Capabilities capabilities_of_thread() {
 /// What `look` says in a thread that has called leave_rights() with this.
 std::string in_a_thread(const std::vector<std::string> &written, Capabilities kept,
                         const std::function<std::string()> &look) {
-    return std::async(std::launch::async, [&] {
-               leave_rights(written, kept);
-               return look();
-           }).get();
+    return std::async(std::launch::async,
+                      [&] {
+                          leave_rights(written, kept);
+                          return look();
+                      })
+        .get();
 }
 
 /// What a service manager may have set.
