@@ -191,10 +191,13 @@ int error_of(unsigned char route_type) {
 
 } // namespace
 
-Endpoint public_source(const Endpoint &peer) {
-    const Socket socket = Socket::open(AF_INET6, SOCK_DGRAM);
-    if (!socket || !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC) ||
-        ::connect(socket.fd(), peer.data(), peer.length()) != 0)
+Endpoint public_source(const Endpoint &to) {
+    const Endpoint peer = to.unmapped();
+    const Socket socket = Socket::open(peer.family(), SOCK_DGRAM);
+    if (peer.family() == AF_INET6 &&
+        !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC))
+        return {};
+    if (!socket || ::connect(socket.fd(), peer.data(), peer.length()) != 0)
         return {};
     return socket.local().with_port(0);
 }

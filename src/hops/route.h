@@ -27,9 +27,9 @@ std::optional<Route> route_whatever_source(const Endpoint &peer, const Endpoint 
 /// errno that sending fails with, or 0. Ports of 0 are none. Nothing where the kernel does not say.
 std::optional<int> flow_error(const Endpoint &peer, const Endpoint &source, int protocol);
 
-/// The address, with port 0, that an IPv6 socket with no address of its own sends from toward the
-/// peer if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty
-/// where there is none, or no route. Nothing is sent.
+/// The address, with port 0, that a socket with no address of its own sends from toward the peer
+/// if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty where
+/// there is none, or no route. Nothing is sent.
 Endpoint public_source(const Endpoint &peer);
 
 /// Whether this host's routing table has a router, or another host at the far end of a link with

@@ -125,9 +125,12 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
         return false;
     }
     way.source = route->source;
-    findings.wrong_if(address_objection(route->source, way.peer).empty()
-                          ? ""
-                          : who + address_objection(route->source, way.peer));
+    if (const std::string cause = link_objection(route->source, way.peer); !cause.empty()) {
+        findings.wrong(who + "can't punch: " + cause);
+        return false;
+    }
+    if (const std::string doubt = private_objection(route->source, way.peer); !doubt.empty())
+        findings.wrong(who + doubt);
     if (!chosen.empty())
         return true;
     std::string others;

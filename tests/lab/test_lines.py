@@ -320,18 +320,81 @@ def link_local_alone(stand, family):
 
 
 @FAMILIES
-def test_no_address_but_the_links_own(stand, check, family):
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_no_address_but_the_links_own(stand, check, family, transport):
     """And as soon as there is another one, a peer gets in."""
     with link_local_alone(stand, family):
-        run = Run(stand, ANY[family], family, refresh=1)
+        run = Run(stand, ANY[family], family, transport, refresh=1)
         source = run.program.wait_for(r"for it but (\S+), which").group(1)
         assert source == "169.254.3.4" or source.startswith("fe80::")
-        end = (f"this host has no address for it but {source}, which counts on its own link alone: "
-               "nobody there can answer (ip address)")
+        end = (f"can't punch: this host has no address for it but {source}, which counts on its own "
+               "link alone: nobody there can answer (ip address)")
         run.says(f"warning: {run.way}: {end}")
+        assert hole_of(stand, run.program)["state"] == "failing"
         assert check(stand, peer_text(family), hops=2)[0] == [f"{peer_text(family)}: {end}"]
     run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
     run.says(f"warning: {run.way}: {end}", f"info: that is over: {run.way}: {end}")
+
+
+@contextlib.contextmanager
+def without_address(stand, family, is_last):
+    """It is taken away from A, with another one of its network left or none; and A gets it back."""
+    length, other = {6: (64, "2001:db8:a::12"), 4: (24, "198.51.100.12")}[family]
+    nodad = ["nodad"] if family == 6 else []
+    address = ["ip", "address", "%s", f"{SERVER[family]}/{length}", "dev", "to-fwa"]
+    way = ["ip", f"-{family}", "route", "replace", FAR[family], "via", FIRST_ROUTER[family]]
+
+    def promote(how):
+        namespace.sysctl(stand.path.namespace("A"), {"net/ipv4/conf/to-fwa/promote_secondaries": how})
+    try:
+        if not is_last:
+            promote(1)
+            run_in(stand, "A", "ip", "address", "add", f"{other}/{length}", "dev", "to-fwa", *nodad)
+        run_in(stand, "A", *[word.replace("%s", "del") for word in address])
+        if not is_last:  # with the last one of IPv4 the route has gone, too
+            run_in(stand, "A", *way)
+        yield
+    finally:
+        if not is_last:
+            run_in(stand, "A", "ip", "address", "del", f"{other}/{length}", "dev", "to-fwa")
+            promote(0)
+        stand.path.configure("A")
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+@pytest.mark.parametrize("is_last", (True, False))
+def test_address_that_goes(stand, family, transport, is_last):
+    """While the server, which is bound to it, has its holes: to the kernel what leaves from there may
+    have left (IPv6). When it is back, so are they."""
+    run = Run(stand, SERVER[family], family, transport, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    cause = f"{SERVER[family]} is no address of this host"
+    with without_address(stand, family, is_last):
+        run.program.wait_for(f"(?m)^synergy: warning: {re.escape(run.way)}: can't punch: {re.escape(cause)}$")
+        wait_until(lambda: hole_of(stand, run.program).get("error") == cause, 5, "the state")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 5, "the hole")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    assert [said for said in run.lines() if "warning" in said] == [
+        f"synergy: warning: {run.way}: can't punch: {cause}"]
+    run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(run.way)}: can't punch: {re.escape(cause)}$")
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_address_that_goes_and_leaves_the_links_own(stand, family, transport):
+    """Where the server is bound to none."""
+    run = Run(stand, ANY[family], family, transport, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    with link_local_alone(stand, family):
+        run.program.wait_for(r"can't punch: this host has no address for it but \S+, which counts on")
+        wait_until(lambda: hole_of(stand, run.program)["state"] == "failing", 5, "the state")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 5, "the hole")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    (line,) = [said for said in run.lines() if "warning" in said]
+    run.program.wait_for(re.escape(line.replace("warning: ", "info: that is over: ")))
 
 
 SECOND = {6: ("2001:db8:c::11", 64, "2001:db8:c::1"), 4: ("198.18.0.11", 28, "198.18.0.1")}
