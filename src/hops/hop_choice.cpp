@@ -42,12 +42,25 @@ HopChoice guess(std::string reason) {
             .reason = std::move(reason) + ": a guess"};
 }
 
-HopChoice neighbour() {
+HopChoice no_router_between(std::string reason) {
     return {.hops = hop_limit_min,
             .most = hop_limit_min,
             .is_found = false,
-            .reason = "the peer is a neighbour: no router lies between, so there is no firewall "
-                      "to punch and nowhere for a packet to die"};
+            .reason = std::move(reason)};
+}
+
+HopChoice neighbour() {
+    return no_router_between("the peer is a neighbour: no router lies between, so there is no "
+                             "firewall to punch and nowhere for a packet to die");
+}
+
+HopChoice on_link(const Path &path) {
+    if (path.is_local)
+        return no_router_between("that address is this host's own, and no peer's");
+    if (path.is_mute)
+        return no_router_between("the address is one of this host's own link, where nobody answers "
+                                 "for it (ip neigh)");
+    return neighbour();
 }
 
 HopChoice middle(int length, const std::string &what) {
@@ -105,7 +118,7 @@ HopChoice choose(const Path &path) {
         return guess("there is no path to measure");
     const Hop *end = path.end();
     if (path.on_link)
-        return neighbour();
+        return on_link(path);
     if (path.is_without_port)
         return guess(
             "no local port is left to measure the way with (net.ipv4.ip_local_port_range)");

@@ -40,6 +40,10 @@ bool has_way_by(const Endpoint &peer, const std::string &interface);
 /// a cable: what leaves by it is dropped, and nobody is told. Empty: it has one.
 std::string interface_without_carrier(const Route &route);
 
+/// Whether the neighbour has not answered when this host asked for its link address, or has not
+/// yet. False where it was not asked.
+bool is_neighbour_mute(const Endpoint &neighbour, unsigned interface);
+
 /// Whether the first router has not answered when this host asked for its link address, or has not
 /// yet. False where there is none.
 bool is_gateway_mute(const Route &route);

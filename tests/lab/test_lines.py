@@ -26,6 +26,7 @@ import firewall
 import namespace
 import sctp
 import servers
+from capture import Capture
 from conftest import stand_on
 from names import Names
 from programs import (ENVIRONMENT, SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port,
@@ -990,6 +991,44 @@ def test_file_with_an_unknown_key(stand):
         "local, refresh, log, log_file, listen")
 
 
+@pytest.mark.parametrize("key", ("hop", "hops"))
+def test_section_with_an_unknown_key(stand, key):
+    """It may stand for how far: nothing leaves. With the right one, a punch does."""
+    file = written("section.toml", f'[[listen]]\nport = "1-65535"\n{key} = 2\n'
+                   f'peers = ["{shown(PEER[6], 5555)}"]\n')
+    with Capture(stand.path, "A", "fwa") as capture:
+        run = Run(stand, peers=None, hops=None, config=file)
+        run.listens()
+        if key == "hops":
+            wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+            run.says()
+        else:
+            run.says(f"error: {file}:3:1: 'hop': expected one of the keys port, protocol, peers, hops")
+            time.sleep(1)
+    assert any(packet.source_port == run.port for packet in capture.packets) == (key == "hops")
+
+
+def test_files_of_peers_that_are_passed_over(stand, check):
+    """Said once, and what is mended is over."""
+    place = SCRATCH / "place-of-peers"
+    (place / "peers.d").mkdir(parents=True)
+    (place / "synergy.toml").write_text(f"hops = {stand.path.hops}\n", encoding="ascii")
+    upper = place / "peers.d/UPPER.TOML"
+    upper.write_text(f'peers = ["{shown(PEER[6], 5555)}"]\n', encoding="ascii")
+    (place / "peers.d/note").write_text("", encoding="ascii")
+    (place / "peers.d/none.toml").write_text("port = 4444\n", encoding="ascii")
+    lines = [f"{place}/peers.d/none.toml is passed over: it has no `peers`",
+             f"{upper} is passed over: its name does not end in .toml, in small letters"]
+    wrong, right = check(stand, config=place / "synergy.toml")
+    assert wrong[:2] == lines and wrong[2].startswith("no peers are set")
+    assert f"{place}/peers.d/note is passed over: its name does not end in .toml" in right
+    run = Run(stand, peers=None, hops=None, config=place / "synergy.toml", refresh=1)
+    run.says(*[f"warning: {line}" for line in lines])
+    upper.rename(place / "peers.d/upper.toml")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    run.says(*[f"warning: {line}" for line in lines], f"info: that is over: {lines[1]}")
+
+
 @pytest.mark.parametrize("encoding", ("utf-16", "utf-16-le", "utf-16-be"))
 def test_file_of_another_encoding(stand, encoding):
     """As editors of another system save it."""
@@ -1382,6 +1421,34 @@ def test_check_loopback(stand, check, family, target, reason):
             "(lo) brings"]
 
 
+@pytest.mark.parametrize("how, mend", (
+    ("deleted", "ip address add ::1/128 dev lo"), ("disabled", "sysctl net.ipv6.conf.lo.disable_ipv6=0")))
+def test_loopback_without_its_address(stand, check, how, mend):
+    """A server that speaks IPv6 alone; and the command that the line names mends it."""
+    line = ("the loopback interface has no ::1, by which connections are handed to a server that speaks "
+            f"IPv6 alone: {mend}")
+    if how == "deleted":
+        run_in(stand, "A", "ip", "address", "del", "::1/128", "dev", "lo")
+    else:
+        namespace.sysctl(stand.path.namespace("A"), {"net/ipv6/conf/lo/disable_ipv6": 1})
+    try:
+        assert check(stand, peer_text(6), hops=2)[0] == [line]
+        assert check(stand, peer_text(4), hops=2)[0] == []
+        run = Run(stand, command=("ncat", "-6", "-k", "-e", "/bin/cat", "-l"))
+        line = f"{run.listener}: nothing is punched: {line}"
+        run.says(f"error: {line}")
+    finally:
+        run_in(stand, "A", *mend.split())
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    run.says(f"error: {line}", f"info: that is over: {line}")
+    with clients.prepared_client(stand, 6, run.source_port) as caller:
+        caller.settimeout(10)
+        caller.connect((SERVER[6], run.port))
+        caller.sendall(b"hello\n")
+        assert caller.recv(100) == b"hello\n"
+    assert check(stand, peer_text(6), hops=2)[0] == []
+
+
 def test_check_loopback_that_is_down(stand, check):
     run_in(stand, "A", "ip", "link", "set", "lo", "down")
     try:
@@ -1426,7 +1493,8 @@ def test_check_files_that_are_passed_over(stand, check):
         (line,) = check(stand, environment={"HOME": home})[0]
         return line
     none_set = f"no peers are set, in SYNERGY_PEERS or in {place}/synergy.toml, "
-    passed_over = f". {place}/peers.d/laptop is passed over: its name does not end in .toml"
+    passed_over = (f". {place}/peers.d counts only beside {place}/synergy.toml: make that, if only "
+                   "empty")
     assert said().startswith(none_set) and said().endswith(passed_over)
     (place / "synergy.toml").symlink_to("/nowhere")
     assert said().endswith(f". {place}/synergy.toml is a link to what is not there")
@@ -1473,6 +1541,16 @@ def test_check_more_peers_than_there_can_be(stand, check):
     assert check(stand, config=file)[0] == [
         f"{file}:4099:1: '[{PEER[6]}]:4097': expected 4096 addresses and ports at most in all; what "
         "has no room is left out"]
+
+
+def test_check_ports_of_another_section(stand, check):
+    """Of two that have a port, the first counts: what the other has for it is not punched for."""
+    file = written("sections.toml", f'hops = 2\n[[listen]]\nport = 4444\npeers = ["{peer_text(6)}"]\n'
+                   f'[[listen]]\nport = "4444"\npeers = ["{peer_text(4)}"]\n')
+    wrong, right = check(stand, config=file)
+    assert wrong == [f"{file}:6:8: '4444': expected ports that no earlier [[listen]] section has: of two "
+                     "that fit, the first counts"]
+    assert [line.partition(": ")[0] for line in right if ": punched" in line] == [peer_text(6)]
 
 
 def test_check_sandbox(stand, check):

@@ -292,6 +292,15 @@ def test_process_without_a_keeper(stand, status):
     assert program.pid not in [p["pid"] for p in status()["without_keeper"]]
 
 
+def test_keeper_that_waits_for_the_next_server(stand):
+    """For some seconds after a server has left, and says so."""
+    _, program = serve(stand, 6, fresh_peer_ports(1), user="root")
+    program.process.terminate()
+    line = wait_until(lambda: re.search(r"(?m)^no process.*$", synergy(stand, "status").stdout), 5,
+                      "the keeper alone", program)
+    assert re.fullmatch(r"no process any more: waits for one that follows, user 0, kept by pid \d+", line[0])
+
+
 def test_nothing_there(stand):
     result = synergy(stand, "status", user="nobody")
     assert result.stdout == "no process of this user's has the library (root sees those of all users): " \
