@@ -1025,7 +1025,7 @@ def test_files_of_peers_that_are_passed_over(stand, check):
     run = Run(stand, peers=None, hops=None, config=place / "synergy.toml", refresh=1)
     run.says(*[f"warning: {line}" for line in lines])
     upper.rename(place / "peers.d/upper.toml")
-    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    wait_until(lambda: states_of(stand, run.program) == ["open"], 10, "the hole")
     run.says(*[f"warning: {line}" for line in lines], f"info: that is over: {lines[1]}")
 
 
@@ -1439,7 +1439,7 @@ def test_loopback_without_its_address(stand, check, how, mend):
         run.says(f"error: {line}")
     finally:
         run_in(stand, "A", *mend.split())
-    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    wait_until(lambda: states_of(stand, run.program) == ["open"], 10, "the hole")
     run.says(f"error: {line}", f"info: that is over: {line}")
     with clients.prepared_client(stand, 6, run.source_port) as caller:
         caller.settimeout(10)
@@ -2042,6 +2042,11 @@ def keeper_of(stand, program):
 def hole_of(stand, program):
     ((hole,),) = [listener["holes"] for listener in keeper_of(stand, program)["sockets"]]
     return hole
+
+
+def states_of(stand, program):
+    return [hole["state"] for listener in keeper_of(stand, program)["sockets"]
+            for hole in listener["holes"]]
 
 
 def sleep_and_wake(stand):

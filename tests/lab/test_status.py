@@ -294,10 +294,13 @@ def test_process_without_a_keeper(stand, status):
 
 def test_keeper_that_waits_for_the_next_server(stand):
     """For some seconds after a server has left, and says so."""
-    _, program = serve(stand, 6, fresh_peer_ports(1), user="root")
-    program.process.terminate()
-    line = wait_until(lambda: re.search(r"(?m)^no process.*$", synergy(stand, "status").stdout), 5,
-                      "the keeper alone", program)
+    port, (peer_port,) = fresh_port(), fresh_peer_ports(1)
+    program = stand.serve(["ncat", "-6", "-l", str(port)], "tcp", port, preload=Preload(
+        peers=text(PEER[6], peer_port), hops=stand.path.hops))
+    with clients.tcp_client(stand, 6, peer_port, port, 5) as client:
+        client.send("hello\n")
+    line = wait_until(lambda: re.search(r"(?m)^no process any more.*$", synergy(stand, "status").stdout),
+                      5, "the keeper alone", program)
     assert re.fullmatch(r"no process any more: waits for one that follows, user 0, kept by pid \d+", line[0])
 
 
