@@ -498,7 +498,7 @@ def test_check_of_a_command_without_dashes(synergy):
     result = synergy("check", "true")
     assert "wrong: PEER: 'true': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or " \
            "laptop.example.net:5555; and `--` before a command" in result.stdout.splitlines()
-    assert "command" not in synergy("check", "no-such-command").stdout
+    assert "`--`" not in synergy("check", "no-such-command").stdout
 
 
 @pytest.mark.parametrize("words, line", (
