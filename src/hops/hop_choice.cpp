@@ -3,6 +3,7 @@
 #include "hops/addresses.h"
 
 #include <algorithm>
+#include <map>
 
 namespace synergy {
 
@@ -101,8 +102,9 @@ HopChoice falls_silent(const Path &path) {
     const int last = path.last_answer();
     if (last == 0 && path.is_without_descriptor)
         return guess("no descriptor is left to measure the way with (RLIMIT_NOFILE)");
-    if (const std::string cause = unheard_cause(path); !cause.empty())
-        return guess(cause);
+    for (const std::string &cause : {unheard_cause(path), circle_cause(path)})
+        if (!cause.empty())
+            return guess(cause);
     if (last == 0)
         return guess("no router answers");
     if (last < crosses_one)
@@ -195,6 +197,21 @@ std::string unheard_cause(const Path &path) {
                std::to_string(path.kept_out) + (path.kept_out == 1 ? " packet" : " packets") +
                " meanwhile (INPUT)";
     return {};
+}
+
+std::string circle_cause(const Path &path) {
+    constexpr int often = 4; // no way that leads anywhere passes a router as often
+    std::map<std::string, int> met;
+    std::string routers;
+    for (const Hop &hop : path.hops) {
+        const std::string address = hop.from.address_text();
+        if (hop.answer == HopAnswer::time_exceeded && ++met[address] == often)
+            routers.append(routers.empty() ? "" : ", ").append(address);
+    }
+    return routers.empty() ? ""
+                           : "the way there goes round in a circle, and no packet arrives "
+                             "(traceroute shows it): by " +
+                                 routers;
 }
 
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {

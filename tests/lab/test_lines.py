@@ -1922,6 +1922,36 @@ def test_guess(paths, family):
                  "Where nobody gets in, set one that crosses the last firewall of this side")
 
 
+@FAMILIES
+def test_way_in_a_circle(stand, check, family):
+    """The router behind this side's firewall sends the packets back, say, and that one on."""
+    back = stand.path.addresses("r1")[1][1][family]
+    table = ["ip", f"-{family}", "route", "replace", FAR[family], "via"]
+    run_in(stand, "r2", *table, back)
+    try:
+        r1, r2 = (stand.path.addresses(node)[0][1][family] for node in ("r1", "r2"))
+        line = ("the way there goes round in a circle, and no packet arrives (traceroute shows it): by "
+                f"{r1}, {r2}")
+        Run(stand, ANY[family], family, hops="auto").says(f"warning: {PEER[family]}: {line}")
+        for hops in (2, "auto"):
+            assert check(stand, peer_text(family), hops=hops)[0] == [f"{peer_text(family)}: {line}"]
+    finally:
+        run_in(stand, "r2", *table, stand.path.addresses("fwb")[0][1][family])
+
+
+@FAMILIES
+def test_check_neighbours(stand, check, family):
+    """One that is there is not punched for; one that is not may be a mistake about the network."""
+    there, nowhere = (shown(address, 5555) for address in {
+        6: ("2001:db8:a::1", "2001:db8:a::77"), 4: ("198.51.100.1", "198.51.100.77")}[family])
+    wrong, right = check(stand, there)
+    assert wrong == [] and right[-1] == (
+        f"{there}: not punched: the peer is on the same link, with no router between")
+    assert check(stand, nowhere)[0] == [
+        f"{nowhere}: the address is one of this host's own link, where nobody answers for it (ip neigh): "
+        "is that host on, and this host's network as small as it has it (ip address)?"]
+
+
 @pytest.mark.parametrize("limit", (8, 12, 16, 23))
 def test_keeper_without_enough_descriptors_for_one(stand, limit):
     """Said once, though each call of the server's could start another keeper; and nobody is let in whose
