@@ -455,16 +455,17 @@ std::string peer_directory(const std::string &config_file) {
 std::vector<PassedOver> files_beside_peers(const std::string &config_file) {
     std::vector<PassedOver> found;
     std::error_code failure;
-    for (const std::filesystem::directory_entry &entry :
-         std::filesystem::directory_iterator(peer_directory(config_file), failure)) {
-        const std::string name = entry.path().filename();
-        if (name.ends_with(peer_file_end) || name.starts_with('.') || entry.is_directory(failure))
+    std::error_code unknown;
+    for (std::filesystem::directory_iterator entry(peer_directory(config_file), failure), end;
+         !failure && entry != end; entry.increment(failure)) {
+        const std::string name = entry->path().filename();
+        if (name.ends_with(peer_file_end) || name.starts_with('.') || entry->is_directory(unknown))
             continue;
-        const std::string_view end = std::string_view(name).substr(
+        const std::string_view last = std::string_view(name).substr(
             name.size() - std::min(name.size(), peer_file_end.size()));
         const bool is_mistake =
-            ::strncasecmp(end.data(), peer_file_end.data(), peer_file_end.size()) == 0;
-        found.push_back({.path = entry.path(),
+            ::strncasecmp(last.data(), peer_file_end.data(), peer_file_end.size()) == 0;
+        found.push_back({.path = entry->path(),
                          .why = is_mistake ? "its name does not end in .toml, in small letters"
                                            : "its name does not end in .toml",
                          .is_mistake = is_mistake});
