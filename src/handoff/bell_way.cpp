@@ -5,6 +5,7 @@
 #include "wire.h"
 
 #include <cstring>
+#include <fstream>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
@@ -55,6 +56,16 @@ Loopback loopback_for(const ServerSocket &listener) {
 }
 
 } // namespace
+
+const Obstacle *loopback_obstacle(int family) {
+    if (is_own_address(Endpoint::loopback(family, 0)))
+        return nullptr;
+    if (family == AF_INET)
+        return &without_v4_loopback;
+    int is_disabled = 0;
+    std::ifstream("/proc/sys/net/ipv6/conf/lo/disable_ipv6") >> is_disabled;
+    return is_disabled != 0 ? &v6_loopback_is_disabled : &without_v6_loopback;
+}
 
 Endpoint bell_address(const ServerSocket &listener) {
     if (!listener.local.is_wildcard())
@@ -130,7 +141,7 @@ const Obstacle *BellWay::hearing_obstacle(const ServerSocket &listener) const {
         const auto [first, otherwise] = loopback_for(listener);
         to = is_own_address(first) ? first : otherwise;
         if (to.empty() || (to == otherwise && !is_own_address(to)))
-            return &without_loopback_address;
+            return loopback_obstacle(first.unmapped().family());
     }
     Heard heard{};
     for (int i = 0; i < ports_tried(listener); i++) {

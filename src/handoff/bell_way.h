@@ -30,8 +30,18 @@ struct Obstacle {
 };
 inline constexpr Obstacle loopback_is_down{.text = "the loopback interface is down",
                                            .may_pass = true};
-inline constexpr Obstacle without_loopback_address{
-    .text = "this host has no loopback address of its family", .may_pass = true};
+inline constexpr Obstacle without_v6_loopback{
+    .text = "the loopback interface has no ::1, by which connections are handed to a server that "
+            "speaks IPv6 alone: ip address add ::1/128 dev lo",
+    .may_pass = true};
+inline constexpr Obstacle v6_loopback_is_disabled{
+    .text = "the loopback interface has no ::1, by which connections are handed to a server that "
+            "speaks IPv6 alone: sysctl net.ipv6.conf.lo.disable_ipv6=0",
+    .may_pass = true};
+inline constexpr Obstacle without_v4_loopback{
+    .text = "the loopback interface has no 127.0.0.1, by which connections are handed to a server "
+            "that speaks IPv4 alone: ip address add 127.0.0.1/8 dev lo",
+    .may_pass = true};
 inline constexpr Obstacle bound_to_device{
     .text = "no connection of this host's own reaches this listener, "
             "as where it is bound to a device"};
@@ -48,6 +58,9 @@ inline constexpr Obstacle forbidden_ports{
             "(SocketBindAllow= of a systemd unit, Landlock)"};
 
 enum class Heard : std::uint8_t { by_the_server, by_others, by_nobody };
+
+/// That this host lacks the loopback address of a family, with what mends it; nullptr: it has it.
+const Obstacle *loopback_obstacle(int family);
 
 /// One that has not rung yet.
 struct Bell {

@@ -187,16 +187,17 @@ std::string foreign_source(const Endpoint &peer, const Endpoint &source) {
            "'s, or have it sent by " + owner + " (ip rule)";
 }
 
-std::string address_objection(const Endpoint &source, const Endpoint &peer) {
-    if (peer.is_loopback() || source.empty() || peer.is_link_local())
-        return {};
+std::string link_objection(const Endpoint &source, const Endpoint &peer) {
     // (An address that is not usable yet will be in a second.)
-    if (source.is_link_local())
-        return is_any_tentative()
-                   ? ""
-                   : "this host has no address for it but " + source.unmapped().address_text() +
-                         ", which counts on its own link alone: nobody there can "
-                         "answer (ip address)";
+    if (!source.is_link_local() || peer.is_loopback() || peer.is_link_local() || is_any_tentative())
+        return {};
+    return "this host has no address for it but " + source.unmapped().address_text() +
+           ", which counts on its own link alone: nobody there can answer (ip address)";
+}
+
+std::string private_objection(const Endpoint &source, const Endpoint &peer) {
+    if (peer.is_loopback() || source.empty() || source.is_link_local() || peer.is_link_local())
+        return {};
     if (is_private(source) && !is_private(peer))
         return "this host's own address is " + source.unmapped().address_text() +
                ", which is private: where a NAT puts another in its place, that is the one to "

@@ -30,7 +30,11 @@ std::vector<Endpoint> other_addresses(const Endpoint &own, const Endpoint &peer)
 /// address they leave from, which firewalls and providers may not let pass. Empty: they don't.
 std::string foreign_source(const Endpoint &peer, const Endpoint &source);
 
-/// What the addresses of the two ends say against a hole, in words; empty: nothing.
-std::string address_objection(const Endpoint &source, const Endpoint &peer);
+/// Where this host has no address for the peer but the link's own: that nobody there can answer, in
+/// words. Empty: it has, or will have in a moment.
+std::string link_objection(const Endpoint &source, const Endpoint &peer);
+
+/// What a private address of one of the two ends says against a hole, in words; empty: nothing.
+std::string private_objection(const Endpoint &source, const Endpoint &peer);
 
 } // namespace synergy

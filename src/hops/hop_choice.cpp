@@ -3,6 +3,7 @@
 #include "hops/addresses.h"
 
 #include <algorithm>
+#include <map>
 
 namespace synergy {
 
@@ -42,12 +43,25 @@ HopChoice guess(std::string reason) {
             .reason = std::move(reason) + ": a guess"};
 }
 
-HopChoice neighbour() {
+HopChoice no_router_between(std::string reason) {
     return {.hops = hop_limit_min,
             .most = hop_limit_min,
             .is_found = false,
-            .reason = "the peer is a neighbour: no router lies between, so there is no firewall "
-                      "to punch and nowhere for a packet to die"};
+            .reason = std::move(reason)};
+}
+
+HopChoice neighbour() {
+    return no_router_between("the peer is a neighbour: no router lies between, so there is no "
+                             "firewall to punch and nowhere for a packet to die");
+}
+
+HopChoice on_link(const Path &path) {
+    if (path.is_local)
+        return no_router_between("that address is this host's own, and no peer's");
+    if (path.is_mute)
+        return no_router_between("the address is one of this host's own link, where nobody answers "
+                                 "for it (ip neigh)");
+    return neighbour();
 }
 
 HopChoice middle(int length, const std::string &what) {
@@ -88,8 +102,9 @@ HopChoice falls_silent(const Path &path) {
     const int last = path.last_answer();
     if (last == 0 && path.is_without_descriptor)
         return guess("no descriptor is left to measure the way with (RLIMIT_NOFILE)");
-    if (const std::string cause = unheard_cause(path); !cause.empty())
-        return guess(cause);
+    for (const std::string &cause : {unheard_cause(path), circle_cause(path)})
+        if (!cause.empty())
+            return guess(cause);
     if (last == 0)
         return guess("no router answers");
     if (last < crosses_one)
@@ -105,7 +120,7 @@ HopChoice choose(const Path &path) {
         return guess("there is no path to measure");
     const Hop *end = path.end();
     if (path.on_link)
-        return neighbour();
+        return on_link(path);
     if (path.is_without_port)
         return guess(
             "no local port is left to measure the way with (net.ipv4.ip_local_port_range)");
@@ -182,6 +197,21 @@ std::string unheard_cause(const Path &path) {
                std::to_string(path.kept_out) + (path.kept_out == 1 ? " packet" : " packets") +
                " meanwhile (INPUT)";
     return {};
+}
+
+std::string circle_cause(const Path &path) {
+    constexpr int often = 4; // no way that leads anywhere passes a router as often
+    std::map<std::string, int> met;
+    std::string routers;
+    for (const Hop &hop : path.hops) {
+        const std::string address = hop.from.address_text();
+        if (hop.answer == HopAnswer::time_exceeded && ++met[address] == often)
+            routers.append(routers.empty() ? "" : ", ").append(address);
+    }
+    return routers.empty() ? ""
+                           : "the way there goes round in a circle, and no packet arrives "
+                             "(traceroute shows it): by " +
+                                 routers;
 }
 
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer) {

@@ -49,6 +49,9 @@ std::string hop_limit_doubt(const Path &path, int hops, const HopBounds &bounds)
 /// them out.
 std::string unheard_cause(const Path &path);
 
+/// That packets go round between routers and never arrive; empty: they do not, as far as it shows.
+std::string circle_cause(const Path &path);
+
 /// "punches with hop limit 5 go too far: 2001:db8:f::1 prohibits them"
 std::string refusal_text(int hops, const IcmpError &how, const Endpoint &peer);
 

@@ -312,10 +312,12 @@ void HopFinder::say_guess(Way &way, const Path &path) const {
         return;
     if (path.last_answer() == 0 && unheard_cause(path).empty() && say_foreign_source(way))
         return;
-    way.said_guess = way.peer.address_text() + ": hop limit " +
-                     std::to_string(within(way, HopRange::only(choice.hops)).best) + ": " +
-                     choice.reason +
-                     ". Where nobody gets in, set one that crosses the last firewall of this side";
+    const int hops = within(way, HopRange::only(choice.hops)).best;
+    std::string cause = circle_cause(path);
+    if (cause.empty())
+        cause = "hop limit " + std::to_string(hops) + ": " + choice.reason +
+                ". Where nobody gets in, set one that crosses the last firewall of this side";
+    way.said_guess = way.peer.address_text() + ": " + cause;
     log::warn_once(way.said_guess);
 }
 

@@ -39,6 +39,8 @@ struct Path {
     Endpoint peer;                      ///< port 0
     Endpoint source;                    ///< the address that probes left from, port 0
     bool on_link = false;               ///< no router lies between, says the routing table
+    bool is_local = false;              ///< the peer is this host itself
+    bool is_mute = false;               ///< on the link, where nobody answers for its address
     int error = 0;                      ///< errno where nothing could be sent
     bool is_kept_in = false;            ///< a firewall of this host lets probes not out
     bool is_without_port = false;       ///< this host had no port left for them

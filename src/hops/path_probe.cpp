@@ -60,6 +60,7 @@ PathProbe::PathProbe(Scheduler &scheduler, const Endpoint &peer, const Endpoint 
     path_.source = source_;
     if (const auto route = route_to(path_.peer, source_)) {
         path_.on_link = route->on_link;
+        path_.is_local = route->is_local;
         if (path_.source.empty()) // the kernel's choice, known before anything answers
             path_.source = route->source;
     }
@@ -256,6 +257,9 @@ void PathProbe::finish() {
         path_.kept_out = kept_out_->by_firewall();
         path_.from_elsewhere = kept_out_->from_elsewhere();
     }
+    if (path_.on_link && path_.last_answer() == 0)
+        if (const auto route = route_to(path_.peer, source_))
+            path_.is_mute = is_neighbour_mute(path_.peer, route->interface);
     const Hop *end = path_.end();
     path_.hops.resize(static_cast<std::size_t>(end != nullptr ? end->limit : path_.last_answer()));
     // Nothing of this object is touched after the call.

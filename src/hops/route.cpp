@@ -191,10 +191,13 @@ int error_of(unsigned char route_type) {
 
 } // namespace
 
-Endpoint public_source(const Endpoint &peer) {
-    const Socket socket = Socket::open(AF_INET6, SOCK_DGRAM);
-    if (!socket || !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC) ||
-        ::connect(socket.fd(), peer.data(), peer.length()) != 0)
+Endpoint public_source(const Endpoint &to) {
+    const Endpoint peer = to.unmapped();
+    const Socket socket = Socket::open(peer.family(), SOCK_DGRAM);
+    if (peer.family() == AF_INET6 &&
+        !socket.set(IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC))
+        return {};
+    if (!socket || ::connect(socket.fd(), peer.data(), peer.length()) != 0)
         return {};
     return socket.local().with_port(0);
 }
@@ -253,9 +256,11 @@ std::string interface_without_carrier(const Route &route) {
 }
 
 bool is_gateway_mute(const Route &route) {
-    if (route.gateway.empty())
-        return false;
-    const AddressBytes to = bytes_of(route.gateway);
+    return !route.gateway.empty() && is_neighbour_mute(route.gateway, route.interface);
+}
+
+bool is_neighbour_mute(const Endpoint &neighbour, unsigned interface) {
+    const AddressBytes to = bytes_of(neighbour);
     struct {
         nlmsghdr header{};
         ndmsg neighbour{};
@@ -266,8 +271,8 @@ bool is_gateway_mute(const Route &route) {
         static_cast<std::uint32_t>(offsetof(decltype(question), address) + to.size);
     question.header.nlmsg_type = RTM_GETNEIGH;
     question.header.nlmsg_flags = NLM_F_REQUEST;
-    question.neighbour.ndm_family = static_cast<unsigned char>(route.gateway.family());
-    question.neighbour.ndm_ifindex = static_cast<int>(route.interface);
+    question.neighbour.ndm_family = static_cast<unsigned char>(neighbour.family());
+    question.neighbour.ndm_ifindex = static_cast<int>(interface);
     question.destination = {static_cast<unsigned short>(RTA_LENGTH(to.size)), NDA_DST};
     std::memcpy(question.address.data(), to.data, to.size);
     const Socket socket = Socket::open(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);

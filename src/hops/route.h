@@ -27,9 +27,9 @@ std::optional<Route> route_whatever_source(const Endpoint &peer, const Endpoint 
 /// errno that sending fails with, or 0. Ports of 0 are none. Nothing where the kernel does not say.
 std::optional<int> flow_error(const Endpoint &peer, const Endpoint &source, int protocol);
 
-/// The address, with port 0, that an IPv6 socket with no address of its own sends from toward the
-/// peer if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty
-/// where there is none, or no route. Nothing is sent.
+/// The address, with port 0, that a socket with no address of its own sends from toward the peer
+/// if it prefers public addresses to temporary ones (RFC 5014), which no peer can know. Empty where
+/// there is none, or no route. Nothing is sent.
 Endpoint public_source(const Endpoint &peer);
 
 /// Whether this host's routing table has a router, or another host at the far end of a link with
@@ -39,6 +39,10 @@ bool has_way_by(const Endpoint &peer, const std::string &interface);
 /// The name of the interface that leads to the peer where that is up and has no carrier, as without
 /// a cable: what leaves by it is dropped, and nobody is told. Empty: it has one.
 std::string interface_without_carrier(const Route &route);
+
+/// Whether the neighbour has not answered when this host asked for its link address, or has not
+/// yet. False where it was not asked.
+bool is_neighbour_mute(const Endpoint &neighbour, unsigned interface);
 
 /// Whether the first router has not answered when this host asked for its link address, or has not
 /// yet. False where there is none.

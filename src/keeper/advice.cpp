@@ -100,7 +100,7 @@ bool Advice::object_to_address(const Hole &hole, const Endpoint &own) {
     // (What is no address of this host at all is named when it can't be sent from.)
     const std::string objection =
         local_setting_cause(settings_, hole.peer.unmapped().family()).empty()
-            ? address_objection(own, hole.peer)
+            ? private_objection(own, hole.peer)
             : "";
     std::string line = objection.empty() ? "" : hole.way_text() + ": " + objection;
     std::string &said = objections_[hole.way_text()];

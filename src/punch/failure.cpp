@@ -107,6 +107,11 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
         return std::string(what) + " (" + route_command(source, peer, transport) + ")";
     };
     const bool is_wildcard = source.empty() || source.is_wildcard();
+    // (What the kernel says of an address that has gone depends on what has gone with it.)
+    const bool is_about_source =
+        error == EADDRNOTAVAIL || error == EINVAL || error == ENETUNREACH || error == EHOSTUNREACH;
+    if (is_about_source && !is_wildcard && !is_own_address(source))
+        return source.unmapped().address_text() + " is no address of this host";
     // (Which of them it is depends on the family, and on who tells the kernel of the address.)
     if (error == EADDRNOTAVAIL || error == EINVAL || error == ENETUNREACH)
         if (std::string cause = local_setting_cause(settings, peer.unmapped().family());
@@ -132,15 +137,17 @@ std::string local_cause(int error, const Endpoint &source, const Endpoint &peer,
                    " (Landlock, or another security module)";
         return route_cause("this host's routing table prohibits it");
     case EADDRNOTAVAIL:
+        if (std::string cause = link_objection(public_source(peer), peer);
+            is_wildcard && !cause.empty())
+            return cause;
+        return std::string("Cannot assign requested address: this host has no ") +
+               family_name(peer) + " address for it";
     case EINVAL:
-        if (!is_wildcard && !is_own_address(source))
-            return source.unmapped().address_text() + " is no address of this host";
-        if (error == EADDRNOTAVAIL)
-            return std::string("Cannot assign requested address: this host has no ") +
-                   family_name(peer) + " address for it";
         if (peer.is_link_local())
             return "an address of the link's own needs its interface, as " +
                    peer.unmapped().address_text() + "%eth0";
+        if (route_error(source, peer, transport) != EINVAL)
+            return strerrordesc_np(error);
         return route_cause("this host's routing table drops it (a blackhole route)");
     case EPERM:
         if (connecting_error(peer, nullptr) == EPERM)

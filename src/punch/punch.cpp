@@ -1,9 +1,11 @@
 #include "punch/punch.h"
 
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "punch/failure.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -33,11 +35,15 @@ void Punch::next_hop_limit() {
     punches_++;
 }
 
-void Punch::punched() {
+bool Punch::punched(const Endpoint &from) {
     if (record_.first_punched == Time{})
         record_.first_punched = record_.punched;
     record_.error = 0;
     log::debug("{}: punched, hop limit {}", hole_.text(), hop_limit());
+    if (link_objection(from, hole_.peer).empty())
+        return true;
+    failed_here(EADDRNOTAVAIL);
+    return false;
 }
 
 void Punch::has_come_in() {

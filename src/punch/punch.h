@@ -161,8 +161,9 @@ class Punch {
     [[nodiscard]] int hop_limit() const { return record_.hop_limit; }
     /// To be called before each punch: its hop limit is the next of the range.
     void next_hop_limit();
-    /// What has become of it.
-    void punched();
+    /// What has become of it. `from`: where it has left from, as far as that is known. False:
+    /// nobody can answer there, which is said.
+    bool punched(const Endpoint &from);
     void proved();
     /// The same where that says nothing of the hop limit.
     void has_come_in();

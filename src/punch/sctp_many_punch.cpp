@@ -197,8 +197,8 @@ int SctpManyPunch::punch() {
         return error;
     }
     failures_ = 0;
-    recovered();
-    punched();
+    if (punched(hole_.server.local))
+        recovered();
     begin_->leaves(begun_);
     next_ = is_answer ? begun_ + period : sctp::next_init(begun_, *begin_, period);
     await_peer_from(begun_);

@@ -244,8 +244,8 @@ int SctpPunch::punch() {
     if (error != 0)
         return failed(error);
     failures_ = 0;
-    recovered();
-    punched();
+    if (punched(socket_.local()))
+        recovered();
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT,
                                   [this](std::uint32_t events) { happened(events); }))
         return failed(errno);

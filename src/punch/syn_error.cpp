@@ -60,7 +60,20 @@ bool SynDepartures::knows_all(const tcp_info &info) const {
     return info.tcpi_total_retrans == tried_;
 }
 
-std::optional<SynDepartures::Finding> SynDepartures::look(const tcp_info &info, const Hole &hole,
+/// What leaves from an address that is none of this host's any more, or counts on the link alone,
+/// nobody can answer, and to the kernel it may have left (IPv6). 0, or an errno.
+int SynDepartures::source_error(const Socket &socket, const Hole &hole, const Settings &settings) {
+    const Endpoint own = socket.local();
+    if (is_own_address(own) && link_objection(own, hole.peer).empty())
+        return 0;
+    if (would_leave_from_elsewhere(socket, hole, settings))
+        return 0; // and does so the next time
+    const int error = route_error(hole.server.local, hole.peer, Transport::tcp);
+    return error != 0 ? error : EADDRNOTAVAIL;
+}
+
+std::optional<SynDepartures::Finding> SynDepartures::look(const Socket &socket,
+                                                          const tcp_info &info, const Hole &hole,
                                                           const Settings &settings) {
     constexpr unsigned surely = 2; // one may meet a queue that is full, or the end of an outage
     if (info.tcpi_retransmits == looked_at_)
@@ -72,6 +85,8 @@ std::optional<SynDepartures::Finding> SynDepartures::look(const tcp_info &info, 
     // (The kernel has it that these leave.)
     std::string cause = no_carrier_cause(local, hole.peer);
     if (cause.empty()) {
+        if (const int error = source_error(socket, hole, settings); error != 0)
+            return Finding{.error = error};
         if (synergy::has_left(info))
             return Finding{.has_left = true};
         if (const int error = route_error(local, hole.peer, Transport::tcp); error != 0)

@@ -42,13 +42,16 @@ class SynDepartures {
     /// socket (tcpi_total_retrans) are the last punch's.
     void begin(unsigned tried);
     /// Nothing, where the kernel has repeated no SYN since it was asked last.
-    std::optional<Finding> look(const tcp_info &info, const Hole &hole, const Settings &settings);
+    std::optional<Finding> look(const Socket &socket, const tcp_info &info, const Hole &hole,
+                                const Settings &settings);
     /// Whether the kernel has repeated none since it was asked last.
     [[nodiscard]] bool knows_all(const tcp_info &info) const;
     /// Whether the latest one that was looked at has left, or what kept it is told.
     [[nodiscard]] bool is_sound() const { return unsent_ == 0; }
 
   private:
+    static int source_error(const Socket &socket, const Hole &hole, const Settings &settings);
+
     unsigned looked_at_ = 0; ///< so many retransmissions have been looked at
     unsigned tried_ = 0;     ///< of them, those that the kernel has tried to send
     unsigned unsent_ = 0;    ///< of them, those in a row that have not left this host

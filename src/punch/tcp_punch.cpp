@@ -104,7 +104,7 @@ void TcpPunch::take_over(PunchOnItsWay given) {
     if (hop_limit() == 0)
         next_hop_limit();
     follow_dying_hop();
-    punched();
+    punched(socket_.local());
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         begin_again();
         return;
@@ -259,7 +259,7 @@ int TcpPunch::punch() {
     guard_.sent(asked, now, was_connected_);
     was_connected_ = false;
     set_user_timeout(guard_.user_timeout());
-    punched();
+    punched(socket_.local());
     if (!context_.scheduler.watch(socket_.fd(), EPOLLOUT, [this](std::uint32_t) { happened(); })) {
         error = errno;
         failed_here(error);
@@ -426,7 +426,7 @@ void TcpPunch::answer_peer(bool was_heard) {
 }
 
 void TcpPunch::look_whether_syns_leave(const tcp_info &info) {
-    const auto found = departures_.look(info, hole_, context_.settings);
+    const auto found = departures_.look(socket_, info, hole_, context_.settings);
     if (!found)
         return;
     if (found->has_left) {

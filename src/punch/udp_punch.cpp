@@ -2,6 +2,7 @@
 
 #include "base/last_descriptors.h"
 #include "base/log.h"
+#include "hops/addresses.h"
 #include "hops/icmp_error.h"
 #include "hops/route.h"
 #include "punch/beside.h"
@@ -144,6 +145,9 @@ UdpPunch::UdpPunch(const PunchContext &context, Hole hole, int fd, ErrorsAside &
 
 /// 0, or an errno.
 int UdpPunch::send() {
+    // (From a socket that is bound to it, IPv6's leave all the same.)
+    if (const Endpoint &local = hole_.server.local; !local.is_wildcard() && !is_own_address(local))
+        return EADDRNOTAVAIL;
     if (fd_ >= 0)
         return send_from(fd_, hole_.peer);
     if (hole_.server.asks_for_errors)
@@ -197,6 +201,9 @@ int UdpPunch::send_from(int fd, const Endpoint &peer) const {
         Endpoint source = context_.settings.local_for(is_v4 ? AF_INET : AF_INET6);
         if (source.empty() && !is_v4)
             source = public_source(hole_.peer);
+        // One of the link's own would need its interface.
+        if (source.is_link_local() && !hole_.peer.is_link_local())
+            source = {};
         if (!source.empty() && is_v4) {
             in_pktinfo info{};
             info.ipi_spec_dst = reinterpret_cast<const sockaddr_in *>(source.data())->sin_addr;
@@ -212,6 +219,12 @@ int UdpPunch::send_from(int fd, const Endpoint &peer) const {
     message.msg_namelen = peer.length();
     ancillary.attach(message);
     return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 0 ? 0 : errno;
+}
+
+/// Where punches leave from.
+Endpoint UdpPunch::source() const {
+    const Endpoint chosen = hole_.source(context_.settings);
+    return chosen.empty() || chosen.is_wildcard() ? public_source(hole_.peer) : chosen;
 }
 
 void UdpPunch::renew() {
@@ -252,11 +265,11 @@ int UdpPunch::punch() {
         error = send();
     if (error == 0) {
         failures_ = 0;
-        punched();
-        if (mute.empty())
-            recovered();
-        else
+        const bool can_be_answered = punched(source());
+        if (!mute.empty())
             failed_by(mute, EHOSTUNREACH);
+        else if (can_be_answered)
+            recovered();
     } else {
         failed_here(error);
         next = retry_delay(++failures_ + 1, next);

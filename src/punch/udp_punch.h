@@ -67,6 +67,7 @@ class UdpPunch final : public Punch {
     [[nodiscard]] bool would_take_error();
     [[nodiscard]] Duration error_time() const;
     [[nodiscard]] int send_from(int fd, const Endpoint &peer) const;
+    [[nodiscard]] Endpoint source() const;
 
     int fd_;
     ErrorsAside &aside_;

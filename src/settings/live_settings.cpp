@@ -16,6 +16,7 @@ LiveSettings::LiveSettings(Scheduler &scheduler, Settings initial, std::function
         said_.insert(text_of(problem));
         is_file_in_force_ &= !is_of_file(problem);
     }
+    say_passed_over({});
 }
 
 /// What is known of it: the name of a file that can't be read may stand in a variable or not.
@@ -56,6 +57,7 @@ bool LiveSettings::reload() {
     const Settings before = now_;
     now_ = reload_settings(now_);
     say_problems();
+    say_passed_over(before.passed_over);
     is_file_in_force_ |=
         std::none_of(now_.problems.begin(), now_.problems.end(),
                      [this](const Problem &problem) { return is_of_file(problem); });
@@ -96,6 +98,15 @@ void LiveSettings::say_problems() {
                                             : "nothing of the file is in force");
     }
     said_ = std::move(lines);
+}
+
+void LiveSettings::say_passed_over(const std::vector<PassedOver> &before) const {
+    for (const PassedOver &file : before)
+        if (std::find(now_.passed_over.begin(), now_.passed_over.end(), file) ==
+            now_.passed_over.end())
+            log::over(file.line());
+    for (const PassedOver &file : now_.passed_over)
+        log::once(file.is_mistake ? LogLevel::warn : LogLevel::info, file.line());
 }
 
 /// Whether there is anything that a file with this mistake has said before.

@@ -30,6 +30,7 @@ class LiveSettings {
     bool reload();
     void resolve();
     void say_problems();
+    void say_passed_over(const std::vector<PassedOver> &before) const;
     [[nodiscard]] std::string text_of(const Problem &problem) const;
     [[nodiscard]] bool is_of_file(const Problem &problem) const;
     [[nodiscard]] bool is_in_force(const Problem &problem) const;

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <iterator>
 #include <utility>
 
 namespace synergy {
@@ -182,9 +183,30 @@ class Loader {
         } else if (file_.listen.empty()) {
             settings_.rules.push_back(std::move(common));
         } else {
-            for (const ListenSection &section : file_.listen)
-                settings_.rules.push_back(read_section(section, common));
+            for (const ListenSection &section : file_.listen) {
+                Rule rule = read_section(section, common);
+                if (name_ports_of_others(section, rule.protocol))
+                    settings_.rules.push_back(std::move(rule));
+            }
         }
+    }
+
+    /// Those that an earlier section has, which counts there. False: this one has no others.
+    bool name_ports_of_others(const ListenSection &section, std::optional<Transport> protocol) {
+        bool has_own = false;
+        for (const Written &written : section.ports)
+            for_each_entry(written.text, [&](std::string_view entry) {
+                PortRange range;
+                if (parse_ports(entry, range.first, range.last) != nullptr)
+                    return;
+                const bool is_anothers =
+                    std::any_of(settings_.rules.begin(), settings_.rules.end(),
+                                [&](const Rule &rule) { return rule.has_all(range, protocol); });
+                has_own |= !is_anothers;
+                if (is_anothers)
+                    refuse({written.place, std::string(entry)}, no_port_of_others);
+            });
+        return has_own;
     }
 
     [[nodiscard]] Rule read_section(const ListenSection &section, const Rule &common) {
@@ -202,6 +224,8 @@ class Loader {
         int error = 0;
         for (const PeerFileText &file : read_peer_files(settings_.file, error))
             settings_.peer_files.push_back(read_peer_file(file));
+        std::vector<PassedOver> others = files_beside_peers(settings_.file);
+        std::move(others.begin(), others.end(), std::back_inserter(settings_.passed_over));
         settings_.has_peer_directory = error != ENOENT && error != ENOTDIR;
         directory_is_right_ = error == 0 || !settings_.has_peer_directory;
         if (!directory_is_right_)
@@ -228,6 +252,11 @@ class Loader {
         file.is_right = settings_.problems.size() == others;
         if (!file.is_right)
             file.peers.clear();
+        else if (file.peers.empty())
+            settings_.passed_over.push_back(
+                {.path = file.path,
+                 .why = text.section.peers ? "its `peers` are none" : "it has no `peers`",
+                 .is_mistake = !text.section.peers});
         sound_ = others_are_sound;
         return file;
     }
@@ -304,6 +333,7 @@ Settings reload_settings(const Settings &settings) {
         next.hops = now.hops;
     }
     next.peer_files = std::move(now.peer_files);
+    next.passed_over = std::move(now.passed_over);
     next.has_peer_directory = now.has_peer_directory;
     next.problems = std::move(now.problems);
     return next;

@@ -35,6 +35,14 @@ std::string Problem::line() const {
     return printable(place, shown) + ": '" + printable(text, shown) + "': expected " + expected;
 }
 
+bool Rule::has_all(const PortRange &range, std::optional<Transport> of) const {
+    const auto holds = [&](const PortRange &each) {
+        return each.first <= range.first && range.last <= each.last;
+    };
+    return (!protocol || protocol == of) &&
+           (ports.empty() || std::any_of(ports.begin(), ports.end(), holds));
+}
+
 std::vector<Target> Settings::targets_for(Transport transport, std::uint16_t port,
                                           std::size_t most) const {
     std::vector<Target> targets;

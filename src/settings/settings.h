@@ -40,6 +40,8 @@ struct Rule {
     HopLimit hops;
 
     bool operator==(const Rule &) const = default;
+    /// Whether it is for all of these ports, of this transport, or (empty) of every one.
+    [[nodiscard]] bool has_all(const PortRange &range, std::optional<Transport> of) const;
 };
 
 /// What an automatic hop limit is held to.
@@ -70,6 +72,17 @@ struct PeerFile {
     bool operator==(const PeerFile &) const = default;
 };
 
+/// A file of peers.d of which nothing counts.
+struct PassedOver {
+    std::string path;
+    std::string why;
+    bool is_mistake = false; ///< rather than meant so, as far as it shows
+
+    bool operator==(const PassedOver &) const = default;
+    /// In a sentence.
+    [[nodiscard]] std::string line() const { return path + " is passed over: " + why; }
+};
+
 /// The most holes that a socket may have by its settings.
 constexpr std::size_t targets_max = 4096;
 
@@ -80,6 +93,7 @@ struct Settings {
     std::vector<Rule> rules;
     HopLimit hops; ///< where no rule says it
     std::vector<PeerFile> peer_files;
+    std::vector<PassedOver> passed_over; ///< beside these
     std::vector<Endpoint> local; ///< source addresses for wildcard sockets, at most one a family
     HopBounds hop_bounds;
     /// In the field a hole that nobody has answered may last for 30 s only (pf, large clouds):

@@ -4,6 +4,7 @@
 #include "settings/settings_text.h"
 
 #include <fcntl.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -64,6 +65,8 @@ namespace {
 
 /// Far more than any real one; whatever else is named by mistake must not fill the memory.
 constexpr std::size_t file_size_max = std::size_t{1} << 20;
+
+constexpr std::string_view peer_file_end = ".toml";
 
 /// The descriptor of an open file, closed with the value.
 class Descriptor {
@@ -254,9 +257,12 @@ class Reader {
                 is_known = is_known || key.str() == each;
                 expected.append(expected.empty() ? "one of the keys " : ", ").append(each);
             }
-            if (!is_known)
-                problems_.push_back({source_.place(key.source().begin), std::string(key.str()),
-                                     std::move(expected)});
+            if (is_known)
+                continue;
+            // It may stand for who is meant, for which port, or how far.
+            problems_.push_back(
+                {source_.place(key.source().begin), std::string(key.str()), std::move(expected)});
+            sound_ = false;
         }
     }
 
@@ -446,6 +452,29 @@ std::string peer_directory(const std::string &config_file) {
     return config_file.substr(0, config_file.find_last_of('/') + 1) + "peers.d";
 }
 
+std::vector<PassedOver> files_beside_peers(const std::string &config_file) {
+    std::vector<PassedOver> found;
+    std::error_code failure;
+    std::error_code unknown;
+    for (std::filesystem::directory_iterator entry(peer_directory(config_file), failure), end;
+         !failure && entry != end; entry.increment(failure)) {
+        const std::string name = entry->path().filename();
+        if (name.ends_with(peer_file_end) || name.starts_with('.') || entry->is_directory(unknown))
+            continue;
+        const std::string_view last = std::string_view(name).substr(
+            name.size() - std::min(name.size(), peer_file_end.size()));
+        const bool is_mistake =
+            ::strncasecmp(last.data(), peer_file_end.data(), peer_file_end.size()) == 0;
+        found.push_back({.path = entry->path(),
+                         .why = is_mistake ? "its name does not end in .toml, in small letters"
+                                           : "its name does not end in .toml",
+                         .is_mistake = is_mistake});
+    }
+    std::sort(found.begin(), found.end(),
+              [](const PassedOver &one, const PassedOver &other) { return one.path < other.path; });
+    return found;
+}
+
 std::vector<PeerFileText> read_peer_files(const std::string &config_file, int &error) {
     std::vector<std::string> paths;
     std::error_code failure;
@@ -453,7 +482,7 @@ std::vector<PeerFileText> read_peer_files(const std::string &config_file, int &e
          !failure && entry != end; entry.increment(failure)) {
         const std::string name = entry->path().filename();
         // A name with a dot at its begin is a file that is still being written.
-        if (name.ends_with(".toml") && !name.starts_with('.'))
+        if (name.ends_with(peer_file_end) && !name.starts_with('.'))
             paths.push_back(entry->path());
     }
     error = failure.value();

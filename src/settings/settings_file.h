@@ -68,4 +68,7 @@ struct PeerFileText {
 /// directory can't be read, as errno says it; ENOENT where there is none.
 std::vector<PeerFileText> read_peer_files(const std::string &config_file, int &error);
 
+/// The other files there, but those whose names begin with a dot, in the order of their names.
+std::vector<PassedOver> files_beside_peers(const std::string &config_file);
+
 } // namespace synergy

@@ -21,6 +21,8 @@ constexpr Expected a_peer =
     "a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or laptop.example.net:5555";
 constexpr Expected a_port = "a port from 1 to 65535, or a range as 5000-5010";
 constexpr Expected some_ports = "at least one port";
+constexpr Expected no_port_of_others =
+    "ports that no earlier [[listen]] section has: of two that fit, the first counts";
 constexpr Expected some_peers = "at least one peer, or nothing";
 constexpr Expected some_hops = "a hop limit from 1 to 254, or auto";
 constexpr Expected a_bound = "a hop limit from 1 to 254";

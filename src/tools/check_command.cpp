@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "handoff/bell_way.h"
 #include "server/reach.h"
+#include "settings/host_names.h"
 #include "settings/load_settings.h"
 #include "settings/settings_file.h"
 #include "tools/check_peers.h"
@@ -51,18 +52,17 @@ void check_file(const Settings &settings, Findings &findings) {
         findings.right("settings: " + settings.file);
 }
 
-/// What is not looked at without a word: a link to nothing is no file, and a file of peers is known
-/// by its name.
+/// What is not looked at without a word, beside a config file that is none: a link to nothing is no
+/// file, and without the file nobody looks into peers.d.
 std::string passed_over(const std::string &file) {
     namespace fs = std::filesystem;
     std::error_code error;
     if (fs::is_symlink(file, error) && !fs::exists(file, error))
         return file + " is a link to what is not there";
-    for (const fs::directory_entry &entry :
-         fs::directory_iterator(fs::path(file).parent_path() / "peers.d", error))
-        if (entry.path().extension() != ".toml" &&
-            !entry.path().filename().string().starts_with('.'))
-            return entry.path().string() + " is passed over: its name does not end in .toml";
+    int no_directory = 0;
+    if (!fs::exists(file, error) &&
+        (!read_peer_files(file, no_directory).empty() || !files_beside_peers(file).empty()))
+        return peer_directory(file) + " counts only beside " + file + ": make that, if only empty";
     return {};
 }
 
@@ -70,6 +70,8 @@ void check_settings(const Settings &settings, Findings &findings) {
     for (const Problem &problem : settings.problems)
         findings.wrong(problem.line());
     check_file(settings, findings);
+    for (const PassedOver &file : settings.passed_over)
+        file.is_mistake ? findings.wrong(file.line()) : findings.right(file.line());
     if (!settings.hidden_file.empty() && !settings.has_peers())
         findings.wrong("whether there is " + settings.hidden_file +
                        " can't be told: this user may not look into that directory");
@@ -157,6 +159,21 @@ Loopback try_loopback(const Endpoint &at) {
     return {.is_through = error == 0, .error = error};
 }
 
+bool has_v6_peer(const Settings &settings) {
+    const auto is_v6 = [](const Endpoint &address) { return address.family() == AF_INET6; };
+    const auto has_v6 = [&](const Peer &peer) {
+        if (peer.host.empty())
+            return is_v6(peer.address);
+        const std::vector<Endpoint> addresses = resolve_host(peer.host).addresses;
+        return std::any_of(addresses.begin(), addresses.end(), is_v6);
+    };
+    const auto has_one = [&](const auto &each) {
+        return std::any_of(each.peers.begin(), each.peers.end(), has_v6);
+    };
+    return std::any_of(settings.rules.begin(), settings.rules.end(), has_one) ||
+           std::any_of(settings.peer_files.begin(), settings.peer_files.end(), has_one);
+}
+
 void check_loopback(int family, const Settings &settings, Findings &findings) {
     if (!is_loopback_up()) {
         findings.wrong("the loopback interface is down, by which connections are handed to the "
@@ -176,13 +193,14 @@ void check_loopback(int family, const Settings &settings, Findings &findings) {
                        "interface can't be tried out");
         return;
     }
-    if (!found.is_there) {
-        // Many a container has no IPv6 on its loopback interface, and then IPv4 serves for both.
-        if (family == AF_INET)
-            findings.wrong("the loopback interface has no " + any.address_text() +
-                           ": connections can't be handed to the server");
+    if (const Obstacle *obstacle = loopback_obstacle(family)) {
+        // Many a container has no IPv6 at all, and then IPv4 serves for both.
+        if (family == AF_INET || has_v6_peer(settings))
+            findings.wrong(obstacle->text);
         return;
     }
+    if (!found.is_there)
+        return;
     if (!found.is_through) {
         wrong(any.address_text(), found);
         return;
@@ -222,6 +240,10 @@ void check_command(const std::vector<std::string> &words, Findings &findings) {
     const std::vector<std::vector<std::string>> commands = commands_in(words);
     if (commands.empty())
         return;
+    if (const std::string setting = setting_by_env(commands); !setting.empty())
+        findings.wrong("env sets " + setting +
+                       " for what it starts, and that is not looked at: set it before `synergy "
+                       "check`");
     const std::string &first = commands.front()[0];
     if (find_command(first).empty())
         findings.wrong(why_no_command(first));
@@ -265,8 +287,11 @@ int run_check(const CheckOptions &options) {
         ::setenv("SYNERGY_PEERS", options.peer.c_str(), 1);
     Settings settings = load_settings(own_variable, environ);
     for (Problem &problem : settings.problems)
-        if (problem.place == "SYNERGY_PEERS" && !options.peer.empty())
+        if (problem.place == "SYNERGY_PEERS" && !options.peer.empty()) {
             problem.place = "PEER";
+            if (problem.text == options.peer && !find_command(options.peer).empty())
+                problem.expected += "; and `--` before a command";
+        }
     Findings findings;
     check_settings(settings, findings);
     check_command(options.command, findings);

@@ -120,14 +120,15 @@ bool check_addresses(Way &way, const Settings &settings, Findings &findings) {
     }
     if (!route)
         return true;
-    if (route->on_link) {
-        findings.right(who + "not punched: the peer is on the same link, with no router between");
+    if (route->on_link)
+        return true; // whether anybody is there
+    way.source = route->source;
+    if (const std::string cause = link_objection(route->source, way.peer); !cause.empty()) {
+        findings.wrong(who + "can't punch: " + cause);
         return false;
     }
-    way.source = route->source;
-    findings.wrong_if(address_objection(route->source, way.peer).empty()
-                          ? ""
-                          : who + address_objection(route->source, way.peer));
+    if (const std::string doubt = private_objection(route->source, way.peer); !doubt.empty())
+        findings.wrong(who + doubt);
     if (!chosen.empty())
         return true;
     std::string others;
@@ -174,6 +175,21 @@ std::string syn_objection(const Way &way, const Settings &settings) {
 void check_hops(const Way &way, const Settings &settings, Findings &findings) {
     const Path &path = *way.path;
     const std::string who = text_of(way) + ": ";
+    if (path.is_mute) {
+        findings.wrong(who +
+                       "the address is one of this host's own link, where nobody answers for it "
+                       "(ip neigh): is that host on, and this host's network as small as it "
+                       "has it (ip address)?");
+        return;
+    }
+    if (path.on_link) {
+        findings.right(who + "not punched: the peer is on the same link, with no router between");
+        return;
+    }
+    if (const std::string circle = circle_cause(path); !circle.empty()) {
+        findings.wrong(who + circle);
+        return;
+    }
     const HopChoice choice = choose_hop_limit(path, settings.hop_bounds);
     const int hops = way.hops.is_automatic() ? choice.hops : way.hops.number();
     if (path.last_answer() == 0)

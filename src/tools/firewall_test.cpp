@@ -1,6 +1,7 @@
 #include "tools/firewall_test.h"
 
 #include "settings/peer_list.h"
+#include "tools/port_in_use.h"
 #include "wire.h"
 
 #include <fmt/format.h>
@@ -105,7 +106,11 @@ void FirewallTest::open_meeting(std::uint16_t port) {
     meeting.socket = Socket::open(options_.peer.family(), SOCK_DGRAM);
     const Endpoint local = options_.source.with_port(port);
     if (!meeting.socket || ::bind(meeting.socket.fd(), local.data(), local.length()) != 0)
-        throw std::system_error(errno, std::generic_category(), "udp " + local.text());
+        throw std::runtime_error(
+            why_not_bound(errno, Transport::udp, local) +
+            (port == meeting_port && port != options_.port
+                 ? ""
+                 : ": give another one at both ends, as " + meeting.peer.with_port(5000).text()));
     scheduler_.watch(meeting.socket.fd(), EPOLLIN,
                      [this, &meeting](std::uint32_t) { hear(meeting); });
 }
@@ -127,6 +132,9 @@ std::string FirewallTest::message() const {
     for (const Trial &trial : trials_)
         if (trial.outcome != Outcome::pending)
             json["calls"][name(trial.kind)] = name(trial.outcome);
+    for (const Trial &trial : trials_)
+        if (trial.is_called && trial.error != 0)
+            json["not called"][name(trial.kind)] = trial.error;
     return json.dump();
 }
 
@@ -208,6 +216,7 @@ void FirewallTest::heard(const std::string &text, const Endpoint &from) {
         for (const auto &[kind, outcome] : calls->items())
             if (outcome.is_string() && peer_calls_.size() < message_most)
                 peer_calls_[kind] = outcome_of(outcome.get<std::string>());
+    hear_what_is_not_called(json);
     const auto is = [&](const char *key) {
         const auto found = json.find(key);
         return found != json.end() && found->is_boolean() && found->get<bool>();
@@ -230,6 +239,21 @@ void FirewallTest::heard(const std::string &text, const Endpoint &from) {
                     idle_.emplace_back(time.get<seconds::rep>());
     }
     begin();
+}
+
+/// What of the peer's has no socket there: whoever answers at that port is another.
+void FirewallTest::hear_what_is_not_called(const Json &json) {
+    for (Trial &trial : trials_) {
+        if (trial.is_called || !json.contains("not called") || !json["not called"].is_object())
+            continue;
+        const std::int64_t error = number_of(json["not called"], name(trial.kind).c_str());
+        if (error <= 0)
+            continue;
+        trial.outcome = Outcome::failed;
+        say_once(fmt::format("{}: the peer can't be called: {} port {} is {} there",
+                             name(trial.kind), name(trial.kind.transport), trial.port,
+                             error == EADDRINUSE ? "in use" : "not to be had"));
+    }
 }
 
 /// What is said to who waits for long: everything that is the same from inside.
@@ -264,6 +288,7 @@ void FirewallTest::begin() {
         Trial &trial = trials_.emplace_back();
         trial.kind = kind;
         trial.is_called = is_called;
+        trial.port = port;
         const TrialWay way{.source = options_.source.with_port(port),
                            .peer = options_.peer.with_port(port),
                            .hop_limit = options_.hop_limit,
@@ -275,16 +300,16 @@ void FirewallTest::begin() {
                 return;
             }
         } catch (const std::system_error &error) {
-            say_once(error.what());
-            trial.outcome = Outcome::failed;
+            has_no_socket(trial, error);
             return;
         }
         calls_.emplace_back(scheduler_).set(begun_ + until_call + kind.idle, [this, &trial, way] {
+            if (trial.outcome == Outcome::failed)
+                return;
             try {
                 trial.caller = make_caller(scheduler_, trial.kind, way);
             } catch (const std::system_error &error) {
-                say_once(error.what());
-                trial.outcome = Outcome::failed;
+                has_no_socket(trial, error);
             }
         });
     };
@@ -308,6 +333,14 @@ void FirewallTest::begin() {
         "both sides hear each other: testing, for {} s",
         std::chrono::duration_cast<seconds>(longest + until_call + call_patience).count()));
     look();
+}
+
+void FirewallTest::has_no_socket(Trial &trial, const std::system_error &error) {
+    trial.outcome = Outcome::failed;
+    trial.error = error.code().value();
+    say_once(fmt::format(
+        "{}: {}", name(trial.kind),
+        why_not_bound(trial.error, trial.kind.transport, options_.source.with_port(trial.port))));
 }
 
 void FirewallTest::look() {
@@ -352,18 +385,17 @@ TestReport FirewallTest::report() const {
     report.kept_out = kept_out_.by_firewall();
     report.is_over = phase_ == Phase::over && peer_is_done_;
     for (const Trial &trial : trials_) {
-        const auto row = std::find_if(report.rows.begin(), report.rows.end(),
-                                      [&](const auto &each) { return each.kind == trial.kind; });
-        if (row != report.rows.end()) {
-            if (!trial.is_called)
-                row->this_side_calls = trial.outcome;
-            continue;
+        auto row = std::find_if(report.rows.begin(), report.rows.end(),
+                                [&](const auto &each) { return each.kind == trial.kind; });
+        if (row == report.rows.end()) {
+            const auto theirs = peer_calls_.find(name(trial.kind));
+            row = report.rows.insert(row, {.kind = trial.kind});
+            row->peer_calls = theirs != peer_calls_.end() ? theirs->second : Outcome::pending;
         }
-        const auto theirs = peer_calls_.find(name(trial.kind));
-        report.rows.push_back(
-            {.kind = trial.kind,
-             .peer_calls = theirs != peer_calls_.end() ? theirs->second : Outcome::pending,
-             .this_side_calls = trial.is_called ? Outcome::pending : trial.outcome});
+        if (!trial.is_called)
+            row->this_side_calls = trial.outcome;
+        else if (trial.error != 0)
+            row->peer_calls = Outcome::failed;
     }
     return report;
 }

@@ -9,9 +9,12 @@
 #include "hops/kept_out.h"
 #include "tools/test_report.h"
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <functional>
 #include <list>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace synergy {
@@ -36,7 +39,8 @@ class FirewallTest {
     /// Whether none of that many, from this one on, is the meeting's or a bell's.
     static bool has_room_at(std::uint16_t port);
 
-    /// `say` is told what there is to know while it runs, a line each. Throws std::system_error.
+    /// `say` is told what there is to know while it runs, a line each. Throws std::runtime_error
+    /// in words.
     FirewallTest(Scheduler &scheduler, Options options,
                  std::function<void(const std::string &)> say);
     ~FirewallTest();
@@ -54,6 +58,8 @@ class FirewallTest {
         std::unique_ptr<Callee> callee;
         std::unique_ptr<Caller> caller;
         Outcome outcome = Outcome::pending; ///< of this side's call
+        std::uint16_t port = 0;
+        int error = 0; ///< why this side has no socket for it
     };
     struct Meeting {
         Socket socket;
@@ -69,6 +75,8 @@ class FirewallTest {
     void say_once(const std::string &line);
     void wait();
     void begin();
+    void hear_what_is_not_called(const nlohmann::json &json);
+    void has_no_socket(Trial &trial, const std::system_error &error);
     void look();
 
     Scheduler &scheduler_;

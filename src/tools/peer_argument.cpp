@@ -18,6 +18,8 @@ namespace synergy {
 
 namespace {
 
+constexpr const char *no_host = "the address of one host, neither wildcard nor multicast";
+
 /// The first address of a host, or with AI_NUMERICHOST of the address that `host` is; port 0.
 /// Empty, and `error` in words, if there is none.
 Endpoint resolve(const std::string &host, int flags, std::string &error, int family = AF_UNSPEC) {
@@ -40,7 +42,7 @@ Endpoint resolve(const std::string &host, int flags, std::string &error, int fam
     freeaddrinfo(list);
     if (!first.is_wildcard() && !first.is_multicast())
         return first;
-    error = "the address of one host";
+    error = no_host;
     return {};
 }
 
@@ -57,6 +59,13 @@ Endpoint parse_peer(const std::string &text, std::string &host, bool &is_range,
     }
     if (const Endpoint bare = resolve(text, AI_NUMERICHOST, error); !bare.empty())
         return bare;
+    if (error == no_host)
+        return {};
+    const bool is_in_brackets = text.starts_with('[') && text.ends_with(']');
+    if (text.find_first_of("[]") != std::string::npos && !is_in_brackets && !problems.empty()) {
+        error = problems[0].expected;
+        return {};
+    }
     // (These have no port, which may be all that is missing; else what is wrong is known.)
     if (text.find_first_of(", ") != std::string::npos || text.find('/') != std::string::npos) {
         error = text.find('/') != std::string::npos && !problems.empty() ? problems[0].expected
@@ -65,7 +74,7 @@ Endpoint parse_peer(const std::string &text, std::string &host, bool &is_range,
     }
     host = text;
     std::uint16_t port = 0;
-    if (text.starts_with('[') && text.ends_with(']')) {
+    if (is_in_brackets) {
         host = text.substr(1, text.size() - 2);
     } else if (const std::size_t colon = text.rfind(':'); colon != std::string::npos) {
         const char *end = text.data() + text.size();
@@ -77,6 +86,23 @@ Endpoint parse_peer(const std::string &text, std::string &host, bool &is_range,
         host = text.substr(0, colon);
     }
     return resolve(host, AI_ADDRCONFIG, error).with_port(port);
+}
+
+/// An IPv6 address whose last group is what a port looks like, as where the brackets are left out:
+/// with them. Empty: it is none.
+std::string with_port_instead(const std::string &text) {
+    constexpr int least = 1024; // of four digits: what has less is a group more often
+    const std::size_t colon = text.rfind(':');
+    in6_addr address{};
+    if (colon == std::string::npos || inet_pton(AF_INET6, text.c_str(), &address) != 1 ||
+        inet_pton(AF_INET6, text.substr(0, colon).c_str(), &address) != 1)
+        return {};
+    const std::string group = text.substr(colon + 1);
+    int port = 0;
+    const auto [stopped, status] = std::from_chars(group.data(), group.data() + group.size(), port);
+    return stopped == group.data() + group.size() && port >= least
+               ? "[" + text.substr(0, colon) + "]:" + group
+               : "";
 }
 
 } // namespace
@@ -93,6 +119,9 @@ std::optional<PathEnds> path_ends(const std::string &peer, const std::string &fr
     ends.peer = parse_peer(peer, host, ends.has_port_range, error);
     if (ends.peer.empty())
         return refused("PEER", peer, "an address or host name, as [2001:db8::5]:5555: " + error);
+    if (const std::string other = with_port_instead(peer); !other.empty())
+        std::cerr << "synergy: " << peer
+                  << " is taken for an address without a port: with one it is " << other << '\n';
     // (Also where this host has none of that family itself, and AI_ADDRCONFIG leaves it out.)
     if (!host.empty())
         ends.other = resolve(host, 0, error, ends.peer.family() == AF_INET ? AF_INET6 : AF_INET);

@@ -159,8 +159,51 @@ std::vector<std::string> started_by(const std::vector<std::string> &command) {
     return {first, command.end()};
 }
 
+/// What env(1) is told of the environment of what it starts.
+struct EnvWords {
+    std::vector<std::string> unset; ///< names
+    std::vector<std::string> set;   ///< NAME=VALUE
+};
+
+EnvWords words_of_env(const std::vector<std::string> &command) {
+    EnvWords words;
+    if (name_of(command) != "env")
+        return words;
+    constexpr std::string_view long_option = "--unset=";
+    for (auto word = command.begin() + 1; word != command.end(); ++word) {
+        const bool is_with_next = *word == "-u" || *word == "--unset";
+        if (is_with_next && word + 1 != command.end())
+            words.unset.push_back(*++word);
+        else if (word->starts_with(long_option))
+            words.unset.push_back(word->substr(long_option.size()));
+        else if (word->starts_with("-u"))
+            words.unset.push_back(word->substr(2));
+        else if (word->find('=') != std::string::npos)
+            words.set.push_back(*word);
+        else if (!word->starts_with('-'))
+            break; // what it starts
+    }
+    return words;
+}
+
+/// The variable that env(1) takes from what it starts, or replaces, of those without which nothing
+/// is punched there. Empty: none.
+std::string taken_by_env(const std::vector<std::string> &command) {
+    const EnvWords words = words_of_env(command);
+    for (const std::string &name : words.unset)
+        if (name == "LD_PRELOAD" || ((name == "SYNERGY_PEERS" || name == "SYNERGY_CONFIG") &&
+                                     std::getenv(name.c_str()) != nullptr))
+            return name;
+    for (const std::string &word : words.set)
+        if (word.starts_with("LD_PRELOAD=") && word.find("libsynergy.so") == std::string::npos)
+            return "LD_PRELOAD";
+    return {};
+}
+
 std::optional<std::string> why_not_passed_on(const std::vector<std::string> &command) {
     const std::string name = name_of(command);
+    if (const std::string variable = taken_by_env(command); !variable.empty())
+        return "env takes " + variable + " from what it starts";
     const auto starter = std::find_if(starters.begin(), starters.end(),
                                       [&](const Starter &each) { return name == each.name; });
     if (starter == starters.end())
@@ -241,6 +284,14 @@ std::vector<std::vector<std::string>> commands_in(const std::vector<std::string>
     for (; !command.empty(); command = started_by(command))
         commands.push_back(command);
     return commands;
+}
+
+std::string setting_by_env(const std::vector<std::vector<std::string>> &commands) {
+    for (const std::vector<std::string> &command : commands)
+        for (const std::string &word : words_of_env(command).set)
+            if (word.starts_with("SYNERGY_"))
+                return word.substr(0, word.find('='));
+    return {};
 }
 
 std::optional<std::string> why_left_out(const std::vector<std::vector<std::string>> &commands,

@@ -21,6 +21,9 @@ std::string library_objection(const std::string &library);
 /// behind that. None: it can't be told.
 std::vector<std::vector<std::string>> commands_in(const std::vector<std::string> &words);
 
+/// The first setting that env(1) makes among these commands; empty: none.
+std::string setting_by_env(const std::vector<std::vector<std::string>> &commands);
+
 /// Why the library does not get into the last of these commands: one of them leaves LD_PRELOAD out
 /// (sudo), or its file is none that anything can be preloaded into. Nothing: no reason is known.
 std::optional<std::string> why_left_out(const std::vector<std::vector<std::string>> &commands,

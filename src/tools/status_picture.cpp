@@ -109,7 +109,12 @@ class Picture {
                 title += ", " + number_of(process, "pid");
             last = program;
         }
-        title += title.empty() ? "no process" : ")";
+        // It ends in seconds, unless a server comes that has the same port.
+        const bool is_waiting =
+            title.empty() && keeper.contains("sockets") && keeper["sockets"].empty();
+        title += !title.empty() ? ")"
+                 : is_waiting   ? "no process any more: waits for one that follows"
+                                : "no process";
         title += fmt::format(", user {}, kept by pid {}", number_of(keeper, "user"),
                              number_of(keeper, "pid"));
         add(title, bold);

@@ -5,6 +5,7 @@
 #include "tools/check_command.h"
 #include "tools/firewall_test.h"
 #include "tools/peer_argument.h"
+#include "tools/preloadable.h"
 #include "tools/probe_command.h"
 #include "tools/run_command.h"
 #include "tools/status_command.h"
@@ -230,13 +231,24 @@ std::vector<std::string>::const_iterator first_unexpected(const std::vector<std:
     });
 }
 
+/// The first word that is a program, up to this one; `check` would take it for PEER. Or this one.
+std::vector<std::string>::const_iterator
+first_program(std::vector<std::string>::const_iterator unexpected,
+              const std::vector<std::string> &arguments) {
+    return std::find_if(arguments.begin() + 1, unexpected, [](const std::string &word) {
+        return !word.starts_with('-') && !find_command(word).empty();
+    });
+}
+
 /// In the words of everything else that is refused.
 int refuse_unexpected(const std::vector<std::string> &arguments, const CLI::App &app) {
-    const auto word = first_unexpected(arguments, app);
+    auto word = first_unexpected(arguments, app);
     if (word == arguments.end())
         return refuse("too many words: see synergy --help");
     const auto given = app.get_subcommands();
     const std::string command = given.empty() ? "" : given[0]->get_name();
+    if (command == "check")
+        word = first_program(word, arguments);
     std::string expected;
     if (command.empty())
         for (const CLI::App *each : app.get_subcommands([](const CLI::App *) { return true; }))

@@ -35,6 +35,8 @@ Path measure(Scheduler &scheduler, const Endpoint &peer, const Endpoint &source)
 }
 
 std::string describe(const Path &path, int hops, const Endpoint &router) {
+    if (path.is_mute)
+        return "the address is one of this host's own link, where nobody answers for it (ip neigh)";
     if (path.on_link)
         return "the peer is on the same link: there is no firewall to pass but the two hosts' own";
     if (const std::string unheard = unheard_cause(path); !unheard.empty())
@@ -120,7 +122,7 @@ int run_test(const TestOptions &options) {
             for (const std::string &line : report_picture(report))
                 std::cout << line << '\n';
         return report.works() ? 0 : exit_nothing_passes;
-    } catch (const std::system_error &failure) {
+    } catch (const std::runtime_error &failure) {
         std::cerr << "synergy: " << failure.what() << '\n';
         return exit_refused;
     }

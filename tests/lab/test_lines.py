@@ -26,6 +26,7 @@ import firewall
 import namespace
 import sctp
 import servers
+from capture import Capture
 from conftest import stand_on
 from names import Names
 from programs import (ENVIRONMENT, SCRATCH, STAGE, Preload, fresh_peer_ports, fresh_port,
@@ -320,18 +321,81 @@ def link_local_alone(stand, family):
 
 
 @FAMILIES
-def test_no_address_but_the_links_own(stand, check, family):
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_no_address_but_the_links_own(stand, check, family, transport):
     """And as soon as there is another one, a peer gets in."""
     with link_local_alone(stand, family):
-        run = Run(stand, ANY[family], family, refresh=1)
+        run = Run(stand, ANY[family], family, transport, refresh=1)
         source = run.program.wait_for(r"for it but (\S+), which").group(1)
         assert source == "169.254.3.4" or source.startswith("fe80::")
-        end = (f"this host has no address for it but {source}, which counts on its own link alone: "
-               "nobody there can answer (ip address)")
+        end = (f"can't punch: this host has no address for it but {source}, which counts on its own "
+               "link alone: nobody there can answer (ip address)")
         run.says(f"warning: {run.way}: {end}")
+        assert hole_of(stand, run.program)["state"] == "failing"
         assert check(stand, peer_text(family), hops=2)[0] == [f"{peer_text(family)}: {end}"]
     run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
     run.says(f"warning: {run.way}: {end}", f"info: that is over: {run.way}: {end}")
+
+
+@contextlib.contextmanager
+def without_address(stand, family, is_last):
+    """It is taken away from A, with another one of its network left or none; and A gets it back."""
+    length, other = {6: (64, "2001:db8:a::12"), 4: (24, "198.51.100.12")}[family]
+    nodad = ["nodad"] if family == 6 else []
+    address = ["ip", "address", "%s", f"{SERVER[family]}/{length}", "dev", "to-fwa"]
+    way = ["ip", f"-{family}", "route", "replace", FAR[family], "via", FIRST_ROUTER[family]]
+
+    def promote(how):
+        namespace.sysctl(stand.path.namespace("A"), {"net/ipv4/conf/to-fwa/promote_secondaries": how})
+    try:
+        if not is_last:
+            promote(1)
+            run_in(stand, "A", "ip", "address", "add", f"{other}/{length}", "dev", "to-fwa", *nodad)
+        run_in(stand, "A", *[word.replace("%s", "del") for word in address])
+        if not is_last:  # with the last one of IPv4 the route has gone, too
+            run_in(stand, "A", *way)
+        yield
+    finally:
+        if not is_last:
+            run_in(stand, "A", "ip", "address", "del", f"{other}/{length}", "dev", "to-fwa")
+            promote(0)
+        stand.path.configure("A")
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+@pytest.mark.parametrize("is_last", (True, False))
+def test_address_that_goes(stand, family, transport, is_last):
+    """While the server, which is bound to it, has its holes: to the kernel what leaves from there may
+    have left (IPv6). When it is back, so are they."""
+    run = Run(stand, SERVER[family], family, transport, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    cause = f"{SERVER[family]} is no address of this host"
+    with without_address(stand, family, is_last):
+        run.program.wait_for(f"(?m)^synergy: warning: {re.escape(run.way)}: can't punch: {re.escape(cause)}$")
+        wait_until(lambda: hole_of(stand, run.program).get("error") == cause, 5, "the state")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 5, "the hole")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    assert [said for said in run.lines() if "warning" in said] == [
+        f"synergy: warning: {run.way}: can't punch: {cause}"]
+    run.program.wait_for(f"(?m)^synergy: info: that is over: {re.escape(run.way)}: can't punch: {re.escape(cause)}$")
+
+
+@FAMILIES
+@pytest.mark.parametrize("transport", ("tcp", "udp"))
+def test_address_that_goes_and_leaves_the_links_own(stand, family, transport):
+    """Where the server is bound to none."""
+    run = Run(stand, ANY[family], family, transport, log="info", refresh=1)
+    run.program.wait_for("opens, hop limit 2")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+    with link_local_alone(stand, family):
+        run.program.wait_for(r"can't punch: this host has no address for it but \S+, which counts on")
+        wait_until(lambda: hole_of(stand, run.program)["state"] == "failing", 5, "the state")
+    wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 5, "the hole")
+    run.server.talk(stand, run.server, run.program, run.source_port, run.port, 15)
+    (line,) = [said for said in run.lines() if "warning" in said]
+    run.program.wait_for(re.escape(line.replace("warning: ", "info: that is over: ")))
 
 
 SECOND = {6: ("2001:db8:c::11", 64, "2001:db8:c::1"), 4: ("198.18.0.11", 28, "198.18.0.1")}
@@ -927,6 +991,44 @@ def test_file_with_an_unknown_key(stand):
         "local, refresh, log, log_file, listen")
 
 
+@pytest.mark.parametrize("key", ("hop", "hops"))
+def test_section_with_an_unknown_key(stand, key):
+    """It may stand for how far: nothing leaves. With the right one, a punch does."""
+    file = written("section.toml", f'[[listen]]\nport = "1-65535"\n{key} = 2\n'
+                   f'peers = ["{shown(PEER[6], 5555)}"]\n')
+    with Capture(stand.path, "A", "fwa") as capture:
+        run = Run(stand, peers=None, hops=None, config=file)
+        run.listens()
+        if key == "hops":
+            wait_until(lambda: hole_of(stand, run.program)["state"] == "open", 10, "the hole")
+            run.says()
+        else:
+            run.says(f"error: {file}:3:1: 'hop': expected one of the keys port, protocol, peers, hops")
+            time.sleep(1)
+    assert any(packet.source_port == run.port for packet in capture.packets) == (key == "hops")
+
+
+def test_files_of_peers_that_are_passed_over(stand, check):
+    """Said once, and what is mended is over."""
+    place = SCRATCH / "place-of-peers"
+    (place / "peers.d").mkdir(parents=True)
+    (place / "synergy.toml").write_text(f"hops = {stand.path.hops}\n", encoding="ascii")
+    upper = place / "peers.d/UPPER.TOML"
+    upper.write_text(f'peers = ["{shown(PEER[6], 5555)}"]\n', encoding="ascii")
+    (place / "peers.d/note").write_text("", encoding="ascii")
+    (place / "peers.d/none.toml").write_text("port = 4444\n", encoding="ascii")
+    lines = [f"{place}/peers.d/none.toml is passed over: it has no `peers`",
+             f"{upper} is passed over: its name does not end in .toml, in small letters"]
+    wrong, right = check(stand, config=place / "synergy.toml")
+    assert wrong[:2] == lines and wrong[2].startswith("no peers are set")
+    assert f"{place}/peers.d/note is passed over: its name does not end in .toml" in right
+    run = Run(stand, peers=None, hops=None, config=place / "synergy.toml", refresh=1)
+    run.says(*[f"warning: {line}" for line in lines])
+    upper.rename(place / "peers.d/upper.toml")
+    wait_until(lambda: states_of(stand, run.program) == ["open"], 10, "the hole")
+    run.says(*[f"warning: {line}" for line in lines], f"info: that is over: {lines[1]}")
+
+
 @pytest.mark.parametrize("encoding", ("utf-16", "utf-16-le", "utf-16-be"))
 def test_file_of_another_encoding(stand, encoding):
     """As editors of another system save it."""
@@ -1319,6 +1421,34 @@ def test_check_loopback(stand, check, family, target, reason):
             "(lo) brings"]
 
 
+@pytest.mark.parametrize("how, mend", (
+    ("deleted", "ip address add ::1/128 dev lo"), ("disabled", "sysctl net.ipv6.conf.lo.disable_ipv6=0")))
+def test_loopback_without_its_address(stand, check, how, mend):
+    """A server that speaks IPv6 alone; and the command that the line names mends it."""
+    line = ("the loopback interface has no ::1, by which connections are handed to a server that speaks "
+            f"IPv6 alone: {mend}")
+    if how == "deleted":
+        run_in(stand, "A", "ip", "address", "del", "::1/128", "dev", "lo")
+    else:
+        namespace.sysctl(stand.path.namespace("A"), {"net/ipv6/conf/lo/disable_ipv6": 1})
+    try:
+        assert check(stand, peer_text(6), hops=2)[0] == [line]
+        assert check(stand, peer_text(4), hops=2)[0] == []
+        run = Run(stand, command=("ncat", "-6", "-k", "-e", "/bin/cat", "-l"))
+        line = f"{run.listener}: nothing is punched: {line}"
+        run.says(f"error: {line}")
+    finally:
+        run_in(stand, "A", *mend.split())
+    wait_until(lambda: states_of(stand, run.program) == ["open"], 10, "the hole")
+    run.says(f"error: {line}", f"info: that is over: {line}")
+    with clients.prepared_client(stand, 6, run.source_port) as caller:
+        caller.settimeout(10)
+        caller.connect((SERVER[6], run.port))
+        caller.sendall(b"hello\n")
+        assert caller.recv(100) == b"hello\n"
+    assert check(stand, peer_text(6), hops=2)[0] == []
+
+
 def test_check_loopback_that_is_down(stand, check):
     run_in(stand, "A", "ip", "link", "set", "lo", "down")
     try:
@@ -1363,7 +1493,8 @@ def test_check_files_that_are_passed_over(stand, check):
         (line,) = check(stand, environment={"HOME": home})[0]
         return line
     none_set = f"no peers are set, in SYNERGY_PEERS or in {place}/synergy.toml, "
-    passed_over = f". {place}/peers.d/laptop is passed over: its name does not end in .toml"
+    passed_over = (f". {place}/peers.d counts only beside {place}/synergy.toml: make that, if only "
+                   "empty")
     assert said().startswith(none_set) and said().endswith(passed_over)
     (place / "synergy.toml").symlink_to("/nowhere")
     assert said().endswith(f". {place}/synergy.toml is a link to what is not there")
@@ -1410,6 +1541,16 @@ def test_check_more_peers_than_there_can_be(stand, check):
     assert check(stand, config=file)[0] == [
         f"{file}:4099:1: '[{PEER[6]}]:4097': expected 4096 addresses and ports at most in all; what "
         "has no room is left out"]
+
+
+def test_check_ports_of_another_section(stand, check):
+    """Of two that have a port, the first counts: what the other has for it is not punched for."""
+    file = written("sections.toml", f'hops = 2\n[[listen]]\nport = 4444\npeers = ["{peer_text(6)}"]\n'
+                   f'[[listen]]\nport = "4444"\npeers = ["{peer_text(4)}"]\n')
+    wrong, right = check(stand, config=file)
+    assert wrong == [f"{file}:6:8: '4444': expected ports that no earlier [[listen]] section has: of two "
+                     "that fit, the first counts"]
+    assert [line.partition(": ")[0] for line in right if ": punched" in line] == [peer_text(6)]
 
 
 def test_check_sandbox(stand, check):
@@ -1781,6 +1922,36 @@ def test_guess(paths, family):
                  "Where nobody gets in, set one that crosses the last firewall of this side")
 
 
+@FAMILIES
+def test_way_in_a_circle(stand, check, family):
+    """The router behind this side's firewall sends the packets back, say, and that one on."""
+    back = stand.path.addresses("r1")[1][1][family]
+    table = ["ip", f"-{family}", "route", "replace", FAR[family], "via"]
+    run_in(stand, "r2", *table, back)
+    try:
+        r1, r2 = (stand.path.addresses(node)[0][1][family] for node in ("r1", "r2"))
+        line = ("the way there goes round in a circle, and no packet arrives (traceroute shows it): by "
+                f"{r1}, {r2}")
+        Run(stand, ANY[family], family, hops="auto").says(f"warning: {PEER[family]}: {line}")
+        for hops in (2, "auto"):
+            assert check(stand, peer_text(family), hops=hops)[0] == [f"{peer_text(family)}: {line}"]
+    finally:
+        run_in(stand, "r2", *table, stand.path.addresses("fwb")[0][1][family])
+
+
+@FAMILIES
+def test_check_neighbours(stand, check, family):
+    """One that is there is not punched for; one that is not may be a mistake about the network."""
+    there, nowhere = (shown(address, 5555) for address in {
+        6: ("2001:db8:a::1", "2001:db8:a::77"), 4: ("198.51.100.1", "198.51.100.77")}[family])
+    wrong, right = check(stand, there)
+    assert wrong == [] and right[-1] == (
+        f"{there}: not punched: the peer is on the same link, with no router between")
+    assert check(stand, nowhere)[0] == [
+        f"{nowhere}: the address is one of this host's own link, where nobody answers for it (ip neigh): "
+        "is that host on, and this host's network as small as it has it (ip address)?"]
+
+
 @pytest.mark.parametrize("limit", (8, 12, 16, 23))
 def test_keeper_without_enough_descriptors_for_one(stand, limit):
     """Said once, though each call of the server's could start another keeper; and nobody is let in whose
@@ -1901,6 +2072,11 @@ def keeper_of(stand, program):
 def hole_of(stand, program):
     ((hole,),) = [listener["holes"] for listener in keeper_of(stand, program)["sockets"]]
     return hole
+
+
+def states_of(stand, program):
+    return [hole["state"] for listener in keeper_of(stand, program)["sockets"]
+            for hole in listener["holes"]]
 
 
 def sleep_and_wake(stand):

@@ -225,6 +225,22 @@ def test_a_neighbour(paths, family):
     assert "neighbour" in document["reason"]
 
 
+@pytest.mark.parametrize("family", (6, 4))
+def test_no_neighbour(paths, family):
+    """This host itself; and an address of its link that nobody has, or a host that is off."""
+    path = Shape(2).build(paths)
+    for address, reason in (
+            (SERVER[family], "that address is this host's own, and no peer's"),
+            ({6: "2001:db8:a::77", 4: "198.51.100.77"}[family],
+             "the address is one of this host's own link, where nobody answers for it (ip neigh)")):
+        with namespace.inside(path.namespace("A")):
+            result = subprocess.run([STAGE / "src/synergy", "probe", address, "--json"], text=True,
+                                    capture_output=True, timeout=20, check=False, env=ENVIRONMENT)
+        document = json.loads(result.stdout)
+        assert (result.returncode, document["on_link"], document["found"]) == (1, True, False)
+        assert document["reason"] == reason
+
+
 def test_no_router_answers(paths):
     path = Shape(3, 1, ("fwa", "r1", "fwb")).build(paths)
     firewall.set_profile(path, "strict")

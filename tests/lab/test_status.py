@@ -292,6 +292,18 @@ def test_process_without_a_keeper(stand, status):
     assert program.pid not in [p["pid"] for p in status()["without_keeper"]]
 
 
+def test_keeper_that_waits_for_the_next_server(stand):
+    """For some seconds after a server has left, and says so."""
+    port, (peer_port,) = fresh_port(), fresh_peer_ports(1)
+    program = stand.serve(["ncat", "-6", "-l", str(port)], "tcp", port, preload=Preload(
+        peers=text(PEER[6], peer_port), hops=stand.path.hops))
+    with clients.tcp_client(stand, 6, peer_port, port, 5) as client:
+        client.send("hello\n")
+    line = wait_until(lambda: re.search(r"(?m)^no process any more.*$", synergy(stand, "status").stdout),
+                      5, "the keeper alone", program)
+    assert re.fullmatch(r"no process any more: waits for one that follows, user \d+, kept by pid \d+", line[0])
+
+
 def test_nothing_there(stand):
     result = synergy(stand, "status", user="nobody")
     assert result.stdout == "no process of this user's has the library (root sees those of all users): " \

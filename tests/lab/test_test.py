@@ -7,6 +7,7 @@ import pathlib
 import pty
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -273,6 +274,42 @@ def test_too_low(stand, ends):
     assert trial(a, "tcp") == ("timed out", "passes")
     assert "nothing passes this side's firewall: punches die before it (SYNERGY_HOPS=1 higher), " \
            "or it keeps no state of what goes out" in a["findings"]
+
+
+def holds(stand, node, kind, port):
+    """Another program's socket there."""
+    holder = namespace.open_socket(stand.path.namespace(node), socket.AF_INET6, kind)
+    holder.bind(("::", port))
+    if kind == socket.SOCK_STREAM:
+        holder.listen()
+    return holder
+
+
+def test_ports_that_are_in_use(stand, ends):
+    """At one end: that says so itself, and the other does not take it for a firewall's doing."""
+    with holds(stand, "B", socket.SOCK_STREAM, 61681), holds(stand, "B", socket.SOCK_STREAM, 61682):
+        a, b = ends("A", PEER[6]), ends("B", SERVER[6])
+        results = a.result(), b.result()
+    for result in results:
+        assert trial(result, "tcp") == ("can't be tried", "can't be tried")
+        assert trial(result, "udp") == trial(result, "tcp", 2) == ("passes", "passes")
+        assert not any("TCP" in line and "keeps a hole" not in line for line in result["findings"])
+    for port in 61681, 61682:
+        b.says(f"tcp: tcp port {port} is in use on this host, by a listener of user 0 (ss -tuap)")
+    (line,) = [line for line in a.progress if "in use" in line]
+    assert re.fullmatch(r"tcp: the peer can't be called: tcp port 6168[12] is in use there", line)
+
+
+def test_first_port_is_in_use(stand, ends):
+    with holds(stand, "A", socket.SOCK_DGRAM, 61680):
+        side = ends("A", PEER[6])
+        side.says("synergy: udp port 61680 is in use on this host, by a socket of user 0 (ss -tuap): give "
+                  "another one at both ends, as [2001:db8:b::5]:5000")
+        assert side.process.wait(10) == 2
+    with holds(stand, "A", socket.SOCK_DGRAM, 61699):
+        side = ends("A", f"[{PEER[6]}]:5000")
+        side.says("synergy: udp port 61699 is in use on this host, by a socket of user 0 (ss -tuap)")
+        assert side.process.wait(10) == 2
 
 
 def test_peer_that_goes_away(ends):

@@ -42,15 +42,17 @@ TEST_CASE("addresses: one site") {
 }
 
 TEST_CASE("addresses: what speaks against a hole") {
-    CHECK(address_objection(address("2001:db8::11"), address("2001:db8:b::5")) == "");
-    CHECK(address_objection(address("192.168.1.2"), address("192.168.7.5")) == "");
-    CHECK(address_objection(address("192.168.1.2"), address("203.0.113.5")) != "");
-    CHECK(address_objection(address("198.51.100.11"), address("10.0.0.5")) != "");
-    CHECK(address_objection(address("169.254.1.2"), address("203.0.113.5")) != "");
-    CHECK(address_objection(address("fe80::1"), address("2001:db8:b::5")) != "");
-    CHECK(address_objection(address("fe80::1"), address("fe80::5")) == "");
-    CHECK(address_objection({}, address("10.0.0.5")) == "");
-    CHECK(address_objection(address("10.0.0.5"), address("127.0.0.1")) == "");
+    CHECK(private_objection(address("2001:db8::11"), address("2001:db8:b::5")) == "");
+    CHECK(private_objection(address("192.168.1.2"), address("192.168.7.5")) == "");
+    CHECK(private_objection(address("192.168.1.2"), address("203.0.113.5")) != "");
+    CHECK(private_objection(address("198.51.100.11"), address("10.0.0.5")) != "");
+    CHECK(link_objection(address("169.254.1.2"), address("203.0.113.5")) != "");
+    CHECK(link_objection(address("fe80::1"), address("2001:db8:b::5")) != "");
+    CHECK(link_objection(address("fe80::1"), address("fe80::5")) == "");
+    CHECK(link_objection(address("2001:db8::11"), address("2001:db8:b::5")) == "");
+    CHECK(private_objection(address("fe80::1"), address("2001:db8:b::5")) == "");
+    CHECK(private_objection({}, address("10.0.0.5")) == "");
+    CHECK(private_objection(address("10.0.0.5"), address("127.0.0.1")) == "");
 }
 
 TEST_CASE("addresses: this host's own") {

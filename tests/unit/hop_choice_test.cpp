@@ -52,6 +52,20 @@ constexpr int peer = 99;
 
 } // namespace
 
+TEST_CASE("a way that goes round in a circle has no middle") {
+    Path path = path_of(30);
+    CHECK(circle_cause(path).empty());
+    for (Hop &hop : path.hops)
+        hop.from = node(hop.limit <= 2 ? hop.limit : 2 + hop.limit % 2);
+    CHECK(circle_cause(path).ends_with(": by 2001:db8::2, 2001:db8::3"));
+    CHECK_FALSE(choose(path).is_found);
+    says(choose(path), "in a circle");
+    // A firewall that prohibits is seen twice, and so is who is on a way of two links.
+    Path twice = path_of(6);
+    twice.hops[5].from = twice.hops[4].from = node(4);
+    CHECK(circle_cause(twice).empty());
+}
+
 TEST_CASE("the middle of a path that is known to its end") {
     for (int length = 2; length <= 30; length++) {
         CAPTURE(length);

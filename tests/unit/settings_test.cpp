@@ -717,14 +717,14 @@ TEST_CASE("mistakes in the file are named by line and column") {
          "FILE:2:1: 'hop': expected one of the keys peers, hops, hops_min, hops_max, local, "
          "refresh, log, log_file, "
          "listen",
-         true},
+         false},
         {"peers = ['192.0.2.1:1']\n[other]\nhops = 300",
          "FILE:2:2: 'other': expected one of the keys peers, hops, hops_min, hops_max, local, "
          "refresh, log, log_file, "
          "listen",
-         true},
+         false},
         {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 1\nprot = 'tcp'",
-         "FILE:4:1: 'prot': expected one of the keys port, protocol, peers, hops", true},
+         "FILE:4:1: 'prot': expected one of the keys port, protocol, peers, hops", false},
         {"peers = ['192.0.2.1:1']\n[[listen]]\nport = 70000",
          "FILE:3:8: '70000': expected a port from 1 to 65535, or a range as 5000-5010", false},
         {"peers = ['192.0.2.1:1']\n[[listen]]\nport = [1, true]",
@@ -755,6 +755,34 @@ TEST_CASE("mistakes in the file are named by line and column") {
         CHECK(lines(settings.problems) == std::string(each.line) + "\n");
         CHECK(settings.rules.empty() == !each.punches);
     }
+}
+
+TEST_CASE("a [[listen]] section whose ports an earlier one has is named, and punches for nobody") {
+    const auto said = [](const std::string &second) {
+        const Settings settings =
+            load_file("[[listen]]\nport = [4444, '5000-5010']\nprotocol = 'tcp'\npeers = "
+                      "'192.0.2.1:1'\n[[listen]]\npeers = '192.0.2.2:2'\n" +
+                      second);
+        return targets(settings, Transport::tcp, 4444) + " " +
+               targets(settings, Transport::tcp, 80) + " " +
+               targets(settings, Transport::udp, 4444) + " " +
+               (settings.hosts().empty() && settings.rules.size() == 1 ? "alone" : "both") + "\n" +
+               lines(settings.problems);
+    };
+    const std::string expected = "': expected ports that no earlier [[listen]] section has: of two "
+                                 "that fit, the first counts\n";
+    CHECK(said("port = 4444\nprotocol = 'tcp'") ==
+          "192.0.2.1:1/auto   alone\nFILE:7:8: '4444" + expected);
+    CHECK(said("port = '5001-5002'\nprotocol = 'tcp'") ==
+          "192.0.2.1:1/auto   alone\nFILE:7:8: '5001-5002" + expected);
+    // The rest of it counts.
+    CHECK(said("port = [80, 4444]\nprotocol = 'tcp'") ==
+          "192.0.2.1:1/auto 192.0.2.2:2/auto  both\nFILE:7:13: '4444" + expected);
+    // It is for another transport as well, or for more ports.
+    CHECK(said("port = 4444") == "192.0.2.1:1/auto  192.0.2.2:2/auto both\n");
+    CHECK(said("port = 4444\nprotocol = 'udp'") == "192.0.2.1:1/auto  192.0.2.2:2/auto both\n");
+    CHECK(said("port = '80-4444'\nprotocol = 'tcp'") ==
+          "192.0.2.1:1/auto 192.0.2.2:2/auto  both\n");
 }
 
 TEST_CASE("a file that is no TOML stops all punching") {
@@ -1088,6 +1116,34 @@ TEST_CASE("peers.d: ports and protocols") {
     // Whatever the ports are, a later edit may name them.
     CHECK(edited.settings.may_gain(Transport::sctp, 9));
     CHECK(concerned(edited.settings, Transport::sctp) == "1-65535");
+}
+
+TEST_CASE("peers.d: files of which nothing counts are known") {
+    Edited edited("");
+    const auto passed_over = [&] {
+        edited.reload();
+        std::string all;
+        for (const PassedOver &file : edited.settings.passed_over)
+            all += file.path.substr(file.path.find_last_of('/') + 1) +
+                   (file.is_mistake ? "! " : " ") + file.why + "\n";
+        return all;
+    };
+    edited.write("peers.d/a.toml", "peers = ['192.0.2.2:1']");
+    edited.write("peers.d/.b", "");
+    edited.write("peers.d/old/c.toml", "");
+    CHECK(passed_over().empty());
+    edited.write("peers.d/UPPER.TOML", "peers = ['192.0.2.3:1']");
+    edited.write("peers.d/d.toml~", "peers = ['192.0.2.3:1']");
+    edited.write("peers.d/e.toml", "peers = []");
+    edited.write("peers.d/f.toml", "port = 4444");
+    edited.write("peers.d/g", "");
+    CHECK(passed_over() == "e.toml its `peers` are none\nf.toml! it has no `peers`\n"
+                           "UPPER.TOML! its name does not end in .toml, in small letters\n"
+                           "d.toml~ its name does not end in .toml\n"
+                           "g its name does not end in .toml\n");
+    CHECK(edited.settings.problems.empty());
+    edited.remove("peers.d");
+    CHECK(passed_over().empty());
 }
 
 TEST_CASE("peers.d: a file with a mistake is none, and doesn't keep the others out") {

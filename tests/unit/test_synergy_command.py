@@ -126,6 +126,8 @@ def test_usage_errors(synergy):
      "'--peer': expected the command first: synergy run"),
     (("help",), "'help': expected a command first: run, probe, check, status, test"),
     (("check", PEER, "ncat", "-l", "4444"), "'ncat': expected `--` before COMMAND"),
+    (("check", "true", "-l", "4444"), "'true': expected `--` before COMMAND"),
+    (("check", PEER, "--json", "true", "-x"), "'true': expected `--` before COMMAND"),
     (("check", "--peer", PEER), "'--peer': expected another option: see synergy check --help"),
     (("probe", "2001:db8::5", "5555"), "'5555': expected nothing more: see synergy probe --help"),
     (("status", "now"), "'now': expected nothing more: see synergy status --help"),
@@ -139,6 +141,7 @@ def test_words_in_another_order(synergy, words, line):
 
 
 A_HOST = "an address or host name, as [2001:db8::5]:5555"
+ONE_HOST = "the address of one host, neither wildcard nor multicast"
 
 
 @pytest.mark.parametrize("words, line", (
@@ -155,6 +158,12 @@ A_HOST = "an address or host name, as [2001:db8::5]:5555"
     (("probe", "10.1"), f"PEER: '10.1': expected {A_HOST}: four decimal numbers, as 198.51.100.5"),
     (("probe", "2001:db8::5/64"), f"PEER: '2001:db8::5/64': expected {A_HOST}: the address of one "
      "host: a hole is for one address, not a network"),
+    (("probe", "ff02::1"), f"PEER: 'ff02::1': expected {A_HOST}: {ONE_HOST}"),
+    (("probe", "::"), f"PEER: '::': expected {A_HOST}: {ONE_HOST}"),
+    (("probe", "[2001:db8::5:5555"), f"PEER: '[2001:db8::5:5555': expected {A_HOST}: ']' after the "
+     "IPv6 address"),
+    (("test", "2001:db8::5]:5555"), f"PEER: '2001:db8::5]:5555': expected {A_HOST}: an IPv6 address in "
+     "brackets, as [2001:db8::5]:5555"),
     (("test", "192.0.2.1,192.0.2.2"), f"PEER: '192.0.2.1,192.0.2.2': expected {A_HOST}: one alone"),
     (("test", f"{PEER} 192.0.2.2:5"), f"PEER: '{PEER} 192.0.2.2:5': expected {A_HOST}: one alone"),
     (("test", "192.0.2.1", "--idle", "0"),
@@ -483,6 +492,49 @@ def test_check_of_a_command(synergy, static_program):
         result = synergy("check", "127.0.0.1:5555", "--", *str(command).split())
         assert line in result.stdout.splitlines(), result.stdout
         assert result.returncode == 1, "127.0.0.1 is nobody's peer"
+
+
+def test_check_of_a_command_without_dashes(synergy):
+    result = synergy("check", "true")
+    assert "wrong: PEER: 'true': expected a host and a port, as [2001:db8::5]:5555, 198.51.100.5:5555 or " \
+           "laptop.example.net:5555; and `--` before a command" in result.stdout.splitlines()
+    assert "`--`" not in synergy("check", "no-such-command").stdout
+
+
+@pytest.mark.parametrize("words, line", (
+    ("env -u SYNERGY_PEERS true", "env takes SYNERGY_PEERS from what it starts"),
+    ("nice env --unset=LD_PRELOAD true", "env takes LD_PRELOAD from what it starts"),
+    ("env LD_PRELOAD=/x.so true", "env takes LD_PRELOAD from what it starts"),
+    ("env -uSYNERGY_CONFIG true", None), ("env -u SYNERGY_LOG true", None), ("env A=1 true -u LD_PRELOAD", None)))
+def test_what_env_takes_away(synergy, words, line):
+    """Said by `check`, and `run` starts nothing that would not be punched for."""
+    said = synergy("check", "--", *words.split(), SYNERGY_PEERS="127.0.0.1:5555").stdout.splitlines()
+    ran = synergy("run", "--peer", PEER, "--", *words.split())
+    if line is None:
+        assert f"ok: {shutil.which('true')} can be preloaded" in said
+        assert (ran.returncode, ran.stderr) == (0, "")
+    else:
+        assert f"wrong: {line}" in said
+        assert refused(ran, f"synergy: {line}\n")
+
+
+def test_settings_that_env_makes(synergy):
+    """Behind `check` they are not looked at; behind `run` they are as good as any."""
+    words = ["env", "SYNERGY_LOG=debug", "printenv", "SYNERGY_LOG"]
+    said = synergy("check", "--", *words, SYNERGY_PEERS="127.0.0.1:5555").stdout
+    assert "wrong: env sets SYNERGY_LOG for what it starts, and that is not looked at: set it before " \
+           "`synergy check`\n" in said
+    assert synergy("run", "--peer", PEER, "--", *words).stdout == "debug\n"
+
+
+def test_address_that_ends_like_a_port(synergy):
+    said = "synergy: {} is taken for an address without a port: with one it is {}\n"
+    for text, other in (("2001:db8:b::5:5555", "[2001:db8:b::5]:5555"), ("::1:4444", "[::1]:4444")):
+        result = synergy("probe", text, "--from", "192.0.2.1")
+        assert said.format(text, other) in result.stderr, result.stderr
+    for text in ("2001:db8:b::5:11", "2001:db8::5555", "1:2:3:4:5:6:7:5555", "[2001:db8:b::5]:5555", "::5:a555"):
+        result = synergy("probe", text, "--from", "192.0.2.1")
+        assert "is taken for" not in result.stderr, text
 
 
 def test_scripts(synergy, tmp_path):
