@@ -19,6 +19,13 @@ constexpr rlim_t spared_by_all = 8;
 constexpr rlim_t fewest_descriptors = 24;
 
 /// To be asked of one that has just been made.
+inline bool is_one_of_many(const Socket &socket) {
+    rlimit limit{};
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+           static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur / 2;
+}
+
+/// To be asked of one that has just been made.
 inline bool is_one_of_the_last(const Socket &socket, rlim_t spared) {
     rlimit limit{};
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&

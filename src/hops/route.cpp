@@ -213,6 +213,19 @@ std::optional<Route> route_whatever_source(const Endpoint &to, const Endpoint &f
     return route;
 }
 
+const std::optional<Route> &RecentRoute::to(const Endpoint &peer, const Endpoint &source) {
+    constexpr Duration recent = std::chrono::milliseconds(20);
+    const Time now = Clock::now();
+    if (asked_ == Time{} || now - asked_ > recent || !peer_.same_address(peer) ||
+        source_ != source) {
+        route_ = route_whatever_source(peer, source);
+        peer_ = peer;
+        source_ = source;
+        asked_ = now;
+    }
+    return route_;
+}
+
 /// What rtnetlink(7) names is the address for who has no preference; punches have one.
 std::optional<Route> route_to(const Endpoint &to, const Endpoint &from) {
     const Endpoint peer = to.unmapped();

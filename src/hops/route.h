@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/endpoint.h"
+#include "base/scheduler.h"
 
 #include <optional>
 #include <string>
@@ -22,6 +23,18 @@ struct Route {
 std::optional<Route> route_to(const Endpoint &peer, const Endpoint &source);
 /// The same at half the price, for who does not ask for the source: that may be another one.
 std::optional<Route> route_whatever_source(const Endpoint &peer, const Endpoint &source);
+
+/// route_whatever_source() for who asks again and again about one host: for the ports of a range,
+/// and for what is done for each.
+class RecentRoute {
+  public:
+    const std::optional<Route> &to(const Endpoint &peer, const Endpoint &source);
+
+  private:
+    Endpoint peer_, source_;
+    std::optional<Route> route_;
+    Time asked_{};
+};
 
 /// What the routing table has for a flow, with its rules by protocol and port (ip-rule(8)): the
 /// errno that sending fails with, or 0. Ports of 0 are none. Nothing where the kernel does not say.

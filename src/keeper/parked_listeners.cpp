@@ -272,7 +272,8 @@ bool ParkedListeners::is_kept_for(const Endpoint &address, bool takes_v4, uid_t 
     std::unordered_set<std::uint64_t> own(waiting.begin(), waiting.end());
     for (const auto *punches : {&found->second.punches, &found->second.ending})
         for (const auto &punch : *punches)
-            own.insert(punch.second->cookie());
+            for (const std::uint64_t cookie : punch.second->cookies())
+                own.insert(cookie);
     return !socket_diag_.has_others(address.port(), own);
 }
 

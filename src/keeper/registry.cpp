@@ -231,17 +231,11 @@ void Registry::declare(KeptSocket &server) {
                   "are left out",
                   socket.text(), targets_max);
     server.on_link.clear();
-    // The ports of a range share the way.
-    Endpoint looked_up;
-    std::optional<Route> route;
     std::erase_if(server.declared, [&](const Target &target) {
         const Hole hole{.server = socket, .peer = reachable(socket, target.peer), .hops = {}};
         if (hole.peer.empty())
             return true;
-        if (looked_up.empty() || !looked_up.same_address(hole.peer)) {
-            looked_up = hole.peer;
-            route = route_whatever_source(hole.peer, hole.source(context_.settings));
-        }
+        const auto route = route_of(hole);
         if (!route || !route->on_link || hole.peer.is_loopback())
             return false;
         if (route->is_local)
@@ -420,6 +414,10 @@ std::optional<Hop> Registry::find_dying_hop(const Hole &hole, int hop_limit) {
 
 std::uint64_t Registry::control_chunks(const Endpoint &from, const Endpoint &to) {
     return socket_diag_.control_chunks(from, to).value_or(0);
+}
+
+std::optional<Route> Registry::route_of(const Hole &hole) {
+    return route_.to(hole.peer, hole.source(context_.settings));
 }
 
 void Registry::proved(const Hole &hole, int hop_limit) {

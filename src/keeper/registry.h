@@ -108,6 +108,7 @@ class Registry : private HoleOwner {
         return begins_.of(hole, lifetime);
     }
     void deliver(Socket connection, const Endpoint &peer, const ServerSocket &socket) override;
+    std::optional<Route> route_of(const Hole &hole) override;
     std::optional<Hop> find_dying_hop(const Hole &hole, int hop_limit) override;
     void proved(const Hole &hole, int hop_limit) override;
     void refused(const Hole &hole, int hop_limit, const IcmpError &how) override;
@@ -140,6 +141,7 @@ class Registry : private HoleOwner {
     Advice advice_;
     TimerWheel timers_;
     HoleBegins begins_;
+    RecentRoute route_;
     PunchContext context_;
     KeptSockets servers_;
     ExpectedPeers expected_;

@@ -5,6 +5,7 @@
 #include "base/timer_wheel.h"
 #include "hops/hop_choice.h"
 #include "hops/icmp_error.h"
+#include "hops/route.h"
 #include "punch/guard.h"
 #include "punch/hole_begin.h"
 #include "server/server_socket.h"
@@ -13,6 +14,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 namespace synergy {
 
@@ -50,6 +52,9 @@ class HoleOwner {
     virtual std::shared_ptr<HoleBegin> begin_of(const Hole &hole, Duration lifetime) = 0;
     /// Takes a connection that a punch has become, to be accepted by the server.
     virtual void deliver(Socket connection, const Endpoint &peer, const ServerSocket &server) = 0;
+    /// By which way the kernel sends to the peer; nothing where there is none, or no server that
+    /// listens either.
+    virtual std::optional<Route> route_of(const Hole &) { return std::nullopt; }
     /// How the error comes back from where a punch with this hop limit dies. What is not known is
     /// measured, for the next time.
     virtual std::optional<Hop> find_dying_hop(const Hole &hole, int hop_limit) = 0;
@@ -109,6 +114,7 @@ struct HoleRecord {
 /// A punch that changes hands, by its socket.
 struct PunchOnItsWay {
     Socket socket;
+    Socket backstop{}; ///< what stands behind it, if that comes along
     GuardStanding standing;
 };
 
@@ -150,8 +156,8 @@ class Punch {
     void handed_over() { record_.handed_over++; }
     /// Whether what came through the hole has its four-tuple, or had it a moment ago.
     [[nodiscard]] virtual bool is_in_use() const { return false; }
-    /// The cookie of the socket that punches for this hole alone; 0: there is none now.
-    [[nodiscard]] virtual std::uint64_t cookie() const { return 0; }
+    /// The cookies of the sockets that are there for this hole alone.
+    [[nodiscard]] virtual std::vector<std::uint64_t> cookies() const { return {}; }
     /// The own address of the connection that came through the hole last; empty: there was none, or
     /// its four-tuple is free again.
     [[nodiscard]] const Endpoint &connected_from() const { return connected_from_; }

@@ -1,6 +1,7 @@
 #include "punch/tcp_punch.h"
 
 #include "base/log.h"
+#include "punch/backstop.h"
 #include "punch/beside.h"
 #include "punch/failure.h"
 #include "punch/syn_error.h"
@@ -73,6 +74,14 @@ void TcpPunch::close_socket() {
     socket_.reset();
 }
 
+std::vector<std::uint64_t> TcpPunch::cookies() const {
+    std::vector<std::uint64_t> all;
+    for (const Socket *socket : {&socket_, &spent_, &backstop_})
+        if (*socket)
+            all.push_back(cookie_of(socket->fd()));
+    return all;
+}
+
 /// The listener would answer with a sequence number that no firewall expects: the peer would be
 /// connected to nobody.
 bool TcpPunch::let_end() {
@@ -89,13 +98,16 @@ std::optional<PunchOnItsWay> TcpPunch::give_away() {
     probe_.stop();
     timer_.cancel();
     context_.scheduler.unwatch(socket_.fd());
-    return PunchOnItsWay{.socket = std::move(socket_), .standing = guard_.standing()};
+    return PunchOnItsWay{.socket = std::move(socket_),
+                         .backstop = std::move(backstop_),
+                         .standing = guard_.standing()};
 }
 
 void TcpPunch::take_over(PunchOnItsWay given) {
     close_socket();
     spent_.reset();
     socket_ = std::move(given.socket);
+    backstop_ = std::move(given.backstop);
     socket_has_ = hole_.server.chosen;
     guard_.take_over(given.standing);
     context_.timers.sample();
@@ -183,7 +195,7 @@ void TcpPunch::hear_from(int least_hop_limit) {
 /// before them, in TIME_WAIT, and so have fallen behind the clock: whoever calls then is connected,
 /// and the firewall drops all that he is sent.)
 bool TcpPunch::go_back() {
-    if (!socket_ || is_ending_ || has_missed_peer())
+    if (!socket_ || is_ending_)
         return false;
     context_.scheduler.unwatch(socket_.fd());
     sockaddr nobody{};
@@ -216,14 +228,30 @@ int TcpPunch::bind_socket() {
     return error;
 }
 
+int TcpPunch::begin_connecting() {
+    const auto connect = [this] {
+        return ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length()) == 0 ? 0 : errno;
+    };
+    const int error = connect();
+    if (error != EADDRNOTAVAIL || !backstop_)
+        return error;
+    backstop_.reset(); // lest that be what is in the way
+    return connect();
+}
+
 int TcpPunch::punch() {
-    if (is_ending_)
+    if (is_ending_) {
+        backstop_.reset();
         return 0;
+    }
     if (!context_.owner.check_alive(hole_.server))
         return EBADF;
     if (!socket_)
         if (int error = bind_socket(); error != 0)
             return error;
+    if (!backstop_ && rests_ == 0)
+        if (const auto route = context_.owner.route_of(hole_); route)
+            backstop_ = backstop_of(hole_, context_.settings, *route);
     Guard::Phase before = guard_.phase();
     guard_.sending();
     follow_guard(before);
@@ -231,8 +259,7 @@ int TcpPunch::punch() {
     departures_.begin(0);
     left_to_repeat_ = 0;
     const Time asked = Clock::now();
-    int result = ::connect(socket_.fd(), hole_.peer.data(), hole_.peer.length());
-    int error = result == 0 ? 0 : errno;
+    int error = begin_connecting();
     if (error == EADDRNOTAVAIL) {
         // The four-tuple is in use: a connection lives, or rests (RFC 9293 3.6.1), that a punch has
         // become or that the listener itself has answered. Or there is no source address at all.
@@ -333,6 +360,7 @@ void TcpPunch::tick() {
             log::info("{}: punched from another address now", hole_.text());
             context_.scheduler.unwatch(socket_.fd());
             socket_.reset();
+            backstop_.reset();
             punch();
             return;
         }
@@ -532,15 +560,16 @@ Duration TcpPunch::end_punch() {
 
 void TcpPunch::begin_again() {
     const Duration delay = end_punch();
-    // Not even once around the loop: whoever calls without it meets the listener, whose number no
-    // firewall knows.
+    // Not even once around the loop: whoever calls without it is not heard.
     if (delay == Duration::zero())
         punch();
     else
         retry_at(Clock::now() + delay);
 }
 
+/// Where punches can't be had, who gets through to the listener without is not to be kept off.
 void TcpPunch::retry_at(Time time) {
+    backstop_.reset();
     timer_.set(time, [this] { punch(); });
 }
 

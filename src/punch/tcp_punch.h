@@ -25,16 +25,14 @@ class TcpPunch final : public Punch {
     }
     void take_over(PunchOnItsWay given) override;
     bool make_way() override;
-    [[nodiscard]] std::uint64_t cookie() const override {
-        const Socket &socket = socket_ ? socket_ : spent_;
-        return socket ? cookie_of(socket.fd()) : 0;
-    }
+    [[nodiscard]] std::vector<std::uint64_t> cookies() const override;
     [[nodiscard]] bool is_in_use() const override { return rests_ > 0 || was_connected_; }
 
   private:
     int bind_socket();
     void close_socket();
     bool go_back();
+    int begin_connecting();
     int punch();
     void happened();
     void tick();
@@ -67,6 +65,7 @@ class TcpPunch final : public Punch {
     bool is_round_trip_known_ = false;
     Socket socket_;
     Socket spent_;                        ///< the next punch's, while there is none
+    Socket backstop_;                     ///< for as long as the hole may be open
     std::vector<OptionValue> socket_has_; ///< of the server's options, this or the other
     Guard guard_;
     Timer timer_;

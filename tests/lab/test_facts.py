@@ -1,6 +1,8 @@
 """What firewalls and kernels do with the ways there are to open a hole, measured without the
 library: why it opens them as it does, and whether the lab can tell a good way from a bad one."""
 
+import concurrent.futures
+import ctypes
 import errno
 import socket
 import struct
@@ -72,6 +74,18 @@ class Hole:
         self.punch(hop_limit, guarded=False)
         self.puncher.close()
         time.sleep(ERROR_HAS_COME)
+
+    def go_back(self):
+        """The same socket, for another SYN."""
+        nobody = struct.pack("H14x", socket.AF_UNSPEC)
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.connect(self.puncher.fileno(), nobody, len(nobody)) == 0
+
+    def begin_anew(self):
+        """Another socket, whose number is the clock's."""
+        self.puncher.close()
+        self.puncher = self._bound()
+        self.puncher.setblocking(False)
 
     def error(self):
         return self.puncher.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -205,3 +219,19 @@ def test_prohibition_does_not_close_the_hole(stand, family):
     with Hole(stand.path, family, 5008) as hole:
         hole.guarded_punch(stand.path.hop("fwb") + 1)
         assert hole.peer_talks()
+
+
+@families
+@pytest.mark.parametrize("again, gets_in", ((Hole.go_back, True), (Hole.begin_anew, False)))
+def test_second_number_after_the_firewall_has_seen_the_peers_syn(stand, family, again, gets_in):
+    """One that comes right after the first is within the window that the firewall takes from the
+    peer's second SYN on; the clock's is not."""
+    hears_nothing = 255
+    with Hole(stand.path, family, 5009) as hole, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        hole.guarded_punch(stand.path.hops)
+        hole.puncher.setsockopt(LEVEL[family], GUARD[family][0], hears_nothing)
+        talks = pool.submit(hole.peer_talks, 3.5)
+        time.sleep(0.3)
+        again(hole)
+        hole.guarded_punch(stand.path.hops)
+        assert talks.result() == gets_in

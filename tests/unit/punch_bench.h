@@ -107,6 +107,9 @@ struct PunchBench : private synergy::HoleOwner {
                  const synergy::ServerSocket &of) override {
         delivered.push_back({std::move(connection), peer, of.cookie});
     }
+    std::optional<synergy::Route> route_of(const synergy::Hole &hole) override {
+        return synergy::route_whatever_source(hole.peer, hole.source(settings));
+    }
     std::optional<synergy::Hop> find_dying_hop(const synergy::Hole &, int hops) override {
         if (!round_trip)
             return std::nullopt;

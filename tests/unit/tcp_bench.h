@@ -16,13 +16,18 @@ constexpr int IPV6_MINHOPCOUNT = 73;
 #endif
 
 struct TcpBench : PunchBench {
+    /// Whether it is what stands behind the punching one.
+    [[nodiscard]] static bool is_backstop(int fd) {
+        constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h
+        return synergy::get_option(fd, SOL_SOCKET, bind_to_interface) != 0;
+    }
     /// The socket that is in SYN_SENT; -1: there is none.
     [[nodiscard]] static int punching() {
         for (const int fd : open_descriptors()) {
             tcp_info info{};
             socklen_t length = sizeof info;
             if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
-                info.tcpi_state == TCP_SYN_SENT)
+                info.tcpi_state == TCP_SYN_SENT && !is_backstop(fd))
                 return fd;
         }
         return -1;
