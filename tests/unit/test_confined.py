@@ -435,15 +435,21 @@ def test_no_copy_of_roots_keeper_keeps_rights_that_the_keeper_has_given_up(deaf_
         return subprocess.run(["ps", "--ppid", str(keeper), "-o", "pid="], capture_output=True,
                               text=True, check=False).stdout.split()
 
-    with subprocess.Popen(["/usr/bin/python3", "-c", SHORT], text=True,
-                          env=preloaded_environment(deaf_peer.text()),
-                          stdout=subprocess.PIPE) as server:
-        server.stdout.readline()
-        (keeper,) = keepers_of(server.pid)
-        assert wait_until(lambda: copies() and not is_confined(keeper), 2)
-        assert wait_until(lambda: is_confined(keeper), 5)
-        assert wait_until(lambda: all(map(is_confined, copies())), 2)
-        server.kill()
+    # There is a copy with rights for less than half a second: a busy machine may not let us see it.
+    for _ in range(5):
+        with subprocess.Popen(["/usr/bin/python3", "-c", SHORT], text=True,
+                              env=preloaded_environment(deaf_peer.text()),
+                              stdout=subprocess.PIPE) as server:
+            server.stdout.readline()
+            (keeper,) = keepers_of(server.pid)
+            was_seen = wait_until(lambda: copies() and not is_confined(keeper), 2)
+            if was_seen:
+                assert wait_until(lambda: is_confined(keeper), 5)
+                assert wait_until(lambda: all(map(is_confined, copies())), 2)
+            server.kill()
+        if was_seen:
+            return
+    pytest.fail("no copy was seen before the keeper gave its rights up")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root can do")

@@ -274,8 +274,9 @@ def test_a_port_that_the_server_shares_is_so_for_its_next_keeper_too(deaf_peer):
     with Waiting(*arguments[1:], "0", program=arguments[0], environment=environment) as server:
         (killed,) = server.keepers()
         assert wait_until(lambda: keepers_of(killed))
+        os.kill(killed, signal.SIGSTOP)  # (it has another standby in a moment)
         for process in *keepers_of(killed), killed:  # the standby, first of all
-            os.kill(process, 9)
+            os.kill(process, signal.SIGKILL)
         assert wait_until(lambda: [
             socket.create_connection(("127.0.0.1", server.port)).close(), server.keepers()
         ][1] not in ([], [killed]))
