@@ -18,11 +18,12 @@ constexpr rlim_t spared_by_all = 8;
 /// commands don't see what there is.
 constexpr rlim_t fewest_descriptors = 24;
 
-/// To be asked of one that has just been made.
+/// The same of what punches can do without: theirs may be many, and each of them counts for more.
+/// (Descriptors are given out from the lowest number on.)
 inline bool is_one_of_many(const Socket &socket) {
     rlimit limit{};
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
-           static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur / 2;
+           static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur / 8;
 }
 
 /// To be asked of one that has just been made.

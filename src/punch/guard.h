@@ -30,6 +30,7 @@ struct SynTimer {
 /// A guard's times, which are of a clock that all processes have (CLOCK_MONOTONIC).
 struct GuardStanding {
     std::uint32_t step = 0, retransmits = 0, short_intervals = 0;
+    std::uint32_t dropped_before = 0; ///< by its socket, before the first SYN
     bool is_staggered = false, has_gone_far = false;
     Time hole_began{}, first_sent{}, last_sent{}, next{}, retransmission{}, not_before{},
         deadline{};

@@ -98,9 +98,11 @@ std::optional<PunchOnItsWay> TcpPunch::give_away() {
     probe_.stop();
     timer_.cancel();
     context_.scheduler.unwatch(socket_.fd());
-    return PunchOnItsWay{.socket = std::move(socket_),
-                         .backstop = std::move(backstop_),
-                         .standing = guard_.standing()};
+    PunchOnItsWay given{.socket = std::move(socket_),
+                        .backstop = std::move(backstop_),
+                        .standing = guard_.standing()};
+    given.standing.dropped_before = dropped_before_;
+    return given;
 }
 
 void TcpPunch::take_over(PunchOnItsWay given) {
@@ -110,6 +112,7 @@ void TcpPunch::take_over(PunchOnItsWay given) {
     backstop_ = std::move(given.backstop);
     socket_has_ = hole_.server.chosen;
     guard_.take_over(given.standing);
+    dropped_before_ = given.standing.dropped_before;
     context_.timers.sample();
     left_to_repeat_ = rests_ = failures_ = 0;
     departures_.begin(info_of(socket_).tcpi_total_retrans);
@@ -189,8 +192,9 @@ void TcpPunch::hear_from(int least_hop_limit) {
 }
 
 /// Takes the socket out of SYN_SENT, or of what has become of that, for the next punch. The kernel
-/// gives the next SYN of the same socket a number that comes after the last one's, which a firewall
-/// takes for the one that counts now, as long as it has not seen the peer's. (A new socket's number
+/// gives the next SYN of the same socket a number that comes right after the last one's, which a
+/// firewall takes for the one that counts now: at once as long as it has not seen the peer's SYN,
+/// and where it has, as soon as the peer repeats that. (A new socket's number
 /// is the clock's, and comes before where the last ones have all followed from a connection's
 /// before them, in TIME_WAIT, and so have fallen behind the clock: whoever calls then is connected,
 /// and the firewall drops all that he is sent.)
@@ -258,6 +262,7 @@ int TcpPunch::punch() {
     context_.timers.sample();
     departures_.begin(0);
     left_to_repeat_ = 0;
+    dropped_before_ = meminfo_of(socket_.fd(), SK_MEMINFO_DROPS);
     const Time asked = Clock::now();
     int error = begin_connecting();
     if (error == EADDRNOTAVAIL) {
@@ -397,7 +402,7 @@ void TcpPunch::know_what_came(int error) {
 
 /// Calls of the peer's are counted, and resets; the ICMP error is not.
 unsigned TcpPunch::missed_calls() const {
-    return probe_.is_asking() ? 0 : meminfo_of(socket_.fd(), SK_MEMINFO_DROPS);
+    return probe_.is_asking() ? 0 : meminfo_of(socket_.fd(), SK_MEMINFO_DROPS) - dropped_before_;
 }
 
 bool TcpPunch::has_missed_peer() const {

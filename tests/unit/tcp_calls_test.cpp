@@ -400,6 +400,30 @@ TEST_CASE("tcp punch: who calls while nobody looks after the socket is not the l
                   }) == "");
 }
 
+TEST_CASE("tcp punch: a call that was not heard is answered once, and not by each punch from then on" *
+          doctest::skip(geteuid() != 0)) {
+    CHECK(in_child_in_time([]() -> std::string {
+              Bench bench;
+              bench.network.error_delay = milliseconds(30);
+              bench.serve(Network::here(AF_INET6));
+              TcpPunch punch(bench.context, bench.hole(AF_INET6, 3));
+              EXPECT_IN_CHILD(punch.open() == 0 && Bench::is_deaf());
+              {
+                  const Socket caller = bench.network.call_from_there(AF_INET6);
+                  bench.run_for(milliseconds(20));
+              } // gives up
+              bench.run_for(seconds(9));
+              if (bench.scheduler.lateness() > milliseconds(20))
+                  return late;
+              const auto syns = bench.network.syns();
+              EXPECT_IN_CHILD(std::count_if(syns.begin(), syns.end(), [](const Packet &packet) {
+                                  return packet.is_from_here && packet.hop_limit > 3;
+                              }) <= 1);
+              EXPECT_IN_CHILD(syns.size() >= 4);
+              return "";
+          }) == "");
+}
+
 TEST_CASE("tcp punch: where none is to be, nothing keeps the peer from the listener" *
           doctest::skip(geteuid() != 0)) {
     CHECK(harness::in_child([]() -> std::string {
