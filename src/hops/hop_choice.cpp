@@ -201,7 +201,7 @@ std::string unheard_cause(const Path &path) {
 
 std::string circle_cause(const Path &path) {
     if (path.end() != nullptr)
-        return {}; // it leads there, by what answers for several
+        return {};           // it leads there, by what answers for several
     constexpr int often = 4; // no way that leads anywhere passes a router as often
     std::map<std::string, int> met;
     std::string routers;

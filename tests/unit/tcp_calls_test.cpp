@@ -400,8 +400,9 @@ TEST_CASE("tcp punch: who calls while nobody looks after the socket is not the l
                   }) == "");
 }
 
-TEST_CASE("tcp punch: a call that was not heard is answered once, and not by each punch from then on" *
-          doctest::skip(geteuid() != 0)) {
+TEST_CASE(
+    "tcp punch: a call that was not heard is answered once, and not by each punch from then on" *
+    doctest::skip(geteuid() != 0)) {
     CHECK(in_child_in_time([]() -> std::string {
               Bench bench;
               bench.network.error_delay = milliseconds(30);
