@@ -76,7 +76,7 @@ class TcpPunch final : public Punch {
     bool is_reset_doubted_ = false;    ///< the last one, after this host's own
     bool is_ending_ = false;           ///< with its hole
     SynProbe probe_;                   ///< asks what has come unheard
-    unsigned dropped_before_ = 0; ///< by the socket, of what came before its first SYN of now
+    unsigned dropped_before_ = 0;      ///< by the socket, of what came before its first SYN of now
     unsigned left_to_repeat_ = 0;      ///< so many calls were missed, and are not answered by ours
     unsigned failures_ = 0;
     unsigned rests_ = 0; ///< attempts for which the four-tuple was not free
