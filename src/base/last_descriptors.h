@@ -18,20 +18,20 @@ constexpr rlim_t spared_by_all = 8;
 /// commands don't see what there is.
 constexpr rlim_t fewest_descriptors = 24;
 
-/// The same of what punches can do without: theirs may be many, and each of them counts for more.
-/// (Descriptors are given out from the lowest number on.)
-inline bool is_one_of_many(const Socket &socket) {
-    rlimit limit{};
-    return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
-           static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur / 8;
-}
-
 /// To be asked of one that has just been made.
 inline bool is_one_of_the_last(const Socket &socket, rlim_t spared) {
     rlimit limit{};
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
            static_cast<rlim_t>(socket.fd()) >=
                limit.rlim_cur - std::min(spared, limit.rlim_cur / 2);
+}
+
+/// The same of what a punch can do without, of which there may be one for each: it is not to take
+/// the place of other punches. (Descriptors are given out from the lowest number on.)
+inline bool is_one_of_many(const Socket &socket) {
+    rlimit limit{};
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+           static_cast<rlim_t>(socket.fd()) >= limit.rlim_cur / 8;
 }
 
 } // namespace synergy

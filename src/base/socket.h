@@ -20,6 +20,10 @@ inline int get_option(int fd, int level, int option, int otherwise = 0) {
     return getsockopt(fd, level, option, &value, &length) == 0 ? value : otherwise;
 }
 
+/// The interface that a socket is bound to, by its number, as SO_BINDTODEVICE has it by its name
+/// (SO_BINDTOIFINDEX of asm-generic/socket.h, Linux 5.0).
+constexpr int bind_to_interface = 62;
+
 /// One of SO_MEMINFO's numbers (linux/sock_diag.h: SK_MEMINFO_DROPS, say); 0 where it can't be
 /// read.
 inline std::uint32_t meminfo_of(int fd, std::size_t number) {

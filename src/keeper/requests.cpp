@@ -376,7 +376,6 @@ void Requests::fetch(const Call &call, Reply &reply) {
 }
 
 void Requests::bind(const Call &call, Reply &reply) {
-    constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
     const auto transport = static_cast<std::size_t>(call.request.flags);
     const Endpoint address = Endpoint::from(&call.request.peer.any, sizeof call.request.peer);
     const int fd = call.passed.fd();

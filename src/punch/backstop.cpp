@@ -12,13 +12,8 @@ namespace synergy {
 
 namespace {
 
-/// The kernel takes two sockets with one four-tuple where the first one is bound to a device and
-/// the other one is not, and looks for the device when a packet comes (socket(7), SO_BINDTODEVICE;
-/// Linux 5.7 lets everybody do so). asm-generic/socket.h has the number.
-constexpr int bind_to_interface = 62;
-
 /// connect() that leaves the SYN to the first write(), which there is none of (tcp(7),
-/// TCP_FASTOPEN_CONNECT; without a cookie it would not wait for that, RFC 7413 4.1.3).
+/// TCP_FASTOPEN_CONNECT). If it had to ask for a cookie first (RFC 7413 4.1.2), it would send one.
 bool connects_in_silence(const Socket &socket, const Endpoint &peer) {
     return socket.set(IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1) &&
            socket.set(IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1) &&
@@ -30,7 +25,10 @@ bool connects_in_silence(const Socket &socket, const Endpoint &peer) {
 Socket backstop_of(const Hole &hole, const Settings &settings, const Route &route) {
     const ServerSocket &server = hole.server;
     const bool is_v4 = hole.is_v4();
-    // Beside a listener that has a device of its own the punching socket has that, too.
+    // The kernel takes two sockets with one four-tuple where the first one is bound to a device and
+    // the other one is not, and looks for the device when a packet comes (socket(7),
+    // SO_BINDTODEVICE; Linux 5.7 lets everybody do so). Beside a listener that has a device of its
+    // own the punching socket has that, too.
     if (route.is_local || route.interface == 0 || server.has_device)
         return {};
     Socket socket = open_beside(server, IPPROTO_TCP);

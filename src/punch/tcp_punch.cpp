@@ -194,10 +194,10 @@ void TcpPunch::hear_from(int least_hop_limit) {
 /// Takes the socket out of SYN_SENT, or of what has become of that, for the next punch. The kernel
 /// gives the next SYN of the same socket a number that comes right after the last one's, which a
 /// firewall takes for the one that counts now: at once as long as it has not seen the peer's SYN,
-/// and where it has, as soon as the peer repeats that. (A new socket's number
-/// is the clock's, and comes before where the last ones have all followed from a connection's
-/// before them, in TIME_WAIT, and so have fallen behind the clock: whoever calls then is connected,
-/// and the firewall drops all that he is sent.)
+/// and where it has, as soon as the peer repeats that. (A new socket's number is the clock's, and
+/// comes before where the last ones have all followed from a connection's before them, in
+/// TIME_WAIT, and so have fallen behind the clock: whoever calls then is connected, and the
+/// firewall drops all that he is sent.)
 bool TcpPunch::go_back() {
     if (!socket_ || is_ending_)
         return false;

@@ -151,7 +151,6 @@ std::optional<ServerSocket> describe(int fd, const std::vector<OptionValue> &key
     length = sizeof address;
     if (getpeername(fd, any, &length) == 0)
         socket.connected = Endpoint::from(any, length);
-    constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h, Linux 5.0
     socket.has_device = get_option(fd, SOL_SOCKET, bind_to_interface) != 0;
     socket.has_room_beside = socket.transport == Transport::udp && socket.connected.empty() &&
                              socket.owner == geteuid() &&

@@ -129,12 +129,12 @@ std::string FirewallTest::message() const {
         json["sees"] = peer_seen_as_->text();
     for (const seconds time : idle_)
         json["idle"].push_back(time.count());
-    for (const Trial &trial : trials_)
+    for (const Trial &trial : trials_) {
         if (trial.outcome != Outcome::pending)
             json["calls"][name(trial.kind)] = name(trial.outcome);
-    for (const Trial &trial : trials_)
         if (trial.is_called && trial.error != 0)
             json["not called"][name(trial.kind)] = trial.error;
+    }
     return json.dump();
 }
 

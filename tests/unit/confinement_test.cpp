@@ -23,16 +23,12 @@
 #include <unistd.h>
 
 using namespace synergy;
+using harness::can_write;
 
 namespace {
 
 bool can_punch() {
     return true;
-}
-
-bool can_write(const std::string &path) {
-    const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    return file && ::write(file.fd(), "x", 1) == 1;
 }
 
 /// A hexadecimal line of this process's.

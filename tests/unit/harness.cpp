@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <dirent.h>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <poll.h>
@@ -140,6 +141,12 @@ std::string in_child(const std::function<std::string()> &body) {
     if (WIFSIGNALED(status))
         return std::string("child ended by ") + strsignal(WTERMSIG(status));
     return text.empty() && WEXITSTATUS(status) != 0 ? "child failed" : text;
+}
+
+bool can_write(const std::string &path) {
+    const synergy::Socket file(
+        ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    return file && ::write(file.fd(), "x", 1) == 1;
 }
 
 } // namespace harness

@@ -31,6 +31,10 @@ synergy::Socket listening_tcp(const synergy::Endpoint &at, int backlog = 16);
 /// A TCP connection of this host to itself: the accepted end first.
 std::pair<synergy::Socket, synergy::Socket> tcp_pair();
 
+/// Whether this process may make a file there, or add to the one that is there. Where it may, it
+/// does.
+bool can_write(const std::string &path);
+
 /// A directory that goes away with the value.
 class Directory {
   public:

@@ -18,15 +18,11 @@
 #include <unistd.h>
 
 using namespace synergy;
+using harness::can_write;
 
 namespace {
 
 const auto of_roots = doctest::skip(geteuid() != 0);
-
-bool can_write(const std::string &path) {
-    const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    return file && ::write(file.fd(), "x", 1) == 1;
-}
 
 /// A line of this thread's, without its name: "0000000000000000".
 std::string status_of_thread(const std::string &name) {

@@ -18,8 +18,7 @@ constexpr int IPV6_MINHOPCOUNT = 73;
 struct TcpBench : PunchBench {
     /// Whether it is what stands behind the punching one.
     [[nodiscard]] static bool is_backstop(int fd) {
-        constexpr int bind_to_interface = 62; // SO_BINDTOIFINDEX, asm-generic/socket.h
-        return synergy::get_option(fd, SOL_SOCKET, bind_to_interface) != 0;
+        return synergy::get_option(fd, SOL_SOCKET, synergy::bind_to_interface) != 0;
     }
     /// The socket that is in SYN_SENT; -1: there is none.
     [[nodiscard]] static int punching() {
